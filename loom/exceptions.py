@@ -1,0 +1,122 @@
+"""Every error Loom raises on purpose, on one page.
+
+A `LoomError` says in one sentence what was wrong (`cause`) and in one what to do next (`next_step`). The same two
+sentences reach a person on the terminal, an agent through MCP and a caller in Python. `code` is stable and meant for
+programs; `exit_code` is what the command line returns.
+"""
+
+from __future__ import annotations
+
+
+class LoomError(Exception):
+    """Base of all errors of Loom.
+
+    Args:
+        cause: one sentence, what was wrong.
+        next_step: one sentence, what to do now; empty where nothing can be done.
+    """
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, cause: str, next_step: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.next_step}".strip()
+
+
+class InvalidInputError(LoomError):
+    """An argument has the wrong type, size or form."""
+
+    code = "invalid_input"
+    exit_code = 2
+
+
+class ConfigError(LoomError):
+    """A configuration file or variable cannot be used."""
+
+    code = "config_invalid"
+
+
+class ProjectNotFoundError(LoomError):
+    """No Loom project here, or none with that id."""
+
+    code = "project_not_found"
+
+
+class TaskNotFoundError(LoomError):
+    """The project has no task with that id."""
+
+    code = "task_not_found"
+
+
+class EscalationNotFoundError(LoomError):
+    """The project has no escalation with that id."""
+
+    code = "escalation_not_found"
+
+
+class MessageNotFoundError(LoomError):
+    """The inbox has no message with that id."""
+
+    code = "message_not_found"
+
+
+class TaskStateError(LoomError):
+    """The task is not in a status that allows this."""
+
+    code = "task_state"
+
+
+class ClaimConflictError(LoomError):
+    """Somebody else holds the task, or this claim is no longer the newest."""
+
+    code = "claim_conflict"
+    exit_code = 3
+
+
+class DependencyCycleError(LoomError):
+    """The change would make a task wait for itself."""
+
+    code = "dependency_cycle"
+
+
+class PlanError(LoomError):
+    """A plan cannot be written as it is."""
+
+    code = "invalid_plan"
+
+
+class ImportFormatError(LoomError):
+    """A file to import has no format that Loom reads, or is damaged."""
+
+    code = "import_format"
+
+
+class ServersError(LoomError):
+    """PostgreSQL or Redis cannot be started, stopped or found."""
+
+    code = "servers"
+
+
+class ServersStoppedError(ServersError):
+    """The servers were stopped on purpose and are left that way."""
+
+    code = "servers_stopped"
+
+
+class DatabaseUnavailableError(LoomError):
+    """PostgreSQL does not answer, or refuses. `began`: it went away with a statement under way, which may have been
+    carried out."""
+
+    code = "database_unavailable"
+    began = False
+
+
+class SchemaTooNewError(LoomError):
+    """The database was migrated by a newer Loom."""
+
+    code = "schema_too_new"

@@ -1,0 +1,91 @@
+"""The default backend: PostgreSQL and Redis started for the user, one instance shared by all of a user's projects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from loom.config import LoomConfig, mask
+from loom.exceptions import ServersError, ServersStoppedError
+from loom.services import Endpoints, ServerHealth, silent
+from loom.services.instance import State, instance_dir, new_state, read_state, write_state
+from loom.services.probe import Answer, ask_postgres, ask_redis
+
+
+def endpoints(config: LoomConfig) -> Endpoints:
+    state = read_state(instance_dir(config))
+    if state is None:
+        raise ServersError("Loom's servers have not been started yet.", "Run `loom up`.")
+    return state.endpoints()
+
+
+def up(config: LoomConfig, progress: Callable[[str], None]) -> Endpoints:
+    return _start(instance_dir(config), progress, even_if_stopped=True)
+
+
+def ensure(config: LoomConfig) -> Endpoints:
+    return _start(instance_dir(config), silent, even_if_stopped=False)
+
+
+def down(config: LoomConfig) -> None:
+    from loom.services.launcher import locked
+    from loom.services.pair import BUSY_SECONDS, stop
+
+    root = instance_dir(config)
+    if not root.exists():
+        return
+    with locked(root / "up.lock", BUSY_SECONDS):
+        if state := read_state(root):
+            write_state(root, replace(state, stopped=True))
+            stop(root, state)
+
+
+def check(config: LoomConfig) -> list[ServerHealth]:
+    root = instance_dir(config)
+    state = read_state(root)
+    if state is None:
+        return [ServerHealth(name, False, None, str(root), "Run `loom up`.") for name in ("PostgreSQL", "Redis")]
+    where = state.endpoints()
+
+    def health(name: str, version: str, url: str, answer: Answer) -> ServerHealth:
+        hint = "It was stopped with `loom down`" if state.stopped else f"It {answer}"
+        ready = answer is Answer.READY
+        return ServerHealth(name, ready, version or None, mask(url), "" if ready else f"{hint}; run `loom up`.")
+
+    return [
+        health("PostgreSQL", state.postgres_version, where.database_url, ask_postgres(where.database_url)),
+        health("Redis", state.redis_version, where.redis_url, ask_redis(where.redis_url)),
+    ]
+
+
+def _start(root: Path, progress: Callable[[str], None], *, even_if_stopped: bool) -> Endpoints:
+    state = read_state(root)
+    if state and _runs(root, state, even_if_stopped):
+        return state.endpoints()
+    from loom.services.launcher import locked
+    from loom.services.pair import BUSY_SECONDS, start
+    from loom.services.places import make_dir
+
+    try:
+        make_dir(root)
+        with locked(root / "up.lock", BUSY_SECONDS):
+            state = read_state(root)  # another command may have started or stopped them meanwhile
+            if state is None or not _runs(root, state, even_if_stopped):
+                state = start(root, replace(state or new_state(root), stopped=False), progress)
+            return state.endpoints()
+    except OSError as error:
+        raise ServersError(f"The servers cannot be started: {error}.", "Run `loom doctor`.") from None
+
+
+def _runs(root: Path, state: State, even_if_stopped: bool) -> bool:
+    if state.stopped and not even_if_stopped:
+        raise ServersStoppedError(
+            f"The servers of instance `{root.name}` were stopped with `loom down`.", "Run `loom up` to start them."
+        )
+    where = state.endpoints()
+    return (
+        not state.stopped
+        and ask_redis(where.redis_url) is Answer.READY
+        and ask_postgres(where.database_url) is Answer.READY
+    )

@@ -1,0 +1,48 @@
+"""The backend of a user who runs PostgreSQL and Redis already: Loom asks them, and neither starts nor stops them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loom.config import LoomConfig, mask
+from loom.exceptions import ServersError
+from loom.services import Endpoints, ServerHealth, silent
+from loom.services.probe import Answer, ask_postgres, ask_redis
+
+_DATABASE_URL = "postgresql://loom:loom_local@localhost:5432/loom"
+_REDIS_URL = "redis://localhost:6379"
+
+
+def endpoints(config: LoomConfig) -> Endpoints:
+    return Endpoints(config.database.url or _DATABASE_URL, config.redis.url or _REDIS_URL)
+
+
+def up(config: LoomConfig, progress: Callable[[str], None]) -> Endpoints:
+    progress("Asking PostgreSQL and Redis.")
+    for server in check(config):
+        if not server.running:
+            raise ServersError(f"{server.name} at {server.where} is not usable.", server.hint)
+    return endpoints(config)
+
+
+def ensure(config: LoomConfig) -> Endpoints:
+    return up(config, silent)
+
+
+def down(config: LoomConfig) -> None:
+    raise ServersError(
+        "These servers were not started by Loom, so it does not stop them.", "Stop them the way they were started."
+    )
+
+
+def check(config: LoomConfig) -> list[ServerHealth]:
+    where = endpoints(config)
+
+    def health(name: str, url: str, answer: Answer, key: str) -> ServerHealth:
+        hint = "" if answer is Answer.READY else f"It {answer}; start it, or correct `{key}` (`loom config show`)."
+        return ServerHealth(name, answer is Answer.READY, None, mask(url), hint)
+
+    return [
+        health("PostgreSQL", where.database_url, ask_postgres(where.database_url), "database.url"),
+        health("Redis", where.redis_url, ask_redis(where.redis_url), "redis.url"),
+    ]

@@ -1,0 +1,77 @@
+"""An instance of the embedded servers: one directory in the user's data directory, described by its `instance.json`.
+
+    instance.json   the secret, the programs in use, whether it was stopped on purpose (0600)
+    pg/             PostgreSQL's data; pg.init/ while it is being made, so that half a database never looks ready
+    redis/          Redis' append-only file
+    run/            the Unix sockets (0700); elsewhere when the path would be too long for one
+    *.lock          see `loom.services.launcher`; up.lock makes starting and stopping one at a time
+    *.log           what the servers print
+
+Reading this file is all that a command needs while the servers run, so this module imports little.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from urllib.parse import quote
+
+from loom.config import LoomConfig, write_atomically
+from loom.exceptions import ServersError
+from loom.services import Endpoints
+from loom.services.places import data_dir
+
+
+@dataclass(frozen=True)
+class State:
+    """`instance.json`."""
+
+    secret: str
+    run: str = ""
+    stopped: bool = False  # on purpose, with `loom down`
+    postgres: str = ""  # the program that ran last
+    postgres_version: str = ""
+    redis: str = ""
+    redis_version: str = ""
+
+    def endpoints(self) -> Endpoints:
+        directory = quote(self.run)
+        return Endpoints(
+            database_url=f"postgresql://loom:{self.secret}@/loom?host={directory}",
+            redis_url=f"unix://{directory}/redis.sock?password={self.secret}",
+        )
+
+
+def instance_dir(config: LoomConfig) -> Path:
+    return data_dir() / "instances" / config.servers.instance
+
+
+def new_state(root: Path) -> State:
+    """The state of an instance that is about to be made, with a fresh secret."""
+    import secrets
+
+    if (root / "pg").exists():
+        raise ServersError(
+            f"{root / 'instance.json'} is missing, and with it the password of the database beside it.",
+            "Put the file back, or choose another `servers.instance`.",
+        )
+    return State(secret=secrets.token_hex(24))
+
+
+def read_state(root: Path) -> State | None:
+    """None when the instance was never made."""
+    file = root / "instance.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return State(**{item.name: values[item.name] for item in fields(State) if item.name in values})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        raise ServersError(
+            f"{file} cannot be read.", "Put it back as it was, or choose another `servers.instance`."
+        ) from None
+
+
+def write_state(root: Path, state: State) -> None:
+    write_atomically(root / "instance.json", json.dumps(asdict(state), indent=1) + "\n", 0o600)

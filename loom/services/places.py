@@ -1,0 +1,35 @@
+"""Where Loom keeps what belongs to the user and not to a project: the servers' programs, data and secrets.
+
+Never in the work tree, which `git clean` may empty at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def data_dir() -> Path:
+    """`LOOM_DATA_DIR`, else the platform's place for a user's data; for root a place that other users can enter."""
+    if named := os.environ.get("LOOM_DATA_DIR"):
+        return Path(named).expanduser().absolute()
+    if is_root():
+        return Path("/var/lib/loom")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "loom"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "loom"
+
+
+def make_dir(path: Path) -> Path:
+    """Make `path` and what is missing above it; the mode of what was there already stays as it is."""
+    mode = 0o755 if is_root() else 0o700  # under root the servers run as another user, who has to pass through
+    for directory in [*reversed(path.parents), path]:
+        if not directory.exists():
+            directory.mkdir(mode, exist_ok=True)
+            directory.chmod(mode)  # whatever the umask
+    return path

@@ -1,0 +1,382 @@
+"""The three layers, what is refused in them, and what counts only when trusted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.config import (
+    KEYS,
+    LoomConfig,
+    find_project,
+    guarded,
+    is_trusted,
+    load_config,
+    mask,
+    set_value,
+    trust,
+    user_config_path,
+)
+from loom.exceptions import ConfigError
+
+PROJECT_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own; Loom's variables unset and the current directory outside any project."""
+    directory = tmp_path / "home"
+    directory.mkdir()
+    monkeypatch.setenv("HOME", str(directory))
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return make_project(tmp_path / "shop", f"project_id: {PROJECT_ID}\n")
+
+
+def make_project(directory: Path, text: str) -> Path:
+    (directory / ".loom").mkdir(parents=True)
+    project_file(directory).write_text(text)
+    return directory.resolve()
+
+
+def project_file(directory: Path) -> Path:
+    return directory / ".loom" / "config.yaml"
+
+
+def user_file(text: str) -> Path:
+    path = user_config_path()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def load(project: Path | None = None, **environ: str) -> LoomConfig:
+    return load_config(project, environ=environ)
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_without_any_file() -> None:
+    config = load()
+    assert config == LoomConfig(sources=config.sources)
+    assert set(config.sources.values()) == {"default"}
+    assert (config.mcp.host, config.mcp.port) == ("127.0.0.1", 8765)
+    assert config.loom_dir is None
+
+
+def test_each_layer_wins_over_the_one_before(project: Path) -> None:
+    user = user_file("orchestration: {claim_ttl_seconds: 1, max_retries: 1, sweep_seconds: 1}\nlog_level: info\n")
+    project_file(project).write_text("orchestration: {claim_ttl_seconds: 2, max_retries: 2}\n")
+    config = load(project, LOOM_CLAIM_TTL="3", LOOM_AGENT_ID="ann", LOOM_LOG_LEVEL="")
+    assert config.orchestration.claim_ttl_seconds == 3
+    assert config.orchestration.max_retries == 2
+    assert config.orchestration.sweep_seconds == 1.0
+    assert (config.log_level, config.agent_id, config.project_name) == ("INFO", "ann", "shop")
+    assert config.sources["orchestration.claim_ttl_seconds"] == "LOOM_CLAIM_TTL"
+    assert config.sources["orchestration.max_retries"] == str(project_file(project))
+    assert config.sources["orchestration.sweep_seconds"] == str(user)
+    assert config.sources["mcp.port"] == "default"
+
+
+def test_every_variable_is_read() -> None:
+    values = {
+        "LOOM_DATABASE_URL": "postgresql://u:p@h/d",
+        "LOOM_REDIS_URL": "rediss://h",
+        "LOOM_PROJECT_ID": PROJECT_ID.upper(),
+        "LOOM_MCP_HOST": "::1",
+        "LOOM_MCP_PORT": "1",
+        "LOOM_LOG_LEVEL": "debug",
+        "LOOM_CLAIM_TTL": "2",
+        "LOOM_MAX_RETRIES": "0",
+        "LOOM_SKILLS_PROVIDER": "anthropic",
+        "LOOM_SKILLS_MODEL": "m",
+        "LOOM_SKILLS_BASE_URL": "http://h",
+    }
+    config = load(None, **values, LOOM_SKILLS_API_KEY="sk-1")
+    assert {rule.variable for rule in KEYS.values() if rule.variable} == set(values)
+    assert {source for source in config.sources.values() if source.startswith("LOOM_")} == set(values)
+    assert config.project_id == PROJECT_ID
+    assert config.skills_api_key == "sk-1"
+    assert "sk-1" not in repr(config) + repr(config.shown())
+    assert "u:p" not in repr(config) + repr(config.shown())
+
+
+def test_an_address_means_servers_of_the_users_own() -> None:
+    assert load(LOOM_REDIS_URL="redis://h").servers.backend == "external"
+    user_file("servers: {backend: docker}\n")
+    assert load(LOOM_DATABASE_URL="postgres://h").servers.backend == "external"  # a later layer
+
+
+def test_an_address_beside_another_backend_is_ignored_aloud() -> None:
+    user = user_file("servers: {backend: embedded}\ndatabase: {url: 'postgresql://h/d'}\n")
+    config = load()
+    assert config.database.url is None
+    assert config.warnings == (f"{user}: `database.url` is ignored, because `servers.backend` is embedded.",)
+
+
+# --- finding the project ---------------------------------------------------------------------------------------------
+
+
+def test_the_project_is_found_by_walking_up(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = project / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert load().project_dir == project
+    assert load().project_id == PROJECT_ID
+
+
+def test_argument_wins_over_variable_wins_over_walking_up(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = make_project(tmp_path / "second", "")
+    third = make_project(tmp_path / "third", "")
+    monkeypatch.chdir(project)
+    assert load(LOOM_PROJECT_DIR=str(second)).project_dir == second
+    assert load(third, LOOM_PROJECT_DIR=str(second)).project_dir == third
+    assert load(LOOM_PROJECT_DIR="${CLAUDE_PROJECT_DIR:-.}").project_dir == project
+    assert load(LOOM_PROJECT_DIR=".").project_dir == project
+
+
+def test_a_variable_that_names_no_project_is_told(project: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    config = load(LOOM_PROJECT_DIR=str(home))
+    assert config.project_dir is None
+    assert f"LOOM_PROJECT_DIR names {home}" in config.warnings[0]
+
+
+def test_the_users_own_file_makes_home_no_project(home: Path) -> None:
+    user_file("project_name: mine\n")
+    assert find_project(home) is None
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_worktree_belongs_to_the_main_worktrees_project(project: Path, tmp_path: Path, committed: bool) -> None:
+    def git(*words: str) -> None:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *identity, *words], cwd=project, check=True, capture_output=True)
+
+    git("init", "-q")
+    git("add", *(["."] if committed else []))
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    linked = tmp_path / "linked"
+    git("worktree", "add", "-q", str(linked))
+    (linked / "below").mkdir()
+    assert project_file(linked).exists() is committed
+    assert find_project(linked / "below") == project
+    nested = make_project(linked / "vendor", "")
+    assert find_project(nested) == nested
+
+
+# --- what is wrong in a file -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("orchestration: {claim_ttl: 5}", "orchestration.claim_ttl", "orchestration.claim_ttl_seconds"),
+        ("databse: {url: x}", "databse", "database"),
+        ("loglevel: x", "loglevel", "log_level"),
+        ("redis: {urll: x}", "redis.urll", "redis.url"),
+    ],
+)
+def test_an_unknown_key_is_a_warning(project: Path, text: str, key: str, nearest: str) -> None:
+    project_file(project).write_text(text)
+    expected = f"{project_file(project)}: unknown key `{key}`; the nearest valid key is `{nearest}`."
+    assert load(project).warnings == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("mcp: {port: '8765'}", "`mcp.port` must be a whole number from 1 to 65535, and is '8765' (str)."),
+        ("mcp: {port: 70000}", "`mcp.port` must be a whole number from 1 to 65535, and is '70000' (int)."),
+        ("mcp: {port: true}", "`mcp.port` must be a whole number from 1 to 65535, and is 'True' (bool)."),
+        ("mcp: 5", "`mcp` must be a mapping of keys."),
+        ("project_id: 7", "`project_id` must be a UUID, and is '7' (int)."),
+        ("servers: {backend: podman}", "must be one of embedded, docker, external, and is 'podman' (str)."),
+        ("servers: {instance: ../x}", "`servers.instance` must be up to 32 of a-z, 0-9, - and _"),
+        ("orchestration: {sweep_seconds: .nan}", "`orchestration.sweep_seconds` must be a number from"),
+        ("- a", "must be a mapping of keys."),
+        ("orchestration: {sweep_seconds: 1" + "0" * 400 + "}", "must be a number from 0.05 to 3600"),
+        ("a: 2026-13-45", "is not valid YAML."),
+        ("a: [", "is not valid YAML at line"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_it(project: Path, text: str, sentence: str) -> None:
+    project_file(project).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(project)
+    assert str(project_file(project)) in caught.value.cause
+    assert sentence in caught.value.cause
+    assert caught.value.next_step
+
+
+def test_an_error_never_shows_an_address(project: Path) -> None:
+    project_file(project).write_text("database: {url: 'mysql://u:secret@h/d'}")
+    with pytest.raises(ConfigError, match=r"begins with postgresql:// or postgres://\.") as caught:
+        load(project)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="The variable LOOM_CLAIM_TTL must be a whole number"):
+        load(LOOM_CLAIM_TTL="soon")
+
+
+def test_pool_bounds_must_agree(project: Path) -> None:
+    project_file(project).write_text("database: {pool_min: 11}")
+    with pytest.raises(ConfigError, match=r"above `database\.pool_max`, which is 10"):
+        load(project)
+
+
+def test_empty_keys_and_files_count_as_absent(project: Path) -> None:
+    project_file(project).write_text("database:\nmcp: {port: }\n")
+    assert load(project).mcp.port == 8765
+    project_file(project).write_text("")
+    assert load(project).warnings == ()
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_set_value_keeps_comments(project: Path) -> None:
+    path = project_file(project)
+    path.write_text("# ours\nproject_name: shop # short\n\nmcp:\n    # a free port\n    port: 1 # one\n\nredis: {}\n")
+    set_value(path, "mcp.port", "9000")
+    set_value(path, "mcp.host", "localhost")
+    set_value(path, "project_name", "yes: no")
+    set_value(path, "orchestration.sweep_seconds", 2)
+    assert path.read_text() == (
+        "# ours\nproject_name: 'yes: no' # short\n\nmcp:\n    host: localhost\n    # a free port\n"
+        "    port: 9000 # one\n\nredis: {}\norchestration:\n  sweep_seconds: 2.0\n"
+    )
+    config = load(project)
+    assert (config.mcp.port, config.project_name, config.warnings) == (9000, "yes: no", ())
+
+
+def test_set_value_rewrites_what_lines_cannot_express(project: Path) -> None:
+    path = project_file(project)
+    path.write_text("mcp: {port: 1, host: h}\n")
+    set_value(path, "mcp.port", 2)
+    assert load(project).mcp.port == 2
+    assert load(project).mcp.host == "h"
+
+
+def test_set_value_makes_a_private_file_and_refuses_nonsense() -> None:
+    path = user_config_path()
+    set_value(path, "skills.model", "m")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load().skills.model == "m"
+    with pytest.raises(ConfigError, match=r"no key `mcp\.prt`\. The nearest valid key is `mcp\.port`\."):
+        set_value(path, "mcp.prt", "1")
+    with pytest.raises(ConfigError, match=r"`mcp\.port` must be a whole number"):
+        set_value(path, "mcp.port", "many")
+    assert path.read_text() == "skills:\n  model: m\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+# --- trust -----------------------------------------------------------------------------------------------------------
+
+
+GUARDED_TEXT = "skills: {command: 'sh evil.sh', base_url: 'http://evil', provider: command, model: m}\n"
+
+
+def test_a_cloned_project_runs_nothing_until_trusted(project: Path) -> None:
+    path = project_file(project)
+    path.write_text(GUARDED_TEXT)
+    config = load(project)
+    assert (config.skills.command, config.skills.base_url, config.skills.provider) == (None, None, None)
+    assert config.skills.model == "m"
+    assert config.warnings == (
+        f"{path}: `skills.provider`, `skills.base_url`, `skills.command` are ignored until you allow it on this "
+        "machine with `loom config trust`.",
+    )
+    assert not is_trusted(project)
+
+    assert trust(project) == ("skills.provider", "skills.base_url", "skills.command")
+    assert is_trusted(project)
+    assert load(project).skills.command == "sh evil.sh"
+    assert load(project).warnings == ()
+    store = user_config_path().with_name("trust.json")
+    assert store.stat().st_mode & 0o777 == 0o600
+    assert "evil" not in store.read_text()
+
+    path.write_text(GUARDED_TEXT.replace("evil.sh", "worse.sh"))  # a change asks again
+    assert load(project).skills.command is None
+    assert load(project).skills.base_url == "http://evil"
+
+
+def test_trust_is_of_one_directory(project: Path, tmp_path: Path) -> None:
+    project_file(project).write_text(GUARDED_TEXT)
+    trust(project)
+    clone = make_project(tmp_path / "clone", GUARDED_TEXT)
+    assert load(clone).skills.command is None
+
+
+@pytest.mark.parametrize("text", ["database: {url: 'postgresql://localhost/d'}", "redis: {url: 'redis://localhost'}"])
+def test_addresses_in_a_project_are_guarded(project: Path, text: str) -> None:
+    project_file(project).write_text(text)
+    assert load(project).servers.backend == "embedded"
+    trust(project)
+    assert load(project).servers.backend == "external"
+
+
+def test_docker_counts_only_with_the_compose_file_that_was_trusted(project: Path) -> None:
+    project_file(project).write_text("servers: {backend: docker}\n")
+    compose = project / "docker-compose.loom.yml"
+    compose.write_text("services: {}\n")
+    assert load(project).servers.backend == "embedded"
+    trust(project)
+    assert load(project).servers.backend == "docker"
+    compose.write_text("services: {evil: {}}\n")
+    assert load(project).servers.backend == "embedded"
+    assert trust(project, ["docker-compose.loom.yml"]) == ("docker-compose.loom.yml",)
+    assert load(project).servers.backend == "docker"
+
+
+def test_embedded_in_a_project_needs_no_trust(project: Path) -> None:
+    project_file(project).write_text("servers: {backend: embedded}\n")
+    assert guarded(project) == {}
+    assert load(project).warnings == ()
+
+
+def test_skills_and_workflows_of_a_project_are_guarded(project: Path) -> None:
+    for name in ("skills/plan.md", "workflows/ship.yaml"):
+        (project / ".loom" / name).parent.mkdir()
+        (project / ".loom" / name).write_text("x")
+    assert set(guarded(project)) == {"skills/plan.md", "workflows/ship.yaml"}
+    trust(project, ["skills/plan.md"])
+    assert is_trusted(project, "skills/plan.md")
+    assert not is_trusted(project, "workflows/ship.yaml")
+    assert is_trusted(project, "skills/absent.md")
+
+
+@pytest.mark.parametrize("damage", ["", "[", "[]", '{"/x": 5}'])
+def test_a_damaged_trust_store_trusts_nothing(project: Path, damage: str) -> None:
+    project_file(project).write_text(GUARDED_TEXT)
+    trust(project)
+    store = user_config_path().with_name("trust.json")
+    store.write_text(damage)
+    assert not is_trusted(project)
+    trust(project)
+    assert json.loads(store.read_text())[str(project)]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://loom:s3cret@h:5432/d", "postgresql://loom:***@h:5432/d"),
+        ("redis://:s3cret@h", "redis://:***@h"),
+        ("unix:///run/redis.sock?password=s3cret&db=1", "unix:///run/redis.sock?password=***&db=1"),
+        ("postgresql://u:s3/cr@et@h/d", "postgresql://u:***@h/d"),
+        ("could not reach postgresql://u:p@h/d: refused", "could not reach postgresql://u:***@h/d: refused"),
+        ("redis://localhost:6379", "redis://localhost:6379"),
+    ],
+)
+def test_mask_hides_passwords_only(text: str, shown: str) -> None:
+    assert mask(text) == shown
