@@ -1,0 +1,58 @@
+"""The way to Redis: a client that fails fast, and a breaker that keeps callers from waiting for one that is away."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+TIMEOUT = 0.5  # seconds; what one call may cost a caller when Redis hangs
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+
+
+def open_redis(url: str, *, timeout: float | None = TIMEOUT) -> Redis:
+    """A client that connects on first use, asks for nothing else then, and never tries again by itself.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        timeout: seconds for a connection or an answer; None waits for ever, for subscriptions.
+    """
+    from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=timeout,
+        socket_connect_timeout=TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        driver_info=None,
+    )
+
+
+class Breaker:
+    """Open after a failure, for a pause that doubles up to 30 s; while it is open nobody tries."""
+
+    def __init__(self) -> None:
+        self._pause = _FIRST_PAUSE
+        self._until = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether a caller may try now."""
+        return time.monotonic() >= self._until
+
+    def failed(self) -> None:
+        """A call failed: nobody tries before the pause is over."""
+        self._until = time.monotonic() + self._pause
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def succeeded(self) -> None:
+        """A call succeeded: the next failure pauses briefly again."""
+        self._pause = _FIRST_PAUSE
+        self._until = 0.0

@@ -1,0 +1,100 @@
+"""What can happen, and one thing that did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class EventType(StrEnum):
+    """Every kind of event."""
+
+    TASK_CREATED = "task.created"
+    TASK_CLAIMED = "task.claimed"
+    TASK_DONE = "task.done"
+    TASK_FAILED = "task.failed"
+    TASK_BLOCKED = "task.blocked"
+    TASK_UPDATED = "task.updated"
+    TASK_UNBLOCKED = "task.unblocked"
+    TASK_RELEASED = "task.released"
+    TASK_RETRIED = "task.retried"
+    TASK_DEAD_LETTER = "task.dead_letter"
+    TASK_CANCELLED = "task.cancelled"
+    TASK_WAIVED = "task.waived"
+    CLAIM_EXPIRED = "claim.expired"
+    ESCALATION_RAISED = "escalation.raised"
+    ESCALATION_RESOLVED = "escalation.resolved"
+    MESSAGE_SENT = "message.sent"
+    PROJECT_DECOMPOSED = "project.decomposed"
+    PROJECT_COMPLETE = "project.complete"
+    WORKFLOW_STARTED = "workflow.started"
+    WORKFLOW_STEP_COMPLETED = "workflow.step_completed"
+    WORKFLOW_COMPLETED = "workflow.completed"
+    WORKFLOW_FAILED = "workflow.failed"
+
+
+class Position(NamedTuple):
+    """A place in the order of events: the transaction that wrote, and the event's number. Compares like a tuple."""
+
+    xid: int
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.xid}-{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Reads what `str` wrote. Raises ValueError for anything else."""
+        xid, _, number = text.partition("-")
+        return cls(int(xid), int(number))
+
+
+START = Position(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. `status` and `version` are the task's after it, `token` the claim it belongs to."""
+
+    type: EventType
+    task_id: str | None = None
+    status: str | None = None
+    version: int | None = None
+    agent: str | None = None
+    token: int | None = None
+    data: Mapping[str, Any] | None = None
+    position: Position = START
+    created_at: datetime | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Event:
+        """Builds an event from a row of `events`, its `xid` read as a number."""
+        return cls(
+            type=EventType(record["type"]),
+            task_id=record["task_id"],
+            status=record["status"],
+            version=record["version"],
+            agent=record["agent"],
+            token=record["token"],
+            data=None if record["data"] is None else json.loads(record["data"]),
+            position=Position(int(record["xid"]), record["id"]),
+            created_at=record["created_at"],
+        )
+
+    def fields(self) -> dict[str, str]:
+        """The event as the flat text fields of a stream entry or a notice; what is not there is left out."""
+        flat = {
+            "type": str(self.type),
+            "task_id": self.task_id,
+            "status": self.status,
+            "version": self.version,
+            "agent": self.agent,
+            "token": self.token,
+            "data": json.dumps(self.data) if self.data else None,
+            "at": self.created_at.isoformat() if self.created_at else None,
+        }
+        return {key: str(value) for key, value in flat.items() if value is not None}

@@ -1,0 +1,98 @@
+"""Live notices: one subscription per process, any number of listeners, each woken by what interests it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from loom.bus.connection import TIMEOUT
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+Interest = Callable[[str, str], bool]
+_LONGEST_PAUSE = 10.0
+
+
+class Subscriber:
+    """The subscription of a process to everything that one project announces."""
+
+    def __init__(self, redis: Callable[[], Redis], pattern: str) -> None:
+        """
+        Args:
+            redis: makes a client without an answer timeout.
+            pattern: which channels to hear.
+        """
+        self._redis = redis
+        self._pattern = pattern
+        self._listeners: dict[asyncio.Event, Interest] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._heard = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether notices arrive now; where not, a listener has to look for itself."""
+        return self._heard.is_set()
+
+    @asynccontextmanager
+    async def listening(self, interest: Interest) -> AsyncIterator[asyncio.Event]:
+        """Gives an event that is set when a notice arrives for which `interest(channel, text)` holds.
+
+        When it is entered the subscription stands, or could not be had within a moment; so whoever reads the database
+        inside has missed nothing. It is also set when the subscription had to be made anew.
+        """
+        woken = asyncio.Event()
+        self._listeners[woken] = interest
+        try:
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._listen(), name="loom-subscriber")
+            if not self.connected:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._heard.wait(), TIMEOUT)
+            yield woken
+        finally:
+            del self._listeners[woken]
+
+    async def close(self) -> None:
+        """Ends the subscription."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _listen(self) -> None:
+        pause = 0.5
+        while True:
+            with contextlib.suppress(_unreachable()):
+                await self._hear()
+            self._heard.clear()
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+
+    async def _hear(self) -> None:
+        redis = self._redis()
+        try:
+            async with redis.pubsub() as pubsub:
+                await pubsub.psubscribe(self._pattern)
+                async for message in pubsub.listen():
+                    if message["type"] == "psubscribe":
+                        self._heard.set()
+                        self._wake(None, "")
+                    elif message["type"] == "pmessage":
+                        self._wake(message["channel"], message["data"])
+        finally:
+            await redis.aclose()
+
+    def _wake(self, channel: str | None, text: str) -> None:
+        for woken, interest in self._listeners.items():
+            if channel is None or interest(channel, text):
+                woken.set()
+
+
+def _unreachable() -> type[Exception] | tuple[type[Exception], ...]:
+    from redis.exceptions import RedisError
+
+    return (RedisError, OSError)

@@ -1,0 +1,121 @@
+"""The way to PostgreSQL: a small pool, transactions that are tried again, and one translation of its errors.
+
+No session state is kept in a connection, so that a transaction pooler may stand between: no LISTEN, no session locks,
+no SET outside a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+
+from loom.config import mask
+from loom.exceptions import DatabaseUnavailableError
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+T = TypeVar("T")
+
+_TRIES = 8
+_CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.CannotConnectNowError,
+)
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+
+
+async def open_pool(url: str, *, min_size: int, max_size: int) -> Pool:
+    """Opens a pool whose first connection answers.
+
+    Args:
+        url: where PostgreSQL is; passwords in it never reach an error.
+        min_size: connections held open; one is opened now, the others when they are needed.
+        max_size: the most that are opened.
+
+    Raises:
+        DatabaseUnavailableError: nothing answers there, or it refuses.
+    """
+    with translated(url):
+        return await asyncpg.create_pool(
+            url,
+            min_size=min(min_size, 1),
+            max_size=max_size,
+            timeout=5,
+            command_timeout=60,
+            # What a connection could carry from one user to the next is never made, so there is nothing to reset,
+            # and a round trip is saved at each release.
+            reset=_nothing_to_reset,
+            server_settings={"application_name": "loom"},
+        )
+
+
+@asynccontextmanager
+async def snapshot(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection whose statements all see the database as it was at one moment, and that cannot write."""
+    with translated():
+        async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            yield connection
+
+
+async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Runs `work` in one READ COMMITTED transaction and returns what it returned.
+
+    Deadlocks and serialization failures (40P01, 40001) roll everything back and run `work` again, after a random pause
+    that grows; callers never see them. So `work` must be free of effects outside of the transaction.
+    """
+    for attempt in range(1, _TRIES + 1):
+        began = False
+        try:
+            with translated():
+                async with pool.acquire() as connection, connection.transaction():
+                    began = True
+                    return await work(connection)
+        except DatabaseUnavailableError as error:
+            error.began = began
+            raise
+        except _CONFLICTS:
+            if attempt == _TRIES:
+                raise
+        await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+    raise AssertionError("unreachable")
+
+
+class translated:  # noqa: N801 - read as a statement: `with translated():`
+    """Turns errors that mean "the database is not there" into `DatabaseUnavailableError`; others pass."""
+
+    def __init__(self, url: str = "") -> None:
+        self._where = f" at {mask(url)}" if url else ""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, _REFUSED):
+            raise DatabaseUnavailableError(
+                f"PostgreSQL{self._where} refused the connection: {error}.",
+                "Check user, password and database name in database.url or LOOM_DATABASE_URL.",
+            ) from error
+        if isinstance(error, _AWAY):
+            raise DatabaseUnavailableError(
+                f"PostgreSQL{self._where} does not answer ({type(error).__name__}).",
+                "Run `loom up` to start it, or `loom doctor` to see what is wrong.",
+            ) from error
+
+
+async def _nothing_to_reset(_: Connection) -> None:
+    return None
