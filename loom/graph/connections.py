@@ -1,0 +1,166 @@
+"""What the application object holds: the pool, Redis, the mirror, the relay and the subscription of one project.
+
+Each is made when it is first needed. Servers are asked for only when connecting fails, so that running ones cost
+nothing, and embedded ones that are found dead are started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from loom import services
+from loom.bus import channels
+from loom.config import LoomConfig
+from loom.db import connection as db
+from loom.db import migrate
+from loom.exceptions import DatabaseUnavailableError, ServersError
+from loom.graph import project
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from loom.bus.subscriber import Subscriber
+    from loom.graph.cache import Cache
+    from loom.graph.relay import Relay
+
+T = TypeVar("T")
+
+
+class Connections:
+    """The connections of one process to one project."""
+
+    def __init__(self, config: LoomConfig, project_id: str) -> None:
+        self.config = config
+        self.project_id = project_id
+        self.history = ""  # of the database; known once connected
+        self._pool: db.Pool | None = None
+        self._redis: Redis | None = None
+        self._cache: Cache | None = None
+        self._relay: Relay | None = None
+        self._subscriber: Subscriber | None = None
+        self._endpoints: services.Endpoints | None = None
+        self._connecting = asyncio.Lock()
+
+    @property
+    def cache_in_use(self) -> Cache | None:
+        """The mirror if this process has written to it; a process that only looks does not pay for a second server."""
+        return self._cache
+
+    @property
+    def open(self) -> bool:
+        """Whether PostgreSQL was ever needed."""
+        return self._pool is not None
+
+    async def pool(self) -> db.Pool:
+        """The pool, its schema up to date and the project's row there."""
+        if self._pool is None:
+            async with self._connecting:
+                if self._pool is None:
+                    self._pool = await self._open()
+        return self._pool
+
+    @asynccontextmanager
+    async def reading(self, *, snapshot: bool = False) -> AsyncIterator[db.Connection]:
+        """A connection for questions; with `snapshot` all of them are answered as of one moment."""
+        pool = await self._pool_that_answers()
+        if snapshot:
+            async with db.snapshot(pool) as connection:
+                yield connection
+        else:
+            with db.translated():
+                async with pool.acquire() as connection:
+                    yield connection
+
+    async def run(self, work: Callable[[db.Pool], Awaitable[T]], *, repeatable: bool = True) -> T:
+        """Runs `work`. Where the servers are found dead it starts them and runs it again, unless it is not `repeatable`
+        and may have been carried out."""
+        pool = await self.pool()
+        try:
+            with db.translated():
+                return await work(pool)
+        except DatabaseUnavailableError as error:
+            if error.began and not repeatable:
+                raise
+        await asyncio.to_thread(services.ensure, self.config)
+        with db.translated():
+            return await work(pool)
+
+    async def cache(self) -> Cache:
+        """The mirror."""
+        if self._cache is None:
+            from loom.graph.cache import Cache
+
+            await self.pool()
+            self._cache = Cache(
+                self._client, self.project_id, history=self.history, stream_maxlen=self.config.redis.stream_maxlen
+            )
+        return self._cache
+
+    async def relay(self) -> Relay:
+        """The relay."""
+        if self._relay is None:
+            from loom.graph.relay import Relay
+
+            pool, cache = await self.pool(), await self.cache()
+            self._relay = Relay(pool, cache, self.project_id, replay=self.config.redis.stream_maxlen)
+        return self._relay
+
+    async def subscriber(self) -> Subscriber:
+        """The subscription to everything that the project announces."""
+        if self._subscriber is None:
+            from loom.bus.connection import open_redis
+            from loom.bus.subscriber import Subscriber
+
+            await self.pool()
+            self._subscriber = Subscriber(
+                lambda: open_redis(self._redis_url(), timeout=None), channels.everything(self.project_id)
+            )
+        return self._subscriber
+
+    async def close(self) -> None:
+        """Gives everything back."""
+        if self._subscriber is not None:
+            await self._subscriber.close()
+        if self._redis is not None:
+            await self._redis.aclose()
+        if self._pool is not None:
+            await self._pool.close()
+        self._pool = self._redis = self._subscriber = None
+
+    async def _open(self) -> db.Pool:
+        try:
+            self._endpoints = services.endpoints(self.config)
+            pool = await self._open_pool(self._endpoints)
+        except (ServersError, DatabaseUnavailableError):
+            self._endpoints = await asyncio.to_thread(services.ensure, self.config)
+            pool = await self._open_pool(self._endpoints)
+        with db.translated():
+            async with pool.acquire() as connection:
+                await migrate.migrate(connection)
+                self.history = await project.enter(connection, self.project_id, self.config.project_name)
+        return pool
+
+    async def _open_pool(self, endpoints: services.Endpoints) -> db.Pool:
+        settings = self.config.database
+        return await db.open_pool(endpoints.database_url, min_size=settings.pool_min, max_size=settings.pool_max)
+
+    async def _pool_that_answers(self) -> db.Pool:
+        async def probe(pool: db.Pool) -> db.Pool:
+            async with pool.acquire():
+                return pool
+
+        return await self.run(probe)
+
+    async def _client(self) -> Redis:
+        if self._redis is None:
+            from loom.bus.connection import open_redis
+
+            self._redis = open_redis(self._redis_url())
+        return self._redis
+
+    def _redis_url(self) -> str:
+        assert self._endpoints is not None, "PostgreSQL is connected first"
+        return self._endpoints.redis_url

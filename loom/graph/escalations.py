@@ -1,0 +1,151 @@
+"""Escalations: the record that a task failed, or that its worker has a question. Postgres holds them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from loom.bus import channels
+from loom.bus.events import EventType
+from loom.graph.transaction import Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+
+
+class EscalationKind(StrEnum):
+    """`failure`: the task failed. `question`: its worker asks, and the task waits for the answer."""
+
+    FAILURE = "failure"
+    QUESTION = "question"
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """One escalation; open while `resolution` is None."""
+
+    id: str
+    task_id: str
+    kind: EscalationKind
+    message: str
+    raised_by: str | None
+    raised_at: datetime
+    attempt: int
+    resolution: str | None = None
+    note: str | None = None
+    resolved_by: str | None = None
+    resolved_at: datetime | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Escalation:
+        """Builds an escalation from a row."""
+        values = {field: record[field] for field in cls.__slots__}
+        return cls(**values | {"kind": EscalationKind(record["kind"])})
+
+
+_COLUMNS = "id, task_id, kind, message, raised_by, raised_at, attempt, resolution, note, resolved_by, resolved_at"
+
+
+async def create_escalation(
+    tx: Transaction,
+    task_id: str,
+    kind: EscalationKind,
+    message: str,
+    *,
+    raised_by: str | None,
+    attempt: int,
+    resolution: str | None = None,
+) -> Escalation:
+    """Records an escalation; open ones are announced, one with a `resolution` is resolved on the spot."""
+    record = await tx.connection.fetchrow(
+        f"""
+        insert into escalations (project_id, id, task_id, kind, message, raised_by, attempt, resolution, resolved_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, case when $8::text is not null then loom_now() end)
+        returning {_COLUMNS}
+        """,
+        tx.project_id,
+        f"esc-{secrets.token_hex(4)}",
+        task_id,
+        kind,
+        message,
+        raised_by,
+        attempt,
+        resolution,
+    )
+    assert record is not None
+    raised = Escalation.from_record(record)
+    if resolution is None:
+        data = {"escalation": raised.id, "kind": raised.kind, "message": message}
+        tx.happened(EventType.ESCALATION_RAISED, task_id, agent=raised_by, data=data)
+        tx.announce(channels.escalation_channel(tx.project_id), json.dumps({"raised": raised.id, "task_id": task_id}))
+    return raised
+
+
+async def close(
+    tx: Transaction, task_ids: Sequence[str], resolution: str, *, by: str | None, note: str | None = None
+) -> list[Escalation]:
+    """Resolves the open escalations of locked tasks and returns them. A task that a question held waits for one thing
+    less now: the caller computes its `waiting` anew."""
+    records = await tx.connection.fetch(
+        f"""
+        update escalations set resolution = $3, note = $4, resolved_by = $5, resolved_at = loom_now()
+         where project_id = $1 and task_id = any($2::text[]) and resolved_at is null
+        returning {_COLUMNS}
+        """,
+        tx.project_id,
+        list(task_ids),
+        resolution,
+        note,
+        by,
+    )
+    resolved = [Escalation.from_record(record) for record in records]
+    for one in resolved:
+        data = {"escalation": one.id, "resolution": resolution} | ({"note": note} if note else {})
+        tx.happened(EventType.ESCALATION_RESOLVED, one.task_id, agent=by, data=data)
+        tx.announce(channels.escalation_channel(tx.project_id), json.dumps({"resolved": one.id, "task_id": one.task_id}))
+    return resolved
+
+
+async def has_question(tx: Transaction, task_id: str) -> bool:
+    """Whether an open question holds a task."""
+    return bool(
+        await tx.connection.fetchval(
+            "select exists(select from escalations where project_id = $1 and task_id = $2"
+            " and kind = 'question' and resolved_at is null)",
+            tx.project_id,
+            task_id,
+        )
+    )
+
+
+async def get(connection: Connection, project_id: str, escalation_id: str) -> Escalation | None:
+    """One escalation by its id."""
+    record = await connection.fetchrow(
+        f"select {_COLUMNS} from escalations where project_id = $1 and id = $2", project_id, escalation_id
+    )
+    return None if record is None else Escalation.from_record(record)
+
+
+async def open_escalations(connection: Connection, project_id: str, *, limit: int) -> list[Escalation]:
+    """The open ones, oldest first."""
+    records = await connection.fetch(
+        f"select {_COLUMNS} from escalations where project_id = $1 and resolved_at is null order by raised_at, id limit $2",
+        project_id,
+        limit,
+    )
+    return [Escalation.from_record(record) for record in records]
+
+
+async def of_tasks(connection: Connection, project_id: str, task_ids: Sequence[str]) -> list[Escalation]:
+    """Every escalation of these tasks, newest first."""
+    records = await connection.fetch(
+        f"select {_COLUMNS} from escalations where project_id = $1 and task_id = any($2::text[]) order by raised_at desc, id",
+        project_id,
+        list(task_ids),
+    )
+    return [Escalation.from_record(record) for record in records]

@@ -1,0 +1,635 @@
+"""The front of the graph: the application object that every face calls, and Loom's Python API.
+
+    async with Loom.here() as loom:
+        claim = await loom.claim()
+        ...
+        await loom.done(claim.task.id, {"result": "..."})
+
+Nothing is connected before it is needed. Every method that changes something runs one transaction through store and
+deps, mirrors its change, and returns the tasks as they are now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loom import ids
+from loom.config import LoomConfig, load_config
+from loom.db import connection as db
+from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError, TaskStateError
+from loom.graph import claims, editing, limits, messages, plan, planting, project, reading, resolving, store, waiting
+from loom.graph.claims import Holder, Outcome, Refused, Terms
+from loom.graph.connections import Connections
+from loom.graph.escalations import Escalation, open_escalations
+from loom.graph.messages import Message
+from loom.graph.reading import AgentView, DeadLetter, Detail, GraphView, Page
+from loom.graph.retry import RetryPolicy
+from loom.graph.store import Claim
+from loom.graph.task import Priority, Task, TaskStatus
+from loom.graph.transaction import Change, Transaction
+
+if TYPE_CHECKING:
+    from loom.graph.importing import Batch
+    from loom.graph.invariants import Finding
+    from loom.graph.relay import Relay
+
+T = TypeVar("T")
+
+LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
+_LONGEST_LEASE = 7 * 86400.0
+
+
+@dataclass(slots=True)
+class _Held:
+    """A claim that this process handed out: under which name, its token, and when a call last touched it."""
+
+    agent: str
+    token: int
+    touched: float
+
+
+class Loom:
+    """One project, as one process sees it."""
+
+    def __init__(self, config: LoomConfig, *, agent: str | None = None) -> None:
+        """
+        Args:
+            config: from `load_config`; must belong to a project.
+            agent: the name of whoever calls without one; default: `LOOM_AGENT_ID`, else a name derived from the
+                client's session, else one minted for this process.
+
+        Raises:
+            ProjectNotFoundError: the configuration names no project.
+        """
+        if config.project_id is None:
+            raise ProjectNotFoundError("There is no Loom project here.", "Run `loom init` in the project's directory.")
+        self.config = config
+        self.project_id = config.project_id
+        self.agent = limits.agent_name(agent) if agent else default_agent(config)
+        self.committed = asyncio.Event()  # set at each commit, for who follows them
+        self._held: dict[str, _Held] = {}
+        self._links = Connections(config, self.project_id)
+        self._terms = Terms(config.orchestration.claim_ttl_seconds, config.orchestration.deadline_seconds)
+        self._policy = RetryPolicy.of(config.orchestration)
+
+    @classmethod
+    def here(cls, project_dir: Path | None = None, *, agent: str | None = None) -> Loom:
+        """The project of a directory, by default of the current one. Raises ProjectNotFoundError, ConfigError."""
+        return cls(load_config(project_dir), agent=agent)
+
+    async def __aenter__(self) -> Loom:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connects to PostgreSQL now instead of with the first call, starting embedded servers that are found dead,
+        and brings the schema up to date."""
+        await self._links.pool()
+
+    async def close(self) -> None:
+        """Gives the connections back. Claims stay as they are; see `end_session`."""
+        await self._links.close()
+
+    # --- making tasks -------------------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        title: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        depends_on: Sequence[str] = (),
+        priority: str = "p1",
+        parent_id: str | None = None,
+        done_when: str | None = None,
+        epic: bool = False,
+        agent_id: str | None = None,
+    ) -> Task:
+        """Creates one task; it is ready at once unless it has open dependencies or waits with its parent.
+
+        Raises:
+            InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        """
+        task = store.NewTask(
+            id=ids.task_id(),
+            title=limits.title(title),
+            status=TaskStatus.EPIC if epic else TaskStatus.PENDING,
+            priority=limits.priority(priority),
+            max_attempts=self._policy.max_attempts,
+            parent_id=None if parent_id is None else limits.task_id(parent_id, "parent_id"),
+            context=limits.context(context),
+            done_when=limits.done_when(done_when),
+            depends_on=limits.depends_on(depends_on),
+        )
+        agent = self._name(agent_id)
+        return await self._commit(lambda tx: editing.create(tx, task, agent))
+
+    async def apply_plan(self, given: object, *, agent_id: str | None = None) -> list[Task]:
+        """Creates all tasks of a plan `{"tasks": [...]}` or none.
+
+        Raises:
+            PlanError, InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        """
+        drafts = plan.parse(given)
+        return (await self._plant(drafts, agent_id)).tasks
+
+    async def import_tasks(self, batch: Batch, *, agent_id: str | None = None) -> planting.Planted:
+        """Creates what an import brought and the project has not had before; leaves everything else alone."""
+        return await self._plant(batch.drafts, agent_id)
+
+    async def export(self) -> dict[str, Any]:
+        """The whole project as Loom's own import reads it."""
+        from loom.graph.importing import native
+
+        async with self._links.reading(snapshot=True) as connection:
+            shown = await project.get_project(connection, self.project_id)
+            tasks = [task async for some in store.all_tasks(connection, self.project_id, 500) for task in some]
+            waived = await store.waived_edges(connection, self.project_id)
+        return native.export(shown.id, shown.name, tasks, waived)
+
+    async def update(
+        self,
+        task_id: str,
+        *,
+        title: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        priority: str | None = None,
+        depends_on: Sequence[str] | None = None,
+        done_when: str | None = None,
+        agent_id: str | None = None,
+    ) -> Outcome:
+        """Changes an unfinished task. `context` and `depends_on` replace what was there; an empty `done_when` removes it.
+
+        Raises:
+            InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        """
+        edit = editing.Edit(
+            title=None if title is None else limits.title(title),
+            context=None if context is None else limits.context(context),
+            priority=None if priority is None else limits.priority(priority),
+            depends_on=None if depends_on is None else limits.depends_on(depends_on),
+            done_when="" if done_when == "" else limits.done_when(done_when),
+        )
+        if edit == editing.Edit():
+            raise InvalidInputError(
+                "Nothing to change was given.", "Pass title, context, priority, depends_on or done_when."
+            )
+        task_id, agent = limits.task_id(task_id), self._name(agent_id)
+        return await self._commit(lambda tx: editing.update(tx, task_id, edit, agent))
+
+    async def cancel(
+        self, task_id: str, *, reason: str | None = None, downstream: bool = False, agent_id: str | None = None
+    ) -> Outcome:
+        """Cancels an unfinished task, an epic with all that is unfinished in it, and with `downstream` what waits for it.
+
+        Raises:
+            InvalidInputError, TaskNotFoundError, TaskStateError.
+        """
+        task_id, agent = limits.task_id(task_id), self._name(agent_id)
+        why = None if reason is None else limits.reason(reason)
+        return await self._commit(lambda tx: editing.cancel(tx, task_id, why, agent, downstream=downstream))
+
+    # --- working on them ----------------------------------------------------------------------------------------------
+
+    async def claim(
+        self, task_id: str | None = None, *, agent_id: str | None = None, lease_seconds: float | None = None
+    ) -> Claim | None:
+        """Claims a task by its id, or the best ready one; None when nothing is ready.
+
+        Args:
+            lease_seconds: how long the lease lasts unless renewed; default as configured.
+
+        Raises:
+            ClaimConflictError: somebody holds that task.
+            TaskNotFoundError, TaskStateError: that task cannot be claimed.
+        """
+        agent = self._name(agent_id)
+        wanted = None if task_id is None else limits.task_id(task_id)
+        terms = (
+            self._terms
+            if lease_seconds is None
+            else Terms(limits.seconds(lease_seconds, "lease_seconds", 1, _LONGEST_LEASE), self._terms.deadline_seconds)
+        )
+
+        async def work(pool: db.Pool) -> tuple[Claim, Change] | None:
+            async with pool.acquire() as connection:
+                tx = Transaction(connection, self.project_id)
+                made = await store.claim_task(
+                    tx,
+                    agent,
+                    lease_seconds=terms.lease_seconds,
+                    deadline_seconds=terms.deadline_seconds,
+                    task_id=wanted,
+                )
+                if made is not None:
+                    return made[0], tx.change(made[1])
+                if wanted is not None:
+                    await self._refuse_claim(connection, wanted, agent)
+                return None
+
+        made = await self._links.run(work, repeatable=False)
+        if made is None:
+            return None
+        claim, change = made
+        self._held[claim.task.id] = _Held(agent, claim.task.claim_token, time.monotonic())
+        await self._mirror(change)
+        return claim
+
+    async def done(
+        self,
+        task_id: str,
+        output: Mapping[str, Any] | None = None,
+        *,
+        agent_id: str | None = None,
+        token: int | None = None,
+    ) -> Outcome:
+        """Finishes a task: its output is stored, dependents are readied and epics close, all at once.
+
+        Raises:
+            ClaimConflictError: the claim was lost; the output is kept with an event.
+            TaskNotFoundError, TaskStateError, InvalidInputError.
+        """
+        task_id, text = limits.task_id(task_id), limits.output(output)
+        holder = self._holder(task_id, agent_id, token)
+        return await self._report(task_id, lambda tx: claims.done(tx, task_id, holder, self._terms, text))
+
+    async def fail(
+        self, task_id: str, reason: str, *, retry: bool = True, agent_id: str | None = None, token: int | None = None
+    ) -> Outcome:
+        """Ends a claim without a result; the task is tried again after a backoff while it has attempts left and `retry`
+        is true, else it becomes a dead letter. Raises as `done`."""
+        task_id, reason = limits.task_id(task_id), limits.reason(reason)
+        holder = self._holder(task_id, agent_id, token)
+        return await self._report(
+            task_id, lambda tx: claims.fail(tx, task_id, holder, self._terms, self._policy, reason, retry=retry)
+        )
+
+    async def escalate(
+        self, task_id: str, message: str, *, agent_id: str | None = None, token: int | None = None
+    ) -> Outcome:
+        """Ends a claim with a question; the task is blocked until somebody resolves it. Raises as `done`."""
+        task_id, message = limits.task_id(task_id), limits.message(message)
+        holder = self._holder(task_id, agent_id, token)
+        return await self._report(task_id, lambda tx: claims.escalate(tx, task_id, holder, self._terms, message))
+
+    async def release(
+        self, task_id: str, *, note: str | None = None, agent_id: str | None = None, token: int | None = None
+    ) -> Outcome:
+        """Gives a claim back, its attempt refunded; a note goes into the task's context. Raises as `done`."""
+        task_id = limits.task_id(task_id)
+        note = None if note is None else limits.reason(note, "note")
+        holder = self._holder(task_id, agent_id, token)
+        return await self._report(task_id, lambda tx: claims.release(tx, task_id, holder, note))
+
+    async def heartbeat(
+        self, task_ids: Sequence[str] | None = None, *, agent_id: str | None = None, token: int | None = None
+    ) -> list[Task]:
+        """Renews leases: of these tasks, or of all that the agent holds. Returns those that it still holds.
+
+        Raises:
+            ClaimConflictError: one of the named tasks is not held by this agent any more.
+        """
+        wanted = None if task_ids is None else [limits.task_id(task_id) for task_id in task_ids]
+        agent = self._name(agent_id)
+
+        async def work(pool: db.Pool) -> list[Task]:
+            async with pool.acquire() as connection:
+                if wanted is None:
+                    held = await reading.claimed_tasks(connection, self.project_id, agent)
+                else:
+                    held = list((await store.get_tasks(connection, self.project_id, wanted)).values())
+                tokens = {}
+                for task in held:
+                    holder = self._holder(task.id, agent_id, token)
+                    claims.must_hold(task, holder)
+                    tokens[task.id] = task.claim_token
+                if wanted is not None and len(held) < len(set(wanted)):
+                    raise claims.not_found(next(one for one in wanted if one not in tokens))
+                await store.renew_leases(connection, self.project_id, tokens)
+                return list((await store.get_tasks(connection, self.project_id, tokens)).values())
+
+        renewed = await self._links.run(work)
+        for task in renewed:
+            self._touch(task.id)
+        return renewed
+
+    async def resolve(
+        self,
+        target: str,
+        action: str,
+        *,
+        note: str | None = None,
+        agent_id: str | None = None,
+        downstream: bool = False,
+        by: str | None = None,
+    ) -> Outcome:
+        """Resolves an escalation, or dead or escalated work: retry, answer, reassign (to `agent_id`), waive, cancel.
+
+        Raises:
+            EscalationNotFoundError, TaskNotFoundError, TaskStateError, InvalidInputError.
+        """
+        if action not in resolving.Action.__members__.values():
+            raise InvalidInputError(
+                f"action {limits.quote(str(action))} does not exist.", "Use retry, answer, reassign, waive or cancel."
+            )
+        if not isinstance(target, str) or not target.startswith("esc-"):
+            target = limits.task_id(target, "id")
+        chosen = resolving.Action(action)
+        said = None if note is None else limits.message(note, "note")
+        assignee = None if agent_id is None else limits.agent_name(agent_id)
+        return await self._commit(
+            lambda tx: resolving.resolve(
+                tx,
+                target,
+                chosen,
+                by=self._name(by),
+                note=said,
+                assignee=assignee,
+                terms=self._terms,
+                downstream=downstream,
+            )
+        )
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    async def ready(self, *, priority: str | None = None, limit: int = 10) -> Page:
+        """The best claimable tasks, in the order in which they will be claimed."""
+        limit = limits.page(limit)
+        chosen: Priority | None = None if priority is None else limits.priority(priority)
+        found = None
+        if (cache := self._links.cache_in_use) is not None:
+            found = await cache.ready(limit, chosen)
+        if found is None:
+            async with self._links.reading() as connection:
+                found = await reading.get_ready_tasks(connection, self.project_id, limit=limit, priority=chosen)
+        tasks, total = found
+        return Page(tasks, total - len(tasks))
+
+    async def get(self, task_id: str) -> Detail:
+        """One task with its neighbours, escalations and newest events. Raises TaskNotFoundError."""
+        task_id = limits.task_id(task_id)
+        self._touch(task_id)
+        async with self._links.reading() as connection:
+            found = await reading.detail(connection, self.project_id, task_id)
+        if found is None:
+            raise claims.not_found(task_id)
+        return found
+
+    async def status(self) -> project.ProjectStatus:
+        """The project at a glance."""
+        cache = self._links.cache_in_use
+        known = None if cache is None else await cache.counts()
+        async with self._links.reading() as connection:
+            return await reading.overview(connection, self.project_id, known)
+
+    async def agents(self) -> list[AgentView]:
+        """Who holds what, by name."""
+        async with self._links.reading() as connection:
+            held = await reading.claimed_tasks(connection, self.project_id)
+        return reading.by_agent(held)
+
+    async def escalations(self, *, limit: int = 50) -> list[Escalation]:
+        """The open escalations, oldest first."""
+        async with self._links.reading() as connection:
+            return await open_escalations(connection, self.project_id, limit=limits.page(limit))
+
+    async def dead_letters(self, *, limit: int = 50) -> list[DeadLetter]:
+        """Dead tasks with what they hold up, oldest first."""
+        async with self._links.reading() as connection:
+            return await reading.dead_letters(connection, self.project_id, limit=limits.page(limit))
+
+    async def graph(self, *, root: str | None = None, limit: int = 200) -> GraphView:
+        """The graph, or the part that `root` is made of and waits for. Raises TaskNotFoundError for an unknown root."""
+        root = None if root is None else limits.task_id(root, "root")
+        async with self._links.reading() as connection:
+            found = await reading.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
+        if root is not None and not found.tasks:
+            raise claims.not_found(root)
+        return found
+
+    async def doctor(self) -> list[Finding]:
+        """Checks the invariants of the project on one snapshot, and the mirror against Postgres."""
+        from loom.graph import invariants
+
+        links = self._links
+        return await invariants.check(await links.pool(), await links.cache(), await links.relay(), self.project_id)
+
+    # --- talking and waiting ------------------------------------------------------------------------------------------
+
+    async def send(
+        self, to: str, message: str, *, thread_id: str | None = None, agent_id: str | None = None
+    ) -> Message:
+        """Stores a message for an agent, for `orchestrator`, or for everyone (`*`), and announces it."""
+        recipient = to if to == messages.EVERYONE else limits.agent_name(to, "to")
+        body, sender = limits.message(message), self._name(agent_id)
+        thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
+        return await self._commit(lambda tx: messages.send(tx, sender, recipient, body, thread))
+
+    async def inbox(
+        self,
+        *,
+        agent_id: str | None = None,
+        ack: Sequence[int] | None = None,
+        thread_id: str | None = None,
+        unread: bool = True,
+        limit: int = 20,
+    ) -> messages.Inbox:
+        """Acknowledges the messages named in `ack`, then reads. Raises MessageNotFoundError for what the inbox lacks."""
+        agent = self._name(agent_id)
+        thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
+        wanted = sorted({limits.message_id(one) for one in ack or ()})
+
+        async def work(pool: db.Pool) -> messages.Inbox:
+            async with pool.acquire() as connection, connection.transaction():
+                acked = await messages.acknowledge(connection, self.project_id, agent, wanted) if wanted else []
+                missing = [one for one in wanted if one not in acked]
+                if missing:
+                    raise MessageNotFoundError(
+                        f"The inbox of {agent} has no message {', '.join(map(str, missing[:5]))}.",
+                        "Read the inbox without ack to see its ids.",
+                    )
+                found, more = await messages.inbox(
+                    connection, self.project_id, agent, unread=unread, thread_id=thread, limit=limits.page(limit)
+                )
+                return messages.Inbox(agent, found, more, acked)
+
+        return await self._links.run(work)
+
+    async def wait(
+        self,
+        what: str = "any",
+        *,
+        task_id: str | None = None,
+        since: str | None = None,
+        timeout: float = 30.0,
+        agent_id: str | None = None,
+    ) -> waiting.Waited:
+        """Blocks until something changes, for at most `timeout` seconds (60 at most).
+
+        Args:
+            what: ready, task (with `task_id`), inbox, escalation or any.
+            since: from an earlier wait; nothing that happened after it is missed.
+        """
+        if what not in waiting.Awaited.__members__.values():
+            raise InvalidInputError(
+                f"what {limits.quote(str(what))} cannot be waited for.", "Use ready, task, inbox, escalation or any."
+            )
+        chosen = waiting.Awaited(what)
+        if (chosen is waiting.Awaited.TASK) != (task_id is not None):
+            raise InvalidInputError("A task_id belongs to what=task, and only there.", "Pass both or neither.")
+        if task_id is not None:
+            await self.get(task_id)
+        wanted = waiting.Wait(chosen, self._name(agent_id), task_id)
+        seconds = limits.seconds(timeout, "timeout", 0, LONGEST_WAIT)
+        subscriber = await self._links.subscriber()
+        return await self._links.run(
+            lambda pool: waiting.wait(pool, subscriber, self.project_id, wanted, since=since, timeout=seconds)
+        )
+
+    # --- housekeeping, for who runs it --------------------------------------------------------------------------------
+
+    async def sweep(self) -> store.Pulse:
+        """Gives lapsed claims back, puts due retries into play and announces a complete project. One cheap query when
+        there is nothing to do; any number of processes may do it at a time."""
+
+        async def look(pool: db.Pool) -> store.Pulse:
+            async with pool.acquire() as connection:
+                return await store.pulse(connection, self.project_id)
+
+        pulse = await self._links.run(look)
+        if pulse.expired or pulse.due:
+            await self._commit(claims.sweep)
+        if pulse.complete:
+            await self._commit(claims.announce_complete)
+        return pulse
+
+    async def renew(self) -> list[str]:
+        """Renews, in one statement, the claims that this process handed out and that somebody has asked about within the
+        idle limit. Returns the ids of those that were lost."""
+        oldest = time.monotonic() - self.config.orchestration.idle_limit_seconds
+        alive = {task_id: held.token for task_id, held in self._held.items() if held.touched >= oldest}
+        if not alive:
+            return []
+
+        async def work(pool: db.Pool) -> list[str]:
+            async with pool.acquire() as connection:
+                renewed = await store.renew_leases(connection, self.project_id, alive)
+                return [task_id for task_id in alive if task_id not in renewed]
+
+        lost = await self._links.run(work)
+        for task_id in lost:
+            held = self._held.get(task_id)
+            if held is not None and held.token == alive[task_id]:
+                del self._held[task_id]
+        return lost
+
+    async def end_session(self) -> list[Task]:
+        """Gives back, at once, the claims that this process handed out and that still stand; their attempts count."""
+        held = {task_id: one.token for task_id, one in self._held.items()}
+        self._held.clear()
+        if not held or not self._links.open:
+            return []
+        return await self._commit(lambda tx: claims.give_back(tx, held, "its session ended"))
+
+    async def relay(self) -> Relay:
+        """The relay of this project, for who runs it."""
+        return await self._links.relay()
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    async def _plant(self, drafts: Sequence[plan.Draft], agent_id: str | None) -> planting.Planted:
+        agent = self._name(agent_id)
+        planted = await self._commit(
+            lambda tx: planting.plant(tx, drafts, agent=agent, max_attempts=self._policy.max_attempts)
+        )
+        if len(planted.tasks) >= planting.LARGE:
+            async with self._links.reading() as connection:
+                await store.analyze(connection)
+        return planted
+
+    async def _report(self, task_id: str, work: Callable[[Transaction], Awaitable[Outcome | Refused]]) -> Outcome:
+        self._touch(task_id)
+        outcome = await self._commit(work)
+        if outcome.task.status is not TaskStatus.CLAIMED:
+            self._held.pop(task_id, None)
+        return outcome
+
+    async def _refuse_claim(self, connection: db.Connection, task_id: str, agent: str) -> None:
+        task = await store.get_task(connection, self.project_id, task_id)
+        if task is None:
+            raise claims.not_found(task_id)
+        if task.status is TaskStatus.EPIC:
+            children = await reading.ready_children(connection, self.project_id, task_id)
+            raise TaskStateError(
+                f"{task_id} is an epic, which is not claimed.",
+                f"Claim one of its ready children: {', '.join(children)}."
+                if children
+                else "None of its children is ready now.",
+            )
+        if task.status is TaskStatus.BLOCKED:
+            open_now = await reading.open_dependencies(connection, self.project_id, task_id)
+            names = ", ".join(f"{one.id} ({one.status})" for one in open_now) or "an open escalation"
+            raise TaskStateError(f"{task_id} is blocked; it waits for {names}.", "Claim another task from loom_ready.")
+        raise claims.conflict(task, agent)
+
+    def _name(self, agent_id: str | None) -> str:
+        if agent_id is None:
+            return self.agent
+        name = limits.agent_name(agent_id)
+        now = time.monotonic()
+        for held in self._held.values():
+            if held.agent == name:
+                held.touched = now
+        return name
+
+    def _touch(self, task_id: str) -> None:
+        if task_id in self._held:
+            self._held[task_id].touched = time.monotonic()
+
+    def _holder(self, task_id: str, agent_id: str | None, token: int | None) -> Holder:
+        """Who a report is from: the claim of its token, else of its agent, else the one this process handed out."""
+        held = self._held.get(task_id)
+        if token is not None:
+            token = limits.token(token)
+            return Holder(
+                self._name(agent_id) if agent_id else held.agent if held and held.token == token else self.agent, token
+            )
+        if agent_id is not None:
+            return Holder(self._name(agent_id))
+        return Holder(held.agent, held.token) if held else Holder(self.agent)
+
+    async def _commit(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
+        """Runs one mutation: a transaction, its events, the mirror. Raises what a refusal carries, after the commit."""
+
+        async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
+            tx = Transaction(connection, self.project_id)
+            result = await work(tx)
+            return result, tx.change(await store.record_events(tx))
+
+        result, change = await self._links.run(lambda pool: db.in_transaction(pool, attempt), repeatable=False)
+        await self._mirror(change)
+        if isinstance(result, Refused):
+            raise result.error
+        return result
+
+    async def _mirror(self, change: Change) -> None:
+        if change.events or change.tasks:
+            await (await self._links.cache()).apply(change)
+            self.committed.set()
+
+
+def default_agent(config: LoomConfig) -> str:
+    """The name of an agent that gave none: `LOOM_AGENT_ID`, else one derived from the client's session, else a fresh one."""
+    if config.agent_id:
+        return limits.agent_name(config.agent_id, "LOOM_AGENT_ID")
+    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
+    if session and ids.AGENT_NAME.fullmatch(session[:8]):
+        return f"claude-{session[:8]}"
+    return ids.agent_name("agent")

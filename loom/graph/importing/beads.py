@@ -1,0 +1,137 @@
+"""Beads' issues, as in `.beads/issues.jsonl`: one JSON object a line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from loom.graph.importing.reconcile import Item, Kind, Note, moment, origin, put_done_when, relate
+from loom.graph.task import Priority, TaskStatus
+
+_BLOCKING = frozenset(("", "blocks", "conditional-blocks", "waits-for"))
+_NOT_WORK = frozenset(("event", "agent", "role", "message", "rig", "slot", "config"))
+_PRIORITY = {0: Priority.P0, 1: Priority.P1, 2: Priority.P1, 3: Priority.P2, 4: Priority.P2}
+_TEXTS = ("description", "design", "notes", "labels")
+_PLACED = frozenset(
+    [
+        *("_type", "id", "title", "status", "priority", "parent", "dependencies", "comments", "acceptance_criteria"),
+        *("created_at", "closed_at", "close_reason", *_TEXTS),
+    ]
+)
+
+
+def recognises(rows: object) -> bool:
+    """Whether parsed lines, or a JSON array, are Beads' issues."""
+    return isinstance(rows, list) and any(
+        isinstance(row, dict) and "id" in row and "title" in row and ("issue_type" in row or "status" in row)
+        for row in rows
+    )
+
+
+def read(rows: Sequence[object], notes: list[Note]) -> tuple[list[Item], dict[str, int]]:
+    """The items of a file, and what it held. Tombstones and what is not work are left out and noted."""
+    work: list[Mapping[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not row.get("id"):
+            notes.append(Note(Kind.NOT_WORK, f"beads:#{number}", f"entry {number}"))
+        elif why := _not_work(row):
+            notes.append(Note(Kind.NOT_WORK, _key(row["id"]), f"{_key(row['id'])} ({why})"))
+        else:
+            work.append(row)
+    newest: dict[str, Mapping[str, Any]] = {}
+    for row in work:  # a merge can leave an issue's older lines in the file
+        id = str(row["id"])
+        if id in newest:
+            notes.append(Note(Kind.DUPLICATE, _key(id), _key(id)))
+        if id not in newest or _changed(newest[id]) <= _changed(row):
+            newest[id] = row
+    items = [_item(row, newest, notes) for row in newest.values()]
+    source = {"issues": len(rows), "dependencies": sum(len(_links(row)) for row in rows if isinstance(row, dict))}
+    return items, source
+
+
+def _not_work(row: Mapping[str, Any]) -> str:
+    if row.get("status") == "tombstone" or row.get("deleted_at"):
+        return "tombstone"
+    if (record := row.get("_type") or "issue") != "issue":
+        return str(record)
+    if row.get("ephemeral") is True:
+        return "ephemeral"
+    if row.get("is_template") is True:
+        return "template"
+    return str(row["issue_type"]) if str(row.get("issue_type")) in _NOT_WORK else ""
+
+
+def _item(row: Mapping[str, Any], ids: Collection[str], notes: list[Note]) -> Item:
+    id, former = str(row["id"]), str(row.get("status") or "open").strip().lower()
+    closed = former == "closed"
+    item = Item(
+        key=_key(id),
+        title=str(row.get("title") or ""),
+        status=TaskStatus.DONE if closed else TaskStatus.PENDING,
+        was=None if former in ("open", "closed") else former,
+        epic=row.get("issue_type") in ("epic", "molecule"),
+        priority=_priority(row.get("priority")),
+        context={name: row[name] for name in _TEXTS if row.get(name)},
+        output={"close_reason": row["close_reason"]} if closed and row.get("close_reason") else None,
+        created_at=moment(row.get("created_at")),
+        done_at=moment(row.get("closed_at")),
+    )
+    for kind, target in _links(row):
+        if kind == "parent-child":
+            item.parents.append(_key(target))
+        elif kind in _BLOCKING:
+            item.depends_on.append(_key(target))
+            if kind == "conditional-blocks":  # to run only if the other fails: Loom has no such edge, a reader decides
+                relate(item.context, {"type": kind, "id": target})
+                notes.append(Note(Kind.CONDITIONAL, item.key, f"{item} on {target}"))
+        else:
+            relate(item.context, {"type": kind, "id": target})
+    if row.get("parent"):
+        item.parents.append(_key(row["parent"]))
+    above, _, last = id.rpartition(".")
+    if not item.parents and last.isdigit() and above in ids:
+        item.parents.append(_key(above))
+    put_done_when(item, ("acceptance_criteria", row.get("acceptance_criteria")))
+    if comments := row.get("comments"):
+        item.context["comments"] = (
+            [_comment(comment) for comment in comments] if isinstance(comments, list) else comments
+        )
+    extra = {name: value for name, value in row.items() if name not in _PLACED and value not in (None, "", [])}
+    item.context["origin"] = {"format": "beads", "id": id, **extra}
+    return item
+
+
+def _links(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Kind and target of each of an issue's dependencies, in the several spellings that Beads' tools write."""
+    found: list[tuple[str, str]] = []
+    links = row.get("dependencies")
+    for link in links if isinstance(links, list) else []:
+        if isinstance(link, dict):
+            target = link.get("depends_on_id") or link.get("depends_on") or link.get("target_id") or link.get("id")
+            if target:
+                found.append((str(link.get("type") or link.get("dependency_type") or ""), str(target)))
+        elif isinstance(link, str):
+            found.append(("", link))
+    return found
+
+
+def _changed(row: Mapping[str, Any]) -> float:
+    at = moment(row.get("updated_at"))
+    return 0 if at is None else at.timestamp()
+
+
+def _comment(comment: object) -> object:
+    if not isinstance(comment, dict):
+        return comment
+    return {name: comment[name] for name in ("author", "created_at", "text") if comment.get(name)}
+
+
+def _priority(value: object) -> Priority:
+    if isinstance(value, str) and value.lower().removeprefix("p").isdecimal():
+        value = int(value.lower().removeprefix("p")[:3])
+    return _PRIORITY.get(value, Priority.P1) if isinstance(value, int) else Priority.P1
+
+
+def _key(id: object) -> str:
+    return origin(f"beads:{id}")

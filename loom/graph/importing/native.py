@@ -1,0 +1,132 @@
+"""Loom's own files: the export of a project, and plans.
+
+An export is `{"loom_export": 1, "project": {"id", "name"}, "tasks": [...]}`, its tasks as `export` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+from loom.exceptions import ImportFormatError
+from loom.graph import limits, plan
+from loom.graph.importing.reconcile import Batch, Item, Kind, Note, moment, origin
+from loom.graph.task import Priority, Task, TaskStatus
+
+VERSION = 1
+
+_STATUS = {
+    "done": TaskStatus.DONE,
+    "cancelled": TaskStatus.CANCELLED,
+    "pending": TaskStatus.PENDING,
+    "blocked": TaskStatus.PENDING,  # derived from what it waits for
+    "epic": TaskStatus.PENDING,
+}
+
+
+def export(
+    project_id: str, project_name: str, tasks: Iterable[Task], waived: Mapping[str, Collection[str]]
+) -> dict[str, Any]:
+    """The export of a project. `waived` has, for tasks that have such, the dependencies whose edges are waived."""
+    return {
+        "loom_export": VERSION,
+        "project": {"id": project_id, "name": project_name},
+        "tasks": [_entry(task, waived.get(task.id, ())) for task in tasks],
+    }
+
+
+def recognises(data: object) -> bool:
+    """Whether parsed JSON is an export of Loom."""
+    return isinstance(data, dict) and "loom_export" in data
+
+
+def read(data: Mapping[str, Any], name: str, notes: list[Note]) -> tuple[list[Item], dict[str, int]]:
+    """The items of an export, and what it held.
+
+    Raises:
+        ImportFormatError: it is of a newer version, or not whole.
+    """
+    if data["loom_export"] != VERSION:
+        raise ImportFormatError(
+            f"{name} is an export of version {limits.quote(str(data['loom_export']))}; this Loom reads {VERSION}.",
+            "Import it with the Loom that wrote it, or a newer one.",
+        )
+    project, tasks = data.get("project"), data.get("tasks")
+    if not isinstance(project, dict) or not project.get("id") or not isinstance(tasks, list):
+        raise ImportFormatError(f"{name} is an export of Loom without its project or tasks.", "Export it again.")
+    prefix = f"loom:{project['id']}:"
+    items: list[Item] = []
+    for number, task in enumerate(tasks, 1):
+        if isinstance(task, dict) and isinstance(task.get("id"), str):
+            items.append(_item(task, prefix))
+        else:
+            notes.append(Note(Kind.NOT_WORK, f"{prefix}#{number}", f"entry {number}"))
+    return items, {"tasks": len(tasks), "dependencies": sum(len(item.depends_on) for item in items)}
+
+
+def plan_batch(data: object, name: str) -> Batch:
+    """A plan as a batch. A task's origin is the plan's file name with its key, or its title where it has none, so that
+    the same file again brings nothing new and a task added to it is one.
+
+    Raises:
+        PlanError, DependencyCycleError: as `plan.parse`.
+    """
+    seen: Counter[str] = Counter()
+    drafts = []
+    for number, draft in enumerate(plan.parse(data), 1):
+        named = f"title {draft.title}" if draft.key.lstrip("#") == str(number) else f"key {draft.key}"
+        seen[named] += 1
+        digest = hashlib.sha256(f"{named}\n{seen[named]}".encode()).hexdigest()[:16]
+        drafts.append(replace(draft, origin_id=origin(f"plan:{PurePath(name).name}:{digest}")))
+    count = sum(len(draft.depends_on) for draft in drafts)
+    return Batch("plan", drafts, source={"tasks": len(drafts), "dependencies": count})
+
+
+def _entry(task: Task, waived: Collection[str]) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "title": task.title,
+        "status": task.status.value,
+        "priority": task.priority.value,
+        "parent_id": task.parent_id,
+        "depends_on": list(task.depends_on),
+        "waived": sorted(waived),
+        "context": task.context,
+        "output": task.output,
+        "done_when": task.done_when,
+        "created_at": task.created_at.isoformat(),
+        "done_at": None if task.done_at is None else task.done_at.isoformat(),
+        "origin_id": task.origin_id,
+    }
+
+
+def _item(task: Mapping[str, Any], prefix: str) -> Item:
+    former = str(task.get("status") or "pending")
+    context, output, done_when = task.get("context"), task.get("output"), task.get("done_when")
+    parent, origin_id = task.get("parent_id"), task.get("origin_id")
+    priority = str(task.get("priority"))
+    return Item(
+        key=origin(prefix + task["id"]),
+        title=str(task.get("title") or ""),
+        status=_STATUS.get(former, TaskStatus.PENDING),
+        was=None if former in _STATUS else former,
+        epic=former == "epic",
+        parents=[origin(prefix + str(parent))] if parent else [],
+        depends_on=_names(task.get("depends_on"), prefix),
+        waived=_names(task.get("waived"), prefix),
+        priority=Priority(priority) if priority in tuple(Priority) else Priority.P1,
+        context=dict(context) if isinstance(context, dict) else {},
+        done_when=done_when if isinstance(done_when, str) else None,
+        output=output if isinstance(output, dict) else None,
+        origin_id=origin_id if isinstance(origin_id, str) and origin_id else None,
+        created_at=moment(task.get("created_at")),
+        done_at=moment(task.get("done_at")),
+    )
+
+
+def _names(value: object, prefix: str) -> list[str]:
+    return [origin(f"{prefix}{name}") for name in value] if isinstance(value, list) else []

@@ -1,0 +1,48 @@
+-- Writes tasks, stream entries and notices to the mirror in one step. KEYS: the mirror hash, the stream, the ready
+-- queue, the dead letters, then the seven status sets. ARGV[1]: the job as JSON:
+--   history, layout   whose mirror the caller writes; another one is left alone
+--   expect, position  (relay) the position this continues from, and the one it reaches
+--   generation        (rebuild) the rebuild that this belongs to, and for how many seconds more it is left alone
+--   patience
+--   maxlen            how many entries the stream keeps
+--   tasks             {key, id, version, status, set, score, dead, ttl, fields}; no fields: only its id is kept
+--   entries           {stream id, fields}
+--   notices           {channel, text}
+local mirror, stream, ready, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local job = cjson.decode(ARGV[1])
+local held = redis.call('HMGET', mirror, 'layout', 'history', 'position', 'generation')
+if held[1] ~= job.layout or held[2] ~= job.history then return 'missing' end
+if job.expect and held[3] ~= job.expect then return 'moved' end
+if job.generation then
+  if held[4] ~= job.generation then return 'moved' end
+  redis.call('HSET', mirror, 'building', tostring(tonumber(redis.call('TIME')[1]) + job.patience))
+end
+
+for _, task in ipairs(job.tasks) do
+  local known = redis.call('HGET', task.key, 'version')
+  local stale = known and tonumber(known) >= tonumber(task.version)
+  if not known then
+    -- The hash of a finished task expires; nothing leads out of these two sets.
+    stale = not task.ttl and (redis.call('SISMEMBER', KEYS[5], task.id) == 1 or redis.call('SISMEMBER', KEYS[6], task.id) == 1)
+  end
+  if not stale then
+    for i = 5, #KEYS do
+      if KEYS[i] == task.set then redis.call('SADD', KEYS[i], task.id) else redis.call('SREM', KEYS[i], task.id) end
+    end
+    if task.score then redis.call('ZADD', ready, task.score, task.id) else redis.call('ZREM', ready, task.id) end
+    if task.dead then redis.call('SADD', dead, task.id) else redis.call('SREM', dead, task.id) end
+    redis.call('DEL', task.key)
+    if task.fields then
+      redis.call('HSET', task.key, unpack(task.fields))
+      if task.ttl then redis.call('EXPIRE', task.key, task.ttl) end
+    end
+    if job.updates then redis.call('PUBLISH', job.updates, cjson.encode({id = task.id, status = task.status, version = task.version})) end
+  end
+end
+
+for _, entry in ipairs(job.entries) do
+  redis.call('XADD', stream, 'MAXLEN', '~', job.maxlen, entry.id, unpack(entry.fields))
+end
+for _, notice in ipairs(job.notices) do redis.call('PUBLISH', notice[1], notice[2]) end
+if job.position then redis.call('HSET', mirror, 'position', job.position) end
+return 'written'

@@ -1,0 +1,120 @@
+"""The task: its statuses, its priorities, and one row of the graph as a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class TaskStatus(StrEnum):
+    """Where a task is. `failed` with a retry time waits for it; `failed` without one is a dead letter."""
+
+    PENDING = "pending"
+    BLOCKED = "blocked"
+    CLAIMED = "claimed"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EPIC = "epic"
+
+    @property
+    def finished(self) -> bool:
+        """Nothing leads out of this status."""
+        return self in (TaskStatus.DONE, TaskStatus.CANCELLED)
+
+
+class Priority(StrEnum):
+    """How urgent a task is; `p0` comes first."""
+
+    P0 = "p0"
+    P1 = "p1"
+    P2 = "p2"
+
+
+PRIORITY_SCORES: dict[Priority, int] = {Priority.P0: 300, Priority.P1: 200, Priority.P2: 100}
+
+_SCORE_EPOCH = 2.0**43  # milliseconds; some 278 years, so that the fraction stays below one
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task as it was when read. `version` grows with each change of what is shown here, the lease's end and
+    `waiting` aside."""
+
+    id: str
+    project_id: str
+    title: str
+    status: TaskStatus
+    priority: Priority
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    assignee: str | None = None
+    parent_id: str | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+    output: dict[str, Any] | None = None
+    done_when: str | None = None
+    depends_on: tuple[str, ...] = ()
+    ready_at: datetime | None = None
+    claimed_at: datetime | None = None
+    done_at: datetime | None = None
+    attempt: int = 0
+    max_attempts: int = 1
+    claim_token: int = 0
+    lease_expires_at: datetime | None = None
+    deadline_at: datetime | None = None
+    retry_at: datetime | None = None
+    dead_reason: str | None = None
+    lapsed: bool = False
+    origin_id: str | None = None
+    waiting: int = 0
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Task:
+        """Builds a task from a row of `tasks` that has `depends_on` beside its columns (see `store.COLUMNS`)."""
+        output = record["output"]
+        return cls(
+            id=record["id"],
+            project_id=str(record["project_id"]),
+            title=record["title"],
+            status=TaskStatus(record["status"]),
+            priority=Priority(f"p{record['priority']}"),
+            version=record["version"],
+            created_at=record["created_at"],
+            updated_at=record["updated_at"],
+            assignee=record["assignee"],
+            parent_id=record["parent_id"],
+            context=json.loads(record["context"]),
+            output=None if output is None else json.loads(output),
+            done_when=record["done_when"],
+            depends_on=tuple(record["depends_on"]),
+            ready_at=record["ready_at"],
+            claimed_at=record["claimed_at"],
+            done_at=record["done_at"],
+            attempt=record["attempt"],
+            max_attempts=record["max_attempts"],
+            claim_token=record["claim_token"],
+            lease_expires_at=record["lease_expires_at"],
+            deadline_at=record["deadline_at"],
+            retry_at=record["retry_at"],
+            dead_reason=record["dead_reason"],
+            lapsed=record["lapsed"],
+            origin_id=record["origin_id"],
+            waiting=record["waiting"],
+        )
+
+    @property
+    def dead(self) -> bool:
+        """A dead letter: failed, and nothing will try it again by itself."""
+        return self.status is TaskStatus.FAILED and self.retry_at is None
+
+
+def ready_score(priority: Priority, ready_at: datetime) -> float:
+    """The place of a ready task in the sorted set: its floor is the priority's score, higher comes first, and among
+    equals the one that became ready first. Exact to the millisecond in a double."""
+    milliseconds = round(ready_at.timestamp() * 1000)
+    return PRIORITY_SCORES[priority] + 1 - milliseconds / _SCORE_EPOCH

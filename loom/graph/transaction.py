@@ -1,0 +1,78 @@
+"""One mutation on its way through the house.
+
+A front method opens a `Transaction`, store and deps write through it and tell it what changed, and when it has committed
+its `Change` goes to the mirror. Nobody collects, mirrors or publishes by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loom.bus.events import START, Event, EventType, Position
+from loom.graph.task import Task
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to announce on a channel after the commit; a hint, Postgres holds the fact."""
+
+    channel: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a committed transaction did: the tasks as they are now, the events that happened, where the last one stands."""
+
+    tasks: tuple[Task, ...] = ()
+    events: tuple[Event, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    position: Position = START
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open transaction on one project, and what it has changed so far."""
+
+    connection: Connection
+    project_id: str
+    tasks: dict[str, Task] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+
+    def changed(
+        self,
+        task: Task,
+        event: EventType,
+        *,
+        agent: str | None = None,
+        token: int | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Notes a task's new state and the one event that explains it."""
+        self.tasks[task.id] = task
+        self.events.append(Event(event, task.id, task.status, task.version, agent, token, data))
+
+    def happened(
+        self,
+        event: EventType,
+        task_id: str | None = None,
+        *,
+        agent: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Notes an event that leaves the task's row as it is."""
+        self.events.append(Event(event, task_id, agent=agent, data=data))
+
+    def announce(self, channel: str, text: str) -> None:
+        """Notes something to publish after the commit."""
+        self.notices.append(Notice(channel, text))
+
+    def change(self, position: Position) -> Change:
+        """The outcome, for the mirror."""
+        return Change(tuple(self.tasks.values()), tuple(self.events), tuple(self.notices), position)

@@ -1,0 +1,164 @@
+"""Real servers for every test: one PostgreSQL and one Redis a session, a database of its own a test.
+
+`--servers=embedded` (the default) starts Loom's own in a temporary place, `--servers=docker` uses testcontainers, and
+LOOM_TEST_DATABASE_URL with LOOM_TEST_REDIS_URL uses what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from loom import services
+from loom.config import DatabaseConfig, LoomConfig, OrchestrationConfig, RedisConfig, ServersConfig
+from loom.db.connection import Pool, open_pool
+from loom.db.migrate import migrate
+from loom.graph.front import Loom
+from loom.services import Endpoints
+
+Opener = Callable[..., Awaitable[Loom]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--servers", default="embedded", choices=["embedded", "docker"], help="where tests get servers")
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Iterator[Endpoints]:
+    """One pair of servers for the whole session."""
+    database, redis = os.environ.get("LOOM_TEST_DATABASE_URL"), os.environ.get("LOOM_TEST_REDIS_URL")
+    if database and redis:
+        yield Endpoints(database, redis)
+    elif request.config.getoption("--servers") == "docker":
+        from testcontainers.postgres import PostgresContainer
+        from testcontainers.redis import RedisContainer
+
+        with PostgresContainer("postgres:16-alpine", driver=None) as postgres, RedisContainer("redis:7-alpine") as cache:
+            address = f"redis://{cache.get_container_host_ip()}:{cache.get_exposed_port(6379)}"
+            yield Endpoints(postgres.get_connection_url(), address)
+    else:
+        config = LoomConfig(servers=ServersConfig(backend="embedded", instance=f"test-{uuid.uuid4().hex[:6]}"))
+        with tempfile.TemporaryDirectory(prefix="loom-", dir="/tmp") as place:
+            Path(place).chmod(0o755)
+            before = os.environ.get("LOOM_DATA_DIR")
+            os.environ["LOOM_DATA_DIR"] = place
+            try:
+                yield services.up(config)
+            finally:
+                services.down(config)
+                os.environ.pop("LOOM_DATA_DIR") if before is None else os.environ.update(LOOM_DATA_DIR=before)
+
+
+@pytest.fixture(scope="session")
+def template(servers: Endpoints) -> str:
+    """The name of a database with the schema in it, to make each test's from."""
+    name = f"loom_template_{uuid.uuid4().hex[:8]}"
+
+    async def prepare() -> None:
+        admin = await asyncpg.connect(servers.database_url)
+        await admin.execute(f"create database {name}")
+        await admin.close()
+        connection = await asyncpg.connect(with_database(servers.database_url, name))
+        await migrate(connection)
+        await connection.close()
+
+    asyncio.run(prepare())
+    return name
+
+
+@pytest.fixture
+async def database_url(servers: Endpoints, template: str) -> AsyncIterator[str]:
+    """A database for one test."""
+    name = f"loom_test_{uuid.uuid4().hex[:8]}"
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute(f"create database {name} template {template}")
+    yield with_database(servers.database_url, name)
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+@pytest.fixture
+def config(database_url: str, servers: Endpoints) -> LoomConfig:
+    """A project of its own in that database."""
+    return LoomConfig(
+        project_name="test",
+        project_id=str(uuid.uuid4()),
+        database=DatabaseConfig(url=database_url),
+        redis=RedisConfig(url=servers.redis_url),
+        servers=ServersConfig(backend="external"),
+        orchestration=OrchestrationConfig(sweep_seconds=0.2),
+    )
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    """A pool on the test's database."""
+    pool = await open_pool(database_url, min_size=1, max_size=20)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def redis_conn(servers: Endpoints) -> AsyncIterator[Redis]:
+    """A Redis client."""
+    redis = Redis.from_url(servers.redis_url, decode_responses=True)
+    yield redis
+    await redis.aclose()
+
+
+@pytest.fixture
+async def open_loom(config: LoomConfig) -> AsyncIterator[Opener]:
+    """Opens the test's project as often as asked, each time as another process would."""
+    async with AsyncExitStack() as stack:
+
+        async def opener(agent: str = "tester", **orchestration: float) -> Loom:
+            chosen = replace(config, orchestration=replace(config.orchestration, **orchestration))  # type: ignore[arg-type]
+            return await stack.enter_async_context(Loom(chosen, agent=agent))
+
+        yield opener
+
+
+@pytest.fixture
+async def loom(open_loom: Opener) -> Loom:
+    """The test's project, as an agent called `tester`."""
+    loom = await open_loom()
+    await loom.connect()
+    return loom
+
+
+@pytest.fixture
+async def project(loom: Loom) -> str:
+    """The id of the test's project, its row in place."""
+    return loom.project_id
+
+
+@pytest.fixture
+async def clock(pool: Pool) -> Callable[[float], Awaitable[None]]:
+    """Moves Loom's clock, in the test's own database, ahead by seconds."""
+    total = 0.0
+
+    async def advance(seconds: float) -> None:
+        nonlocal total
+        total += seconds
+        await pool.execute(
+            "create or replace function loom_now() returns timestamptz language sql stable parallel safe"
+            f" as 'select now() + interval ''{total} seconds'''"
+        )
+
+    return advance
+
+
+def with_database(url: str, name: str) -> str:
+    """The same server, another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
