@@ -44,7 +44,10 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Endpoints]:
         from testcontainers.postgres import PostgresContainer
         from testcontainers.redis import RedisContainer
 
-        with PostgresContainer("postgres:16-alpine", driver=None) as postgres, RedisContainer("redis:7-alpine") as cache:
+        with (
+            PostgresContainer("postgres:16-alpine", driver=None) as postgres,
+            RedisContainer("redis:7-alpine") as cache,
+        ):
             address = f"redis://{cache.get_container_host_ip()}:{cache.get_exposed_port(6379)}"
             yield Endpoints(postgres.get_connection_url(), address)
     else:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from loom.db.connection import Row
 
 
 class EventType(StrEnum):
@@ -71,7 +74,7 @@ class Event:
     created_at: datetime | None = None
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Event:
+    def from_record(cls, record: Row) -> Event:
         """Builds an event from a row of `events`, its `xid` read as a number."""
         return cls(
             type=EventType(record["type"]),

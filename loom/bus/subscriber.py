@@ -66,7 +66,7 @@ class Subscriber:
     async def _listen(self) -> None:
         pause = 0.5
         while True:
-            with contextlib.suppress(_unreachable()):
+            with contextlib.suppress(*_unreachable()):
                 await self._hear()
             self._heard.clear()
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -92,7 +92,7 @@ class Subscriber:
                 woken.set()
 
 
-def _unreachable() -> type[Exception] | tuple[type[Exception], ...]:
+def _unreachable() -> tuple[type[Exception], ...]:
     from redis.exceptions import RedisError
 
     return (RedisError, OSError)

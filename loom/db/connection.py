@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -20,6 +20,13 @@ from loom.exceptions import DatabaseUnavailableError
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 T = TypeVar("T")
+
+
+class Row(Protocol):
+    """What models are built from: a record of the database, or a mapping in its place."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
 
 _TRIES = 8
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -39,13 +46,14 @@ _REFUSED = (
 )
 
 
-async def open_pool(url: str, *, min_size: int, max_size: int) -> Pool:
+async def open_pool(url: str, *, min_size: int, max_size: int, name: str = "loom") -> Pool:
     """Opens a pool whose first connection answers.
 
     Args:
         url: where PostgreSQL is; passwords in it never reach an error.
         min_size: connections held open; one is opened now, the others when they are needed.
         max_size: the most that are opened.
+        name: what the server's list of sessions shows.
 
     Raises:
         DatabaseUnavailableError: nothing answers there, or it refuses.
@@ -60,7 +68,7 @@ async def open_pool(url: str, *, min_size: int, max_size: int) -> Pool:
             # What a connection could carry from one user to the next is never made, so there is nothing to reset,
             # and a round trip is saved at each release.
             reset=_nothing_to_reset,
-            server_settings={"application_name": "loom"},
+            server_settings={"application_name": name},
         )
 
 

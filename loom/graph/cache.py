@@ -1,8 +1,9 @@
 """Task data in Redis: the only reader and writer of it, with Postgres behind.
 
-Writes come after the commit, guarded by row versions, so that they may arrive in any order. Reads are answered here only
-while the mirror is known to hold what this process has written itself; else they go to Postgres, and a caller never
-sees which. Redis slow or away costs one short timeout, then the breaker keeps everybody off until it is tried again.
+Writes come after the commit, guarded by row versions, so that they may arrive in any order. Reads are answered here
+only while the mirror is known to hold what this process has written itself; else they go to Postgres, and a caller
+never sees which. Redis slow or away costs one short timeout, then the breaker keeps everybody off until it is tried
+again.
 
 The mirror belongs to one history of one database. Another history, another layout or an empty Redis makes it
 `missing`, and the relay rebuilds it.
@@ -152,7 +153,7 @@ class Cache:
         process is at it or Redis is away. Whoever writes meanwhile is not lost: the rebuild reads the database after
         this, and row versions guard the rest."""
 
-        async def run(redis: Redis) -> str | None:
+        async def run(redis: Any) -> str | None:
             generation = await redis.eval(
                 _BEGIN, 1, self._keys[0], LAYOUT, self.history, str(_BUILDING_SECONDS), f"{LAYOUT}/{self.history}"
             )
@@ -168,7 +169,7 @@ class Cache:
     async def finish(self, generation: str, position: Position, escalations: Iterable[str]) -> bool:
         """Ends a rebuild: readers may use the mirror, and the relay goes on from `position`."""
 
-        async def run(redis: Redis) -> bool:
+        async def run(redis: Any) -> bool:
             queue = channels.escalation_channel(self._project)
             return bool(await redis.eval(_FINISH, 2, self._keys[0], queue, generation, str(position), *escalations))
 
@@ -179,7 +180,7 @@ class Cache:
     async def state(self) -> MirrorState | None:
         """How the mirror is; None when Redis is away."""
 
-        async def run(redis: Redis) -> MirrorState:
+        async def run(redis: Any) -> MirrorState:
             held = await redis.hmget(self._keys[0], ["layout", "history", "position", "generation", "building"])
             layout, history, position, generation, building = held
             own = layout == LAYOUT and history == self.history
@@ -235,7 +236,7 @@ class Cache:
     async def everything(self) -> Contents | None:
         """All that the mirror holds of the project's tasks; for checks, it reads every key."""
 
-        async def run(redis: Redis) -> Contents:
+        async def run(redis: Any) -> Contents:
             prefix = channels.task_key(self._project, "")
             names = [name async for name in redis.scan_iter(match=f"{prefix}*", count=1000)]
             hashes = {}
@@ -280,7 +281,7 @@ class Cache:
         if not quiet:
             job["updates"] = channels.updates_channel(self._project)
 
-        async def run(redis: Redis) -> str:
+        async def run(redis: Any) -> str:
             if self._script is None:
                 self._script = redis.register_script(_SCRIPT)
             return str(await self._script(keys=self._keys, args=[json.dumps(job, ensure_ascii=False)]))
@@ -309,7 +310,8 @@ class Cache:
     async def _read(self, ask: Callable[[Any], Any]) -> list[Any] | None:
         """Runs reads together with a look at the mirror's state, in one MULTI."""
 
-        async def run(redis: Redis) -> list[Any] | None:
+        async def run(redis: Any) -> list[Any] | None:
+            found: list[Any]
             async with redis.pipeline(transaction=True) as pipe:
                 pipe.hmget(self._keys[0], ["layout", "history", "position", "building"])
                 ask(pipe)
@@ -324,7 +326,8 @@ class Cache:
 
         return await self._try(run)
 
-    async def _try(self, run: Callable[[Redis], Awaitable[T]]) -> T | None:
+    async def _try(self, run: Callable[[Any], Awaitable[T]]) -> T | None:
+        # The client is Any to what runs on it: its own types know nothing of decoded answers.
         from redis.exceptions import RedisError
 
         if not self._breaker.closed:

@@ -283,8 +283,8 @@ def _refusal(task: Task, holder: Holder) -> LoomError:
     stop = "Stop working on it: the result was not taken."
     if holder.token is not None and task.claim_token != holder.token:
         return ClaimConflictError(
-            f"Claim {holder.token} of {task.id} was lost; the newest is {task.claim_token}, and the task is {task.status}"
-            + (f" by {task.assignee}." if task.status is TaskStatus.CLAIMED else "."),
+            f"Claim {holder.token} of {task.id} was lost; the newest is {task.claim_token}, and the task is"
+            f" {task.status}{f' by {task.assignee}' if task.status is TaskStatus.CLAIMED else ''}.",
             stop,
         )
     match task.status:

@@ -145,7 +145,12 @@ class Connections:
 
     async def _open_pool(self, endpoints: services.Endpoints) -> db.Pool:
         settings = self.config.database
-        return await db.open_pool(endpoints.database_url, min_size=settings.pool_min, max_size=settings.pool_max)
+        return await db.open_pool(
+            endpoints.database_url,
+            min_size=settings.pool_min,
+            max_size=settings.pool_max,
+            name=f"loom/{self.project_id}",
+        )
 
     async def _pool_that_answers(self) -> db.Pool:
         async def probe(pool: db.Pool) -> db.Pool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from loom.graph.deps import epic_start, task_of, topological, waits_for
-from loom.graph.reading import GraphView
 from loom.graph.task import Task, TaskStatus
 from loom.graph.views import Reply, clean, full
+
+if TYPE_CHECKING:
+    from loom.graph.reading import GraphView
 
 _WAVE_SHOWN = 10
 _NESTED = 20  # deeper epics are drawn beside the others
@@ -54,7 +58,7 @@ def summary(found: GraphView) -> Reply:
 
 
 def waves(found: GraphView) -> list[list[Task]]:
-    """The unfinished tasks by how many steps of unfinished work they are away; those of one wave can be done at once."""
+    """The unfinished tasks by how many steps of unfinished work they are away."""
     unfinished = {one.id: one for one in found.tasks if not one.status.finished}
     targets: dict[str, list[str]] = {one: [] for one in unfinished}
     for one, target, waived in found.edges:

@@ -82,7 +82,7 @@ async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outco
             changed, event = await _follow_waiting(tx, changed)
     saved = await store.save(tx, changed, context=edit.context)
     tx.changed(saved, event, agent=agent)
-    freed = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
+    freed: tuple[str, ...] = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
     if saved.status is TaskStatus.EPIC:
         freed = await cascade.follow_epic(tx, saved, task.waiting, agent)
     return Outcome(saved, unblocked=freed)
@@ -171,10 +171,8 @@ async def hold_existing(tx: Transaction, targets: Sequence[str]) -> dict[str, Ta
     statuses = await store.hold(tx, targets) if targets else {}
     missing = [target for target in targets if target not in statuses]
     if missing:
-        raise TaskNotFoundError(
-            f"depends_on names {', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}, which this project does not have.",
-            "See loom_graph for its tasks.",
-        )
+        names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
+        raise TaskNotFoundError(f"This project has no {names} to depend on.", "See loom_graph for its tasks.")
     return statuses
 
 

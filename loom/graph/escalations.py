@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loom.bus import channels
 from loom.bus.events import EventType
 from loom.graph.transaction import Transaction
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection
+    from loom.db.connection import Connection, Row
 
 
 class EscalationKind(StrEnum):
@@ -42,7 +42,7 @@ class Escalation:
     resolved_at: datetime | None = None
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Escalation:
+    def from_record(cls, record: Row) -> Escalation:
         """Builds an escalation from a row."""
         values = {field: record[field] for field in cls.__slots__}
         return cls(**values | {"kind": EscalationKind(record["kind"])})
@@ -107,7 +107,9 @@ async def close(
     for one in resolved:
         data = {"escalation": one.id, "resolution": resolution} | ({"note": note} if note else {})
         tx.happened(EventType.ESCALATION_RESOLVED, one.task_id, agent=by, data=data)
-        tx.announce(channels.escalation_channel(tx.project_id), json.dumps({"resolved": one.id, "task_id": one.task_id}))
+        tx.announce(
+            channels.escalation_channel(tx.project_id), json.dumps({"resolved": one.id, "task_id": one.task_id})
+        )
     return resolved
 
 
@@ -134,7 +136,8 @@ async def get(connection: Connection, project_id: str, escalation_id: str) -> Es
 async def open_escalations(connection: Connection, project_id: str, *, limit: int) -> list[Escalation]:
     """The open ones, oldest first."""
     records = await connection.fetch(
-        f"select {_COLUMNS} from escalations where project_id = $1 and resolved_at is null order by raised_at, id limit $2",
+        f"select {_COLUMNS} from escalations where project_id = $1 and resolved_at is null"
+        " order by raised_at, id limit $2",
         project_id,
         limit,
     )
@@ -144,7 +147,8 @@ async def open_escalations(connection: Connection, project_id: str, *, limit: in
 async def of_tasks(connection: Connection, project_id: str, task_ids: Sequence[str]) -> list[Escalation]:
     """Every escalation of these tasks, newest first."""
     records = await connection.fetch(
-        f"select {_COLUMNS} from escalations where project_id = $1 and task_id = any($2::text[]) order by raised_at desc, id",
+        f"select {_COLUMNS} from escalations where project_id = $1 and task_id = any($2::text[])"
+        " order by raised_at desc, id",
         project_id,
         list(task_ids),
     )

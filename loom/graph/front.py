@@ -23,7 +23,7 @@ from loom import ids
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
 from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError, TaskStateError
-from loom.graph import claims, editing, limits, messages, plan, planting, project, reading, resolving, store, waiting
+from loom.graph import claims, editing, limits, messages, project, reading, resolving, store, waiting
 from loom.graph.claims import Holder, Outcome, Refused, Terms
 from loom.graph.connections import Connections
 from loom.graph.escalations import Escalation, open_escalations
@@ -37,21 +37,26 @@ from loom.graph.transaction import Change, Transaction
 if TYPE_CHECKING:
     from loom.graph.importing import Batch
     from loom.graph.invariants import Finding
+    from loom.graph.planting import Imported
     from loom.graph.relay import Relay
 
 T = TypeVar("T")
 
 LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
 _LONGEST_LEASE = 7 * 86400.0
+_LONGEST_RENEWAL = 60.0
+_LARGE = 1_000  # tasks
 
 
 @dataclass(slots=True)
 class _Held:
-    """A claim that this process handed out: under which name, its token, and when a call last touched it."""
+    """A claim that this process handed out: under which name, its token, when a call last touched it, and how many
+    seconds its lease lasts."""
 
     agent: str
     token: int
     touched: float
+    lease: float
 
 
 class Loom:
@@ -137,12 +142,25 @@ class Loom:
         Raises:
             PlanError, InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
-        drafts = plan.parse(given)
-        return (await self._plant(drafts, agent_id)).tasks
+        from loom.graph import plan, planting
 
-    async def import_tasks(self, batch: Batch, *, agent_id: str | None = None) -> planting.Planted:
+        drafts, agent = plan.parse(given), self._name(agent_id)
+        planted = await self._commit(
+            lambda tx: planting.plant(tx, drafts, agent=agent, max_attempts=self._policy.max_attempts)
+        )
+        await self._settle_in(len(planted.tasks))
+        return planted.tasks
+
+    async def import_tasks(self, batch: Batch, *, agent_id: str | None = None) -> Imported:
         """Creates what an import brought and the project has not had before; leaves everything else alone."""
-        return await self._plant(batch.drafts, agent_id)
+        from loom.graph import planting
+
+        agent = self._name(agent_id)
+        done = await self._commit(
+            lambda tx: planting.plant_import(tx, batch, agent=agent, max_attempts=self._policy.max_attempts)
+        )
+        await self._settle_in(len(done.tasks))
+        return done
 
     async def export(self) -> dict[str, Any]:
         """The whole project as Loom's own import reads it."""
@@ -165,7 +183,7 @@ class Loom:
         done_when: str | None = None,
         agent_id: str | None = None,
     ) -> Outcome:
-        """Changes an unfinished task. `context` and `depends_on` replace what was there; an empty `done_when` removes it.
+        """Changes an unfinished task. `context` and `depends_on` replace what was there; `done_when` "" removes it.
 
         Raises:
             InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
@@ -187,7 +205,7 @@ class Loom:
     async def cancel(
         self, task_id: str, *, reason: str | None = None, downstream: bool = False, agent_id: str | None = None
     ) -> Outcome:
-        """Cancels an unfinished task, an epic with all that is unfinished in it, and with `downstream` what waits for it.
+        """Cancels an unfinished task, all that is unfinished in an epic, and with `downstream` what waits for it.
 
         Raises:
             InvalidInputError, TaskNotFoundError, TaskStateError.
@@ -238,7 +256,7 @@ class Loom:
         if made is None:
             return None
         claim, change = made
-        self._held[claim.task.id] = _Held(agent, claim.task.claim_token, time.monotonic())
+        self._held[claim.task.id] = _Held(agent, claim.task.claim_token, time.monotonic(), terms.lease_seconds)
         await self._mirror(change)
         return claim
 
@@ -414,11 +432,33 @@ class Loom:
             raise claims.not_found(root)
         return found
 
-    async def doctor(self) -> list[Finding]:
-        """Checks the invariants of the project on one snapshot, and the mirror against Postgres."""
+    async def projects(self) -> list[project.Project]:
+        """All projects of this database, oldest first."""
+        async with self._links.reading() as connection:
+            return await project.list_projects(connection)
+
+    async def archive(self) -> bool:
+        """Hides this project from lists; nothing is removed. False if it was archived before."""
+
+        async def work(pool: db.Pool) -> bool:
+            async with pool.acquire() as connection:
+                return await project.archive(connection, self.project_id)
+
+        return await self._links.run(work)
+
+    async def neighbours(self) -> dict[str, int]:
+        """Other projects whose processes are connected to the same database server now: name to connections."""
+        async with self._links.reading() as connection:
+            return await project.connected(connection, self.project_id)
+
+    async def doctor(self, *, deep: bool = False) -> list[Finding]:
+        """Checks the invariants of the project on one snapshot, and the mirror against Postgres; with `deep` the mirror
+        is built anew first."""
         from loom.graph import invariants
 
         links = self._links
+        if deep:
+            await (await links.relay()).rebuild()
         return await invariants.check(await links.pool(), await links.cache(), await links.relay(), self.project_id)
 
     # --- talking and waiting ------------------------------------------------------------------------------------------
@@ -441,7 +481,7 @@ class Loom:
         unread: bool = True,
         limit: int = 20,
     ) -> messages.Inbox:
-        """Acknowledges the messages named in `ack`, then reads. Raises MessageNotFoundError for what the inbox lacks."""
+        """Acknowledges the messages named in `ack`, then reads. Raises MessageNotFoundError for one it lacks."""
         agent = self._name(agent_id)
         thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
         wanted = sorted({limits.message_id(one) for one in ack or ()})
@@ -510,9 +550,14 @@ class Loom:
             await self._commit(claims.announce_complete)
         return pulse
 
+    @property
+    def renew_every(self) -> float:
+        """Seconds between renewals: a third of the shortest lease that this process holds, a minute at most."""
+        return min([_LONGEST_RENEWAL, *(held.lease / 3 for held in self._held.values())])
+
     async def renew(self) -> list[str]:
-        """Renews, in one statement, the claims that this process handed out and that somebody has asked about within the
-        idle limit. Returns the ids of those that were lost."""
+        """Renews, in one statement, the claims that this process handed out and that somebody has asked about within
+        the idle limit. Returns the ids of those that were lost."""
         oldest = time.monotonic() - self.config.orchestration.idle_limit_seconds
         alive = {task_id: held.token for task_id, held in self._held.items() if held.touched >= oldest}
         if not alive:
@@ -544,15 +589,11 @@ class Loom:
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
-    async def _plant(self, drafts: Sequence[plan.Draft], agent_id: str | None) -> planting.Planted:
-        agent = self._name(agent_id)
-        planted = await self._commit(
-            lambda tx: planting.plant(tx, drafts, agent=agent, max_attempts=self._policy.max_attempts)
-        )
-        if len(planted.tasks) >= planting.LARGE:
+    async def _settle_in(self, count: int) -> None:
+        """After a large insert, refreshes the planner's statistics instead of waiting for autovacuum to notice."""
+        if count >= _LARGE:
             async with self._links.reading() as connection:
                 await store.analyze(connection)
-        return planted
 
     async def _report(self, task_id: str, work: Callable[[Transaction], Awaitable[Outcome | Refused]]) -> Outcome:
         self._touch(task_id)
@@ -626,7 +667,7 @@ class Loom:
 
 
 def default_agent(config: LoomConfig) -> str:
-    """The name of an agent that gave none: `LOOM_AGENT_ID`, else one derived from the client's session, else a fresh one."""
+    """The name of an agent that gave none: `LOOM_AGENT_ID`, else one derived from the client's session, else fresh."""
     if config.agent_id:
         return limits.agent_name(config.agent_id, "LOOM_AGENT_ID")
     session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")

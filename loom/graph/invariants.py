@@ -50,7 +50,8 @@ _RULES = {
          where p.project_id = $1
            and p.status <> case when k.open > 0 then 'epic' when k.done > 0 then 'done' else 'cancelled' end""",
     "nothing is done before its dependencies": """
-        select t.id from tasks t join task_deps e on e.project_id = t.project_id and e.task_id = t.id and e.waived_at is null
+        select t.id from tasks t
+          join task_deps e on e.project_id = t.project_id and e.task_id = t.id and e.waived_at is null
           join tasks d on d.project_id = e.project_id and d.id = e.depends_on
          where t.project_id = $1 and t.status = 'done' and d.status <> 'done'""",
     "a task's last event is its row": """
@@ -83,8 +84,9 @@ async def _rule(connection: Connection, project_id: str, name: str, query: str) 
 async def _acyclic(connection: Connection, project_id: str) -> Finding:
     rows = await connection.fetch(
         """
-        select t.id, t.parent_id, array(select e.depends_on from task_deps e where e.project_id = $1 and e.task_id = t.id
-                                           and e.waived_at is null) as depends_on
+        select t.id, t.parent_id,
+               array(select e.depends_on from task_deps e
+                      where e.project_id = $1 and e.task_id = t.id and e.waived_at is null) as depends_on
           from tasks t where t.project_id = $1 order by t.id
         """,
         project_id,

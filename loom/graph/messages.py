@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loom.bus import channels
 from loom.bus.events import EventType
 from loom.graph.transaction import Transaction
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection
+    from loom.db.connection import Connection, Row
 
 EVERYONE = "*"
 ORCHESTRATOR = "orchestrator"
@@ -32,7 +32,7 @@ class Message:
     created_at: datetime
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Message:
+    def from_record(cls, record: Row) -> Message:
         """Builds a message from a row."""
         return cls(**{field: record[field] for field in cls.__slots__})
 

@@ -20,7 +20,9 @@ end
 
 for _, task in ipairs(job.tasks) do
   local known = redis.call('HGET', task.key, 'version')
-  local stale = known and tonumber(known) >= tonumber(task.version)
+  -- A rebuild writes the same version again: the emptying before it may have taken an id out of a set while it was written.
+  local newest = tonumber(task.version) - (job.generation and 0 or 1)
+  local stale = known and tonumber(known) > newest
   if not known then
     -- The hash of a finished task expires; nothing leads out of these two sets.
     stale = not task.ttl and (redis.call('SISMEMBER', KEYS[5], task.id) == 1 or redis.call('SISMEMBER', KEYS[6], task.id) == 1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from loom.bus.events import EventType
 from loom.graph import editing, plan, store
 from loom.graph.deps import epic_start, waits_for
+from loom.graph.importing import Adjustment, Batch, Known, fit
 from loom.graph.plan import Draft
 from loom.graph.store import NewTask
 from loom.graph.task import Task, TaskStatus
@@ -20,54 +21,62 @@ LARGE = 1_000  # from here on the planner's statistics are refreshed after an in
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """What was written: ids by key of the batch for all drafts, the tasks that are new, and how many were there."""
+    """What was written: ids by key of the batch, and the tasks that are new."""
 
     ids: dict[str, str]
     tasks: list[Task]
-    known: int = 0
-    detached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import led to: the new tasks, how many the project had already, how many of those now also wait for new
+    ones, and what had to give way to the invariants."""
+
+    tasks: list[Task]
+    known: int
+    linked: int
+    adjustments: list[Adjustment]
 
 
 async def plant(tx: Transaction, drafts: Sequence[Draft], *, agent: str, max_attempts: int) -> Planted:
-    """Inserts drafts and their edges; each status is computed from its dependencies as they are now.
-
-    A draft whose origin id the project has already stands for that task, which is left alone. A parent that has closed
-    meanwhile cannot take new children: such drafts come in without it, and are counted as `detached`.
-    """
+    """Inserts drafts and their edges; each status is computed from its dependencies as they are now."""
     await store.lock_graph(tx)
-    origins = await store.known_origins(tx, [draft.origin_id for draft in drafts if draft.origin_id])
-    known = {draft.key: origins[draft.origin_id] for draft in drafts if draft.origin_id in origins}
-    new = [draft for draft in plan.order(drafts) if draft.key not in known]
-    ids = known | dict(zip((draft.key for draft in new), await store.draw_ids(tx, len(new)), strict=True))
-    imported = any(draft.origin_id for draft in drafts)
-
-    own = {ids[draft.key] for draft in new}
-    outside = sorted({ids.get(name, name) for draft in new for name in draft.depends_on} - own)
+    drafts = plan.order(drafts)
+    ids = dict(zip((draft.key for draft in drafts), await store.draw_ids(tx, len(drafts)), strict=True))
+    own = set(ids.values())
+    outside = sorted({ids.get(name, name) for draft in drafts for name in draft.depends_on} - own)
     statuses = await editing.hold_existing(tx, outside)
-    parents = await _parents(tx, {ids.get(d.parent, d.parent) for d in new if d.parent} - own, agent, imported=imported)
-    rows = _rows(new, ids, statuses, parents, max_attempts)
+    wanted = {ids.get(draft.parent, draft.parent) for draft in drafts if draft.parent} - own
+    parents = {parent_id: await editing.adopt(tx, parent_id, agent) for parent_id in sorted(wanted)}
+    rows = _rows(drafts, ids, statuses, parents, max_attempts)
     if outside and parents:
         await _refuse_cycles(tx, rows, outside, list(parents))
 
     inserted = await store.insert_tasks(tx, rows)
     for row in rows:
         tx.changed(inserted[row.id], EventType.TASK_CREATED, agent=agent)
-    detached = sum(1 for d in new if d.parent and ids.get(d.parent, d.parent) not in own | parents.keys())
-    return Planted(ids, [inserted[row.id] for row in rows], len(known), detached)
+    return Planted(ids, [inserted[row.id] for row in rows])
 
 
-async def _parents(tx: Transaction, wanted: set[str], agent: str, *, imported: bool) -> dict[str, Task]:
-    """Locks the existing parents, in id order. An import passes by those that are closed; a plan is refused."""
-    parents = {}
-    closed = await store.lock(tx, wanted) if imported else {}
-    for parent_id in sorted(wanted):
-        if parent_id in closed and closed[parent_id].status not in _OPEN:
-            continue
-        parents[parent_id] = await editing.adopt(tx, parent_id, agent)
-    return parents
+async def plant_import(tx: Transaction, batch: Batch, *, agent: str, max_attempts: int) -> Imported:
+    """Inserts what an import brought and the project has not had before. Tasks that exist are left alone, but that
+    those nobody has begun also wait for what the file newly puts before them."""
+    await store.lock_graph(tx)
+    fitted = fit(batch, [Known(*row) for row in await store.outline(tx)], tx.project_id)
+    planted = await plant(tx, fitted.drafts, agent=agent, max_attempts=max_attempts)
+    before: dict[str, list[str]] = {}
+    for task_id, key in fitted.links:
+        before.setdefault(task_id, []).append(planted.ids[key])
+    untouched = [
+        task for task in (await store.lock(tx, before)).values() if task.status in _WAITING and not task.attempt
+    ]
+    for task in untouched:
+        edit = editing.Edit(depends_on=(*task.depends_on, *before[task.id]))
+        await editing.update(tx, task.id, edit, agent)
+    return Imported(planted.tasks, fitted.known, len(untouched), fitted.adjustments)
 
 
-_OPEN = (TaskStatus.EPIC, TaskStatus.PENDING, TaskStatus.BLOCKED)
+_WAITING = (TaskStatus.PENDING, TaskStatus.BLOCKED)
 
 
 def _rows(
@@ -84,12 +93,11 @@ def _rows(
     for draft in drafts:
         task_id = ids[draft.key]
         parent_id = ids.get(draft.parent, draft.parent) if draft.parent else None
-        if parent_id not in waiting:
-            parent_id = None  # it has closed
         targets = tuple(dict.fromkeys(ids.get(name, name) for name in draft.depends_on))
         waived = frozenset(ids.get(name, name) for name in draft.waived)
         waiting[task_id] = sum(target not in done and target not in waived for target in targets)
-        waiting[task_id] += parent_id is not None and waiting[parent_id] > 0
+        if parent_id is not None and waiting[parent_id] > 0:
+            waiting[task_id] += 1
         if draft.status is TaskStatus.DONE:
             done.add(task_id)
         rows.append(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.task import Task
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection
+    from loom.db.connection import Connection, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class Project:
     archived_at: datetime | None
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Project:
+    def from_record(cls, record: Row) -> Project:
         """Builds a project from its row."""
         return cls(str(record["id"]), record["name"], record["created_at"], record["archived_at"])
 
@@ -109,3 +108,17 @@ async def archive(connection: Connection, project_id: str) -> bool:
         "update projects set archived_at = loom_now() where id = $1 and archived_at is null", project_id
     )
     return done.endswith(" 1")
+
+
+async def connected(connection: Connection, project_id: str) -> dict[str, int]:
+    """Projects other than this one that have connections to this server: name to how many. A project of another
+    database is named by its id."""
+    records = await connection.fetch(
+        """
+        select coalesce(p.name, substr(a.application_name, 6)) as name, count(*) as sessions
+          from pg_stat_activity a left join projects p on p.id::text = substr(a.application_name, 6)
+         where a.application_name like 'loom/%' and substr(a.application_name, 6) <> $1 group by 1 order by 1
+        """,
+        project_id,
+    )
+    return {record["name"]: record["sessions"] for record in records}

@@ -16,7 +16,7 @@ from loom.graph.store import COLUMNS
 from loom.graph.task import Priority, Task, TaskStatus
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection
+    from loom.db.connection import Connection, Row
 
 _BLOCKED_SHOWN = 10
 
@@ -88,7 +88,8 @@ async def get_ready_tasks(
     total = len(records)
     if total == limit:
         total = await connection.fetchval(
-            "select count(*) from tasks where project_id = $1 and status = 'pending' and ($2::int is null or priority = $2)",
+            "select count(*) from tasks"
+            " where project_id = $1 and status = 'pending' and ($2::int is null or priority = $2)",
             project_id,
             rank,
         )
@@ -104,9 +105,8 @@ select {COLUMNS} from tasks t
 
 async def counts(connection: Connection, project_id: str) -> dict[str, int]:
     """How many tasks are in each status."""
-    found = dict(
-        await connection.fetch("select status, count(*) from tasks where project_id = $1 group by 1", project_id)
-    )
+    records = await connection.fetch("select status, count(*) from tasks where project_id = $1 group by 1", project_id)
+    found = {record["status"]: record["count"] for record in records}
     return {str(status): found.get(status, 0) for status in TaskStatus}
 
 
@@ -118,7 +118,8 @@ async def overview(connection: Connection, project_id: str, known_counts: dict[s
         """
         select (select count(*) from escalations where project_id = $1 and resolved_at is null) as escalations,
                (select count(*) from tasks where project_id = $1 and status = 'failed' and retry_at is null) as dead,
-               (select count(*) from tasks where project_id = $1 and status = 'failed' and retry_at is not null) as retries,
+               (select count(*) from tasks
+                 where project_id = $1 and status = 'failed' and retry_at is not null) as retries,
                (select count(distinct assignee) from tasks where project_id = $1 and status = 'claimed') as agents
         """,
         project_id,
@@ -172,10 +173,9 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
     )
     return Detail(
         task,
-        *(
-            [Neighbour(row["id"], row["title"], TaskStatus(row["status"]), row["waived"]) for row in rows]
-            for rows in (dependencies, dependents, children)
-        ),
+        dependencies=[_neighbour(row) for row in dependencies],
+        dependents=[_neighbour(row) for row in dependents],
+        children=[_neighbour(row) for row in children],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
         history=await store.events_of(connection, project_id, task_id, limit=history),
     )
@@ -201,7 +201,7 @@ async def open_dependencies(connection: Connection, project_id: str, task_id: st
             union
             select t.parent_id from up u join tasks t on t.project_id = $1 and t.id = u.id where t.parent_id is not null
         )
-        select distinct d.id, d.title, d.status from up u
+        select distinct d.id, d.title, d.status, false as waived from up u
           join task_deps e on e.project_id = $1 and e.task_id = u.id and e.waived_at is null
           join tasks d on d.project_id = $1 and d.id = e.depends_on and d.status <> 'done'
          order by d.id limit $3
@@ -210,7 +210,7 @@ async def open_dependencies(connection: Connection, project_id: str, task_id: st
         task_id,
         limit,
     )
-    return [Neighbour(row["id"], row["title"], TaskStatus(row["status"])) for row in records]
+    return [_neighbour(row) for row in records]
 
 
 async def claimed_tasks(connection: Connection, project_id: str, agent: str | None = None) -> list[Task]:
@@ -242,11 +242,18 @@ async def dead_letters(connection: Connection, project_id: str, *, limit: int) -
         f"""
         select {COLUMNS}, array(
                  with recursive held(id) as (
-                    select e.task_id from task_deps e where e.project_id = $1 and e.depends_on = t.id and e.waived_at is null
+                    select t.id
                     union
-                    select e.task_id from held h join task_deps e on e.project_id = $1 and e.depends_on = h.id and e.waived_at is null
+                    select n.id from held h cross join lateral (
+                        select e.task_id from task_deps e
+                         where e.project_id = $1 and e.depends_on = h.id and e.waived_at is null
+                        union all
+                        select k.parent_id from tasks k
+                         where k.project_id = $1 and k.id = h.id and k.parent_id is not null
+                    ) n(id)
                  )
-                 select h.id from held h join tasks k on k.project_id = $1 and k.id = h.id and k.done_at is null order by h.id
+                 select h.id from held h join tasks k on k.project_id = $1 and k.id = h.id and k.done_at is null
+                  where h.id <> t.id order by h.id
                ) as held
           from tasks t where project_id = $1 and status = 'failed' and retry_at is null order by updated_at, id limit $2
         """,
@@ -283,7 +290,8 @@ async def graph(connection: Connection, project_id: str, *, root: str | None, li
                 ) n
             )
             select {COLUMNS}, count(*) over () as total from tasks t
-             where project_id = $1 and id in (select id from reach) order by (done_at is not null), created_at, id limit $2
+             where project_id = $1 and id in (select id from reach)
+             order by (done_at is not null), created_at, id limit $2
             """,
             project_id,
             limit,
@@ -293,6 +301,10 @@ async def graph(connection: Connection, project_id: str, *, root: str | None, li
     shown = [task.id for task in tasks]
     edges = await _edges(connection, project_id, shown)
     return GraphView(tasks, edges, (records[0]["total"] if records else 0) - len(tasks))
+
+
+def _neighbour(record: Row) -> Neighbour:
+    return Neighbour(record["id"], record["title"], TaskStatus(record["status"]), record["waived"])
 
 
 async def _edges(connection: Connection, project_id: str, task_ids: Sequence[str]) -> list[tuple[str, str, bool]]:

@@ -49,7 +49,7 @@ class Relay:
         if state is None or state.newer:
             return False
         if not state.usable:
-            if not await self._rebuild():
+            if not await self.rebuild():
                 return False
             state = await self._cache.state()
             if state is None or not state.usable:
@@ -69,8 +69,9 @@ class Relay:
                 self.position = events[-1].position
         return True
 
-    async def _rebuild(self) -> bool:
-        """Fills an emptied mirror from one snapshot of the database and hands over to the relay."""
+    async def rebuild(self) -> bool:
+        """Empties the mirror, fills it from one snapshot of the database and hands over to the relay; others may write.
+        False if another process is at it, or Redis is away."""
         generation = await self._cache.begin()
         if generation is None:
             return False

@@ -23,7 +23,7 @@ from loom.graph.task import Priority, Task, TaskStatus
 from loom.graph.transaction import Transaction
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection
+    from loom.db.connection import Connection, Row
 
 _FIELDS = (
     "project_id, id, title, status, priority, version, created_at, updated_at, assignee, parent_id, context, output,"
@@ -81,8 +81,9 @@ with claimed as (
 select c.*, l.event_xid, l.event_id,
        (select coalesce(json_agg(json_build_object(
                    'id', d.id, 'title', d.title, 'status', d.status, 'output', left(d.output::text, 8001),
-                   'children', array(select k.title from tasks k where k.project_id = d.project_id and k.parent_id = d.id
-                                      order by k.id limit 20)) order by d.id), '[]')
+                   'children', array(select k.title from tasks k
+                                      where k.project_id = $1 and k.parent_id = d.id order by k.id limit 20))
+                   order by d.id), '[]')
           from (select e.depends_on from task_deps e where e.project_id = $1 and e.task_id = c.id
                  order by e.depends_on limit 50) e
           join tasks d on d.project_id = $1 and d.id = e.depends_on) as inputs
@@ -193,7 +194,8 @@ class Pulse:
 
 
 PULSE = """
-select exists(select from tasks where project_id = $1 and status = 'claimed' and lease_expires_at <= loom_now()) as expired,
+select exists(select from tasks
+               where project_id = $1 and status = 'claimed' and lease_expires_at <= loom_now()) as expired,
        exists(select from tasks where project_id = $1 and status = 'failed' and retry_at <= loom_now()) as due,
        (select done_at from tasks where project_id = $1 and done_at is not null order by done_at desc limit 1)
             > coalesce(completed_at, '-infinity') as news,
@@ -265,7 +267,8 @@ async def get_tasks(connection: Connection, project_id: str, task_ids: Iterable[
 async def lock(tx: Transaction, task_ids: Iterable[str]) -> dict[str, Task]:
     """Locks these tasks for a change, in id order, and returns those that exist."""
     records = await tx.connection.fetch(
-        f"select {COLUMNS} from tasks t where project_id = $1 and id = any($2::text[]) order by id for no key update of t",
+        f"select {COLUMNS} from tasks t where project_id = $1 and id = any($2::text[])"
+        " order by id for no key update of t",
         tx.project_id,
         list(task_ids),
     )
@@ -410,13 +413,14 @@ async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, T
     await tx.connection.copy_records_to_table(
         "tasks",
         columns=[
-            "project_id", "id", "title", "status", "priority", "max_attempts", "waiting", "parent_id", "context", "output",
-            "done_when", "origin_id", "created_at", "updated_at", "ready_at", "done_at",
+            "project_id", "id", "title", "status", "priority", "max_attempts", "waiting", "parent_id", "context",
+            "output", "done_when", "origin_id", "created_at", "updated_at", "ready_at", "done_at",
         ],
         records=[
             (
-                tx.project_id, task.id, task.title, str(task.status), _rank(task.priority), task.max_attempts, task.waiting,
-                task.parent_id, task.context, task.output, task.done_when, task.origin_id, task.created_at or moment, moment,
+                tx.project_id, task.id, task.title, str(task.status), _rank(task.priority), task.max_attempts,
+                task.waiting, task.parent_id, task.context, task.output, task.done_when, task.origin_id,
+                task.created_at or moment, moment,
                 moment if task.status is TaskStatus.PENDING else None,
                 (task.done_at or moment) if task.status.finished else None,
             )
@@ -440,14 +444,32 @@ async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, T
     return await get_tasks(tx.connection, tx.project_id, [task.id for task in tasks])
 
 
-async def known_origins(tx: Transaction, origins: Iterable[str]) -> dict[str, str]:
-    """Task id by origin id, for the origins that have been imported before."""
+async def outline(
+    tx: Transaction,
+) -> list[tuple[str, str | None, TaskStatus, str | None, tuple[str, ...], frozenset[str]]]:
+    """Every task of the project as far as an import has to know it: id, origin id, status, parent, what it depends on,
+    and which of that is waived."""
     records = await tx.connection.fetch(
-        "select origin_id, id from tasks where project_id = $1 and origin_id = any($2::text[])",
+        """
+        select t.id, t.origin_id, t.status, t.parent_id,
+               array_remove(array_agg(e.depends_on order by e.depends_on), null) as depends_on,
+               array_remove(array_agg(e.depends_on) filter (where e.waived_at is not null), null) as waived
+          from tasks t left join task_deps e on e.project_id = t.project_id and e.task_id = t.id
+         where t.project_id = $1 group by t.project_id, t.id
+        """,
         tx.project_id,
-        list(origins),
     )
-    return {record["origin_id"]: record["id"] for record in records}
+    return [
+        (
+            row["id"],
+            row["origin_id"],
+            TaskStatus(row["status"]),
+            row["parent_id"],
+            tuple(row["depends_on"]),
+            frozenset(row["waived"] or ()),
+        )
+        for row in records
+    ]
 
 
 async def analyze(connection: Connection) -> None:
@@ -484,7 +506,8 @@ async def below(tx: Transaction, task_ids: Sequence[str], *, downstream: bool) -
             select n.id from reach r cross join lateral (
                 select k.id from tasks k where k.project_id = $1 and k.parent_id = r.id and k.done_at is null
                 union all
-                select e.task_id from task_deps e join tasks t on t.project_id = $1 and t.id = e.task_id and t.done_at is null
+                select e.task_id from task_deps e
+                  join tasks t on t.project_id = $1 and t.id = e.task_id and t.done_at is null
                  where $3 and e.project_id = $1 and e.depends_on = r.id and e.waived_at is null
             ) n
         )
@@ -507,7 +530,8 @@ async def started_below(tx: Transaction, epic_id: str) -> list[Task]:
         )
     """
     await tx.connection.execute(
-        f"{descendants} select from tasks where project_id = $1 and id in (select id from reach) order by id for no key update",
+        f"{descendants} select from tasks where project_id = $1 and id in (select id from reach)"
+        " order by id for no key update",
         tx.project_id,
         epic_id,
     )
@@ -699,7 +723,7 @@ select {COLUMNS}, t.step from counted t
 """
 
 
-def _level(records: Sequence[Mapping[str, Any]]) -> Level:
+def _level(records: Sequence[Row]) -> Level:
     epics = tuple(record["id"] for record in records if record["status"] == "epic")
     return Level(tuple(Task.from_record(record) for record in records if record["status"] != "epic"), epics)
 
@@ -747,7 +771,7 @@ async def get_dependents(connection: Connection, project_id: str, task_id: str) 
 async def consequences(
     connection: Connection, project_id: str, task_id: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the tasks that the finishing of a task unblocked and of the epics it closed: the same transaction's events."""
+    """Ids of the tasks that finishing a task unblocked and of the epics it closed: events of the same transaction."""
     records = await connection.fetch(
         """
         select e.type, e.task_id

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loom.db.connection import Row
 
 
 class TaskStatus(StrEnum):
@@ -74,7 +76,7 @@ class Task:
     waiting: int = 0
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Task:
+    def from_record(cls, record: Row) -> Task:
         """Builds a task from a row of `tasks` that has `depends_on` beside its columns (see `store.COLUMNS`)."""
         output = record["output"]
         return cls(

@@ -1,7 +1,7 @@
 """One mutation on its way through the house.
 
-A front method opens a `Transaction`, store and deps write through it and tell it what changed, and when it has committed
-its `Change` goes to the mirror. Nobody collects, mirrors or publishes by hand.
+A front method opens a `Transaction`, what is below writes through it and tells it what changed, and when it has
+committed its `Change` goes to the mirror. Nobody collects, mirrors or publishes by hand.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a committed transaction did: the tasks as they are now, the events that happened, where the last one stands."""
+    """What a committed transaction did: the tasks as they are now, the events, and where the last of them stands."""
 
     tasks: tuple[Task, ...] = ()
     events: tuple[Event, ...] = ()

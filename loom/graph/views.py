@@ -10,17 +10,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loom.bus.events import Event
-from loom.graph.claims import Outcome
-from loom.graph.escalations import Escalation
-from loom.graph.messages import Inbox, Message
-from loom.graph.project import ProjectStatus
-from loom.graph.reading import AgentView, DeadLetter, Detail, Neighbour, Page
-from loom.graph.store import Claim
-from loom.graph.task import Task, TaskStatus
-from loom.graph.waiting import Waited
+from loom.graph.task import TaskStatus
+
+if TYPE_CHECKING:  # the MCP server imports this before its first answer
+    from loom.bus.events import Event
+    from loom.graph.claims import Outcome
+    from loom.graph.escalations import Escalation
+    from loom.graph.messages import Inbox, Message
+    from loom.graph.project import ProjectStatus
+    from loom.graph.reading import AgentView, DeadLetter, Detail, Neighbour, Page
+    from loom.graph.store import Claim
+    from loom.graph.task import Task
+    from loom.graph.waiting import Waited
 
 FIELD_CHARACTERS = 8_000  # some 2,000 tokens
 REPLY_CHARACTERS = 38_000  # under 10,000 tokens
@@ -275,12 +278,12 @@ def event(one: Event) -> Reply:
 # --- what an agent can afford ---------------------------------------------------------------------------------------
 
 # Control characters but line breaks and tabs, and what turns or hides text: marks of direction, zero-width signs.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
 
 
 def clean(text: str) -> str:
     """A text written by somebody else, without characters that a reader cannot see."""
-    return _UNSEEN.sub("", text)
+    return UNSEEN.sub("", text)
 
 
 def fit(reply: Reply) -> Reply:

@@ -437,7 +437,12 @@ async def test_a_plan_is_written_whole_or_not_at_all(loom: Loom) -> None:
             ]
         }
     )
-    assert {task.title: str(task.status) for task in tasks} == {"Epic": "epic", "A": "pending", "B": "blocked", "C": "blocked"}
+    assert {task.title: str(task.status) for task in tasks} == {
+        "Epic": "epic",
+        "A": "pending",
+        "B": "blocked",
+        "C": "blocked",
+    }
     known = next(task for task in tasks if task.title == "C")
     with pytest.raises(TaskNotFoundError):
         await loom.apply_plan({"tasks": [{"title": "D"}, {"title": "E", "depends_on": [known.id, "loom-00000000"]}]})

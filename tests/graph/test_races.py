@@ -39,7 +39,8 @@ def claim_until_empty(config: LoomConfig, name: str) -> tuple[list[str], list[st
     """What one process claims, and the codes of its errors."""
 
     async def work() -> tuple[list[str], list[str]]:
-        claimed, errors = [], []
+        claimed: list[str] = []
+        errors: list[str] = []
         async with Loom(config, agent=name) as loom:
             while True:
                 try:
@@ -79,7 +80,8 @@ async def test_two_hundred_completions_that_share_dependents(loom: Loom, open_lo
     rng = random.Random(7)
     first = [{"key": f"a{n}", "title": f"A{n}"} for n in range(200)]
     after = [
-        {"key": f"b{n}", "title": f"B{n}", "depends_on": rng.sample([one["key"] for one in first], 60)} for n in range(40)
+        {"key": f"b{n}", "title": f"B{n}", "depends_on": rng.sample([one["key"] for one in first], 60)}
+        for n in range(40)
     ]
     tasks = await loom.apply_plan({"tasks": [*first, *after]})
     ids = [task.id for task in tasks if task.title.startswith("A")]

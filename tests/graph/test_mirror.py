@@ -1,0 +1,267 @@
+"""The mirror: right after each commit, guarded against late writers, healed by the relay, done without when away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from loom.bus import channels
+from loom.bus.events import Position
+from loom.config import LoomConfig, RedisConfig
+from loom.db.connection import Pool
+from loom.exceptions import TaskNotFoundError
+from loom.graph import store
+from loom.graph.cache import BATCH
+from loom.graph.front import Loom
+from loom.graph.task import Priority, ready_score
+from loom.graph.transaction import Change
+from tests.conftest import Opener
+from tests.graph.test_lifecycle import holds
+
+
+async def synced(loom: Loom) -> None:
+    assert await (await loom.relay()).step()
+
+
+async def stream(redis: Any, project: str) -> list[tuple[str, str]]:
+    """The stream's entries as (id, type)."""
+    return [(entry, fields["type"]) for entry, fields in await redis.xrange(channels.event_stream(project))]
+
+
+async def test_a_change_is_mirrored_before_the_caller_goes_on(loom: Loom, redis_conn: Redis, project: str) -> None:
+    await synced(loom)
+    task = await loom.create("A", priority="p0", context={"k": "v"})
+    key = channels.task_key(project, task.id)
+    assert (await redis_conn.hget(key, "context")) == '{"k": "v"}'
+    score = await redis_conn.zscore(channels.ready_queue(project), task.id)
+    assert task.ready_at is not None
+    assert score == ready_score(Priority.P0, task.ready_at)
+    assert int(score) == 300
+    await loom.claim(task.id)
+    assert await redis_conn.zscore(channels.ready_queue(project), task.id) is None
+    assert await redis_conn.sismember(channels.status_set(project, "claimed"), task.id)
+    await loom.done(task.id)
+    assert await redis_conn.hget(key, "status") == "done"
+    assert 3500 < await redis_conn.ttl(key) <= 3600
+    await holds(loom)
+
+
+async def test_late_writes_change_nothing(loom: Loom, redis_conn: Redis, project: str) -> None:
+    await synced(loom)
+    states = [await loom.create("A")]
+    claim = await loom.claim()
+    assert claim is not None
+    states += [claim.task, (await loom.done(states[0].id)).task]
+    cache = await loom._links.cache()
+    for order in ([2, 1, 0], [0, 2, 1], [1, 0, 2]):
+        for index in order:
+            await cache.apply(Change(tasks=(states[index],)))
+        assert await redis_conn.smembers(channels.status_set(project, "done")) == {states[0].id}
+        assert await redis_conn.zcard(channels.ready_queue(project)) == 0
+    # Neither after the finished hash has expired.
+    await redis_conn.delete(channels.task_key(project, states[0].id))
+    await cache.apply(Change(tasks=(states[1],)))
+    assert await redis_conn.scard(channels.status_set(project, "claimed")) == 0
+    await holds(loom)
+
+
+async def test_events_reach_the_stream_once_and_in_order(
+    loom: Loom, open_loom: Opener, redis_conn: Redis, project: str, pool: Pool
+) -> None:
+    await synced(loom)
+    agents = [await open_loom(f"a{n}") for n in range(4)]
+
+    async def work(agent: Loom) -> None:
+        for n in range(10):
+            task = await agent.create(f"T{n}")
+            await agent.done(task.id)
+            await (await agent.relay()).step()
+
+    await asyncio.gather(*(work(agent) for agent in agents))
+    await synced(loom)
+    wanted = await pool.fetch("select xid::text || '-' || id as id, type from events order by events.xid, events.id")
+    assert await stream(redis_conn, project) == [(row["id"], row["type"]) for row in wanted]
+    assert len(wanted) == 120
+
+
+async def test_a_row_that_commits_late_is_not_skipped(
+    loom: Loom, redis_conn: Redis, project: str, database_url: str
+) -> None:
+    await synced(loom)
+    slow = await asyncpg.connect(database_url)
+    transaction = slow.transaction()
+    await transaction.start()
+    await slow.execute("insert into events (project_id, type) values ($1, 'project.decomposed')", project)
+    await loom.create("A")
+    await synced(loom)
+    assert await stream(redis_conn, project) == []  # it may not pass what is still open
+    await transaction.commit()
+    await slow.close()
+    await synced(loom)
+    assert [kind for _, kind in await stream(redis_conn, project)] == ["project.decomposed", "task.created"]
+
+
+async def test_what_died_between_commit_and_mirror_is_healed(loom: Loom, open_loom: Opener, config: LoomConfig) -> None:
+    await synced(loom)
+    task = await loom.create("A")
+    nowhere = replace(config, redis=RedisConfig(url="unix:///nonexistent/redis.sock"))
+    async with Loom(nowhere, agent="killed") as killed:  # commits, and never reaches the mirror
+        await killed.claim(task.id)
+        await killed.done(task.id)
+    assert (await (await loom._links.cache()).get_task(task.id)).status == "pending"  # type: ignore[union-attr]
+    await synced(loom)
+    assert (await (await loom._links.cache()).get_task(task.id)).status == "done"  # type: ignore[union-attr]
+    await holds(loom)
+
+
+@pytest.mark.parametrize("lost", ["everything", "position", "tasks"])
+async def test_a_flushed_mirror_is_rebuilt_while_others_write(
+    loom: Loom, open_loom: Opener, redis_conn: Redis, project: str, lost: str
+) -> None:
+    await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(BATCH + 20)]})
+    await loom.fail((await loom.ready(limit=1)).tasks[0].id, "no", retry=False)
+    await synced(loom)
+    keys = [key async for key in redis_conn.scan_iter(channels.everything(project))]
+    if lost == "everything":
+        await redis_conn.delete(*keys)
+    elif lost == "position":
+        await redis_conn.hdel(channels.mirror_key(project), "position")
+    else:
+        await redis_conn.delete(*(key for key in keys if key != channels.mirror_key(project)))
+        await redis_conn.delete(channels.mirror_key(project))
+    writer = await open_loom("writer")
+
+    async def write() -> None:
+        for _ in range(30):
+            await writer.claim()
+
+    others = [await open_loom(f"r{n}") for n in range(3)]
+    relays = [await other.relay() for other in [loom, *others]]
+    await asyncio.gather(write(), *(relay.step() for relay in relays))
+    await synced(loom)
+    await holds(loom)
+    assert (await loom.status()).counts["claimed"] == 30
+    assert len(await stream(redis_conn, project)) > BATCH
+
+
+async def test_a_redis_that_lost_its_last_second_is_replayed(loom: Loom, redis_conn: Redis, project: str) -> None:
+    first = await loom.create("A")
+    await synced(loom)
+    await loom.claim(first.id)
+    await loom.create("B")
+    await synced(loom)
+    wanted = await stream(redis_conn, project)
+    assert await redis_conn.hget(channels.mirror_key(project), "position") == wanted[-1][0]
+    # As it was a second ago: position, stream and task.
+    await redis_conn.hset(channels.mirror_key(project), "position", wanted[0][0])
+    await redis_conn.delete(channels.event_stream(project))
+    await redis_conn.hset(channels.task_key(project, first.id), mapping={"version": "1", "status": "pending"})
+    await synced(loom)
+    assert await stream(redis_conn, project) == wanted[1:]
+    await holds(loom)
+
+
+async def test_another_history_starts_another_generation(
+    loom: Loom, open_loom: Opener, redis_conn: Redis, project: str, pool: Pool
+) -> None:
+    await loom.create("A")
+    await synced(loom)
+    generation = await redis_conn.hget(channels.mirror_key(project), "generation")
+    # A restore elsewhere: the rows are older than what Redis holds, their transaction numbers mean nothing.
+    await pool.execute("update projects set history = 'elsewhere'")
+    await pool.execute("update events set xid = '4000000000000'")
+    await redis_conn.hset(channels.mirror_key(project), "history", "elsewhere")
+    restored = await open_loom("restored")
+    await restored.create("B")
+    await synced(restored)
+    assert await redis_conn.hget(channels.mirror_key(project), "generation") != generation
+    assert [kind for _, kind in await stream(redis_conn, project)] == ["task.created"]
+    await holds(restored)
+
+
+async def test_a_newer_layout_is_left_alone(loom: Loom, redis_conn: Redis, project: str) -> None:
+    await synced(loom)
+    await redis_conn.hset(channels.mirror_key(project), "layout", "999")
+    task = await loom.create("A")
+    assert not await (await loom.relay()).step()
+    assert [one.id for one in (await loom.ready()).tasks] == [task.id]
+    assert await redis_conn.hget(channels.mirror_key(project), "layout") == "999"
+
+
+async def test_without_redis_everything_works_at_once(config: LoomConfig) -> None:
+    hung = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)  # answers nothing
+    port = hung.sockets[0].getsockname()[1]
+    for url in ("unix:///nonexistent/redis.sock", f"redis://127.0.0.1:{port}"):
+        async with Loom(replace(config, redis=RedisConfig(url=url)), agent="a") as loom:
+            began = time.monotonic()
+            a = await loom.create("A")
+            b = await loom.create("B", depends_on=[a.id])
+            await loom.claim()
+            assert (await loom.done(a.id)).unblocked == (b.id,)
+            assert [one.id for one in (await loom.ready()).tasks] == [b.id]
+            await loom.send("*", "hello")
+            assert (await loom.wait("ready", timeout=5)).ready == 1
+            assert not await (await loom.relay()).step()
+            await loom.done(b.id)
+            assert time.monotonic() - began < 3
+    hung.close()
+
+
+async def test_a_process_reads_its_own_writes_after_the_mirror_failed(loom: Loom, redis_conn: Redis) -> None:
+    await synced(loom)
+    await loom.create("A")
+    cache = await loom._links.cache()
+    cache._unseen = Position(2**60, 1)  # as after a failed write
+    assert await cache.ready(10) is None
+    assert len((await loom.ready()).tasks) == 1
+    cache._unseen = Position(1, 1)
+    await synced(loom)  # the relay has passed it
+    assert await cache.ready(10) is not None
+
+
+async def test_messages_and_escalations_are_announced(loom: Loom, redis_conn: Redis, project: str) -> None:
+    await synced(loom)
+    async with redis_conn.pubsub() as pubsub:
+        await pubsub.psubscribe(channels.everything(project))
+        await pubsub.get_message(timeout=1)
+        task = await loom.create("A")
+        await loom.escalate(task.id, "?")
+        await loom.send("bob", "hi")
+        await loom.send("*", "all")
+        heard = set()
+        while (message := await pubsub.get_message(timeout=0.3)) is not None:
+            heard.add(message["channel"])
+    assert heard == {
+        channels.updates_channel(project),
+        channels.escalation_channel(project),
+        channels.agent_channel(project, "bob"),
+        channels.broadcast_channel(project),
+    }
+
+
+async def test_names_of_one_project_do_not_reach_another(open_loom: Opener, config: LoomConfig, loom: Loom) -> None:
+    async with Loom(replace(config, project_id=str(uuid.uuid4())), agent="b") as other:
+        task = await loom.create("A")
+        await other.create("B")
+        await synced(other)
+        await synced(loom)
+        assert [one.title for one in (await other.ready()).tasks] == ["B"]
+        with pytest.raises(TaskNotFoundError):
+            await other.claim(task.id)
+        await holds(other)
+
+
+async def test_the_horizon_is_where_a_reader_begins(pool: Pool, loom: Loom) -> None:
+    async with pool.acquire() as connection:
+        start = await store.horizon(connection)
+    await loom.create("A")
+    async with pool.acquire() as connection:
+        (event,) = await store.events_after(connection, loom.project_id, start, limit=10)
+    assert event.type == "task.created"
