@@ -53,7 +53,10 @@ class Position(NamedTuple):
     def parse(cls, text: str) -> Position:
         """Reads what `str` wrote. Raises ValueError for anything else."""
         xid, _, number = text.partition("-")
-        return cls(int(xid), int(number))
+        position = cls(int(xid), int(number))
+        if not all(0 <= part < 2**63 for part in position):
+            raise ValueError(text)
+        return position
 
 
 START = Position(0, 0)

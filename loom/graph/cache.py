@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loom.bus import channels
 from loom.bus.connection import Breaker
 from loom.bus.events import START, Event, Position
-from loom.graph.task import PRIORITY_SCORES, Priority, Task, TaskStatus, ready_score
+from loom.graph.task import PRIORITY_SCORES, Listed, Priority, Task, TaskStatus, ready_score
 from loom.graph.transaction import Change, Notice
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _FINISHED_SECONDS = 3600  # how long the hash of a finished task stays
 _BUILDING_SECONDS = 60  # a rebuild that has not got on for this long is taken over
 _LOG = logging.getLogger(__name__)
 
+_LISTED = ["id", "title", "status", "priority", "parent_id", "created_at"]
 _TIMES = ("created_at", "updated_at", "ready_at", "claimed_at", "done_at", "deadline_at", "retry_at")
 _NUMBERS = ("version", "attempt", "max_attempts", "claim_token")
 _TEXTS = (
@@ -198,30 +199,25 @@ class Cache:
         found = await self._read(lambda pipe: pipe.hgetall(channels.task_key(self._project, task_id)))
         return _task(found[0]) if found and found[0] else None
 
-    async def ready(self, limit: int, priority: Priority | None = None) -> tuple[list[Task], int] | None:
-        """The best ready tasks, and how many there are in all."""
+    async def ready(self, limit: int, priority: Priority | None = None) -> list[Listed] | None:
+        """The best ready tasks."""
         low, high = ("-inf", "+inf") if priority is None else _score_range(priority)
         queue = channels.ready_queue(self._project)
-
-        def ask(pipe: Any) -> None:
-            pipe.zrevrangebyscore(queue, high, low, start=0, num=limit)
-            pipe.zcount(queue, low, high)
-
-        found = await self._read(ask)
-        if found is None:
-            return None
-        names, total = found
-        if not names:
-            return [], total
+        found = await self._read(lambda pipe: pipe.zrevrangebyscore(queue, high, low, start=0, num=limit))
+        if not found or not found[0]:
+            return None if found is None else []
 
         def fetch(pipe: Any) -> None:
-            for name in names:
-                pipe.hgetall(channels.task_key(self._project, name))
+            for name in found[0]:
+                pipe.hmget(channels.task_key(self._project, name), _LISTED)
 
         rows = await self._read(fetch)
-        if rows is None or not all(rows) or any(row["status"] != TaskStatus.PENDING for row in rows):
-            return None  # it moved between the two looks
-        return [_task(row) for row in rows], total
+        if rows is None or any(status != TaskStatus.PENDING for _, _, status, *_ in rows):
+            return None  # something moved between the two looks
+        return [
+            Listed(task_id, title, TaskStatus(status), Priority(rank), parent, datetime.fromisoformat(created))
+            for task_id, title, status, rank, parent, created in rows
+        ]
 
     async def counts(self) -> dict[str, int] | None:
         """How many tasks are in each status."""

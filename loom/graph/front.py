@@ -381,14 +381,12 @@ class Loom:
         """The best claimable tasks, in the order in which they will be claimed."""
         limit = limits.page(limit)
         chosen: Priority | None = None if priority is None else limits.priority(priority)
-        found = None
-        if (cache := self._links.cache_in_use) is not None:
-            found = await cache.ready(limit, chosen)
+        cache = self._links.cache_in_use
+        found = None if cache is None else await cache.ready(limit + 1, chosen)
         if found is None:
             async with self._links.reading() as connection:
-                found = await reading.get_ready_tasks(connection, self.project_id, limit=limit, priority=chosen)
-        tasks, total = found
-        return Page(tasks, total - len(tasks))
+                found = await reading.get_ready_tasks(connection, self.project_id, limit=limit + 1, priority=chosen)
+        return Page(found[:limit], len(found) > limit)
 
     async def get(self, task_id: str) -> Detail:
         """One task with its neighbours, escalations and newest events. Raises TaskNotFoundError."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
-from loom.graph.task import Task
+from loom.graph.task import Listed
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -36,7 +36,7 @@ class ProjectStatus:
     project_name: str
     counts: dict[str, int]
     ready_count: int
-    blocked_tasks: list[Task]
+    blocked_tasks: list[Listed]
     open_escalations: int
     dead_letters: int
     retries_due: int

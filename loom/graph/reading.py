@@ -13,7 +13,7 @@ from loom.graph import escalations, store
 from loom.graph.escalations import Escalation
 from loom.graph.project import ProjectStatus, get_project
 from loom.graph.store import COLUMNS
-from loom.graph.task import Priority, Task, TaskStatus
+from loom.graph.task import Listed, Priority, Task, TaskStatus
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -23,10 +23,10 @@ _BLOCKED_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some tasks, and how many more there are."""
+    """Some tasks, and whether there are more: how many would cost a look at each."""
 
-    tasks: list[Task]
-    more: int = 0
+    tasks: list[Listed]
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +81,14 @@ class GraphView:
 
 async def get_ready_tasks(
     connection: Connection, project_id: str, *, limit: int, priority: Priority | None = None
-) -> tuple[list[Task], int]:
-    """The best claimable tasks, and how many there are in all."""
+) -> list[Listed]:
+    """The best claimable tasks."""
     rank = None if priority is None else int(priority.value[1])
-    records = await connection.fetch(READY, project_id, rank, limit)
-    total = len(records)
-    if total == limit:
-        total = await connection.fetchval(
-            "select count(*) from tasks"
-            " where project_id = $1 and status = 'pending' and ($2::int is null or priority = $2)",
-            project_id,
-            rank,
-        )
-    return [Task.from_record(record) for record in records], total
+    return [Listed.from_record(record) for record in await connection.fetch(READY, project_id, rank, limit)]
 
 
-READY = f"""
-select {COLUMNS} from tasks t
+READY = """
+select id, title, status, priority, parent_id, created_at from tasks
  where project_id = $1 and status = 'pending' and ($2::int is null or priority = $2)
  order by priority, ready_at, id desc limit $3
 """
@@ -126,7 +117,8 @@ async def overview(connection: Connection, project_id: str, known_counts: dict[s
     )
     assert record is not None
     blocked = await connection.fetch(
-        f"select {COLUMNS} from tasks t where project_id = $1 and status = 'blocked' order by priority, id limit $2",
+        "select id, title, status, priority, parent_id, created_at from tasks"
+        " where project_id = $1 and status = 'blocked' order by priority, id limit $2",
         project_id,
         _BLOCKED_SHOWN,
     )
@@ -135,7 +127,7 @@ async def overview(connection: Connection, project_id: str, known_counts: dict[s
         project_name=project.name,
         counts=numbers,
         ready_count=numbers[TaskStatus.PENDING],
-        blocked_tasks=[Task.from_record(row) for row in blocked],
+        blocked_tasks=[Listed.from_record(row) for row in blocked],
         open_escalations=record["escalations"],
         dead_letters=record["dead"],
         retries_due=record["retries"],

@@ -59,7 +59,7 @@ class Claim:
     inputs: tuple[dict[str, Any], ...]
 
 
-_BEST_READY = """(select id from tasks where project_id = $1 and status = 'pending'
+BEST_READY = """(select id from tasks where project_id = $1 and status = 'pending'
                    order by priority, ready_at, id desc limit 1 for no key update skip locked)"""
 
 # One round trip: the row, its event, and what the worker needs. The outer status is checked again because the row may
@@ -89,7 +89,7 @@ select c.*, l.event_xid, l.event_id,
           join tasks d on d.project_id = $1 and d.id = e.depends_on) as inputs
   from claimed c, logged l
 """
-CLAIM_BEST = _CLAIM % _BEST_READY
+CLAIM_BEST = _CLAIM % BEST_READY
 CLAIM_BY_ID = _CLAIM % "values ($5)"
 
 

@@ -43,6 +43,30 @@ _SCORE_EPOCH = 2.0**43  # milliseconds; some 278 years, so that the fraction sta
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A task in a list: what names it, without what it is made of."""
+
+    id: str
+    title: str
+    status: TaskStatus
+    priority: Priority
+    parent_id: str | None
+    created_at: datetime
+
+    @classmethod
+    def from_record(cls, record: Row) -> Listed:
+        """Builds it from a row of `tasks` with those columns."""
+        return cls(
+            record["id"],
+            record["title"],
+            TaskStatus(record["status"]),
+            Priority(f"p{record['priority']}"),
+            record["parent_id"],
+            record["created_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One task as it was when read. `version` grows with each change of what is shown here, the lease's end and
     `waiting` aside."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.graph.project import ProjectStatus
     from loom.graph.reading import AgentView, DeadLetter, Detail, Neighbour, Page
     from loom.graph.store import Claim
-    from loom.graph.task import Task
+    from loom.graph.task import Listed, Task
     from loom.graph.waiting import Waited
 
 FIELD_CHARACTERS = 8_000  # some 2,000 tokens
@@ -157,7 +157,7 @@ def page(found: Page) -> Reply:
     return full(tasks=[row(one) for one in found.tasks], count=len(found.tasks), more=found.more or None)
 
 
-def row(one: Task) -> Reply:
+def row(one: Task | Listed) -> Reply:
     """A task in a list."""
     return {"id": one.id, "title": one.title, "priority": one.priority, "age": _age(one.created_at)}
 

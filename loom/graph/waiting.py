@@ -24,6 +24,7 @@ from loom.graph.task import Task, TaskStatus
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Pool
 
+_READY_COUNTED = 10  # ready tasks, at most
 _EVENTS = 50  # at most this many come back; `since` then stands after the last of them
 # Seconds until the next look when nothing says to look earlier; each pause is twice the one before. The first after a
 # notice is short, because a commit is announced a moment before it is behind the horizon.
@@ -160,8 +161,8 @@ async def _with_state(connection: Connection, project_id: str, wanted: Wait, see
     """Adds what is there now to what was seen."""
     match wanted.what:
         case Awaited.READY:
-            _, ready = await reading.get_ready_tasks(connection, project_id, limit=1)
-            return replace(seen, ready=ready)
+            ready = await reading.get_ready_tasks(connection, project_id, limit=_READY_COUNTED)
+            return replace(seen, ready=len(ready))
         case Awaited.TASK if wanted.task_id is not None:
             return replace(seen, task=await store.get_task(connection, project_id, wanted.task_id))
         case Awaited.INBOX:

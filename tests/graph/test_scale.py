@@ -1,0 +1,110 @@
+"""At 100,000 tasks the hot statements read what they read at 1,000: plans are checked, not hoped for."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from loom.config import LoomConfig
+from loom.db import connection as db
+from loom.db.connection import Pool
+from loom.graph import reading, store
+from loom.graph.front import Loom
+from loom.graph.store import NewTask
+from loom.graph.task import Priority, TaskStatus
+from loom.graph.transaction import Transaction
+
+BUFFERS = 30
+
+
+async def fill(loom: Loom, pool: Pool, count: int) -> None:
+    """Tasks with a realistic mix: half done, a tenth ready, the rest blocked behind two others; some context each."""
+    rows: list[NewTask] = []
+    for n in range(count):
+        status = TaskStatus.DONE if n % 2 else TaskStatus.PENDING if n % 10 == 0 else TaskStatus.BLOCKED
+        ready = n - n % 10
+        depends_on = (f"loom-{ready:08x}",) if status is TaskStatus.BLOCKED else ()
+        rows.append(
+            NewTask(
+                f"loom-{n:08x}", f"Task number {n}", status, Priority(f"p{n % 3}"), 4, waiting=len(depends_on),
+                context=json.dumps({"details": "x" * 600}), depends_on=depends_on,
+            )
+        )  # fmt: skip
+
+    async def insert(connection: db.Connection) -> None:
+        tx = Transaction(connection, loom.project_id)
+        await store.insert_tasks(tx, rows)
+
+    await db.in_transaction(pool, insert)
+    await pool.execute("vacuum analyze tasks")
+    await pool.execute("vacuum analyze task_deps")
+
+
+@pytest.fixture
+async def crowded(loom: Loom, pool: Pool) -> AsyncIterator[Loom]:
+    """A project of 100,000 tasks."""
+    await fill(loom, pool, 100_000)
+    yield loom
+
+
+async def buffers(pool: Pool, query: str, *arguments: Any) -> int:
+    """How many buffers a query reads."""
+    plan = json.loads(await pool.fetchval(f"explain (analyze, buffers, format json) {query}", *arguments))
+    top = plan[0]["Plan"]
+    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+
+async def median(work: Callable[[], Awaitable[object]], times: int) -> float:
+    """The median time of one call, in seconds."""
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        await work()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+async def test_hot_statements_at_a_hundred_thousand_tasks(crowded: Loom, pool: Pool, config: LoomConfig) -> None:
+    project = crowded.project_id
+    for query, arguments in (
+        (store.BEST_READY, (project,)),
+        (reading.READY, (project, None, 10)),
+        (reading.READY, (project, 1, 10)),
+        (store.PULSE, (project,)),
+    ):
+        assert await buffers(pool, query, *arguments) <= BUFFERS, query
+    # And after much of it has been claimed and finished, with dead rows where it was.
+    for _ in range(300):
+        claim = await crowded.claim()
+        assert claim is not None
+        await crowded.done(claim.task.id)
+    assert await buffers(pool, store.BEST_READY, project) <= BUFFERS
+    assert await buffers(pool, reading.READY, project, None, 10) <= BUFFERS
+
+
+async def test_a_hundred_thousand_tasks_cost_no_more_than_a_thousand(loom: Loom, pool: Pool, config: LoomConfig) -> None:
+    """Both projects in one database, measured in turn; best of three rounds, since machines are noisy."""
+    small = Loom(replace(config, project_id="11111111-1111-4111-8111-111111111111"), agent="small")
+    async with small:
+        await small.connect()
+        await fill(small, pool, 1_000)
+        await fill(loom, pool, 100_000)
+
+        async def work(one: Loom) -> None:
+            claim = await one.claim()
+            assert claim is not None
+            await one.done(claim.task.id)
+
+        ratios = []
+        for _ in range(3):
+            pairs = [(await median(lambda: work(loom), 1), await median(lambda: work(small), 1)) for _ in range(25)]
+            ratios.append(statistics.median(big for big, _ in pairs) / statistics.median(few for _, few in pairs))
+        assert min(ratios) <= 1.25, ratios
+        ready = await median(lambda: loom.ready(), 25) / await median(lambda: small.ready(), 25)
+        assert ready <= 1.5, ready

@@ -1,0 +1,145 @@
+"""Messages, inboxes, and waiting until something changes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from loom.config import LoomConfig, RedisConfig
+from loom.exceptions import InvalidInputError, MessageNotFoundError, TaskNotFoundError
+from loom.graph.front import Loom
+from tests.conftest import Opener
+
+
+async def texts(loom: Loom, **how: object) -> list[str]:
+    return [message.body for message in (await loom.inbox(**how)).messages]  # type: ignore[arg-type]
+
+
+async def test_a_message_is_read_until_it_is_acknowledged(open_loom: Opener) -> None:
+    alice, bob = await open_loom("alice"), await open_loom("bob")
+    sent = await alice.send("bob", "hello")
+    assert await texts(bob) == ["hello"]
+    assert await texts(alice) == []
+    assert (await bob.inbox(ack=[sent.id])).acked == [sent.id]
+    assert await texts(bob) == []
+    assert await texts(bob, unread=False) == ["hello"]
+    with pytest.raises(MessageNotFoundError, match=str(sent.id)):
+        await alice.inbox(ack=[sent.id])
+
+
+async def test_threads_hold_a_conversation_together(open_loom: Opener) -> None:
+    alice, bob = await open_loom("alice"), await open_loom("bob")
+    first = await alice.send("bob", "question")
+    await bob.send("alice", "answer", thread_id=first.thread_id)
+    await alice.send("bob", "other")
+    assert await texts(alice, thread_id=first.thread_id) == ["answer"]
+    assert await texts(bob, thread_id=first.thread_id, unread=False) == ["answer", "question"]
+
+
+async def test_a_broadcast_reaches_each_name_for_a_day(
+    open_loom: Opener, clock: Callable[[float], Awaitable[None]]
+) -> None:
+    alice, bob, carol = await open_loom("alice"), await open_loom("bob"), await open_loom("carol")
+    sent = await alice.send("*", "all hands")
+    assert [await texts(one) for one in (alice, bob, carol)] == [[], ["all hands"], ["all hands"]]
+    await bob.inbox(ack=[sent.id])
+    assert [await texts(one) for one in (bob, carol)] == [[], ["all hands"]]
+    await clock(24 * 3600 + 1)
+    assert await texts(carol) == []
+
+
+async def test_an_inbox_is_read_in_pages(open_loom: Opener) -> None:
+    alice, bob = await open_loom("alice"), await open_loom("bob")
+    for n in range(25):
+        await alice.send("bob", f"m{n}")
+    found = await bob.inbox(limit=10)
+    assert ([message.body for message in found.messages], found.more) == ([f"m{n}" for n in range(10)], 15)
+
+
+@pytest.mark.parametrize("body", ["x" * 40_000, "", "a\0b", "\ud800"])
+async def test_bad_messages_are_refused(loom: Loom, body: str) -> None:
+    with pytest.raises(InvalidInputError):
+        await loom.send("bob", body)
+    with pytest.raises(InvalidInputError):
+        await loom.send("not a name", "hello")
+
+
+async def test_waiting_ends_when_it_happens(open_loom: Opener) -> None:
+    waiter, worker = await open_loom("waiter"), await open_loom("worker")
+    task = await worker.create("A", depends_on=[(await worker.create("first")).id])
+    await worker.claim()
+
+    async def after(what: str, act: Callable[[], Awaitable[object]], **how: str) -> float:
+        waiting = asyncio.create_task(waiter.wait(what, timeout=10, **how))  # type: ignore[arg-type]
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        began = time.monotonic()
+        await act()
+        seen = await waiting
+        assert seen.changed
+        return time.monotonic() - began
+
+    first = (await worker.get(task.id)).dependencies[0].id
+    assert await after("ready", lambda: worker.done(first)) < 0.5
+    assert await after("task", lambda: worker.claim(task.id), task_id=task.id) < 0.5
+    assert await after("inbox", lambda: worker.send("waiter", "hi")) < 0.5
+    assert await after("escalation", lambda: worker.escalate(task.id, "?")) < 0.5
+    assert await after("any", lambda: worker.create("B")) < 0.5
+
+
+async def test_nothing_between_two_waits_is_lost(open_loom: Opener) -> None:
+    waiter, worker = await open_loom("waiter"), await open_loom("worker")
+    since = (await waiter.wait("any", timeout=0)).since
+    seen: list[str] = []
+
+    async def produce() -> None:
+        for n in range(60):
+            await worker.create(f"T{n}")
+
+    producing = asyncio.create_task(produce())
+    while len(seen) < 60:
+        found = await waiter.wait("any", since=since, timeout=5)
+        assert found.changed
+        seen += [str(event.task_id) for event in found.events]
+        since = found.since
+        await asyncio.sleep(0.01)
+    await producing
+    assert len(set(seen)) == len(seen) == 60
+
+
+async def test_what_is_there_already_is_returned_at_once(loom: Loom) -> None:
+    task = await loom.create("A")
+    assert (await loom.wait("ready", timeout=5)).ready == 1
+    await loom.send(loom.agent, "note to self")
+    assert (await loom.wait("inbox", timeout=5)).unread == 1
+    await loom.done(task.id)
+    seen = await loom.wait("task", task_id=task.id, timeout=5)
+    assert seen.task is not None
+    assert seen.task.status == "done"
+    assert not (await loom.wait("ready", timeout=0.1)).changed
+
+
+async def test_waiting_without_redis_looks_for_itself(config: LoomConfig, open_loom: Opener) -> None:
+    worker = await open_loom("worker")
+    async with Loom(replace(config, redis=RedisConfig(url="unix:///nonexistent.sock")), agent="deaf") as deaf:
+        waiting = asyncio.create_task(deaf.wait("ready", timeout=10))
+        await asyncio.sleep(1)
+        await worker.create("A")
+        assert (await asyncio.wait_for(waiting, 6)).changed
+
+
+async def test_bad_waits_are_refused(loom: Loom) -> None:
+    for how in ({"what": "nothing"}, {"what": "task"}, {"what": "ready", "task_id": "loom-00000000"}):
+        with pytest.raises(InvalidInputError):
+            await loom.wait(**how)
+    for since in ("x", "1", "1-2-3", "-1--1", "999999999999999999999999-1", "1'; drop table tasks--2"):
+        with pytest.raises(InvalidInputError):
+            await loom.wait("any", since=since, timeout=0)
+    with pytest.raises(InvalidInputError):
+        await loom.wait("any", timeout=61)
+    with pytest.raises(TaskNotFoundError):
+        await loom.wait("task", task_id="loom-00000000")
