@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -268,7 +268,7 @@ class Cache:
             "maxlen": self._maxlen,
             "tasks": [self._entry(task) for task in tasks],
             "entries": [{"id": str(event.position), "fields": _flat(event.fields())} for event in events],
-            "notices": [[notice.channel, notice.text] for notice in notices],
+            "notices": [{k: v for k, v in asdict(notice).items() if v is not None} for notice in notices],
         }
         if expect is not None:
             job |= {"expect": str(expect), "position": str(position)}

@@ -53,6 +53,16 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did: claims that had expired and retries that were due, as the tasks are now; whether it was the
+    one to announce that the project is complete."""
+
+    expired: tuple[Task, ...] = ()
+    retried: tuple[Task, ...] = ()
+    completed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A report that came too late: the transaction commits what it kept of it, then `error` is raised."""
 
@@ -152,20 +162,20 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
     return saved
 
 
-async def sweep(tx: Transaction) -> None:
-    """Gives back claims whose lease is over and puts failed tasks whose retry is due into play, some of them at a time.
-    Rows that another sweep has locked are passed by."""
-    for task in await store.expired_claims(tx, _SWEPT):
-        await lapse(tx, task, "its lease expired")
+async def sweep(tx: Transaction) -> Swept:
+    """Gives back claims whose lease is over, puts failed tasks whose retry is due into play, some of them at a time,
+    and raises `project.complete` if every task is finished and it was not raised since. Rows that another sweep has
+    locked are passed by."""
+    expired = [await lapse(tx, task, "its lease expired") for task in await store.expired_claims(tx, _SWEPT)]
+    retried = []
     for task in await store.due_retries(tx, _SWEPT):
-        retried = await into_play(tx, task)
-        tx.changed(retried, EventType.TASK_RETRIED, data={"attempt": retried.attempt})
-
-
-async def announce_complete(tx: Transaction) -> None:
-    """Raises `project.complete`, if every task is finished and it was not raised since."""
-    if await store.mark_complete(tx):
+        again = await into_play(tx, task)
+        tx.changed(again, EventType.TASK_RETRIED, data={"attempt": again.attempt})
+        retried.append(again)
+    completed = await store.mark_complete(tx)
+    if completed:
         tx.happened(EventType.PROJECT_COMPLETE)
+    return Swept(tuple(expired), tuple(retried), completed)
 
 
 async def give_back(tx: Transaction, held: Mapping[str, int], reason: str) -> list[Task]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loom.bus import channels
 from loom.bus.events import EventType
-from loom.graph.transaction import Transaction
+from loom.graph.transaction import Notice, Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -40,6 +40,8 @@ class Escalation:
     note: str | None = None
     resolved_by: str | None = None
     resolved_at: datetime | None = None
+    handler: str | None = None
+    handling_until: datetime | None = None
 
     @classmethod
     def from_record(cls, record: Row) -> Escalation:
@@ -48,7 +50,10 @@ class Escalation:
         return cls(**values | {"kind": EscalationKind(record["kind"])})
 
 
-_COLUMNS = "id, task_id, kind, message, raised_by, raised_at, attempt, resolution, note, resolved_by, resolved_at"
+_COLUMNS = (
+    "id, task_id, kind, message, raised_by, raised_at, attempt, resolution, note, resolved_by, resolved_at, handler,"
+    " handling_until"
+)
 
 
 async def create_escalation(
@@ -82,7 +87,7 @@ async def create_escalation(
     if resolution is None:
         data = {"escalation": raised.id, "kind": raised.kind, "message": message}
         tx.happened(EventType.ESCALATION_RAISED, task_id, agent=raised_by, data=data)
-        tx.announce(channels.escalation_channel(tx.project_id), json.dumps({"raised": raised.id, "task_id": task_id}))
+        tx.announce(announcement(tx.project_id, raised.id, task_id, raised=True))
     return raised
 
 
@@ -107,10 +112,39 @@ async def close(
     for one in resolved:
         data = {"escalation": one.id, "resolution": resolution} | ({"note": note} if note else {})
         tx.happened(EventType.ESCALATION_RESOLVED, one.task_id, agent=by, data=data)
-        tx.announce(
-            channels.escalation_channel(tx.project_id), json.dumps({"resolved": one.id, "task_id": one.task_id})
-        )
+        tx.announce(announcement(tx.project_id, one.id, one.task_id, raised=False))
     return resolved
+
+
+async def take(tx: Transaction, handler: str, seconds: float) -> Escalation | None:
+    """Gives the oldest open escalation that nobody is looking at to a handler, for so many seconds; None if there is
+    none. A handler that dies loses it when they are over; whoever resolves it need not have taken it."""
+    record = await tx.connection.fetchrow(
+        f"""
+        update escalations set handler = $2, handling_until = loom_now() + make_interval(secs => $3)
+         where project_id = $1 and id = (
+               select id from escalations
+                where project_id = $1 and resolved_at is null
+                  and (handling_until is null or handling_until <= loom_now())
+                order by raised_at, id limit 1 for update skip locked)
+        returning {_COLUMNS}
+        """,
+        tx.project_id,
+        handler,
+        seconds,
+    )
+    return None if record is None else Escalation.from_record(record)
+
+
+def announcement(project_id: str, escalation_id: str, task_id: str, *, raised: bool) -> Notice:
+    """What is announced when an escalation is raised or resolved; the queue of open ones follows it."""
+    what = "raised" if raised else "resolved"
+    return Notice(
+        channels.escalation_channel(project_id),
+        json.dumps({what: escalation_id, "task_id": task_id}),
+        enqueue=escalation_id if raised else None,
+        dequeue=None if raised else escalation_id,
+    )
 
 
 async def has_question(tx: Transaction, task_id: str) -> bool:

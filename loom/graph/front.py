@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom import ids
+from loom.bus.events import Position
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
 from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError, TaskStateError
 from loom.graph import claims, editing, limits, messages, project, reading, resolving, store, waiting
 from loom.graph.claims import Holder, Outcome, Refused, Terms
 from loom.graph.connections import Connections
-from loom.graph.escalations import Escalation, open_escalations
+from loom.graph.escalations import Escalation, open_escalations, take
 from loom.graph.messages import Message
 from loom.graph.reading import AgentView, DeadLetter, Detail, GraphView, Page
 from loom.graph.retry import RetryPolicy
@@ -375,6 +376,13 @@ class Loom:
             )
         )
 
+    async def take_escalation(self, *, agent_id: str | None = None, seconds: float = 600.0) -> Escalation | None:
+        """Takes the oldest open escalation that no other handler is looking at, for so many seconds; None if there is
+        none. `resolve` ends it; a handler that dies gives it back when the time is over."""
+        handler = self._name(agent_id)
+        span = limits.seconds(seconds, "seconds", 1, _LONGEST_LEASE)
+        return await self._commit(lambda tx: take(tx, handler, span))
+
     # --- looking ------------------------------------------------------------------------------------------------------
 
     async def ready(self, *, priority: str | None = None, limit: int = 10) -> Page:
@@ -408,8 +416,7 @@ class Loom:
     async def agents(self) -> list[AgentView]:
         """Who holds what, by name."""
         async with self._links.reading() as connection:
-            held = await reading.claimed_tasks(connection, self.project_id)
-        return reading.by_agent(held)
+            return await reading.agents(connection, self.project_id)
 
     async def escalations(self, *, limit: int = 50) -> list[Escalation]:
         """The open escalations, oldest first."""
@@ -533,20 +540,21 @@ class Loom:
 
     # --- housekeeping, for who runs it --------------------------------------------------------------------------------
 
-    async def sweep(self) -> store.Pulse:
-        """Gives lapsed claims back, puts due retries into play and announces a complete project. One cheap query when
-        there is nothing to do; any number of processes may do it at a time."""
+    async def sweep(self) -> tuple[claims.Swept, Position]:
+        """Gives lapsed claims back, puts due retries into play and announces a complete project; one cheap query when
+        there is nothing to do. Any number of processes may do it at a time.
+
+        Returns what it did, and where the newest event of the project stands.
+        """
 
         async def look(pool: db.Pool) -> store.Pulse:
             async with pool.acquire() as connection:
                 return await store.pulse(connection, self.project_id)
 
         pulse = await self._links.run(look)
-        if pulse.expired or pulse.due:
-            await self._commit(claims.sweep)
-        if pulse.complete:
-            await self._commit(claims.announce_complete)
-        return pulse
+        if pulse.expired or pulse.due or pulse.complete:
+            return await self._commit(claims.sweep), pulse.newest
+        return claims.Swept(), pulse.newest
 
     @property
     def renew_every(self) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from loom.bus import channels
 from loom.bus.events import EventType
-from loom.graph.transaction import Transaction
+from loom.graph.transaction import Notice, Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -68,13 +68,15 @@ async def send(tx: Transaction, sender: str, recipient: str, body: str, thread_i
     assert record is not None
     message = Message.from_record(record)
     tx.happened(EventType.MESSAGE_SENT, agent=sender, data={"message": message.id, "to": recipient})
-    channel = (
-        channels.broadcast_channel(tx.project_id)
-        if recipient == EVERYONE
-        else channels.agent_channel(tx.project_id, recipient)
-    )
-    tx.announce(channel, json.dumps({"message": message.id, "from": sender, "to": recipient}))
+    tx.announce(announcement(tx.project_id, message.id, sender, recipient))
     return message
+
+
+def announcement(project_id: str, message_id: int, sender: str, recipient: str) -> Notice:
+    """What is announced when a message is sent."""
+    everyone = recipient == EVERYONE
+    channel = channels.broadcast_channel(project_id) if everyone else channels.agent_channel(project_id, recipient)
+    return Notice(channel, json.dumps({"message": message_id, "from": sender, "to": recipient}))
 
 
 async def acknowledge(connection: Connection, project_id: str, agent: str, message_ids: Sequence[int]) -> list[int]:

@@ -7,7 +7,7 @@
 --   maxlen            how many entries the stream keeps
 --   tasks             {key, id, version, status, set, score, dead, ttl, fields}; no fields: only its id is kept
 --   entries           {stream id, fields}
---   notices           {channel, text}
+--   notices           {channel, text, enqueue, dequeue}
 local mirror, stream, ready, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local job = cjson.decode(ARGV[1])
 local held = redis.call('HMGET', mirror, 'layout', 'history', 'position', 'generation')
@@ -45,6 +45,11 @@ end
 for _, entry in ipairs(job.entries) do
   redis.call('XADD', stream, 'MAXLEN', '~', job.maxlen, entry.id, unpack(entry.fields))
 end
-for _, notice in ipairs(job.notices) do redis.call('PUBLISH', notice[1], notice[2]) end
+for _, notice in ipairs(job.notices) do
+  redis.call('PUBLISH', notice.channel, notice.text)
+  local id = notice.enqueue or notice.dequeue
+  if id then redis.call('LREM', notice.channel, 0, id) end
+  if notice.enqueue then redis.call('RPUSH', notice.channel, id) end
+end
 if job.position then redis.call('HSET', mirror, 'position', job.position) end
 return 'written'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -53,11 +52,12 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class AgentView:
-    """An agent that holds claims: how many tasks, which, and when the first lease runs out."""
+    """An agent that holds claims: which tasks, the first to lapse first. `stale`: less than a third of a lease is left,
+    which nobody lets happen whose server still renews it."""
 
     agent: str
     tasks: list[Task]
-    lease_expires_at: datetime
+    stale: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +219,22 @@ async def claimed_tasks(connection: Connection, project_id: str, agent: str | No
     return [Task.from_record(record) for record in records]
 
 
-def by_agent(claimed: Sequence[Task]) -> list[AgentView]:
-    """Claimed tasks as `claimed_tasks` gives them, by who holds them."""
-    views = []
-    for agent, tasks in groupby(claimed, key=lambda task: task.assignee or ""):
-        held = list(tasks)
-        views.append(AgentView(agent, held, min(task.lease_expires_at for task in held if task.lease_expires_at)))
-    return views
+async def agents(connection: Connection, project_id: str) -> list[AgentView]:
+    """Who holds what, by name."""
+    late = await connection.fetch(
+        """
+        select distinct assignee from tasks
+         where project_id = $1 and status = 'claimed'
+           and lease_expires_at < loom_now() + make_interval(secs => lease_seconds / 3)
+        """,
+        project_id,
+    )
+    stale = {record["assignee"] for record in late}
+    held = await claimed_tasks(connection, project_id)
+    return [
+        AgentView(agent, list(tasks), agent in stale)
+        for agent, tasks in groupby(held, key=lambda one: one.assignee or "")
+    ]
 
 
 async def dead_letters(connection: Connection, project_id: str, *, limit: int) -> list[DeadLetter]:

@@ -8,15 +8,12 @@ again, as they are now, so that a process killed between commit and mirror leave
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from loom.bus import channels
 from loom.bus.events import START, Event, EventType
 from loom.db.connection import snapshot, translated
-from loom.graph import escalations, project, store
+from loom.graph import escalations, messages, project, store
 from loom.graph.cache import BATCH, Cache
-from loom.graph.messages import EVERYONE
 from loom.graph.transaction import Notice
 
 if TYPE_CHECKING:
@@ -88,8 +85,12 @@ class Relay:
 
 def _notice(project_id: str, event: Event) -> Notice | None:
     """What an event announces beside the tasks it changed, should its process have died before it could."""
-    if event.type is not EventType.MESSAGE_SENT or not event.data:
-        return None
-    to = event.data["to"]
-    channel = channels.broadcast_channel(project_id) if to == EVERYONE else channels.agent_channel(project_id, to)
-    return Notice(channel, json.dumps({"message": event.data["message"], "from": event.agent, "to": to}))
+    data = event.data or {}
+    match event.type:
+        case EventType.MESSAGE_SENT:
+            return messages.announcement(project_id, data["message"], event.agent or "", data["to"])
+        case EventType.ESCALATION_RAISED | EventType.ESCALATION_RESOLVED:
+            raised = event.type is EventType.ESCALATION_RAISED
+            return escalations.announcement(project_id, data["escalation"], event.task_id or "", raised=raised)
+        case _:
+            return None

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something to announce on a channel after the commit; a hint, Postgres holds the fact."""
+    """Something to announce on a channel after the commit, and what to add to or take from the list of that name.
+    A hint: Postgres holds the fact."""
 
     channel: str
     text: str
+    enqueue: str | None = None
+    dequeue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,9 @@ class Transaction:
         """Notes an event that leaves the task's row as it is."""
         self.events.append(Event(event, task_id, agent=agent, data=data))
 
-    def announce(self, channel: str, text: str) -> None:
+    def announce(self, notice: Notice) -> None:
         """Notes something to publish after the commit."""
-        self.notices.append(Notice(channel, text))
+        self.notices.append(notice)
 
     def change(self, position: Position) -> Change:
         """The outcome, for the mirror."""

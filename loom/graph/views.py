@@ -193,14 +193,14 @@ def agents(views: Sequence[AgentView]) -> Reply:
     if not views:
         return {"agents": [], "count": 0, "note": "Nobody holds a claim now."}
     rows = [
-        {
-            "agent": view.agent,
-            "first_lease_ends": _time(view.lease_expires_at),
-            "tasks": [
+        full(
+            agent=view.agent,
+            stale=view.stale or None,
+            tasks=[
                 {"id": one.id, "title": one.title, "lease_expires_at": _time(one.lease_expires_at)}
                 for one in view.tasks
             ],
-        }
+        )
         for view in views
     ]
     return {"agents": rows, "count": len(rows)}

@@ -1,0 +1,77 @@
+"""The supervisor: keeps a project going while agents work on it, and says what it sees.
+
+It does what every Loom process does in the background, and watches: claims that nobody renews, escalations that wait
+for a person, tasks that died, the end of the project. Any number may run; what they do is done once all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loom.orchestration.sweeper import Housekeeper
+
+if TYPE_CHECKING:
+    from loom.graph.claims import Swept
+    from loom.graph.escalations import Escalation
+    from loom.graph.front import Loom
+    from loom.graph.project import ProjectStatus
+    from loom.graph.reading import AgentView
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One look of the supervisor: what it swept, and what is new since its last look."""
+
+    swept: Swept
+    escalations: tuple[Escalation, ...]  # open, and not seen before
+    stale: tuple[AgentView, ...]  # became stale since
+    status: ProjectStatus
+
+    @property
+    def complete(self) -> bool:
+        """Every task is done or cancelled, and there is one."""
+        finished = self.status.counts["done"] + self.status.counts["cancelled"]
+        return finished > 0 and finished == sum(self.status.counts.values())
+
+
+class Supervisor:
+    """Watches one project."""
+
+    def __init__(self, loom: Loom) -> None:
+        self._loom = loom
+        self._known: set[str] = set()
+        self._stale: set[str] = set()
+
+    async def turn(self) -> Turn:
+        """Sweeps, brings the mirror up to date, and looks once."""
+        swept, _ = await self._loom.sweep()
+        await (await self._loom.relay()).step()
+        waiting = await self._loom.escalations(limit=500)
+        agents = [agent for agent in await self._loom.agents() if agent.stale]
+        turn = Turn(
+            swept,
+            tuple(one for one in waiting if one.id not in self._known),
+            tuple(agent for agent in agents if agent.agent not in self._stale),
+            await self._loom.status(),
+        )
+        self._known = {one.id for one in waiting}
+        self._stale = {agent.agent for agent in agents}
+        return turn
+
+    async def run(self) -> AsyncIterator[Turn]:
+        """Looks again whenever something happens, and at least every sweep interval, for ever."""
+        housekeeper = Housekeeper(self._loom)
+        housekeeper.start()
+        every = self._loom.config.orchestration.sweep_seconds
+        since = None
+        try:
+            while True:
+                yield await self.turn()
+                seen = await self._loom.wait("any", since=since, timeout=min(every, 60.0))
+                since = seen.since
+                await asyncio.sleep(min(0.2, every))  # what comes together is looked at together
+        finally:
+            await housekeeper.stop()

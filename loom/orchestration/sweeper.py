@@ -1,0 +1,117 @@
+"""Housekeeping: what every long-lived Loom process does in the background, and every short one once.
+
+A sweep gives lapsed claims back and puts due retries into play; a relay step carries events to the mirror; a renewal
+keeps the leases of the claims that this process handed out. Any number of processes may do all of it at a time, and
+none of it may ever end a process: an error is logged, and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from loom.exceptions import LoomError
+
+if TYPE_CHECKING:
+    from loom.graph.front import Loom
+
+_LOG = logging.getLogger(__name__)
+_GATHER = 0.2  # seconds from a commit to the relay step that carries it, with all that came meanwhile
+_LONGEST_BACKOFF = 60.0
+_RELAY_AT_LEAST = 60.0  # a Redis that was emptied while nothing happened is filled again
+
+
+class Housekeeper:
+    """Keeps one project in order while its process lives."""
+
+    def __init__(self, loom: Loom) -> None:
+        self._loom = loom
+        self._every = loom.config.orchestration.sweep_seconds
+        self._sweep_at = self._renewed_at = self._relayed_at = -_RELAY_AT_LEAST
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins, in the running event loop. Connects with the first turn."""
+        self._tasks = [
+            asyncio.create_task(self._persistently(self._keep_order, self._until_next), name="loom housekeeping"),
+            asyncio.create_task(self._persistently(self._renew, self._until_renewal), name="loom leases"),
+        ]
+
+    async def stop(self) -> None:
+        """Ends; returns when nothing runs any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def _keep_order(self) -> None:
+        """A sweep if one is due, and a relay step if there is anything to carry."""
+        loom, now = self._loom, time.monotonic()
+        behind = loom.committed.is_set()
+        loom.committed.clear()
+        relay = await loom.relay()
+        if now >= self._sweep_at:
+            _, newest = await loom.sweep()
+            self._sweep_at = now + self._every
+            behind = behind or newest > relay.position
+        if behind or now >= self._relayed_at + _RELAY_AT_LEAST:
+            await relay.step()
+            self._relayed_at = now
+
+    async def _until_next(self) -> None:
+        """Sleeps until the next sweep, or until a moment after this process commits something."""
+        try:
+            await asyncio.wait_for(self._loom.committed.wait(), max(self._sweep_at - time.monotonic(), 0))
+        except TimeoutError:
+            return
+        await asyncio.sleep(min(_GATHER, self._every))
+
+    async def _renew(self) -> None:
+        if time.monotonic() >= self._renewed_at + self._loom.renew_every:
+            await self._loom.renew()
+            self._renewed_at = time.monotonic()
+
+    async def _until_renewal(self) -> None:
+        await asyncio.sleep(min(self._loom.renew_every, self._every))
+
+    async def _persistently(self, work: Callable[[], Awaitable[None]], rest: Callable[[], Awaitable[None]]) -> None:
+        """Works and rests for ever. Each kind of error is logged once until the work succeeds again."""
+        told: set[str] = set()
+        backoff = self._every
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                _tell(error, told)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+            else:
+                told.clear()
+                backoff = self._every
+                await rest()
+
+
+async def once(loom: Loom) -> None:
+    """The housekeeping of a short command, at its end: one sweep, and a relay step if it has changed anything.
+
+    Never raises: the command has done its work.
+    """
+    try:
+        await loom.sweep()
+        if loom.committed.is_set():
+            await (await loom.relay()).step()
+    except Exception as error:
+        _tell(error, set())
+
+
+def _tell(error: Exception, told: set[str]) -> None:
+    if type(error).__name__ in told:
+        return
+    told.add(type(error).__name__)
+    if isinstance(error, LoomError):
+        _LOG.warning("Housekeeping has to wait: %s", error)
+    else:
+        _LOG.error("Housekeeping failed and is tried again", exc_info=error)

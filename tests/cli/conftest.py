@@ -1,0 +1,102 @@
+"""The command line as a user has it: a process, in a project of its own, on the test's database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.services import Endpoints
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The object on standard output, which must be the only thing there."""
+        value: dict[str, Any] = json.loads(self.out)
+        assert value["schema"] == 1
+        return value
+
+
+@dataclass(frozen=True)
+class Cli:
+    """Runs `loom` in a directory."""
+
+    directory: Path
+    env: dict[str, str]
+
+    def __call__(self, *words: str, stdin: str | bytes = b"", **env: str) -> Result:
+        """One command; whatever happens, there is no traceback."""
+        done = subprocess.run(
+            [sys.executable, "-m", "loom", *words],
+            cwd=self.directory,
+            env=self.env | env,
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            timeout=60,
+        )
+        result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in result.out + result.err
+        return result
+
+    def ok(self, *words: str, stdin: str = "", **env: str) -> dict[str, Any]:
+        """The answer of a command that must succeed, with `--json`."""
+        result = self(*words, "--json", stdin=stdin, **env)
+        assert result.code == 0, result.out + result.err
+        return result.json
+
+    def create(self, title: str = "a task", *words: str) -> str:
+        """The id of a new task."""
+        return str(self.ok("create", title, *words)["id"])
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command that goes on."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "loom", *words],
+            cwd=self.directory,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Cli:
+    """An empty directory, a home of its own, and no servers: what needs them fails."""
+    home, directory = tmp_path / "home", tmp_path / "shop"
+    home.mkdir()
+    directory.mkdir()
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("LOOM_", "CLAUDE", "UV_"))}
+    env |= {
+        "HOME": str(home),
+        "LOOM_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "LOOM_REDIS_URL": "redis://127.0.0.1:1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return Cli(directory, env)
+
+
+@pytest.fixture
+def cli(bare: Cli, database_url: str, servers: Endpoints) -> Cli:
+    """A project on the test's database."""
+    loom_dir = bare.directory / ".loom"
+    loom_dir.mkdir()
+    (loom_dir / "config.yaml").write_text(f"project_name: shop\nproject_id: {uuid.uuid4()}\n")
+    bare.env.update(LOOM_DATABASE_URL=database_url, LOOM_REDIS_URL=servers.redis_url, LOOM_AGENT_ID="tester")
+    return bare

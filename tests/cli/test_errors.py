@@ -1,0 +1,173 @@
+"""What goes wrong is told in two sentences, with the right exit status, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loom.db.connection import Pool
+from tests.cli.conftest import Cli
+
+GONE = "loom-00000000"
+MEGABYTE = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "code", "says"),
+    [
+        (["status", GONE], "", 1, "no task"),
+        (["done", GONE], "", 1, "no task"),
+        (["cancel", GONE], "", 1, "no task"),
+        (["graph", "--root", GONE], "", 1, "no task"),
+        (["create", "x", "--depends-on", GONE], "", 1, GONE),
+        (["create", "x", "--parent", GONE], "", 1, GONE),
+        (["resolve", "esc-00000000", "retry"], "", 1, "no escalation"),
+        (["inbox", "--ack", "999"], "", 1, "no message"),
+        (["claim", "loom-XYZ"], "", 2, "not a task id"),
+        (["claim", "'; drop table tasks; --"], "", 2, "not a task id"),
+        (["claim", "loom:{*}\r\nFLUSHALL\r\n"], "", 2, "not a task id"),
+        (["claim", "loom-../../etc"], "", 2, "not a task id"),
+        (["claim", "--agent", "a b\u202e"], "", 2, "not a name"),
+        (["claim", "--lease", "0"], "", 2, "lease_seconds"),
+        (["claim", "--lease", "nan"], "", 2, "lease_seconds"),
+        (["create", ""], "", 2, "empty"),
+        (["create", "two\nlines"], "", 2, "line break"),
+        (["create", "\udcff"], "", 2, "half a character"),
+        (["create", "--from", "-"], MEGABYTE, 2, "1,000,000 characters"),
+        (["create", "--from", "-"], "a\0b", 2, "NUL"),
+        (["create", "--from", "-"], b"\xff\xfe", 2, "UTF-8"),
+        (["create", "--from", "/nowhere"], "", 2, "cannot be read"),
+        (["create", "x", "--from", "-"], "y", 2, "not both"),
+        (["create", "x", "--context", "[1]"], "", 2, "a list"),
+        (["create", "x", "--context", '{"a"'], "", 2, "not valid JSON"),
+        (["create", "x", "--context", "-"], "[" * 100_000, 2, "not valid JSON"),
+        (["create", "x", "--context", "-"], '{"a": "' + MEGABYTE + '"}', 2, "limit"),
+        (["create", "x", "--context", "-"], '{"a": "\\u0000"}', 2, "NUL"),
+        (["create", "x", "--context", "-"], '{"a": NaN}', 2, "JSON"),
+        (["create", "x", "--context", "@/nowhere"], "", 2, "cannot be read"),
+        (["create", "x", "--priority", "p9"], "", 2, "p9"),
+        (["create", "x", "y", "z"], "", 2, "unexpected"),
+        (["create", "x", "--colour", "red"], "", 2, "--colour"),
+        (["message", "a b", "hello"], "", 2, "not a name"),
+        (["message", "all", "--from", "-"], MEGABYTE, 2, "limit"),
+        (["wait", "--since", "1; select"], "", 2, "not a position"),
+        (["ready", "--limit", "0"], "", 2, "--limit"),
+        (["import", "-"], "tasks: [", 1, "cannot be read"),
+        (["import", "-"], '{"tasks": [{"title": "a", "depends_on": ["a"]}]}', 1, "a"),
+        (["import", "nothing.json"], "", 2, "cannot be read"),
+        (["config", "set", "databse.url", "x"], "", 1, "database.url"),
+        (["config", "set", "mcp.port", "many"], "", 1, "whole number"),
+        (["stauts"], "", 2, "loom status"),
+        (["resolve", GONE, "reassign"], "", 2, "--to"),
+        (["resolve", GONE, "explode"], "", 2, "explode"),
+    ],
+)
+async def test_bad_input_is_told_in_a_sentence_and_changes_nothing(
+    cli: Cli, pool: Pool, words: list[str], stdin: str | bytes, code: int, says: str
+) -> None:
+    settings = (cli.directory / ".loom" / "config.yaml").read_text()
+    result = cli(*words, "--json", stdin=stdin)
+    assert result.code == code, result
+    error = result.json["error"]
+    assert says in error["cause"] + error["next_step"]
+    assert len(error["cause"]) < 400
+    assert error["next_step"]
+    assert "loom_" not in error["cause"] + error["next_step"]
+    assert await pool.fetchval("select count(*) from events") == 0
+    assert (cli.directory / ".loom" / "config.yaml").read_text() == settings
+
+
+async def test_cycles_are_refused_by_name(cli: Cli, pool: Pool) -> None:
+    epic = cli.create("epic", "--epic")
+    child = cli.create("child", "--parent", epic)
+    last = cli.create("last", "--depends-on", child)
+    before = await pool.fetchval("select count(*) from events")
+    for task, target in ((child, last), (child, child), (child, epic), (epic, child)):
+        refused = cli("update", task, "--depends-on", target)
+        assert refused.code in (1, 2), refused
+        assert refused.err.startswith("error: ")
+        assert len(refused.err.splitlines()) == 2
+    assert await pool.fetchval("select count(*) from events") == before
+
+
+async def test_metacharacters_are_only_text(cli: Cli, pool: Pool) -> None:
+    text = "'; drop table tasks; -- $1 %s {x} *\\"
+    task = cli.create(text, "--done-when", text, "--context", '{"loom:{*}": "\\r\\nFLUSHALL"}')
+    cli.ok("claim", task, "--agent", "a:b/c@d")
+    cli.ok("message", "a:b/c@d", text)
+    assert cli.ok("inbox", "--agent", "a:b/c@d", "--thread", "1")["messages"][0]["text"] == text
+    assert cli.ok("status", task)["title"] == text
+    assert await pool.fetchval("select count(*) from tasks") == 1
+
+
+def test_without_a_project(bare: Cli) -> None:
+    for words in (["status"], ["claim"], ["up"], ["watch"], ["export"], ["config", "trust"]):
+        result = bare(*words)
+        assert result.code == 1
+        assert "loom init" in result.err
+    assert bare("config", "show").code == 0
+    assert not list(bare.directory.iterdir())
+
+
+def test_without_a_database(bare: Cli) -> None:
+    assert bare("init").code == 0
+    result = bare("status", "--json")
+    assert result.code == 1
+    assert result.json["error"]["code"] in ("database_unavailable", "servers")
+    assert bare("doctor").code == 1
+
+
+def test_a_broken_configuration(cli: Cli) -> None:
+    (cli.directory / ".loom" / "config.yaml").write_text("project_id: [")
+    result = cli("status", "--json")
+    assert result.json["error"]["code"] == "config_invalid"
+    assert result.code == 1
+
+
+def test_what_nobody_expected_is_a_sentence_and_a_log_without_secrets(cli: Cli) -> None:
+    (cli.directory / "sitecustomize.py").write_text(
+        "from loom.graph import reading\n"
+        "async def broken(*a, **k): raise KeyError('redis://:hunter2@host')\n"
+        "reading.overview = broken\n"
+    )
+    result = cli("status", PYTHONPATH=f"{cli.directory}{os.pathsep}{cli.env['PYTHONPATH']}")
+    assert result.code == 1
+    log = cli.directory / ".loom" / "logs" / "cli.log"
+    assert result.err == f"error: Something went wrong inside Loom (KeyError).\nnext: See {log}.\n"
+    assert "KeyError" in log.read_text()
+    assert "hunter2" not in log.read_text()
+
+
+def test_a_reader_that_leaves_early(cli: Cli) -> None:
+    plan = "tasks:\n" + "".join(f"  - title: task number {number} {'x' * 400}\n" for number in range(1000))
+    cli.ok("import", "-", stdin=plan)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "loom", "export"], cwd=cli.directory, env=cli.env, stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+def test_an_interrupted_command(cli: Cli) -> None:
+    process = cli.start("wait", "--timeout", "60")
+    task = cli.create()  # by now it waits, or is about to
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130 or task in out
+    assert "Traceback" not in err
+
+
+def test_loom_project_dir_is_respected(cli: Cli, tmp_path: Path) -> None:
+    task = cli.create()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    there = Cli(elsewhere, cli.env | {"LOOM_PROJECT_DIR": str(cli.directory)})
+    assert there.ok("ready")["tasks"][0]["id"] == task

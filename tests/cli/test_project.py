@@ -1,0 +1,136 @@
+"""Settings, servers, and the state of a project as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loom.db.connection import Pool
+from tests.cli.conftest import Cli
+
+
+def test_config_shows_values_and_where_they_come_from(cli: Cli) -> None:
+    cli.ok("config", "set", "orchestration.max_retries", "5")
+    cli.ok("config", "set", "log_level", "ERROR", "--user")
+    shown = cli.ok("config", "show", LOOM_CLAIM_TTL="77", LOOM_REDIS_URL="redis://:hunter2@example.org")["values"]
+    file = str(cli.directory / ".loom" / "config.yaml")
+    assert shown["orchestration.max_retries"] == {"value": 5, "source": file}
+    assert shown["log_level"]["source"] == str(Path(cli.env["HOME"]) / ".loom" / "config.yaml")
+    assert shown["orchestration.claim_ttl_seconds"] == {"value": 77, "source": "LOOM_CLAIM_TTL"}
+    assert "hunter2" not in json.dumps(shown)
+    assert "orchestration.max_retries" in cli("config", "show").out
+
+
+def test_a_setting_made_by_hand_is_trusted_and_one_that_came_along_is_not(cli: Cli) -> None:
+    cli.ok("config", "set", "skills.command", "mine --now")
+    assert cli.ok("config", "show")["values"]["skills.command"]["value"] == "mine --now"
+    path = cli.directory / ".loom" / "config.yaml"
+    path.write_text(path.read_text().replace("mine", "theirs"))
+    shown = cli("config", "show", "--json")
+    assert shown.json["values"]["skills.command"]["value"] is None
+    assert "loom config trust" in shown.err
+    refused = cli("config", "trust")
+    assert refused.code == 2
+    assert "skills.command" in refused.err
+    assert cli.ok("config", "trust", "--yes")["new"] == ["skills.command"]
+    assert cli.ok("config", "show")["values"]["skills.command"]["value"] == "theirs --now"
+
+
+def test_projects(cli: Cli) -> None:
+    listed = cli.ok("project", "list")
+    assert [(one["name"], one["here"]) for one in listed["projects"]] == [("shop", True)]
+    assert cli.ok("project", "archive")["changed"] is True
+    assert cli.ok("project", "archive")["changed"] is False
+    assert cli.ok("project", "list")["projects"] == []
+    assert "archived" in cli("project", "list", "--all").out
+
+
+def test_up_twice_on_servers_of_ones_own(cli: Cli) -> None:
+    first = cli.ok("up")
+    assert [server["running"] for server in first["servers"]] == [True, True]
+    assert first["mcp_json"] == "written"
+    again = cli("up")
+    assert again.code == 0
+    assert "Next" in again.out
+    assert cli.ok("up")["mcp_json"] == "unchanged"
+    down = cli("down")
+    assert down.code == 1
+    assert "not started by Loom" in down.err
+
+
+async def test_doctor(cli: Cli, pool: Pool) -> None:
+    cli.ok("init")
+    task = cli.create()
+    cli.ok("fail", task, "--reason", "x", "--no-retry")
+    report = cli.ok("doctor")
+    assert report["ok"] is True
+    assert {finding["level"] for finding in report["findings"]} <= {"ok", "note"}
+    assert "1 dead letter" in cli("doctor").out
+    assert cli.ok("doctor", "--deep")["ok"] is True
+
+    await pool.execute("update tasks set waiting = 7")
+    broken = cli("doctor", "--json")
+    assert broken.code == 1
+    bad = [finding for finding in broken.json["findings"] if finding["level"] == "bad"]
+    assert task in bad[0]["found"]
+    assert bad[0]["mend"]
+    assert cli("doctor").out.endswith(" problem.\n") or cli("doctor").out.endswith(" problems.\n")
+
+
+def test_doctor_sees_a_client_that_cannot_start_the_server(cli: Cli) -> None:
+    def wiring() -> str:
+        return next(one["found"] for one in cli.ok("doctor")["findings"] if one["check"] == ".mcp.json")
+
+    assert "no server" in wiring()
+    (cli.directory / ".mcp.json").write_text('{"mcpServers": {"loom": {"command": "/nowhere/loom", "args": ["mcp"]}}}')
+    assert "not on PATH" in wiring()
+    (cli.directory / ".mcp.json").write_text("{")
+    assert "not valid JSON" in wiring()
+
+
+@pytest.fixture
+def embedded(bare: Cli) -> Iterator[Cli]:
+    """A project with servers of its own that Loom starts; they are down again afterwards."""
+    with tempfile.TemporaryDirectory(prefix="loom-", dir="/tmp") as place:
+        Path(place).chmod(0o755)
+        cli = Cli(bare.directory, {k: v for k, v in bare.env.items() if not k.startswith("LOOM_")})
+        cli.env["LOOM_DATA_DIR"] = place
+        yield cli
+        cli("down", "--yes")
+
+
+def test_from_nothing_to_running_and_down_again(embedded: Cli, tmp_path: Path) -> None:
+    embedded.ok("init")
+    assert embedded("status", "--json").code in (0, 1)
+    up = embedded("up")
+    assert up.code == 0
+    assert up.out.count("running") == 2
+    task = embedded.create()
+
+    other = Cli(tmp_path / "other", embedded.env)
+    other.directory.mkdir()
+    other.ok("init")
+    other.ok("up")
+    watching = other.start("watch", "--json")
+    other.create()
+    assert watching.stdout is not None
+    watching.stdout.readline()
+    refused = embedded("down")
+    assert refused.code == 1
+    assert "other" in refused.err
+    assert embedded.ok("status")["ready"] == 1
+    assert embedded.ok("down", "--yes")["stopped"] is True
+    watching.kill()
+    watching.communicate()
+
+    stopped = embedded("status", "--json")
+    assert stopped.code == 1
+    assert stopped.json["error"]["code"] == "servers_stopped"
+    embedded.ok("up")
+    assert embedded.ok("ready")["tasks"][0]["id"] == task
+    assert os.listdir(embedded.directory / ".loom" / "logs") == []

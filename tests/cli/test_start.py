@@ -1,0 +1,66 @@
+"""What a command costs before it does anything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from loom.cli import cli as group
+from tests.cli.conftest import Cli
+
+
+def test_every_command_has_json_but_the_one_that_speaks_mcp() -> None:
+    import click
+
+    def leaves(command: click.Command, path: str) -> dict[str, click.Command]:
+        if not isinstance(command, click.Group):
+            return {path: command}
+        found: dict[str, click.Command] = {}
+        for name in command.list_commands(click.Context(command)):
+            one = command.get_command(click.Context(command), name)
+            assert one is not None, name
+            found |= leaves(one, f"{path} {name}".strip())
+        return found
+
+    commands = leaves(group, "")
+    without = [path for path, one in commands.items() if not any("--json" in param.opts for param in one.params)]
+    assert without == ["mcp"]
+    assert all(one.help for one in commands.values())
+
+
+def test_help_imports_no_command(bare: Cli) -> None:
+    shown = bare("--help")
+    assert shown.code == 0
+    assert "dead-letter" in shown.out
+    code = "import sys, loom.cli; print([m for m in sys.modules if m.startswith(('loom.cli.', 'asyncpg', 'yaml'))])"
+    imported = subprocess.run([sys.executable, "-c", code], env=bare.env, capture_output=True, text=True, check=True)
+    assert imported.stdout.strip() == "['loom.cli.output']"
+    completed = bare(_LOOM_COMPLETE="bash_complete", COMP_WORDS="loom cl", COMP_CWORD="1")
+    assert completed.out == "plain,claim\n"
+
+
+def test_status_starts_quickly(cli: Cli) -> None:
+    """It costs less than three times what importing its two libraries does, and leaves the heavy ones alone."""
+
+    def fastest(*command: str) -> float:
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *command], cwd=cli.directory, env=cli.env, check=True, capture_output=True)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    cli.create()
+    floor = fastest("-c", "import click, asyncpg")
+    status = fastest("-m", "loom", "status")
+    assert status < 3 * floor, f"{status:.3f} s against {floor:.3f} s"
+    seen = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "loom", "status"],
+        cwd=cli.directory,
+        env=cli.env,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stderr
+    assert not [name for name in ("redis", "fastmcp", "pydantic", "rich") if f"| {name}\n" in seen.replace("  ", "")]

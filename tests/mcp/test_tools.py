@@ -1,0 +1,327 @@
+"""The tools as an agent sees them, in both eras of the protocol, over a real project."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastmcp import Client
+from fastmcp.client.client import CallToolResult
+from mcp_types import TextContent
+
+from loom.exceptions import LoomError
+from loom.graph.front import Loom
+from loom.mcp.server import build
+from tests.conftest import Opener
+
+
+class Agent:
+    """A client that calls tools by their short names."""
+
+    def __init__(self, client: Client[Any]) -> None:
+        self.client = client
+
+    async def result(self, name: str, **arguments: Any) -> CallToolResult:
+        return await self.client.call_tool(f"loom_{name}", arguments, raise_on_error=False)
+
+    async def __call__(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """The reply, which is the same in both forms, has no nulls and says something."""
+        result = await self.result(name, **arguments)
+        text = spoken(result)
+        assert not result.is_error, text
+        reply = result.structured_content
+        assert reply
+        assert json.loads(text) == reply
+        assert no_nulls(reply), reply
+        assert len(text) < 40_000
+        return reply
+
+    async def error(self, name: str, **arguments: Any) -> str:
+        """The text of an error: one line, short."""
+        result = await self.result(name, **arguments)
+        text = spoken(result)
+        assert result.is_error, text
+        assert result.structured_content is None
+        assert "\n" not in text
+        assert len(text) < 400
+        return text
+
+
+def spoken(result: CallToolResult) -> str:
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    return block.text
+
+
+def no_nulls(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(no_nulls(one) for one in value.values())
+    if isinstance(value, list):
+        return all(no_nulls(one) for one in value)
+    return value is not None
+
+
+@pytest.fixture(params=["auto", "legacy"])
+async def agent(loom: Loom, request: pytest.FixtureRequest) -> AsyncIterator[Agent]:
+    async with Client(build(loom), mode=request.param) as client:
+        yield Agent(client)
+
+
+async def test_from_creation_to_the_next_task(agent: Agent) -> None:
+    design = await agent("create", title="Design", context={"for": "api"}, done_when="the page is written")
+    build_it = await agent("create", title="Build", depends_on=[design["id"]], priority="p0")
+    assert (design["status"], build_it["status"]) == ("pending", "blocked")
+    ready = await agent("ready")
+    assert [row["id"] for row in ready["tasks"]] == [design["id"]]
+    assert set(ready["tasks"][0]) == {"id", "title", "priority", "age"}
+    claim = await agent("claim")
+    assert (claim["id"], claim["status"], claim["done_when"]) == (design["id"], "claimed", "the page is written")
+    assert claim["context"] == {"for": "api"}
+    done = await agent("done", task_id=design["id"], output={"page": "api.md"}, token=claim["token"])
+    assert (done["status"], done["unblocked"]) == ("done", [build_it["id"]])
+    assert await agent("done", task_id=design["id"], token=claim["token"]) == done  # the first answer again
+    following = await agent("claim", task_id=build_it["id"])
+    assert following["dependencies"][0]["output"] == {"page": "api.md"}
+
+
+@pytest.mark.parametrize("agent", ["auto"], indirect=True)
+async def test_nothing_ready_is_an_answer(agent: Agent) -> None:
+    assert (await agent("claim"))["status"] == "nothing_ready"
+    assert (await agent("ready"))["note"]
+    await agent("create", title="A")
+    await agent("claim")
+    assert "1 claimed" in (await agent("claim"))["waiting_for"]
+
+
+async def test_an_error_is_code_cause_and_next_step(agent: Agent, loom: Loom) -> None:
+    await agent("create", title="A")
+    held = await agent("claim", agent_id="somebody")
+    with pytest.raises(LoomError) as caught:
+        await loom.claim(held["id"])
+    error = caught.value
+    text = await agent.error("claim", task_id=held["id"])
+    assert text == f"{error.code}: {error.cause} {error.next_step}"
+    assert text.startswith("claim_conflict: ")
+    assert "somebody" in text
+
+
+async def test_agents_behind_one_server_are_told_apart(agent: Agent) -> None:
+    for title in "abc":
+        await agent("create", title=title)
+    one, two = await agent("claim", agent_id="one"), await agent("claim", agent_id="two")
+    assert one["assignee"] == "one"
+    assert (await agent.error("done", task_id=one["id"], agent_id="two")).startswith("claim_conflict")
+    assert (await agent("done", task_id=one["id"]))["status"] == "done"  # whatever name this server claimed it under
+    assert (await agent("done", task_id=two["id"], token=two["token"]))["status"] == "done"
+    await agent("claim", agent_id="three")
+    holders = await agent("status", view="agents")
+    assert [row["agent"] for row in holders["agents"]] == ["three"]
+    assert [row["token"] for row in (await agent("heartbeat", agent_id="three"))["claims"]]
+    assert (await agent("heartbeat", agent_id="two"))["count"] == 0
+
+
+async def test_a_question_comes_back_with_its_answer(agent: Agent) -> None:
+    task = await agent("create", title="A")
+    await agent("claim", agent_id="asker")
+    asked = await agent("escalate", task_id=task["id"], message="Which port?", agent_id="asker")
+    assert asked["status"] == "blocked"
+    raised = (await agent("status", view="escalations"))["escalations"][0]
+    assert (raised["message"], raised["from"]) == ("Which port?", "asker")
+    answered = await agent("resolve", id=raised["id"], action="answer", note="8080")
+    assert answered["status"] == "pending"
+    inbox = await agent("inbox", agent_id="asker")
+    assert "8080" in inbox["messages"][0]["text"]
+    read = await agent("inbox", agent_id="asker", ack=[inbox["messages"][0]["id"]])
+    assert read["count"] == 0
+    assert (await agent("status", task_id=task["id"]))["context"]["notes"][0]["text"] == "8080"
+
+
+async def test_dead_work_finds_its_way_out(agent: Agent) -> None:
+    first = await agent("create", title="A")
+    second = await agent("create", title="B", depends_on=[first["id"]])
+    failed = await agent("fail", task_id=first["id"], reason="no such api", retry=False)
+    assert (failed["status"], failed["dead_reason"], failed["held_up"]) == ("failed", "no such api", [second["id"]])
+    assert (await agent("status", view="dead_letters"))["tasks"][0]["held_up_count"] == 1
+    waived = await agent("resolve", id=first["id"], action="waive", note="not needed")
+    assert (waived["status"], waived["unblocked"]) == ("cancelled", [second["id"]])
+    retried = await agent("fail", task_id=second["id"], reason="flaky")
+    assert retried["retry_at"]
+    handed = await agent("resolve", id=second["id"], action="reassign", agent_id="expert")
+    assert (handed["status"], handed["assignee"]) == ("claimed", "expert")
+    assert (await agent("resolve", id=second["id"], action="cancel"))["status"] == "cancelled"
+
+
+async def test_giving_back_and_changing(agent: Agent) -> None:
+    task = await agent("create", title="A")
+    await agent("claim")
+    assert (await agent("release", task_id=task["id"], note="half done"))["status"] == "pending"
+    other = await agent("create", title="B")
+    changed = await agent("update", task_id=task["id"], title="A2", depends_on=[other["id"]], context={})
+    assert (changed["status"], changed["title"]) == ("blocked", "A2")
+    assert (await agent("update", task_id=task["id"], depends_on=[]))["status"] == "pending"
+
+
+async def test_the_graph_in_three_forms(agent: Agent) -> None:
+    epic = await agent("create", title="Epic", epic=True)
+    a = await agent("create", title="A", parent_id=epic["id"])
+    await agent("create", title="B", depends_on=[a["id"]], parent_id=epic["id"])
+    waves = (await agent("graph"))["waves"]
+    assert [wave["count"] for wave in waves] == [1, 1]
+    assert (await agent("graph", format="mermaid"))["mermaid"].startswith("flowchart")
+    assert (await agent("graph", format="json", root=a["id"]))["count"] == 1
+    assert (await agent("status"))["counts"]["epic"] == 1
+
+
+@pytest.mark.parametrize("agent", ["auto"], indirect=True)
+async def test_replies_stay_affordable(agent: Agent, loom: Loom) -> None:
+    bulk = {"tasks": [{"title": f"task {number} " + "x" * 400, "key": f"k{number}"} for number in range(400)]}
+    await loom.apply_plan(bulk)
+    drawn = await agent("graph", format="mermaid", limit=400)
+    assert len(drawn["mermaid"]) <= 8000
+    assert drawn["mermaid"].count("classDef") == 6  # whole to its end
+    assert drawn["count"] + drawn["more"] == 400
+    await agent("graph", limit=400)
+    await agent("graph", format="json", limit=400)
+    await agent("ready", limit=100)
+    big = await agent("create", title="big", context={"text": "y" * 200_000})
+    assert "shortened" in json.dumps(await agent("status", task_id=big["id"]))
+
+
+async def test_a_wait_ends_with_what_it_waited_for(agent: Agent) -> None:
+    since = (await agent("wait", what="inbox", timeout=0))["since"]
+    waiting = asyncio.create_task(agent("wait", what="inbox", since=since, timeout=20))
+    await asyncio.sleep(0.1)
+    sent = await agent("message", to="*", message="hello", agent_id="other")
+    assert set(sent) == {"id", "from", "to", "thread_id"}
+    seen = await asyncio.wait_for(waiting, 5)
+    assert (seen["changed"], seen["unread"]) == (True, 1)
+    assert (await agent("wait", what="inbox", since=seen["since"], timeout=0))["changed"] is False
+
+
+async def test_a_wait_shows_that_it_lives_and_ends_when_cancelled(loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.mcp.tools._REPORT_EVERY", 0.1)
+    heard: asyncio.Queue[float] = asyncio.Queue()
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.put_nowait(progress)
+
+    async with Client(build(loom), progress_handler=hear) as client:
+        waiting = asyncio.create_task(client.call_tool("loom_wait", {"what": "inbox", "timeout": 60}))
+        assert await asyncio.wait_for(heard.get(), 5) < await asyncio.wait_for(heard.get(), 5)
+        assert "report" in running()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await client.call_tool("loom_status", {})
+        assert "report" not in running()
+
+
+def running() -> set[str]:
+    """The coroutines of this loop; the server runs in it too."""
+    return {getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()}
+
+
+BAD = [
+    ("claim", {"task_id": "nonsense"}, "invalid_input: task_id “nonsense” is not a task id"),
+    ("claim", {"task_id": "loom-00000000"}, "task_not_found: "),
+    ("claim", {"task_id": "loom-0000000'; drop table tasks; --"}, "invalid_input: task_id "),
+    ("claim", {"task_id": 7}, "invalid_input: task_id should be a valid string."),
+    ("claim", {"agent_id": "a b\r\nSET x"}, "invalid_input: agent_id "),
+    ("claim", {"lease_seconds": 0}, "invalid_input: lease_seconds should be greater than or equal to 1."),
+    ("claim", {"who": "me"}, "invalid_input: There is no argument who; loom_claim takes task_id, agent_id"),
+    ("done", {}, "invalid_input: task_id is missing."),
+    ("done", {"task_id": "{mine}", "output": [1]}, "invalid_input: output should be a valid dictionary."),
+    ("done", {"task_id": "{mine}", "output": "text"}, "invalid_input: output should be a valid dictionary."),
+    ("done", {"task_id": "{mine}", "output": {"a\0": 1}}, "invalid_input: a key in output has a NUL"),
+    ("done", {"task_id": "{mine}", "token": 2**70}, "invalid_input: token must be a whole number"),
+    ("create", {"title": "x" * 1_000_000}, "invalid_input: title should have at most 500 characters."),
+    ("create", {"title": "a\0b"}, "invalid_input: title has "),
+    ("create", {"title": "T", "context": {"k": "x" * 300_000}}, "invalid_input: context is "),
+    ("create", {"title": "T", "priority": "urgent"}, "invalid_input: priority should be 'p0', 'p1' or 'p2'."),
+    ("create", {"title": "T", "depends_on": ["{theirs}"]}, "task_not_found: "),
+    ("create", {"title": "T", "depends_on": [["x"]]}, "invalid_input: depends_on[0] should be a valid string."),
+    ("create", {"title": "T", "parent_id": "{child}", "depends_on": ["{epic}"]}, "dependency_cycle: "),
+    ("update", {"task_id": "{mine}", "depends_on": ["{mine}"]}, ""),
+    ("update", {"task_id": "{mine}", "depends_on": ["{after}"]}, "dependency_cycle: "),
+    ("update", {"task_id": "{mine}"}, "invalid_input: Nothing to change"),
+    ("status", {"task_id": "{theirs}"}, "task_not_found: "),
+    ("status", {"view": "*"}, "invalid_input: view should be 'overview', "),
+    ("graph", {"root": "loom-ffffffff"}, "task_not_found: "),
+    ("message", {"to": "x} loom:{*", "message": "hi"}, "invalid_input: to "),
+    ("message", {"to": "a", "message": "x" * 40_000}, "invalid_input: message is "),
+    ("inbox", {"ack": [99]}, "message_not_found: "),
+    ("wait", {"timeout": 61}, "invalid_input: timeout should be less than or equal to 60."),
+    ("wait", {"what": "task"}, "invalid_input: "),
+    ("wait", {"since": "'; select 1"}, "invalid_input: since "),
+    ("resolve", {"id": "esc-nope", "action": "retry"}, "escalation_not_found: "),
+    ("resolve", {"id": "{mine}", "action": "answer"}, ""),
+    ("heartbeat", {"task_ids": ["{mine}"]}, "claim_conflict: "),
+]
+
+
+async def test_bad_input_is_one_sentence_and_changes_nothing(loom: Loom) -> None:
+    async with Loom(replace(loom.config, project_id=str(uuid4())), agent="stranger") as stranger:
+        theirs = (await stranger.create("theirs")).id
+    mine, epic = (await loom.create("mine")).id, (await loom.create("epic", epic=True)).id
+    known = {
+        "mine": mine,
+        "theirs": theirs,
+        "epic": epic,
+        "after": (await loom.create("after", depends_on=[mine])).id,
+        "child": (await loom.create("child", epic=True, parent_id=epic)).id,
+    }
+    before = await loom.export()
+    async with Client(build(loom)) as client:
+        agent = Agent(client)
+        for name, arguments, text in BAD:
+            said = await agent.error(name, **filled(arguments, known))
+            assert said.startswith(text), (name, arguments, said)
+            assert re.fullmatch(r"[a-z_]+: .+\.", said), said
+        assert (await agent("status"))["ready"] == 1
+    assert await loom.export() == before
+
+
+def filled(value: Any, known: dict[str, str]) -> Any:
+    """`value` with the names of tasks in it replaced by their ids."""
+    if isinstance(value, dict):
+        return {key: filled(one, known) for key, one in value.items()}
+    if isinstance(value, list):
+        return [filled(one, known) for one in value]
+    return known.get(value[1:-1], value) if isinstance(value, str) and value.startswith("{") else value
+
+
+async def test_the_end_of_a_session_gives_its_claims_back(open_loom: Opener) -> None:
+    one, two = await open_loom("one"), await open_loom("two")
+    task = await one.create("A")
+    async with Client(build(one)) as client:
+        await client.call_tool("loom_claim", {"agent_id": "worker"})
+        assert (await two.get(task.id)).task.status == "claimed"
+    found = (await two.get(task.id)).task
+    assert (found.status, found.attempt) == ("pending", 1)
+
+
+async def test_housekeeping_runs_beside_the_calls(open_loom: Opener) -> None:
+    loom, other = await open_loom("one"), await open_loom("other")
+    lapses, kept = await loom.create("lapses"), await loom.create("kept")
+    await other.claim(lapses.id, lease_seconds=1)
+    async with Client(build(loom)) as client:
+        await client.call_tool("loom_claim", {"task_id": kept.id, "lease_seconds": 2})
+        since = (await loom.wait(timeout=0)).since
+        seen = await client.call_tool("loom_wait", {"what": "task", "task_id": lapses.id, "since": since})
+        assert seen.data["task"]["status"] == "pending"
+        await asyncio.sleep(2)
+        assert (await other.get(kept.id)).task.status == "claimed"
+
+
+@pytest.mark.parametrize("agent", ["auto"], indirect=True)
+async def test_the_prompts_name_the_agent_and_the_goal(agent: Agent) -> None:
+    assert {prompt.name for prompt in await agent.client.list_prompts()} == {"worker", "orchestrator"}
+    worker = await agent.client.get_prompt("worker", {"agent_id": "w1"})
+    assert "agent_id=w1" in worker.messages[0].content.text  # type: ignore[union-attr]
+    orchestrator = await agent.client.get_prompt("orchestrator", {"goal": "a parser"})
+    assert "a parser" in orchestrator.messages[0].content.text  # type: ignore[union-attr]
