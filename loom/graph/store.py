@@ -193,12 +193,19 @@ class Pulse:
     newest: Position
 
 
-PULSE = """
+# Whether anything is unfinished is asked of the partial indexes, one after the other.
+_UNFINISHED = """(
+    exists(select from tasks where project_id = $1 and status = 'pending')
+ or exists(select from tasks where project_id = $1 and status = 'claimed')
+ or exists(select from tasks where project_id = $1 and status in ('blocked', 'epic'))
+ or exists(select from tasks where project_id = $1 and status = 'failed'))"""
+PULSE = f"""
 select exists(select from tasks
                where project_id = $1 and status = 'claimed' and lease_expires_at <= loom_now()) as expired,
        exists(select from tasks where project_id = $1 and status = 'failed' and retry_at <= loom_now()) as due,
-       (select done_at from tasks where project_id = $1 and done_at is not null order by done_at desc limit 1)
-            > coalesce(completed_at, '-infinity') as news,
+       not {_UNFINISHED}
+         and (select done_at from tasks where project_id = $1 and done_at is not null order by done_at desc limit 1)
+             > coalesce(completed_at, '-infinity') as complete,
        (select xid::text || '-' || id from events where project_id = $1 order by xid desc, id desc limit 1) as newest
   from projects where id = $1
 """
@@ -209,34 +216,23 @@ async def pulse(connection: Connection, project_id: str) -> Pulse:
     record = await connection.fetchrow(PULSE, project_id)
     if record is None:
         return Pulse(False, False, False, START)
-    complete = bool(record["news"]) and not await unfinished(connection, project_id)
     newest = Position.parse(record["newest"]) if record["newest"] else START
-    return Pulse(record["expired"], record["due"], complete, newest)
-
-
-async def unfinished(connection: Connection, project_id: str) -> bool:
-    """Whether any task is neither done nor cancelled."""
-    return bool(
-        await connection.fetchval(
-            "select exists(select from tasks where project_id = $1 and done_at is null limit 1)", project_id
-        )
-    )
+    return Pulse(record["expired"], record["due"], bool(record["complete"]), newest)
 
 
 async def mark_complete(tx: Transaction) -> bool:
     """Notes that the project is complete, if it is and nobody has noted it; the row's lock lets one process win."""
-    record = await tx.connection.fetchrow(
-        "select completed_at from projects where id = $1 for no key update", tx.project_id
+    await tx.connection.execute("select from projects where id = $1 for no key update", tx.project_id)
+    marked: int | None = await tx.connection.fetchval(
+        f"""
+        update projects set completed_at = n.newest
+          from (select max(done_at) as newest from tasks where project_id = $1 and done_at is not null) n
+         where id = $1 and not {_UNFINISHED} and n.newest > coalesce(completed_at, '-infinity')
+        returning 1
+        """,
+        tx.project_id,
     )
-    newest = await tx.connection.fetchval(
-        "select max(done_at) from tasks where project_id = $1 and done_at is not null", tx.project_id
-    )
-    if record is None or newest is None or await unfinished(tx.connection, tx.project_id):
-        return False
-    if record["completed_at"] is not None and record["completed_at"] >= newest:
-        return False
-    await tx.connection.execute("update projects set completed_at = $2 where id = $1", tx.project_id, newest)
-    return True
+    return marked is not None
 
 
 # --- one task -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ for a person, tasks that died, the end of the project. Any number may run; what 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ class Supervisor:
         self._stale = {agent.agent for agent in agents}
         return turn
 
-    async def run(self) -> AsyncIterator[Turn]:
+    async def run(self) -> AsyncGenerator[Turn, None]:
         """Looks again whenever something happens, and at least every sweep interval, for ever."""
         housekeeper = Housekeeper(self._loom)
         housekeeper.start()

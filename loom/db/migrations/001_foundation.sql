@@ -56,6 +56,7 @@ create table tasks (
 );
 
 create index tasks_ready on tasks (project_id, priority, ready_at, id desc) where status = 'pending';
+create index tasks_waiting on tasks (project_id, priority, id) where status in ('blocked', 'epic');
 create index tasks_claimed on tasks (project_id, assignee) where status = 'claimed';
 create index tasks_failed on tasks (project_id, retry_at) where status = 'failed';
 create index tasks_children on tasks (project_id, parent_id, status) where parent_id is not null;

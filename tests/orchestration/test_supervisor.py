@@ -1,0 +1,135 @@
+"""The supervisor: what it does and says, alone and beside others; and escalations, one handler at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from redis.asyncio import Redis
+
+from loom.bus import channels
+from loom.db.connection import Pool
+from loom.graph.front import Loom
+from loom.orchestration.loop import Supervisor
+from tests.conftest import Opener
+from tests.graph.test_lifecycle import holds
+
+Clock = Callable[[float], Awaitable[None]]
+
+
+async def test_it_sweeps_retries_and_says_what_waits_for_a_person(loom: Loom, clock: Clock) -> None:
+    supervisor = Supervisor(loom)
+    lapsing, failing, asking = [await loom.create(title) for title in ("lapsing", "failing", "asking")]
+    await loom.claim(lapsing.id)
+    await loom.fail(failing.id, "not yet")
+    await loom.escalate(asking.id, "Which one?")
+    turn = await supervisor.turn()
+    assert [one.message for one in turn.escalations] == ["Which one?"]
+    assert not turn.swept.expired
+    assert not turn.complete
+    await clock(601)
+    turn = await supervisor.turn()
+    assert [task.id for task in turn.swept.expired] == [lapsing.id]
+    assert [task.id for task in turn.swept.retried] == [failing.id]
+    assert turn.escalations == ()  # told before
+    await holds(loom)
+
+
+async def test_it_flags_agents_that_do_not_renew(loom: Loom, clock: Clock) -> None:
+    supervisor = Supervisor(loom)
+    await loom.create("A")
+    await loom.claim(agent_id="sleepy")
+    assert (await supervisor.turn()).stale == ()
+    await clock(450)
+    assert [agent.agent for agent in (await supervisor.turn()).stale] == ["sleepy"]
+    assert (await supervisor.turn()).stale == ()
+
+
+async def test_the_end_is_announced_once_by_many(loom: Loom, open_loom: Opener, pool: Pool) -> None:
+    supervisors = [Supervisor(await open_loom(f"s{n}")) for n in range(6)]
+    task = await loom.create("A")
+    await loom.done(task.id)
+    turns = await asyncio.gather(*(supervisor.turn() for supervisor in supervisors))
+    assert sum(turn.swept.completed for turn in turns) == 1
+    assert all(turn.complete for turn in turns)
+    assert await pool.fetchval("select count(*) from events where type = 'project.complete'") == 1
+
+
+async def test_many_sweeps_at_once_do_no_harm(loom: Loom, open_loom: Opener, clock: Clock, pool: Pool) -> None:
+    sweepers = [await open_loom(f"s{n}") for n in range(6)]
+    await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(60)]})
+    while await loom.claim() is not None:
+        pass
+    await clock(601)
+    swept = await asyncio.gather(*(sweeper.sweep() for sweeper in sweepers))
+    assert sum(len(one.expired) for one, _ in swept) == 60
+    assert await pool.fetchval("select count(*) from events where type = 'claim.expired'") == 60
+    await holds(loom)
+
+
+async def test_an_idle_sweep_is_one_query(loom: Loom, pool: Pool) -> None:
+    await loom.create("A")
+    queries = 0
+
+    def count(_: object) -> None:
+        nonlocal queries
+        queries += 1
+
+    async with (await loom._links.pool()).acquire() as connection:
+        connection.add_query_logger(count)
+    await loom.sweep()
+    assert queries == 1
+
+
+async def test_it_runs_and_wakes_for_what_happens(loom: Loom, open_loom: Opener) -> None:
+    worker = await open_loom("worker")
+    task = await worker.create("A")
+    turns = Supervisor(loom).run()
+    assert not (await anext(turns)).complete
+    await worker.done(task.id)
+    turn = await asyncio.wait_for(anext(turns), 5)
+    while not turn.complete:
+        turn = await asyncio.wait_for(anext(turns), 5)
+    await turns.aclose()
+
+
+async def test_an_escalation_is_looked_at_by_one_handler_at_a_time(
+    loom: Loom, open_loom: Opener, clock: Clock, redis_conn: Redis, project: str
+) -> None:
+    await (await loom.relay()).step()
+    for n in range(5):
+        await loom.escalate((await loom.create(f"T{n}")).id, f"question {n}")
+    queue = channels.escalation_channel(project)
+    assert await redis_conn.lrange(queue, 0, -1) == [one.id for one in await loom.escalations()]
+    handlers = [await open_loom(f"h{n}") for n in range(8)]
+    taken = await asyncio.gather(*(handler.take_escalation(seconds=60) for handler in handlers))
+    got = [one for one in taken if one is not None]
+    assert len({one.id for one in got}) == len(got) == 5
+    await clock(61)  # all handlers have died; none is lost
+    again = await handlers[0].take_escalation()
+    assert again is not None
+    assert again.message == "question 0"
+    await loom.resolve(again.id, "answer", note="yes")
+    assert await redis_conn.llen(queue) == 4
+    await (await loom.relay()).step()
+    assert await redis_conn.llen(queue) == 4
+    await holds(loom)
+
+
+async def test_a_thousand_leases_are_renewed_in_one_statement(loom: Loom, pool: Pool, clock: Clock) -> None:
+    await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(1000)]})
+    while await loom.claim() is not None:
+        pass
+    await clock(500)
+    queries = 0
+
+    def count(_: object) -> None:
+        nonlocal queries
+        queries += 1
+
+    async with (await loom._links.pool()).acquire() as connection:
+        connection.add_query_logger(count)
+    assert await loom.renew() == []
+    assert queries == 1
+    await clock(300)
+    assert not (await loom.sweep())[0].expired
