@@ -15,6 +15,7 @@ from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from mcp_types import TextContent
 
+from loom.db.connection import Pool
 from loom.exceptions import LoomError
 from loom.graph.front import Loom
 from loom.mcp.server import build
@@ -293,6 +294,15 @@ def filled(value: Any, known: dict[str, str]) -> Any:
     if isinstance(value, list):
         return [filled(one, known) for one in value]
     return known.get(value[1:-1], value) if isinstance(value, str) and value.startswith("{") else value
+
+
+async def test_an_unexpected_error_shows_nothing_of_the_inside(loom: Loom, pool: Pool) -> None:
+    await pool.execute("drop table messages cascade")
+    async with Client(build(loom)) as client:
+        said = await Agent(client).error("inbox")
+        assert said.startswith("internal_error: loom_inbox met an unexpected UndefinedTableError. ")
+        assert "relation" not in said
+        assert (await Agent(client)("status"))["ready"] == 0
 
 
 async def test_the_end_of_a_session_gives_its_claims_back(open_loom: Opener) -> None:

@@ -1,0 +1,122 @@
+"""How a method becomes a tool: its facts, its schema, its replies and its errors.
+
+`@tool` marks a method and its docstring is what agents read; `add_tools` gives the marked methods of an object to a
+server. Replies are fitted to what an agent can afford; errors are one line, "code: cause next step".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastmcp import FastMCP
+from fastmcp.exceptions import ToolError, ValidationError
+from fastmcp.tools import FunctionTool, ToolResult
+from mcp_types import ToolAnnotations
+from pydantic import ValidationError as Invalid
+
+from loom.exceptions import LoomError
+from loom.graph import views
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+_LOG = logging.getLogger(__name__)
+_FACTS = "loom_tool"
+
+
+def tool(
+    title: str, *, reads: bool = False, destroys: bool = False, repeatable: bool = False, always: bool = False
+) -> Callable[[M], M]:
+    """Marks a method as a tool.
+
+    Args:
+        title: for people.
+        reads: it changes nothing.
+        destroys: it may replace or end what others have made.
+        repeatable: a second call with the same arguments changes nothing more.
+        always: clients that load tools on demand load this one at once.
+    """
+
+    def mark(method: M) -> M:
+        facts = {
+            "name": method.__name__,
+            "title": title,
+            "description": " ".join((method.__doc__ or "").split()),
+            "annotations": ToolAnnotations(
+                read_only_hint=reads,
+                destructive_hint=destroys,
+                idempotent_hint=reads or repeatable,
+                open_world_hint=False,
+            ),
+            "meta": {"anthropic/alwaysLoad": True} if always else None,
+        }
+        setattr(method, _FACTS, facts)
+        method.__doc__ = None  # else FastMCP imports a parser for it, a tenth of a second before the first answer
+        return method
+
+    return mark
+
+
+def add_tools(server: FastMCP, tools: object) -> None:
+    """Gives the methods of `tools` that `tool` marked to a server."""
+    for name, method in vars(type(tools)).items():
+        if facts := getattr(method, _FACTS, None):
+            made = LoomTool.from_function(getattr(tools, name), output_schema=None, **facts)
+            made.parameters = _slim(made.parameters)
+            server.add_tool(made)
+
+
+class LoomTool(FunctionTool):
+    """A tool that answers and fails in Loom's way."""
+
+    async def run(self, arguments: dict[str, Any]) -> ToolResult:
+        """Runs the method. Raises only ToolError, whose text reaches the agent as it is."""
+        try:
+            return await super().run(arguments)
+        except LoomError as error:
+            text = f"{error.code}: {error}"
+        except ValidationError as error:
+            text = f"invalid_input: {self._wanted(error)}"
+        except Exception as error:
+            _LOG.exception("%s failed", self.name)
+            text = (
+                f"internal_error: {self.name} met an unexpected {type(error).__name__}. "
+                "Try again; `loom doctor` checks the project, and .loom/logs/mcp.log has the details."
+            )
+        raise ToolError(text, log_level=logging.DEBUG)
+
+    def convert_result(self, raw_value: Any) -> ToolResult:
+        """A reply within an agent's means, the same in text and structured form."""
+        return super().convert_result(views.fit(raw_value) if isinstance(raw_value, dict) else raw_value)
+
+    def _wanted(self, error: ValidationError) -> str:
+        """What was wrong with the arguments, in one sentence."""
+        if not isinstance(error.__cause__, Invalid):
+            return "The arguments are not what this tool takes."
+        first = error.__cause__.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"][:3])[:80]
+        if first["type"] == "missing_argument":
+            return f"{name} is missing."
+        if first["type"] == "unexpected_keyword_argument":
+            return f"There is no argument {name}; {self.name} takes {', '.join(self.parameters['properties'])}."
+        _, _, rule = first["msg"].partition(" should ")
+        return f"{name} should {rule}." if rule else f"{name}: {first['msg']}."
+
+
+def _slim(schema: dict[str, Any]) -> dict[str, Any]:
+    """An input schema without what every agent would pay for and none needs: that optional means it may be null, that
+    objects are open, and that arguments not named are refused."""
+    properties = {}
+    for name, one in schema["properties"].items():
+        if "anyOf" in one:
+            given = [choice for choice in one["anyOf"] if choice != {"type": "null"}]
+            if len(given) == 1:
+                one = {key: value for key, value in one.items() if key != "anyOf"} | given[0]
+        if one.get("default", ...) is None:
+            del one["default"]
+        if one.get("additionalProperties") is True:
+            del one["additionalProperties"]
+        properties[name] = one
+    slim = {"type": "object", "properties": properties}
+    return slim | {"required": schema["required"]} if schema.get("required") else slim
