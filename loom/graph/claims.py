@@ -89,7 +89,7 @@ async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, outp
             ready_at=None, lapsed=False,
         )  # fmt: skip
         task = await store.save(tx, finished, output=output)
-    tx.changed(task, EventType.TASK_DONE, agent=holder.agent, token=task.claim_token)
+        tx.changed(task, EventType.TASK_DONE, agent=holder.agent, token=task.claim_token)
     follows = await cascade.settle(tx, released=[task.id], parents=[task.parent_id], agent=holder.agent)
     return Outcome(task, follows.unblocked, follows.closed)
 
@@ -272,7 +272,7 @@ async def _claim_to_report_on(
             task_id=task_id,
         )
         assert claimed is not None, "a locked pending task can be claimed"
-        return claimed[0].task
+        return claimed.task
     raise _refusal(task, holder)
 
 

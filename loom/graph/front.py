@@ -248,7 +248,7 @@ class Loom:
                     task_id=wanted,
                 )
                 if made is not None:
-                    return made[0], tx.change(made[1])
+                    return made, tx.change()
                 if wanted is not None:
                     await self._refuse_claim(connection, wanted, agent)
                 return None
@@ -658,7 +658,8 @@ class Loom:
         async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
             tx = Transaction(connection, self.project_id)
             result = await work(tx)
-            return result, tx.change(await store.record_events(tx))
+            await store.record_events(tx)
+            return result, tx.change()
 
         result, change = await self._links.run(lambda pool: db.in_transaction(pool, attempt), repeatable=False)
         await self._mirror(change)
@@ -667,7 +668,7 @@ class Loom:
         return result
 
     async def _mirror(self, change: Change) -> None:
-        if change.events or change.tasks:
+        if change != Change():
             await (await self._links.cache()).apply(change)
             self.committed.set()
 

@@ -83,11 +83,10 @@ async def _hand_over(
         raise TaskStateError(
             f"{task.id} still waits for other tasks.", "Use action retry; it becomes ready when they are done."
         )
-    claimed = await store.claim_task(
+    claim = await store.claim_task(
         tx, assignee, lease_seconds=terms.lease_seconds, deadline_seconds=terms.deadline_seconds, task_id=task.id
     )
-    assert claimed is not None, "a locked pending task can be claimed"
-    claim, _ = claimed
+    assert claim is not None, "a locked pending task can be claimed"
     text = f"{task.id} is now yours, claim token {claim.task.claim_token}: {task.title}"
     await messages.send(tx, by, assignee, f"{text}\n{note}" if note else text, task.id)
     return claim.task

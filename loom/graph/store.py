@@ -95,11 +95,11 @@ CLAIM_BY_ID = _CLAIM % "values ($5)"
 
 async def claim_task(
     tx: Transaction, agent: str, *, lease_seconds: float, deadline_seconds: float, task_id: str | None = None
-) -> tuple[Claim, Position] | None:
+) -> Claim | None:
     """Claims one task, or the best ready one; counts the attempt and draws the next token.
 
-    The event is written by the same statement, so that on its own, outside of a transaction block, it is a whole claim;
-    its position comes back with the claim. None: the task is not claimable, or nothing is ready.
+    The event is written by the same statement, so that on its own, outside of a transaction block, it is a whole claim.
+    None: the task is not claimable, or nothing is ready.
     """
     arguments: tuple[Any, ...] = (tx.project_id, agent, lease_seconds, deadline_seconds)
     if task_id is None:
@@ -109,9 +109,8 @@ async def claim_task(
     if record is None:
         return None
     task = Task.from_record(record)
-    tx.tasks[task.id] = task
-    position = Position(int(record["event_xid"]), record["event_id"])
-    return Claim(task, tuple(json.loads(record["inputs"]))), position
+    tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
+    return Claim(task, tuple(json.loads(record["inputs"])))
 
 
 async def renew_leases(connection: Connection, project_id: str, claims: Mapping[str, int]) -> dict[str, datetime]:
@@ -135,15 +134,23 @@ async def renew_leases(connection: Connection, project_id: str, claims: Mapping[
 
 
 async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | None, output: str) -> Task | None:
-    """Finishes the claim that `token` names, or without one the claim of `agent`; None if there is no such claim."""
+    """Finishes the claim that `token` names, or without one the claim of `agent`, and writes its event in the same
+    statement; None if there is no such claim."""
     record = await tx.connection.fetchrow(
         f"""
-        update tasks t
-           set status = 'done', output = $5, done_at = loom_now(), lease_expires_at = null,
-               version = version + 1, updated_at = loom_now()
-         where project_id = $1 and id = $2 and status = 'claimed'
-           and (claim_token = $4 or ($4::bigint is null and assignee = $3))
-        returning {COLUMNS}
+        with finished as (
+            update tasks t
+               set status = 'done', output = $5, done_at = loom_now(), lease_expires_at = null,
+                   version = version + 1, updated_at = loom_now()
+             where project_id = $1 and id = $2 and status = 'claimed'
+               and (claim_token = $4 or ($4::bigint is null and assignee = $3))
+            returning {COLUMNS}
+        ), logged as (
+            insert into events (project_id, type, task_id, status, version, agent, token)
+            select project_id, 'task.done', id, status, version, $3, claim_token from finished
+            returning xid::text as event_xid, id as event_id
+        )
+        select f.*, l.event_xid, l.event_id from finished f, logged l
         """,
         tx.project_id,
         task_id,
@@ -151,7 +158,11 @@ async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | 
         token,
         output,
     )
-    return None if record is None else Task.from_record(record)
+    if record is None:
+        return None
+    task = Task.from_record(record)
+    tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
+    return task
 
 
 async def expired_claims(tx: Transaction, limit: int) -> list[Task]:
@@ -786,10 +797,10 @@ async def consequences(
 # --- events ---------------------------------------------------------------------------------------------------------
 
 
-async def record_events(tx: Transaction) -> Position:
-    """Writes what the transaction has collected, in order, and returns where the last event stands."""
+async def record_events(tx: Transaction) -> None:
+    """Writes the events that the transaction has collected, in order."""
     if not tx.events:
-        return START
+        return
     records = await tx.connection.fetch(
         """
         insert into events (project_id, type, task_id, status, version, agent, token, data)
@@ -808,7 +819,7 @@ async def record_events(tx: Transaction) -> Position:
         [event.token for event in tx.events],
         [json.dumps(event.data) if event.data else None for event in tx.events],
     )
-    return max(Position(int(record["xid"]), record["id"]) for record in records)
+    tx.position = max(Position(int(record["xid"]), record["id"]) for record in records)
 
 
 _EVENT = "xid::text as xid, id, type, task_id, status, version, agent, token, data, created_at"

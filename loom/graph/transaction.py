@@ -30,23 +30,24 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a committed transaction did: the tasks as they are now, the events, and where the last of them stands."""
+    """What a committed transaction did: tasks as they are now, what to announce, where its last event stands."""
 
     tasks: tuple[Task, ...] = ()
-    events: tuple[Event, ...] = ()
     notices: tuple[Notice, ...] = ()
     position: Position = START
 
 
 @dataclass(slots=True)
 class Transaction:
-    """An open transaction on one project, and what it has changed so far."""
+    """An open transaction on one project, and what it has changed so far. `position`: where the last event stands that
+    a statement has written itself, together with the change that it explains."""
 
     connection: Connection
     project_id: str
     tasks: dict[str, Task] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    position: Position = START
 
     def changed(
         self,
@@ -76,6 +77,11 @@ class Transaction:
         """Notes something to publish after the commit."""
         self.notices.append(notice)
 
-    def change(self, position: Position) -> Change:
+    def logged(self, task: Task, position: Position) -> None:
+        """Notes a task's new state whose event was written by the statement that changed it."""
+        self.tasks[task.id] = task
+        self.position = position
+
+    def change(self) -> Change:
         """The outcome, for the mirror."""
-        return Change(tuple(self.tasks.values()), tuple(self.events), tuple(self.notices), position)
+        return Change(tuple(self.tasks.values()), tuple(self.notices), self.position)

@@ -79,9 +79,9 @@ create table task_deps (
 create index task_deps_dependents on task_deps (project_id, depends_on, task_id);
 
 -- The audit log, and the outbox of the relay: rows are read in the order (xid, id) once no older transaction can still
--- commit, so that none is skipped.
+-- commit, so that none is skipped. No foreign key: every event would share a lock on its project's row.
 create table events (
-    project_id uuid        not null references projects,
+    project_id uuid        not null,
     xid        xid8        not null default pg_current_xact_id(),
     id         bigint      not null generated always as identity,
     type       text        not null,
