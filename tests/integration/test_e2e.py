@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 from fastmcp import Client
+from fastmcp.client.client import CallToolResult
 from fastmcp.client.transports import StdioTransport
+from mcp_types import TextContent
 from redis.asyncio import Redis
 
 from loom import services
@@ -35,14 +38,21 @@ class Agent:
 
     async def __call__(self, tool: str, **arguments: Any) -> dict[str, Any]:
         result = await self._client.call_tool(f"loom_{tool}", arguments)
+        assert result.structured_content is not None
         reply: dict[str, Any] = result.structured_content
-        assert json.loads(result.content[0].text) == reply  # one truth in both forms
+        assert json.loads(_text(result)) == reply  # one truth in both forms
         return reply
 
     async def refused(self, tool: str, **arguments: Any) -> str:
         result = await self._client.call_tool(f"loom_{tool}", arguments, raise_on_error=False)
         assert result.is_error
-        return str(result.content[0].text)
+        return _text(result)
+
+
+def _text(result: CallToolResult) -> str:
+    (content,) = result.content
+    assert isinstance(content, TextContent)
+    return content.text
 
 
 @pytest.fixture
@@ -139,7 +149,9 @@ async def test_full_agent_workflow(
         assert finished["unblocked"] == [ship["id"]]
 
         # The last one is done by a person, in a shell.
-        code, out, _ = await loom_command(environment, "done", ship["id"], "--output", '{"url": "https://example.org"}', "--json")
+        code, out, _ = await loom_command(
+            environment, "done", ship["id"], "--output", '{"url": "https://example.org"}', "--json"
+        )
         assert (code, json.loads(out)["status"]) == (0, "done")
         assert (await alice("claim"))["waiting_for"] == "all 5 tasks are finished"
 
@@ -189,7 +201,9 @@ async def test_servers_that_die_are_started_again_and_keep_every_byte(tmp_path: 
     they stay stopped."""
     place = Path(f"/tmp/loom-e2e-{os.getpid()}")
     place.mkdir(mode=0o755)
-    environment = {**os.environ, "LOOM_DATA_DIR": str(place), "HOME": str(tmp_path), "LOOM_PROJECT_DIR": str(tmp_path)}
+    project = tmp_path / "project"
+    project.mkdir()
+    environment = {**os.environ, "LOOM_DATA_DIR": str(place), "HOME": str(tmp_path), "LOOM_PROJECT_DIR": str(project)}
     for name in ("LOOM_DATABASE_URL", "LOOM_REDIS_URL"):
         environment.pop(name, None)
     before = os.environ.get("LOOM_DATA_DIR")
@@ -200,7 +214,7 @@ async def test_servers_that_die_are_started_again_and_keep_every_byte(tmp_path: 
             agent = Agent(client)
             task = await agent("create", title="survives")  # nobody said `loom up`: found down, started
             os.environ["LOOM_DATA_DIR"] = str(place)
-            config = load_config(tmp_path)
+            config = load_config(project)
             for pid in (place / "instances" / "default" / "pg" / "postmaster.pid", None):
                 if pid is not None:
                     os.kill(int(pid.read_text().split()[0]), signal.SIGKILL)
@@ -217,8 +231,9 @@ async def test_servers_that_die_are_started_again_and_keep_every_byte(tmp_path: 
         assert code == 0, out + err
     finally:
         os.environ["LOOM_DATA_DIR"] = str(place)
-        services.down(load_config(tmp_path))
+        services.down(load_config(project))
         os.environ.pop("LOOM_DATA_DIR") if before is None else os.environ.update(LOOM_DATA_DIR=before)
+        shutil.rmtree(place)
 
 
 def _kill_redis(place: Path) -> None:
