@@ -7,6 +7,7 @@ no SET outside a transaction.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -51,17 +52,19 @@ async def open_pool(url: str, *, min_size: int, max_size: int, name: str = "loom
 
     Args:
         url: where PostgreSQL is; passwords in it never reach an error.
-        min_size: connections held open; one is opened now, the others when they are needed.
+        min_size: connections held open.
         max_size: the most that are opened.
         name: what the server's list of sessions shows.
 
     Raises:
         DatabaseUnavailableError: nothing answers there, or it refuses.
     """
+    # The pool would tell of each failure to hold connections open; whoever needs one is told anyway, in one sentence.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
     with translated(url):
         return await asyncpg.create_pool(
             url,
-            min_size=min(min_size, 1),
+            min_size=min(min_size, max_size),
             max_size=max_size,
             timeout=5,
             command_timeout=60,

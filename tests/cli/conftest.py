@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,14 +58,43 @@ class Cli:
         return result
 
     def ok(self, *words: str, stdin: str = "", **env: str) -> dict[str, Any]:
-        """The answer of a command that must succeed, with `--json`."""
-        result = self(*words, "--json", stdin=stdin, **env)
+        """The answer of a command that must succeed, with `--json`; see `inside`."""
+        result = self.inside(*words, "--json", stdin=stdin, **env)
         assert result.code == 0, result.out + result.err
         return result.json
 
     def create(self, title: str = "a task", *words: str) -> str:
         """The id of a new task."""
         return str(self.ok("create", title, *words)["id"])
+
+    def inside(self, *words: str, stdin: str | bytes = b"", **env: str) -> Result:
+        """One command as a call, some ten times faster than a process, where a process would add nothing."""
+        with ThreadPoolExecutor(1) as thread:  # where no event loop runs
+            return thread.submit(self._inside, words, stdin.encode() if isinstance(stdin, str) else stdin, env).result()
+
+    def _inside(self, words: Sequence[str], stdin: bytes, env: dict[str, str]) -> Result:
+        from loom.cli import cli
+
+        printed = io.BytesIO(), io.BytesIO()
+        out, err = (io.TextIOWrapper(buffer, "utf-8") for buffer in printed)
+        logger = logging.getLogger("loom")
+        before = logger.handlers[:], logger.level
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.directory)
+            wanted = self.env | env
+            for name in os.environ.keys() - wanted.keys():
+                patch.delenv(name)
+            for name, value in wanted.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            with pytest.raises(SystemExit) as left:
+                cli.main(list(words))
+            out.flush()
+            err.flush()
+        logger.handlers[:], logger.level = before
+        return Result(int(left.value.code or 0), printed[0].getvalue().decode(), printed[1].getvalue().decode())
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """A command that goes on."""

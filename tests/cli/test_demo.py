@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
+from loom.cli.demo import _place
 from loom.db.connection import Pool
 from tests.cli.conftest import Cli
 
@@ -64,9 +66,13 @@ def test_a_file_without_anything_to_do(empty: Cli) -> None:
     assert "nothing to do" in done.out
 
 
-def test_a_repository_with_files_of_its_own_is_left_alone(empty: Cli) -> None:
-    (empty.directory / ".git").mkdir()
-    (empty.directory / "main.py").touch()
-    empty.ok("demo", "--agents", "2")
-    assert sorted(path.name for path in empty.directory.iterdir()) == [".git", "loom-demo", "main.py"]
-    assert Cli(empty.directory / "loom-demo", empty.env).ok("status")["counts"]["done"] == 20
+def test_a_repository_with_files_of_its_own_is_left_alone(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", bare.env["HOME"])
+    monkeypatch.chdir(bare.directory)
+    assert _place() == bare.directory
+    (bare.directory / ".git").mkdir()
+    assert _place() == bare.directory
+    (bare.directory / "main.py").touch()
+    assert _place() == bare.directory / "loom-demo"
+    monkeypatch.chdir(bare.env["HOME"])
+    assert _place() == Path(bare.env["HOME"]) / "loom-demo"

@@ -64,7 +64,7 @@ def test_the_name_can_be_changed_and_comments_stay(bare: Cli) -> None:
 
 def test_files_of_others_are_kept(bare: Cli) -> None:
     agents, claude, mcp = (bare.directory / name for name in ("AGENTS.md", "CLAUDE.md", ".mcp.json"))
-    agents.write_bytes(b"# Ours\r\n\r\n<!-- loom:begin -->\r\nold\r\n<!-- loom:end -->\r\n\r\nbelow\r\n")
+    agents.write_bytes(b"# Ours\r\n\r\n<!-- loom:begin -->\r\noutdated\r\n<!-- loom:end -->\r\n\r\nbelow\r\n")
     claude.write_text("# Rules\n")
     other = {"mcpServers": {"other": {"command": "x"}, "loom": {"command": "gone", "env": {"MINE": "1"}}}, "more": [1]}
     mcp.write_text(json.dumps(other))
@@ -77,7 +77,7 @@ def test_files_of_others_are_kept(bare: Cli) -> None:
     text = agents.read_bytes()
     assert text.startswith(b"# Ours\r\n\r\n<!-- loom:begin -->\r\n")
     assert text.endswith(b"<!-- loom:end -->\r\n\r\nbelow\r\n")
-    assert b"old" not in text
+    assert b"outdated" not in text
     assert b"\n" not in text.replace(b"\r\n", b"")
     assert claude.read_text() == "# Rules\n\n@AGENTS.md\n"
     merged: dict[str, Any] = json.loads(mcp.read_text())

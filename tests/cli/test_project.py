@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +83,7 @@ async def test_doctor(cli: Cli, pool: Pool) -> None:
 
 def test_doctor_sees_a_client_that_cannot_start_the_server(cli: Cli) -> None:
     def wiring() -> str:
-        return next(one["found"] for one in cli.ok("doctor")["findings"] if one["check"] == ".mcp.json")
+        return str(next(one["found"] for one in cli.ok("doctor")["findings"] if one["check"] == ".mcp.json"))
 
     assert "no server" in wiring()
     (cli.directory / ".mcp.json").write_text('{"mcpServers": {"loom": {"command": "/nowhere/loom", "args": ["mcp"]}}}')
@@ -116,8 +115,9 @@ def test_from_nothing_to_running_and_down_again(embedded: Cli, tmp_path: Path) -
     other.directory.mkdir()
     other.ok("init")
     other.ok("up")
-    watching = other.start("watch", "--json")
+    since = other.ok("wait", "--timeout", "0")["since"]
     other.create()
+    watching = other.start("watch", "--since", since, "--json")
     assert watching.stdout is not None
     watching.stdout.readline()
     refused = embedded("down")
@@ -133,4 +133,4 @@ def test_from_nothing_to_running_and_down_again(embedded: Cli, tmp_path: Path) -
     assert stopped.json["error"]["code"] == "servers_stopped"
     embedded.ok("up")
     assert embedded.ok("ready")["tasks"][0]["id"] == task
-    assert os.listdir(embedded.directory / ".loom" / "logs") == []
+    assert not list((embedded.directory / ".loom" / "logs").iterdir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -47,10 +47,10 @@ async def fill(loom: Loom, pool: Pool, count: int) -> None:
 
 
 @pytest.fixture
-async def crowded(loom: Loom, pool: Pool) -> AsyncIterator[Loom]:
+async def crowded(loom: Loom, pool: Pool) -> Loom:
     """A project of 100,000 tasks."""
     await fill(loom, pool, 100_000)
-    yield loom
+    return loom
 
 
 async def buffers(pool: Pool, query: str, *arguments: Any) -> int:
@@ -88,7 +88,7 @@ async def test_hot_statements_at_a_hundred_thousand_tasks(crowded: Loom, pool: P
     assert await buffers(pool, reading.READY, project, None, 10) <= BUFFERS
 
 
-async def test_a_hundred_thousand_tasks_cost_no_more_than_a_thousand(loom: Loom, pool: Pool, config: LoomConfig) -> None:
+async def test_a_hundred_thousand_cost_no_more_than_a_thousand(loom: Loom, pool: Pool, config: LoomConfig) -> None:
     """Both projects in one database, measured in turn; best of three rounds, since machines are noisy."""
     small = Loom(replace(config, project_id="11111111-1111-4111-8111-111111111111"), agent="small")
     async with small:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from loom.graph.front import Loom
 from tests.conftest import Opener
 
 
-async def texts(loom: Loom, **how: object) -> list[str]:
-    return [message.body for message in (await loom.inbox(**how)).messages]  # type: ignore[arg-type]
+async def texts(loom: Loom, **how: Any) -> list[str]:
+    return [message.body for message in (await loom.inbox(**how)).messages]
 
 
 async def test_a_message_is_read_until_it_is_acknowledged(open_loom: Opener) -> None:
@@ -73,8 +74,8 @@ async def test_waiting_ends_when_it_happens(open_loom: Opener) -> None:
     task = await worker.create("A", depends_on=[(await worker.create("first")).id])
     await worker.claim()
 
-    async def after(what: str, act: Callable[[], Awaitable[object]], **how: str) -> float:
-        waiting = asyncio.create_task(waiter.wait(what, timeout=10, **how))  # type: ignore[arg-type]
+    async def after(what: str, act: Callable[[], Awaitable[object]], **how: Any) -> float:
+        waiting = asyncio.create_task(waiter.wait(what, timeout=10, **how))
         await asyncio.sleep(0.3)
         assert not waiting.done()
         began = time.monotonic()
@@ -133,9 +134,9 @@ async def test_waiting_without_redis_looks_for_itself(config: LoomConfig, open_l
 
 
 async def test_bad_waits_are_refused(loom: Loom) -> None:
-    for how in ({"what": "nothing"}, {"what": "task"}, {"what": "ready", "task_id": "loom-00000000"}):
+    for what, task_id in (("nothing", None), ("task", None), ("ready", "loom-00000000")):
         with pytest.raises(InvalidInputError):
-            await loom.wait(**how)
+            await loom.wait(what, task_id=task_id)
     for since in ("x", "1", "1-2-3", "-1--1", "999999999999999999999999-1", "1'; drop table tasks--2"):
         with pytest.raises(InvalidInputError):
             await loom.wait("any", since=since, timeout=0)

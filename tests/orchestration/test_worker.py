@@ -1,0 +1,542 @@
+"""Workers, with real commands on real servers: what they run, what they report, and that nothing outlives its claim."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.bus.events import EventType
+from loom.config import LoomConfig
+from loom.exceptions import InvalidInputError, LoomError
+from loom.graph.front import Loom
+from loom.graph.task import Task
+from loom.orchestration import process
+from loom.orchestration.worker import Step, What, Worked, Workers, command_line
+
+Clock = Callable[[float], Awaitable[None]]
+Project = Callable[..., Loom]
+
+
+@pytest.fixture
+async def project_loom(config: LoomConfig, tmp_path: Path) -> AsyncIterator[Project]:
+    """Opens the test's project, which has a directory, with settings of its own."""
+    opened: list[Loom] = []
+    (tmp_path / ".loom").mkdir()
+
+    def opener(agent: str = "worker", **orchestration: float) -> Loom:
+        settings = replace(
+            config.orchestration,
+            **{"max_retries": 1, "backoff_base_seconds": 0} | orchestration,  # type: ignore[arg-type]
+        )
+        loom = Loom(replace(config, project_dir=tmp_path, orchestration=settings), agent=agent)
+        opened.append(loom)
+        return loom
+
+    yield opener
+    for loom in opened:
+        await loom.close()
+
+
+@pytest.fixture
+async def loom(project_loom: Project) -> Loom:
+    """The project as those see it who look at what the workers do."""
+    return project_loom("tester")
+
+
+class Work:
+    """Workers that run a shell script, and what they told."""
+
+    def __init__(self, loom: Loom, script: str, **options: Any) -> None:
+        self.steps: list[Step] = []
+        self.workers = Workers(loom, command_line(["sh", "-c", script]), tell=self.steps.append, **options)
+
+    async def finish(self) -> Worked:
+        """Works until nothing is left."""
+        async with asyncio.timeout(15):
+            worked = await self.workers.run()
+        assert worked is not None
+        return worked
+
+    @asynccontextmanager
+    async def going(self) -> AsyncIterator[asyncio.Task[Worked | None]]:
+        """Works meanwhile, and is stopped at the end if it has not finished."""
+        running = asyncio.create_task(self.workers.run())
+        try:
+            yield running
+        finally:
+            self.workers.stop()
+            async with asyncio.timeout(5):
+                await running
+
+    def said(self, what: What) -> list[Step]:
+        """Steps of one kind."""
+        return [step for step in self.steps if step.what is what]
+
+
+async def until(true: Callable[[], object], seconds: float = 8) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - processes and files do not announce themselves
+            await asyncio.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def pids(file: Path) -> list[int]:
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+async def task_now(loom: Loom, task: Task) -> Task:
+    return (await loom.get(task.id)).task
+
+
+# --- what a command gets, and what it gives -------------------------------------------------------------------------
+
+
+async def test_dependents_are_told_what_came_before(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
+    first = await loom.create("Design\u202e it", context={"note": "\x1b[31mred\u200b"}, done_when="It is drawn")
+    second = await loom.create("Build it", depends_on=[first.id])
+    script = 'cat > "$HOME_OF_TEST/$LOOM_TASK_ID"; echo working; echo "{\\"by\\": \\"$LOOM_AGENT_ID\\"}"; echo'
+    os.environ["HOME_OF_TEST"] = str(tmp_path)
+    worked = await Work(project_loom(), script, agents=2).finish()
+    assert worked.left == []
+    assert worked.counts[What.DONE] == 2
+    done = await task_now(loom, first)
+    assert done.output == {"by": done.assignee}
+    prompt = (tmp_path / second.id).read_text()
+    assert "Title: Build it" in prompt
+    assert f"From {first.id} (done), Design it:" in prompt
+    assert f'"by": "{done.assignee}"' in prompt
+    told = (tmp_path / first.id).read_text()
+    assert "It is drawn" in told
+    assert "[31mred" in told
+    assert not {"\u202e", "\x1b", "\u200b"} & set(told)
+
+
+async def test_what_tasks_say_stands_between_lines_that_nobody_can_guess(
+    loom: Loom, project_loom: Project, tmp_path: Path
+) -> None:
+    await loom.create("A")
+    await loom.create("B")
+    os.environ["HOME_OF_TEST"] = str(tmp_path)
+    await Work(project_loom(), 'cat > "$HOME_OF_TEST/$LOOM_TASK_ID"').finish()
+    words = [
+        {line.split()[1] for line in file.read_text().splitlines() if line.startswith("----- ")}
+        for file in tmp_path.glob("loom-*")
+    ]
+    assert [len(word) for word in words] == [1, 1]
+    assert words[0] != words[1]
+
+
+@pytest.mark.parametrize(
+    ("script", "output"),
+    [
+        ('echo \'{"a": 1}\' > "$LOOM_OUTPUT_FILE"; echo \'{"a": 2}\'', {"a": 1}),
+        ("echo '{\"a\": 3}'; printf '\\n\\n'", {"a": 3}),
+        ("echo '{\"a\": 3}'; echo bye", {"text": '{"a": 3}\nbye'}),
+        ("echo '[1]'", {"text": "[1]"}),
+        ("printf '\\033[31mred\\033[0m \\377\\000 x'", {"text": "red \N{REPLACEMENT CHARACTER} x"}),
+        ("true", {"text": ""}),
+    ],
+)
+async def test_output(loom: Loom, project_loom: Project, script: str, output: dict[str, Any]) -> None:
+    task = await loom.create("A")
+    await Work(project_loom(), script).finish()
+    assert (await task_now(loom, task)).output == output
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"a": NaN}', '{"a": "' + "x" * 300_000 + '"}'])
+async def test_a_file_that_is_no_output_does_not_lose_the_work(
+    loom: Loom, project_loom: Project, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "content").write_text(content)
+    task = await loom.create("A")
+    await Work(project_loom(), f'cat {tmp_path}/content > "$LOOM_OUTPUT_FILE"; echo hello').finish()
+    found = await task_now(loom, task)
+    assert found.status == "done"
+    assert found.output is not None
+    assert found.output["text"] == "hello"
+    assert found.output["note"].startswith("$LOOM_OUTPUT_FILE was not taken: ")
+
+
+async def test_a_hundred_megabytes_of_output(
+    loom: Loom, project_loom: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LOG_BYTES", 1_000_000)
+    task = await loom.create("A")
+    before = _peak()
+    await Work(project_loom(), "head -c 100000000 /dev/zero | tr '\\0' x; echo; echo end").finish()
+    output = (await task_now(loom, task)).output
+    assert output is not None
+    assert output["text"].endswith("x\nend")
+    assert len(output["text"]) <= 8_000
+    assert (tmp_path / ".loom" / "logs" / f"{task.id}-1.log").stat().st_size < 1_001_000
+    assert _peak() - before < 20_000
+
+
+def _peak() -> int:
+    """The most memory that this process ever had, in kB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
+# --- failing --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failure_is_tried_again_and_then_dead(loom: Loom, project_loom: Project) -> None:
+    task = await loom.create("A")
+    waits = await loom.create("B", depends_on=[task.id])
+    work = Work(project_loom(), "echo no luck >&2; exit 7")
+    worked = await work.finish()
+    dead = await task_now(loom, task)
+    assert dead.dead
+    assert dead.attempt == 2
+    assert dead.dead_reason == "The command ended with exit status 7: no luck"
+    assert {one.task_id: one.why for one in worked.left} == {
+        task.id: f"dead letter: {dead.dead_reason}",
+        waits.id: f"waits for {task.id}",
+    }
+    assert worked.counts[What.FAILED] == 2
+
+
+async def test_a_retry_is_waited_for(loom: Loom, project_loom: Project, clock: Clock, tmp_path: Path) -> None:
+    task = await loom.create("A")
+    script = f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; kill -9 $$; }}"
+    work = Work(project_loom(backoff_base_seconds=600), script)
+    async with work.going() as running:
+        await until(lambda: work.said(What.FAILED))
+        assert "killed by signal SIGKILL and said nothing" in work.said(What.FAILED)[0].note
+        await asyncio.sleep(0.5)
+        assert not running.done()
+        await clock(800)
+        async with asyncio.timeout(8):
+            worked = await running
+    assert worked is not None
+    assert worked.left == []
+    assert (await task_now(loom, task)).attempt == 2
+
+
+async def test_a_question_is_left_to_a_person(loom: Loom, project_loom: Project) -> None:
+    task = await loom.create("A")
+    epic = await loom.create("All", epic=True)
+    work = Work(project_loom(), f"{sys.executable} -m loom escalate $LOOM_TASK_ID --token $LOOM_CLAIM_TOKEN 'Which?'")
+    with in_environment(loom.config):
+        worked = await work.finish()
+    assert [step.note for step in work.said(What.REPORTED)] == ["by the command itself"]
+    assert {one.task_id: one.why for one in worked.left} == {
+        task.id: "waits for an answer: Which?",
+        epic.id: "has no children",
+    }
+
+
+async def test_a_claim_that_the_command_ended_is_left_alone(loom: Loom, project_loom: Project) -> None:
+    task = await loom.create("A")
+    script = f"""{sys.executable} -m loom done $LOOM_TASK_ID --output '{{"by": "me"}}'; echo '{{"by": "other"}}'"""
+    with in_environment(loom.config):
+        worked = await Work(project_loom(), script).finish()
+    assert worked.counts[What.REPORTED] == 1
+    assert worked.left == []
+    assert (await task_now(loom, task)).output == {"by": "me"}
+    assert len([one for one in (await loom.get(task.id)).history if one.type is EventType.TASK_DONE]) == 1
+
+
+# --- ending commands ------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_command_leaves_behind_is_ended(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
+    task = await loom.create("A")
+    stubborn = "trap '' TERM; sleep 300"
+    script = f"""
+        sleep 300 & echo $! >> {tmp_path}/pids
+        setsid sh -c 'echo $$ >> {tmp_path}/pids; exec sleep 300' &
+        (sh -c 'echo $$ >> {tmp_path}/pids; {stubborn}' &)
+        while test $(wc -l < {tmp_path}/pids) -lt 3; do sleep 0.01; done
+        echo '{{"a": 1}}'
+    """
+    await Work(project_loom(), script).finish()
+    assert (await task_now(loom, task)).output == {"a": 1}
+    left = pids(tmp_path / "pids")
+    assert len(left) == 3
+    assert not any(map(alive, left))
+
+
+async def test_the_deadline_kills(project_loom: Project, tmp_path: Path) -> None:
+    loom = project_loom(deadline_seconds=1, max_retries=0)
+    task = await loom.create("A")
+    work = Work(loom, f"sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
+    worked = await work.finish()
+    assert len(worked.left) == 1
+    assert (await task_now(loom, task)).dead
+    assert not any(map(alive, pids(tmp_path / "pids")))
+
+
+async def test_a_lost_claim_kills_and_its_output_is_kept(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
+    task = await loom.create("A")
+    work = Work(project_loom(), f"echo so far; sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
+    async with work.going():
+        await until(lambda: len(pids(tmp_path / "pids")) == 2)
+        await loom.cancel(task.id)
+        await until(lambda: work.said(What.LOST))
+        assert not any(map(alive, pids(tmp_path / "pids")))
+    kept = [one for one in (await loom.get(task.id)).history if one.data and "refused" in one.data]
+    assert [one.data and one.data["output"] for one in kept] == [{"text": "so far", "killed": True}]
+    assert "already cancelled" in work.said(What.LOST)[0].note
+
+
+async def test_a_task_that_somebody_else_has_claimed_is_theirs(
+    loom: Loom, project_loom: Project, tmp_path: Path
+) -> None:
+    task = await loom.create("A")
+    work = Work(project_loom(deadline_seconds=3600), f"echo $$ > {tmp_path}/pids; exec sleep 300")
+    async with work.going():
+        await until(lambda: pids(tmp_path / "pids"))
+        await loom.release(task.id, token=(await task_now(loom, task)).claim_token)
+        claim = await loom.claim(task.id)
+        assert claim is not None
+        await until(lambda: work.said(What.LOST))
+        assert not any(map(alive, pids(tmp_path / "pids")))
+        assert "was lost; the newest is" in work.said(What.LOST)[0].note
+        await loom.done(task.id, {"by": "tester"})
+    assert (await task_now(loom, task)).output == {"by": "tester"}
+
+
+async def test_a_claim_that_lapsed_ends_its_command(project_loom: Project, clock: Clock, tmp_path: Path) -> None:
+    loom = project_loom(max_retries=0, deadline_seconds=3600)
+    task = await loom.create("A")
+    work = Work(loom, f"echo $$ > {tmp_path}/pids; exec sleep 300")
+    async with work.going() as running:
+        await until(lambda: pids(tmp_path / "pids"))
+        await clock(4000)  # past the deadline, where no renewal reaches
+        async with asyncio.timeout(10):
+            worked = await running
+    assert worked is not None
+    assert worked.counts[What.LOST] == 1
+    assert not any(map(alive, pids(tmp_path / "pids")))
+    assert (await task_now(loom, task)).dead
+
+
+async def test_a_running_command_is_not_idle(loom: Loom, project_loom: Project) -> None:
+    task = await loom.create("A")
+    work = Work(project_loom(claim_ttl_seconds=1, idle_limit_seconds=1), "sleep 3")
+    worked = await work.finish()
+    assert worked.counts[What.DONE] == 1
+    assert (await task_now(loom, task)).attempt == 1
+
+
+# --- starting and stopping ------------------------------------------------------------------------------------------
+
+
+def test_a_command_that_does_not_exist() -> None:
+    with pytest.raises(InvalidInputError, match="There is no command `no-such-thing` here"):
+        command_line(["no-such-thing", "-x"])
+
+
+def test_a_file_that_is_not_executable(tmp_path: Path) -> None:
+    (tmp_path / "agent").touch()
+    with pytest.raises(InvalidInputError, match="is not executable"):
+        command_line([str(tmp_path / "agent")])
+
+
+def test_runners_take_further_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "codex").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = command_line(["--model", "m"], "codex")
+    assert words == [str(tmp_path / "codex"), "exec", "--sandbox", "workspace-write", "--model", "m", "-"]
+
+
+async def test_a_command_that_cannot_be_started_gives_its_task_back(
+    loom: Loom, project_loom: Project, tmp_path: Path
+) -> None:
+    task = await loom.create("A")
+    (tmp_path / "agent").write_bytes(b"\x7fELF nothing")
+    (tmp_path / "agent").chmod(0o755)
+    workers = Workers(project_loom(), command_line([str(tmp_path / "agent")]))
+    with pytest.raises(LoomError, match="could not be started"):
+        await workers.run()
+    found = await task_now(loom, task)
+    assert (found.status, found.attempt) == ("pending", 0)
+
+
+async def test_stopping_gives_claims_back(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
+    tasks = [await loom.create(name) for name in "ABC"]
+    script = f"trap '' TERM; echo $$ >> {tmp_path}/pids; sleep 300; sleep 300"
+    work = Work(project_loom(), script, agents=3)
+    async with work.going() as running:
+        await until(lambda: len(pids(tmp_path / "pids")) == 3)
+        begin = time.monotonic()
+        work.workers.stop()
+        assert await running is None
+        assert time.monotonic() - begin < 3
+    for task in tasks:
+        found = await task_now(loom, task)
+        assert (found.status, found.attempt) == ("pending", 0)
+    assert not any(map(alive, pids(tmp_path / "pids")))
+
+
+async def test_each_task_has_its_worktree(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    work = Work(project_loom(), "true", worktrees=True)
+    with pytest.raises(LoomError, match="is not in a git repository"):
+        await work.workers.run()
+    git("init")
+    with pytest.raises(LoomError, match="has no commit"):
+        await Work(project_loom(), "true", worktrees=True).workers.run()
+    (tmp_path / "file").write_text("one\n")
+    git("add", "file")
+    git("commit", "-m", "one")
+    tasks = {name: await loom.create(name) for name in ("commits", "leaves", "nothing")}
+    script = f"""
+        test -f file || exit 1
+        case $LOOM_TASK_ID in
+            {tasks["commits"].id}) echo x > new; git add new; git -c user.name=t -c user.email=t@e commit -qm new;;
+            {tasks["leaves"].id}) echo x > new;;
+        esac
+        git branch --show-current
+    """
+    worked = await Work(project_loom(), script, agents=3, worktrees=True).finish()
+    assert worked.left == []
+    branches = git("branch")
+    assert {name for name, task in tasks.items() if f"loom/{task.id}" in branches} == {"commits", "leaves"}
+    stay = [path.name for path in (tmp_path / ".loom" / "worktrees").iterdir() if path.is_dir()]
+    assert stay == [tasks["leaves"].id]
+    assert (await task_now(loom, tasks["nothing"])).output == {"text": f"loom/{tasks['nothing'].id}"}
+    assert "worktrees" not in git("status", "--short", "--untracked-files=all")
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def in_environment(config: LoomConfig) -> Iterator[dict[str, str]]:
+    """What a process needs to find the test's project."""
+    assert config.database.url
+    assert config.redis.url
+    assert config.project_id
+    added = {
+        "LOOM_DATABASE_URL": config.database.url,
+        "LOOM_REDIS_URL": config.redis.url,
+        "LOOM_PROJECT_ID": config.project_id,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("LOOM_")]:
+            patch.delenv(name)
+        for name, value in added.items():
+            patch.setenv(name, value)
+        yield dict(os.environ)
+
+
+class Command:
+    """`loom work` as a process of its own."""
+
+    def __init__(self, loom: Loom, directory: Path) -> None:
+        settings = directory / ".loom" / "config.yaml"
+        settings.write_text(
+            "orchestration: {sweep_seconds: 0.2, max_retries: 1, backoff_base_seconds: 0, claim_ttl_seconds: 60}\n"
+        )
+        self._loom, self._directory = loom, directory
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        with in_environment(self._loom.config) as env:
+            return subprocess.Popen(
+                [sys.executable, "-m", "loom", "work", *words],
+                cwd=self._directory,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+    async def run(self, *words: str) -> tuple[int, str, str]:
+        running = self.start(*words)
+        out, err = await asyncio.to_thread(running.communicate, timeout=20)
+        return running.returncode, out, err
+
+
+@pytest.fixture
+def command(loom: Loom, tmp_path: Path) -> Command:
+    return Command(loom, tmp_path)
+
+
+async def test_exit_status_tells_whether_all_is_done(loom: Loom, command: Command) -> None:
+    task = await loom.create("Good")
+    code, out, err = await command.run("--agents", "2", "--", "sh", "-c", "exit 0")
+    assert (code, err) == (0, "")
+    assert [line.split()[1] for line in out.splitlines() if task.id in line] == ["started", "done"]
+    assert "1 done" in out
+    bad = await loom.create("Bad")
+    code, out, err = await command.run("--json", "--", "sh", "-c", "exit 3")
+    answer = json.loads(out)
+    assert code == 4
+    assert answer["counts"]["failed"] == 2
+    assert [(one["id"], one["status"]) for one in answer["left"]] == [(bad.id, "failed")]
+    code, out, _ = await command.run("--", "true")
+    assert code == 4
+    assert "dead letter: The command ended with exit status 3" in out
+
+
+async def test_a_missing_command_claims_nothing(loom: Loom, command: Command) -> None:
+    task = await loom.create("A")
+    code, _, err = await command.run("--", "no-such-thing")
+    assert code == 2
+    assert "There is no command `no-such-thing` here." in err
+    code, _, err = await command.run()
+    assert code == 2
+    assert (await task_now(loom, task)).claim_token == 0
+
+
+async def test_ctrl_c_gives_back_at_once(loom: Loom, command: Command, tmp_path: Path) -> None:
+    task = await loom.create("A")
+    running = command.start("--", "sh", "-c", f"sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
+    await until(lambda: len(pids(tmp_path / "pids")) == 2)
+    begin = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    out, err = await asyncio.to_thread(running.communicate, timeout=10)
+    assert time.monotonic() - begin < 3
+    assert (running.returncode, err) == (130, "")
+    assert "given back" in out
+    found = await task_now(loom, task)
+    assert (found.status, found.attempt) == ("pending", 0)
+    assert not any(map(alive, pids(tmp_path / "pids")))
+
+
+async def test_after_kill_9_nothing_lives_on_and_another_finishes(
+    loom: Loom, command: Command, clock: Clock, tmp_path: Path
+) -> None:
+    tasks = [await loom.create(name) for name in "ABC"]
+    blocker = f"echo $$ >> {tmp_path}/pids; setsid sleep 300 & echo $! >> {tmp_path}/pids; wait; sleep 300"
+    first = command.start("--agents", "2", "--", "sh", "-c", blocker)
+    await until(lambda: len(pids(tmp_path / "pids")) == 4)
+    first.kill()
+    await asyncio.to_thread(first.communicate, timeout=10)
+    await until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
+    second = command.start("--agents", "2", "--json", "--", "true")
+    await clock(90)  # past the leases
+    out, _ = await asyncio.to_thread(second.communicate, timeout=20)
+    assert second.returncode == 0
+    assert json.loads(out)["counts"]["done"] == 3
+    assert sorted([(await task_now(loom, task)).attempt for task in tasks]) == [1, 2, 2]
