@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from loom.bus.background import end
 from loom.bus.connection import TIMEOUT
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ class Subscriber:
     async def close(self) -> None:
         """Ends the subscription."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end([self._task])
 
     async def _listen(self) -> None:
         pause = 0.5

@@ -1,0 +1,20 @@
+"""Ending the tasks that run beside others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+_AGAIN = 0.1  # seconds
+
+
+async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancels tasks and returns when none of them runs any more.
+
+    It asks until they listen: before Python 3.12 `asyncio.wait_for`, which the clients of both servers use, loses a
+    cancellation that meets the end of what it waits for, and who asks only once may wait for ever.
+    """
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=_AGAIN)

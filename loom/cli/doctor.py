@@ -1,0 +1,117 @@
+"""`loom doctor`: what is wrong, and how to mend it. It starts nothing and changes only, with `--deep`, the mirror."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import click
+
+from loom import services
+from loom.cli.output import dim, emit, for_people, one_line, plural
+from loom.cli.shared import Command, open_project, progress, settings, wants_json
+from loom.config import LoomConfig
+from loom.exceptions import LoomError
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One line of the report. `level` is ok, note (worth knowing) or bad (something does not hold)."""
+
+    level: str
+    check: str
+    found: str = ""
+    mend: str = ""
+
+
+@click.command(cls=Command)
+@click.option("--deep", is_flag=True, help="Build the mirror in Redis anew from Postgres, then check.")
+def doctor(deep: bool) -> None:
+    """Check servers, settings, agents' wiring, and every invariant of the graph. Exit status 1: something is bad."""
+    config = settings()
+    remarks = [*_servers(config), *_settings(config), *_wiring(config)]
+    if config.project_id is None:
+        remarks.append(Remark("note", "project", "there is none here", "Run `loom init` in its directory."))
+    elif remarks[0].level == "ok":
+        progress("Building the mirror anew and checking the graph." if deep else "Checking the graph.")
+        remarks += asyncio.run(_graph(config, deep))
+    else:
+        remarks.append(Remark("note", "graph", "not checked: PostgreSQL does not run"))
+    bad = sum(one.level == "bad" for one in remarks)
+    if wants_json():
+        rows = [{key: value for key, value in asdict(one).items() if value} for one in remarks]
+        emit({"ok": not bad, "findings": rows, "count": len(rows)})
+    else:
+        for line in _lines(remarks):
+            click.echo(line)
+        click.echo(f"{plural(bad, 'problem')}." if bad else "All is well.")
+    if bad:
+        click.get_current_context().exit(1)
+
+
+def _servers(config: LoomConfig) -> Iterator[Remark]:
+    for server in services.check(config):
+        # Without Redis every command works, from Postgres alone.
+        level = "ok" if server.running else "bad" if server.name == "PostgreSQL" else "note"
+        name = f"{server.name} {server.version}" if server.version else server.name
+        yield Remark(level, name, server.where, server.hint)
+
+
+def _settings(config: LoomConfig) -> Iterator[Remark]:
+    yield Remark("ok", "servers", f"{config.servers.backend}, from {config.sources['servers.backend']}")
+    for warning in config.warnings:
+        yield Remark("note", "settings", warning)
+
+
+def _wiring(config: LoomConfig) -> Iterator[Remark]:
+    """Whether an agent's client finds the server in `.mcp.json`."""
+    if config.project_dir is None:
+        return
+    from loom.cli.project import mcp_entry
+
+    try:
+        entry = mcp_entry(config.project_dir)
+    except LoomError as error:
+        yield Remark("note", ".mcp.json", error.cause, error.next_step)
+        return
+    if entry is None:
+        yield Remark("note", ".mcp.json", "has no server `loom`", "Run `loom init`.")
+        return
+    command = str(entry.get("command", "")).replace("${CLAUDE_PROJECT_DIR:-.}", str(config.project_dir))
+    if shutil.which(command) is None:
+        yield Remark(
+            "note",
+            ".mcp.json",
+            f"starts {command}, which is not on PATH",
+            "Run `loom up`, or install Loom for your user.",
+        )
+    else:
+        yield Remark("ok", ".mcp.json", f"starts {command} {' '.join(map(str, entry.get('args', ())))}")
+
+
+async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
+    try:
+        async with open_project(config=config) as loom:
+            status = await loom.status()
+            found = await loom.doctor(deep=deep)
+    except LoomError as error:
+        return [Remark("bad", "graph", error.cause, error.next_step)]
+    remarks = [Remark("ok" if one.ok else "bad", one.check, one.found, one.mend) for one in found]
+    if status.dead_letters:
+        mend = "See `loom dead-letter list`."
+        remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter"), mend))
+    if status.open_escalations:
+        count = plural(status.open_escalations, "open escalation")
+        remarks.append(Remark("note", "escalations", count, "See `loom status --view escalations`."))
+    return remarks
+
+
+def _lines(remarks: list[Remark]) -> Iterator[str]:
+    colours = {"ok": "green", "note": "yellow", "bad": "red"}
+    for one in remarks:
+        found = f": {one_line(one.found)}" if one.found else ""
+        yield f"{click.style(f'{one.level:<4}', fg=colours[one.level])}  {one.check}{found}"
+        if one.mend and one.level != "ok":
+            yield f"      {dim(one_line(for_people(one.mend)))}"

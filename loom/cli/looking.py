@@ -1,0 +1,253 @@
+"""Commands that only look: the project, a task, what is ready, the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from loom.cli.output import (
+    block,
+    clean,
+    dim,
+    for_people,
+    heading,
+    one_line,
+    plural,
+    pretty,
+    table,
+    when,
+)
+from loom.cli.output import (
+    status as coloured,
+)
+from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
+from loom.cli.tasks import dead_lines
+from loom.graph import views
+from loom.graph.front import Loom
+
+_COUNTED = ("claimed", "blocked", "failed", "done", "cancelled", "epic")
+
+
+@click.command(cls=Command)
+@click.option("--priority", type=click.Choice(["p0", "p1", "p2"], case_sensitive=False), help="Only this one.")
+@limit_option(10)
+def ready(priority: str | None, limit: int) -> None:
+    """List what can be claimed now, in the order in which it will be."""
+
+    async def work(loom: Loom) -> Reply:
+        return views.page(await loom.ready(priority=priority, limit=limit))
+
+    def lines(reply: Reply) -> Iterator[str]:
+        if not reply["tasks"]:
+            yield for_people(reply["note"])
+        yield from table(_row(one) for one in reply["tasks"])
+        if "more" in reply:
+            yield dim("and more: --limit N")
+
+    answer(work, lines)
+
+
+@click.command(cls=Command)
+@click.argument("task", required=False)
+@click.option(
+    "--view",
+    type=click.Choice(["overview", "agents", "escalations", "dead_letters"]),
+    default="overview",
+    show_default=True,
+    help="What to show of the project.",
+)
+@limit_option(50)
+def status(task: str | None, view: str, limit: int) -> None:
+    """The project at a glance, or TASK with all around it."""
+    whole = not wants_json()
+
+    async def work(loom: Loom) -> Reply:
+        if task is not None:
+            return views.detail(await loom.get(task))
+        if view == "agents":
+            return views.agents(await loom.agents())
+        if view == "escalations":
+            return views.escalations(await loom.escalations(limit=limit))
+        if view == "dead_letters":
+            return views.dead_letters(await loom.dead_letters(limit=limit))
+        overview = views.overview(await loom.status())
+        # A person gets at once what a program asks for by its own view.
+        return overview | await _more(loom, overview) if whole else overview
+
+    if task is not None:
+        answer(work, _detail_lines)
+    elif view == "agents":
+        answer(work, _agent_lines)
+    elif view == "escalations":
+        answer(work, _escalation_lines)
+    elif view == "dead_letters":
+        answer(work, dead_lines)
+    else:
+        answer(work, _overview_lines)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--format", "shape", type=click.Choice(["summary", "mermaid", "json"]), default="summary", show_default=True
+)
+@click.option("--root", metavar="TASK", help="Only what this task is made of and waits for.")
+@limit_option(200, 10_000)
+def graph(shape: str, root: str | None, limit: int) -> None:
+    """The graph: waves of what can be done at once, a Mermaid flowchart, or tasks and edges as JSON."""
+    from loom.cli.output import emit
+    from loom.graph import drawing
+
+    async def work(loom: Loom) -> Reply:
+        found = await loom.graph(root=root, limit=limit)
+        if shape == "summary":
+            return drawing.summary(found)
+        return drawing.rows(found) if shape == "json" else {"format": "mermaid", "mermaid": drawing.mermaid(found)}
+
+    def lines(reply: Reply) -> Iterator[str]:
+        if shape == "json":
+            emit(reply)
+        elif shape == "mermaid":
+            yield reply["mermaid"]
+        else:
+            yield from _wave_lines(reply)
+
+    answer(work, lines)
+
+
+async def _more(loom: Loom, overview: Mapping[str, Any]) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if overview["counts"]["claimed"]:
+        more["holders"] = views.agents(await loom.agents())["agents"]
+    if overview["counts"]["pending"]:
+        more["next"] = views.page(await loom.ready(limit=5))
+    if overview["dead_letters"]:
+        more["dead"] = views.dead_letters(await loom.dead_letters(limit=5))["tasks"]
+    if overview["open_escalations"]:
+        more["escalations"] = views.escalations(await loom.escalations(limit=5))["escalations"]
+    return more
+
+
+def _overview_lines(reply: Reply) -> Iterator[str]:
+    counts = reply["counts"]
+    tasks = sum(counts.values()) - counts["cancelled"]
+    yield f"{heading(one_line(reply['project']))}  {counts['done']:,} of {plural(tasks, 'task')} done"
+    shown = [("ready", reply["ready"]), *((name, counts[name]) for name in _COUNTED)]
+    yield "  " + "  ".join(f"{coloured(name)} {number:,}" for name, number in shown if number or name == "ready")
+    if reply["dead_letters"] or reply["retries_due"]:
+        dead, due = reply["dead_letters"], reply["retries_due"]
+        parts = [f"{plural(dead, 'dead letter')} (`loom dead-letter list`)"] if dead else []
+        yield "  " + ", ".join(parts + ([f"{due:,} to be tried again"] if due else []))
+    if "holders" in reply:
+        yield heading("in work")
+        yield from _holder_rows(reply["holders"])
+    if "next" in reply:
+        more = f" {dim(f'and {number:,} more')}" if (number := reply["ready"] - len(reply["next"]["tasks"])) > 0 else ""
+        yield heading("ready") + more
+        yield from table([_row(one) for one in reply["next"]["tasks"]], "  ")
+    if "blocked" in reply:
+        rows = reply["blocked"][:5]
+        more = f" {dim(f'and {number:,} more')}" if (number := counts["blocked"] - len(rows)) > 0 else ""
+        yield heading("blocked") + more
+        yield from table([_row(one) for one in rows], "  ")
+    if "dead" in reply:
+        yield heading("dead letters") + dim("  `loom resolve TASK retry`, waive or cancel")
+        for one in reply["dead"]:
+            held = f", holds up {plural(one['held_up_count'], 'task')}" if "held_up_count" in one else ""
+            yield f"  {one['id']}  {one_line(one['title'])}  {dim(one_line(one['reason'])[:80] + held)}"
+    if "escalations" in reply:
+        yield heading("open escalations") + dim("  answer with `loom resolve ID answer --note TEXT`")
+        yield from table([_escalation_row(one) for one in reply["escalations"]], "  ")
+    if not sum(counts.values()):
+        yield "No tasks yet: `loom create TITLE`, `loom import FILE`, or ask your agent to plan with Loom."
+
+
+def _row(one: Mapping[str, Any]) -> Sequence[str]:
+    return one["id"], one["priority"], one["age"], one_line(one["title"])
+
+
+def _holder_rows(holders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from table(
+        [
+            [
+                holder["agent"],
+                one["id"],
+                f"until {when(one['lease_expires_at'])}" + (" (not renewed)" if holder.get("stale") else ""),
+                one_line(one["title"]),
+            ]
+            for holder in holders
+            for one in holder["tasks"]
+        ],
+        "  ",
+    )
+
+
+def _agent_lines(reply: Reply) -> Iterator[str]:
+    if not reply["agents"]:
+        yield reply["note"]
+    yield from _holder_rows(reply["agents"])
+
+
+def _escalation_row(one: Mapping[str, Any]) -> Sequence[str]:
+    return one["id"], one["task_id"], one["kind"], one["age"], f"{one.get('from', '')}: {one_line(one['message'])}"
+
+
+def _escalation_lines(reply: Reply) -> Iterator[str]:
+    if not reply["escalations"]:
+        yield reply["note"]
+    yield from table(_escalation_row(one) for one in reply["escalations"])
+
+
+def _detail_lines(reply: Reply) -> Iterator[str]:
+    yield f"{reply['id']}  {coloured(reply['status'])}  {reply['priority']}  {heading(one_line(reply['title']))}"
+    facts = [("parent", reply.get("parent_id"))]
+    if reply["status"] == "claimed":
+        facts.append(
+            ("held by", f"{reply['assignee']} until {when(reply['lease_expires_at'])}, token {reply['token']}")
+        )
+    elif "assignee" in reply:
+        facts.append(("last held by", reply["assignee"]))
+    facts.append(("attempt", reply.get("attempt")))
+    facts.append(("dead because", reply.get("dead_reason")))
+    facts += [(words, when(reply[key])) for key, words in _MOMENTS if key in reply]
+    facts.append(("imported as", reply.get("origin_id")))
+    yield from table([[dim(name), one_line(text)] for name, text in facts if text is not None], "  ")
+    for key in ("done_when", "context", "output"):
+        if key in reply:
+            yield from block(key.replace("_", " "), pretty(reply[key]))
+    for key, words in (("dependencies", "waits for"), ("dependents", "is waited for by"), ("children", "holds")):
+        if key in reply:
+            yield f"  {heading(words)}"
+            yield from table([_neighbour(one) for one in reply[key]], "    ")
+    if "escalations" in reply:
+        yield f"  {heading('escalations')}"
+        yield from table(
+            [
+                [one["id"], one["kind"], one["age"], one.get("resolution", "open"), one_line(one["message"])]
+                for one in reply["escalations"]
+            ],
+            "    ",
+        )
+    if "history" in reply:
+        yield f"  {heading('history')}"
+        yield from table([[when(one["at"]), one["type"], one.get("agent", "")] for one in reply["history"]], "    ")
+
+
+_MOMENTS = (("retry_at", "tried again at"), ("created_at", "created"), ("done_at", "finished"))
+
+
+def _neighbour(one: Mapping[str, Any]) -> Sequence[str]:
+    return one["id"], coloured(one["status"]), one_line(one["title"]) + (" (waived)" if "waived" in one else "")
+
+
+def _wave_lines(reply: Reply) -> Iterator[str]:
+    if "note" in reply:
+        yield reply["note"]
+    for wave in reply.get("waves", ()):
+        yield heading(f"wave {wave['wave']}") + dim(f"  {plural(wave['count'], 'task')}")
+        yield from (f"  {clean(one)}" for one in wave["tasks"])
+        if (more := wave["count"] - len(wave["tasks"])) > 0:
+            yield dim(f"  and {more:,} more")
+    if "more" in reply:
+        yield dim(f"{plural(reply['more'], 'task')} more are not looked at: --limit N")

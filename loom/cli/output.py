@@ -1,0 +1,137 @@
+"""How answers look: one JSON object for programs; plain, aligned columns for people, coloured on a terminal.
+
+What agents wrote is data. Characters that a reader cannot see are taken out of it before a person sees it, and escaped
+in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+SCHEMA = 1
+"""The version of the shapes of `--json`."""
+
+_COLOURS = {
+    "done": "green",
+    "closed": "green",
+    "claimed": "cyan",
+    "pending": "yellow",
+    "failed": "red",
+    "blocked": "bright_black",
+    "cancelled": "bright_black",
+    "epic": "magenta",
+}
+_TOOL = re.compile(r"\bloom_([a-z]+)\b(?: without (task_id)| with (\w+)=(\w+)|, action (\w+))?")
+
+
+def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
+    """One JSON object on standard output, with the version of its shape; on a line of its own unless `whole`."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    indent = 2 if whole and sys.stdout.isatty() else None
+    text = json.dumps({"schema": SCHEMA, **value}, ensure_ascii=plain, indent=indent)
+    if not text.isascii():
+        from loom.graph.views import UNSEEN
+
+        text = UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    click.echo(text)
+
+
+def clean(text: str) -> str:
+    """A text written by somebody else, without characters that cannot be seen."""
+    if text.isascii() and text.isprintable():
+        return text
+    from loom.graph import views
+
+    return views.clean(text)
+
+
+def one_line(text: str) -> str:
+    """As `clean`, on one line."""
+    return " ".join(clean(text).split())
+
+
+def for_people(text: str) -> str:
+    """A sentence that names a tool, naming the command instead."""
+
+    def command(found: re.Match[str]) -> str:
+        tool, without, option, value, action = found.groups()
+        words = f" --{option} {value}" if option else f" TASK {action}" if action else ""
+        return f"`loom {tool}{words}`{' without TASK' if without else ''}"
+
+    return _TOOL.sub(command, text)
+
+
+def status(name: str) -> str:
+    """A status in its colour."""
+    return click.style(name, fg=_COLOURS.get(name))
+
+
+def heading(text: str) -> str:
+    """A title above lines."""
+    return click.style(text, bold=True)
+
+
+def dim(text: str) -> str:
+    """What matters less."""
+    return click.style(text, fg="bright_black")
+
+
+def table(rows: Iterable[Sequence[str]], indent: str = "") -> Iterator[str]:
+    """Rows of cells in aligned columns; on a terminal the last column is cut where a line would be broken."""
+    cells = [list(row) for row in rows]
+    if not cells:
+        return
+    widths = [max(_width(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
+    room = shutil.get_terminal_size().columns - len(indent) - sum(widths) - 2 * len(widths)
+    for row in cells:
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=False))
+        last = _cut(row[-1], room) if sys.stdout.isatty() and room >= 20 else row[-1]
+        yield (indent + "  ".join([*padded, last])).rstrip()
+
+
+def block(label: str, text: str, indent: str = "  ") -> Iterator[str]:
+    """A text of several lines under its label."""
+    yield f"{indent}{heading(label)}"
+    for line in clean(text).strip().split("\n"):
+        yield f"{indent}  {line}"
+
+
+def pretty(value: Any) -> str:
+    """A JSON value for a reader; a text as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def when(moment: str) -> str:
+    """A time as it is here, with its date unless that is today."""
+    local = datetime.fromisoformat(moment).astimezone()
+    today = local.date() == datetime.now(local.tzinfo).date()
+    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def plural(count: int, noun: str) -> str:
+    """A number and what is counted."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _width(text: str) -> int:
+    plain = click.unstyle(text)
+    if plain.isascii():
+        return len(plain)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in plain)
+
+
+def _cut(text: str, room: int) -> str:
+    if _width(text) <= room or "\x1b" in text:
+        return text
+    while _width(text) >= room:
+        text = text[:-1]
+    return f"{text}…"

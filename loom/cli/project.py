@@ -1,0 +1,315 @@
+"""`loom init`: makes a directory a Loom project, and keeps the files it wrote up to date.
+
+Everything is read and thought through before anything is written, so that a file that cannot be used leaves the others
+alone. What people or other tools have in these files stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loom import ids
+from loom.cli.output import one_line, table
+from loom.cli.shared import Command, note, wants_json
+from loom.config import (
+    COMPOSE_FILE,
+    KEYS,
+    find_project,
+    load_config,
+    set_value,
+    trust,
+    user_config_path,
+    write_atomically,
+)
+from loom.exceptions import ConfigError, InvalidInputError, LoomError
+
+BEGIN, END = "<!-- loom:begin -->", "<!-- loom:end -->"
+_BLOCK = f"""{BEGIN}
+## Work is planned and claimed with Loom
+
+This project keeps its tasks in Loom, a task graph that many agents share. Use its MCP tools (`loom_claim`,
+`loom_done`, ...) where you have them, else the same commands in a shell, with `--json` for answers to parse.
+
+1. `loom claim` gives you the best ready task, what is known about it, and a lease: nobody else works on it meanwhile.
+2. Do what it says until its "done when" holds. `loom heartbeat` renews the lease when work takes longer.
+3. `loom done TASK --output '{{"summary": "..."}}'` hands your results to the tasks that wait for it. If you
+   cannot finish: `loom fail TASK --reason TEXT`, `loom release TASK`, or `loom escalate TASK TEXT` to ask somebody.
+4. Claim again. New work you come across: `loom create TITLE --depends-on TASK`. Where things stand: `loom status`.
+
+Subagents name themselves, each with a name of its own: `--agent NAME`, or `agent_id` over MCP.
+{END}"""
+
+_SETTINGS = """\
+# Loom's settings for this project, shared by all who work on it. `loom config show` prints every key and where its
+# value comes from; ~/.loom/config.yaml is for your own, and LOOM_* variables win over both.
+project_name: {name}
+project_id: {id}
+
+# servers:
+#   backend: embedded            # or docker, or external with database.url and redis.url
+# orchestration:
+#   claim_ttl_seconds: 600       # how long a claim holds unless it is renewed
+#   max_retries: 3
+"""
+
+_IGNORED = """\
+# What belongs to this machine only.
+logs/
+*.local.*
+.env
+secrets*
+"""
+
+
+@click.command(cls=Command)
+@click.option("--name", metavar="NAME", help="The project's name; default: the name of the directory.")
+def init(name: str | None) -> None:
+    """Make this directory a Loom project. Calling it again brings its files up to date and changes nothing else."""
+    made = initialise(_root(name), name)
+    if wants_json():
+        from loom.cli.output import emit
+
+        emit({"project_id": made.project_id, "project": made.name, "directory": str(made.root), "files": made.files})
+        return
+    for line in table([[words, path] for path, words in made.files.items()]):
+        click.echo(line)
+    if made.advice:
+        note(made.advice)
+    click.echo(f"{one_line(made.name)} is a Loom project. Next: loom up")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `initialise` did: each file and whether it was written, updated or unchanged."""
+
+    root: Path
+    project_id: str
+    name: str
+    files: dict[str, str]
+    advice: str
+
+
+def initialise(root: Path, name: str | None = None) -> Made:
+    """Makes `root` a project, or refreshes what Loom wrote there.
+
+    Raises:
+        LoomError: a file that is there cannot be used; nothing was written.
+    """
+    from loom.services.docker import COMPOSE_TEXT
+
+    try:
+        plan = _agent_files(root)
+        server, advice = _mcp_server(root)
+        plan[root / ".mcp.json"] = _with_server(root / ".mcp.json", server)
+        plan[root / ".loom" / ".gitignore"] = _unless_there(root / ".loom" / ".gitignore", _IGNORED)
+        plan[root / COMPOSE_FILE] = _unless_there(root / COMPOSE_FILE, COMPOSE_TEXT)
+        files = {".loom/config.yaml": _settle(root, name)}
+        for part in ("skills", "workflows", "logs"):
+            files[f".loom/{part}/"] = _directory(root / ".loom" / part)
+        files |= {str(path.relative_to(root)): _write(path, text) for path, text in plan.items()}
+        if plan[root / COMPOSE_FILE] == COMPOSE_TEXT:
+            trust(root, [COMPOSE_FILE])
+    except OSError as error:
+        raise LoomError(
+            f"{error.filename or root} cannot be written: {error.strerror}.", "Make it writable, then run it again."
+        ) from None
+    config = load_config(root)
+    assert config.project_id is not None, "it was just written"
+    return Made(root, config.project_id, config.project_name, files, advice)
+
+
+def refresh_mcp(root: Path) -> str:
+    """Brings `.mcp.json` up to date and says whether it was. Raises ConfigError."""
+    path = root / ".mcp.json"
+    return _write(path, _with_server(path, _mcp_server(root)[0]))
+
+
+def mcp_entry(root: Path) -> Mapping[str, Any] | None:
+    """Loom's entry in `.mcp.json`, None when there is none. Raises ConfigError."""
+    entry = _read_mcp(root / ".mcp.json").get("mcpServers", {}).get("loom")
+    return entry if isinstance(entry, dict) else None
+
+
+# --- where ------------------------------------------------------------------------------------------------------------
+
+
+def _root(name: str | None) -> Path:
+    """The directory to make a project of."""
+    named = os.environ.get("LOOM_PROJECT_DIR", "")
+    here = Path(named).expanduser() if named and not named.startswith("${") else Path.cwd()
+    if not here.is_dir():
+        raise InvalidInputError(f"LOOM_PROJECT_DIR names {named}, which is no directory.", "Make it, or unset it.")
+    here = here.resolve()
+    if here == user_config_path().parent.parent.resolve():
+        raise InvalidInputError(
+            "This is your home directory, where Loom keeps your own settings.", "Go into the project's directory first."
+        )
+    above = find_project(here)
+    if above is None or above == here:
+        return here
+    if not here.is_relative_to(above):
+        raise InvalidInputError(
+            f"This git worktree belongs to the Loom project in {above}.", "Nothing is to be done here; go on with it."
+        )
+    if name is None:
+        raise InvalidInputError(
+            f"This directory belongs to the Loom project in {above}.",
+            "Go on with that one, or give --name to make one of its own here.",
+        )
+    return here
+
+
+# --- what -------------------------------------------------------------------------------------------------------------
+
+
+def _settle(root: Path, name: str | None) -> str:
+    """The configuration file with a name and an id in it."""
+    path = root / ".loom" / "config.yaml"
+    chosen = name or root.name or "project"
+    try:
+        KEYS["project_name"].accept(chosen)
+    except ValueError:
+        raise InvalidInputError(f"The project's name must be {KEYS['project_name'].wanted}.", "Give --name.") from None
+    if not path.exists():
+        return _write(path, _SETTINGS.format(name=json.dumps(chosen, ensure_ascii=False), id=ids.project_id()))
+    before = path.read_bytes()
+    config = load_config(root)
+    if config.sources["project_id"] != str(path):
+        set_value(path, "project_id", ids.project_id())
+    if name is not None and name != config.project_name:
+        set_value(path, "project_name", name)
+    return "unchanged" if path.read_bytes() == before else "updated"
+
+
+def _agent_files(root: Path) -> dict[Path, str | None]:
+    """AGENTS.md with Loom's block, and CLAUDE.md importing it; None where a file stays as it is."""
+    agents, claude = root / "AGENTS.md", root / "CLAUDE.md"
+    plan: dict[Path, str | None] = {agents: _with_block(agents)}
+    if claude.exists() and agents.exists() and claude.samefile(agents):
+        return plan
+    text = _read(claude)
+    plan[claude] = None if re.search(r"@(\./)?AGENTS\.md\b", text) else f"{_ended(text)}@AGENTS.md\n"
+    return plan
+
+
+def _with_block(path: Path) -> str:
+    text = _read(path)
+    block = _BLOCK if "\r\n" not in text else _BLOCK.replace("\n", "\r\n")
+    if text.count(BEGIN) != text.count(END) or text.count(BEGIN) > 1 or text.find(BEGIN) > text.find(END):
+        raise ConfigError(
+            f"{path} has marks of Loom's block ({BEGIN} and {END}) that do not form one pair.",
+            "Correct or remove them, then run it again.",
+        )
+    if BEGIN not in text:
+        return f"{_ended(text)}{block}\n"
+    return text[: text.index(BEGIN)] + block + text[text.index(END) + len(END) :]
+
+
+def _ended(text: str) -> str:
+    """A text that something can be added to after an empty line."""
+    return f"{text.rstrip()}\n\n" if text.strip() else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text.", "Convert it, then run it again.") from None
+
+
+# --- .mcp.json --------------------------------------------------------------------------------------------------------
+
+
+def _mcp_server(root: Path) -> tuple[dict[str, Any], str]:
+    """How a client starts Loom's server, the same on every machine, and what to say where that takes something."""
+    command, words, advice = "loom", ["mcp"], ""
+    own = Path(sys.prefix) / "bin"
+    elsewhere = [place for place in os.get_exec_path() if sys.prefix == sys.base_prefix or Path(place) != own]
+    if shutil.which("loom", path=os.pathsep.join(elsewhere)) is None:
+        if "UV_RUN_RECURSION_DEPTH" in os.environ:
+            command, words = "uv", ["run", "loom", "mcp"]
+            advice = "`loom` is not on PATH, so .mcp.json starts it with `uv run`."
+        elif own.is_relative_to(root) and (own / "loom").exists():
+            command = "${CLAUDE_PROJECT_DIR:-.}/" + str((own / "loom").relative_to(root))
+            advice = f"`loom` is not on PATH, so .mcp.json names the one in {own.relative_to(root)}."
+        else:
+            advice = (
+                "`loom` is not on PATH outside this virtual environment; start your client with it active, "
+                "or install Loom with `uv tool install loom-agents` or `pipx install loom-agents`."
+            )
+    return {"command": command, "args": words, "env": {"LOOM_PROJECT_DIR": "${CLAUDE_PROJECT_DIR:-.}"}}, advice
+
+
+def _with_server(path: Path, server: Mapping[str, Any]) -> str | None:
+    """The file with Loom's server in it. A command of the user's own that can be found here stays."""
+    whole = _read_mcp(path)
+    servers = whole.get("mcpServers", {})
+    old = servers.get("loom")
+    merged = dict(server)
+    if isinstance(old, dict):
+        merged = {**old, **server, "env": {**_object(old.get("env")), **server["env"]}}
+        command = old.get("command")
+        if isinstance(command, str) and "mcp" in _list(old.get("args")) and shutil.which(command):
+            merged |= {"command": command, "args": old["args"]}
+    if old == merged:
+        return None
+    return json.dumps(whole | {"mcpServers": servers | {"loom": merged}}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _read_mcp(path: Path) -> dict[str, Any]:
+    text = _read(path).removeprefix("\ufeff")
+    try:
+        whole = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
+        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ConfigError(
+            f"{path} is not valid JSON{where}; it was left alone.", "Correct it, then run it again."
+        ) from None
+    if not isinstance(whole, dict) or not isinstance(whole.get("mcpServers", {}), dict):
+        raise ConfigError(
+            f"{path} is not an object with `mcpServers`; it was left alone.", "Correct it, then run it again."
+        )
+    return whole
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _unless_there(path: Path, text: str) -> str | None:
+    return None if path.exists() and path.read_bytes() != text.encode() else text
+
+
+def _directory(path: Path) -> str:
+    if path.is_dir():
+        return "unchanged"
+    path.mkdir(parents=True)
+    return "written"
+
+
+def _write(path: Path, text: str | None) -> str:
+    """Writes a file if that changes it, and says which."""
+    there = path.exists()
+    if text is None or (there and path.read_bytes() == text.encode()):
+        return "unchanged"
+    write_atomically(path, text, None if there else 0o644)
+    return "updated" if there else "written"

@@ -1,0 +1,145 @@
+"""Commands of whoever works on a task: claim it, and report how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from loom.cli.output import block, for_people, heading, one_line, pretty, status, table, when
+from loom.cli.shared import (
+    Command,
+    Reply,
+    agent_option,
+    answer,
+    from_option,
+    given_text,
+    json_option,
+    needed_text,
+    token_option,
+)
+from loom.cli.tasks import outcome_lines
+from loom.graph import views
+from loom.graph.front import Loom
+
+
+@click.command(cls=Command)
+@click.argument("task", required=False)
+@click.option("--lease", type=float, metavar="SECONDS", help="How long the claim holds unless renewed.")
+@agent_option
+def claim(task: str | None, lease: float | None, agent: str | None) -> None:
+    """Claim TASK, or the best ready one, and show what its worker needs. Exit status 3: somebody else holds it."""
+
+    async def work(loom: Loom) -> Reply:
+        made = await loom.claim(task, lease_seconds=lease)
+        if made is None:
+            swept, _ = await loom.sweep()
+            if swept.expired or swept.retried:
+                made = await loom.claim(task, lease_seconds=lease)
+        return views.nothing_ready(await loom.status()) if made is None else views.claimed(made)
+
+    answer(work, _claim_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@json_option("output", "What came out")
+@token_option
+@agent_option
+def done(task: str, output: dict[str, Any] | None, token: int | None, agent: str | None) -> None:
+    """Finish TASK; what waited for it becomes ready."""
+
+    async def work(loom: Loom) -> Reply:
+        return views.outcome(await loom.done(task, output, token=token))
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@click.option("--reason", metavar="TEXT", help="Why it failed.")
+@click.option("--no-retry", is_flag=True, help="Do not try again: make it a dead letter.")
+@from_option("reason")
+@token_option
+@agent_option
+def fail(task: str, reason: str | None, no_retry: bool, file: str | None, token: int | None, agent: str | None) -> None:
+    """End the claim on TASK without a result; it is tried again later while it has attempts left."""
+    why = needed_text(reason, file, "--reason")
+
+    async def work(loom: Loom) -> Reply:
+        return views.outcome(await loom.fail(task, why, retry=not no_retry, token=token))
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@click.option("--note", metavar="TEXT", help="For the next worker.")
+@from_option("note")
+@token_option
+@agent_option
+def release(task: str, note: str | None, file: str | None, token: int | None, agent: str | None) -> None:
+    """Give the claim on TASK back; its attempt is refunded."""
+    text = given_text(note, file, "--note")
+
+    async def work(loom: Loom) -> Reply:
+        return views.outcome(await loom.release(task, note=text, token=token))
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@click.argument("text", required=False)
+@from_option("question")
+@token_option
+@agent_option
+def escalate(task: str, text: str | None, file: str | None, token: int | None, agent: str | None) -> None:
+    """End the claim on TASK with the question TEXT; the task is blocked until somebody resolves it."""
+    question = needed_text(text, file, "TEXT")
+
+    async def work(loom: Loom) -> Reply:
+        return views.outcome(await loom.escalate(task, question, token=token))
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@token_option
+@agent_option
+def heartbeat(tasks: tuple[str, ...], token: int | None, agent: str | None) -> None:
+    """Renew the leases of these tasks, or of all that you hold."""
+
+    async def work(loom: Loom) -> Reply:
+        return views.leases(await loom.heartbeat(tasks or None, token=token))
+
+    def lines(reply: Reply) -> Iterator[str]:
+        if not reply["claims"]:
+            yield reply["note"]
+        yield from table(
+            [[one["id"], f"until {when(one['lease_expires_at'])}", f"token {one['token']}"] for one in reply["claims"]]
+        )
+
+    answer(work, lines, agent=agent, changes=True)
+
+
+def _claim_lines(reply: Reply) -> Iterator[str]:
+    if reply["status"] == "nothing_ready":
+        yield f"Nothing is ready: {reply['waiting_for']}."
+        yield for_people(reply["next"])
+        return
+    yield f"{reply['id']}  {status(reply['status'])}  {reply['priority']}  {heading(one_line(reply['title']))}"
+    until = when(reply["lease_expires_at"])
+    yield f"  held by {reply['assignee']} until {until}, attempt {reply['attempt']}, token {reply['token']}"
+    if "done_when" in reply:
+        yield from block("done when", reply["done_when"])
+    if "context" in reply:
+        yield from block("context", pretty(reply["context"]))
+    for one in reply.get("dependencies", ()):
+        label = f"{one['status']}: {one['id']} {one_line(one['title'])}"
+        yield from block(label, pretty(one.get("output", one.get("children", {}))))
+    if "more_dependencies" in reply:
+        yield f"  and {reply['more_dependencies']} dependencies more: `loom status {reply['id']}`"
+    yield f"  then: loom done {reply['id']} --output '{{…}}', or fail, release, escalate"

@@ -1,0 +1,100 @@
+"""Commands that start and stop servers: PostgreSQL and Redis, and the one that agents speak to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import click
+
+from loom import services
+from loom.cli.output import dim, emit, heading, one_line, plural, table
+from loom.cli.shared import Command, open_project, progress, settings, wants_json
+from loom.config import LoomConfig
+from loom.exceptions import LoomError, ServersError
+from loom.services import ServerHealth
+
+
+@click.command(cls=Command)
+def up() -> None:
+    """Start the servers and bring the database and .mcp.json up to date. Calling it again changes nothing."""
+    config = settings()
+    mcp, health = bring_up(config)
+    if wants_json():
+        servers = [{"name": one.name, "running": one.running, "where": one.where} for one in health]
+        emit({"project_id": config.project_id, "project": config.project_name, "servers": servers, "mcp_json": mcp})
+        return
+    for line in server_lines(health):
+        click.echo(line)
+    if mcp != "unchanged":
+        click.echo(f".mcp.json {mcp}")
+    click.echo(
+        f"{heading(one_line(config.project_name))} is ready. Next: run {heading('claude')} here, or `loom status`."
+    )
+
+
+def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
+    """Starts what does not run, migrates, and refreshes .mcp.json; says whether that changed, and how servers are."""
+    from loom.cli.project import refresh_mcp
+
+    loom = open_project(config=config)  # without a project nothing is started
+    services.up(config, progress)
+
+    async def connect() -> None:
+        async with loom:
+            await loom.connect()
+
+    progress("Bringing the database up to date.")
+    asyncio.run(connect())
+    mcp = refresh_mcp(config.project_dir) if config.project_dir else "unchanged"
+    return mcp, services.check(config)
+
+
+@click.command(cls=Command)
+@click.option("--yes", is_flag=True, help="Stop them although other projects use them now.")
+def down(yes: bool) -> None:
+    """Stop the servers. Every byte is kept; `loom up` starts them again."""
+    config = settings()
+    if not yes and (others := _others(config)):
+        names = ", ".join(f"{name} ({plural(number, 'connection')})" for name, number in others.items())
+        raise ServersError(
+            f"Other projects use these servers now: {names}.", "Run `loom down --yes` to stop them anyway."
+        )
+    progress("Stopping the servers.")
+    services.down(config)
+    if wants_json():
+        emit({"stopped": True})
+    else:
+        click.echo("The servers are stopped; nothing was removed. `loom up` starts them again.")
+
+
+@click.command()
+def mcp() -> None:
+    """Serve Loom's tools to an agent's client over standard input and output."""
+    from loom.mcp.server import run
+
+    run()
+
+
+def server_lines(health: Sequence[ServerHealth]) -> list[str]:
+    """How the servers are, as a table."""
+    rows = []
+    for one in health:
+        words = click.style("running", fg="green") if one.running else click.style("not running", fg="red")
+        rows.append([one.name, one.version or "", words, dim(one.hint or one.where)])
+    return list(table(rows))
+
+
+def _others(config: LoomConfig) -> dict[str, int]:
+    """Other projects that are connected; none can be when the database does not run."""
+    if config.project_id is None or config.servers.backend == "external" or not services.check(config)[0].running:
+        return {}
+
+    async def ask() -> dict[str, int]:
+        async with open_project(config=config) as loom:
+            return await loom.neighbours()
+
+    try:
+        return asyncio.run(ask())
+    except LoomError:
+        return {}

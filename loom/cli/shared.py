@@ -1,0 +1,216 @@
+"""What every command shares: its options, and one way to ask the project something and to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from loom.cli import output
+from loom.config import LoomConfig, load_config
+from loom.exceptions import InvalidInputError
+
+if TYPE_CHECKING:
+    from loom.graph.front import Loom
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+Reply = Mapping[str, Any]
+
+_JSON = "loom.json"
+
+
+class Command(click.Command):
+    """A command with `--json`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params.append(
+            click.Option(
+                ["--json"], is_flag=True, expose_value=False, callback=_choose_json, help="Answer with one JSON object."
+            )
+        )
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+def wants_json() -> bool:
+    """Whether the command that runs was asked for JSON."""
+    return bool(click.get_current_context().meta.get(_JSON))
+
+
+def agent_option(function: F) -> F:
+    return click.option("--agent", metavar="NAME", help="Act as this agent instead of as yourself.")(function)
+
+
+def token_option(function: F) -> F:
+    return click.option("--token", type=int, metavar="N", help="Act on exactly the claim with this token.")(function)
+
+
+def limit_option(default: int, most: int = 500) -> Callable[[F], F]:
+    return click.option(
+        "--limit",
+        type=click.IntRange(1, most),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help="At most this many.",
+    )
+
+
+def from_option(what: str) -> Callable[[F], F]:
+    return click.option("--from", "file", metavar="FILE", help=f"Read the {what} from this file, - for standard input.")
+
+
+def json_option(name: str, what: str) -> Callable[[F], F]:
+    """An option for a JSON object, given as text, as `@file`, or as `-` for standard input."""
+    return click.option(
+        f"--{name}", metavar="JSON", callback=_read_object, help=f"{what}: JSON, @file or - for standard input."
+    )
+
+
+def read_text(name: str) -> str:
+    """The text of a file, or of standard input for `-`. Raises InvalidInputError."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidInputError(f"{name} cannot be read: {error.strerror}.", "Name a file that is there.") from None
+    except ValueError:  # not UTF-8, or a NUL in the name
+        raise InvalidInputError(f"{name} is not UTF-8 text.", "Convert it to UTF-8.") from None
+
+
+def given_text(text: str | None, file: str | None, name: str) -> str | None:
+    """A text that came as an argument or, with `--from`, in a file; None when neither was given."""
+    if text is not None and file is not None:
+        raise click.UsageError(f"Give {name} or --from, not both.")
+    return text if file is None else read_text(file).rstrip("\r\n")
+
+
+def needed_text(text: str | None, file: str | None, name: str) -> str:
+    """As `given_text`, where one must be given."""
+    if (found := given_text(text, file, name)) is None:
+        raise click.UsageError(f"Missing {name}; give it or --from FILE.")
+    return found
+
+
+# --- asking and answering -------------------------------------------------------------------------------------------
+
+
+def settings() -> LoomConfig:
+    """The configuration of where we are; its warnings are shown to a person."""
+    config = load_config()
+    for warning in config.warnings:
+        note(warning)
+    _log_to_stderr(config.log_level)
+    return config
+
+
+def open_project(agent: str | None = None, config: LoomConfig | None = None) -> Loom:
+    """The project of where we are, on behalf of `agent` or of who calls. Raises ProjectNotFoundError, ConfigError."""
+    from loom.graph.front import Loom
+
+    config = config or settings()
+    return Loom(config, agent=agent or _own_name(config))
+
+
+def answer(
+    work: Callable[[Loom], Awaitable[Reply]],
+    show: Callable[[Reply], Iterable[str]],
+    *,
+    agent: str | None = None,
+    changes: bool = False,
+) -> None:
+    """Runs one question or change and answers: with the reply as JSON, or with the lines that `show` makes of it.
+
+    Args:
+        changes: something was written, so that the mirror is worth a look afterwards; what has lapsed is looked for
+            either way.
+    """
+    as_json = wants_json()
+
+    async def whole() -> None:
+        async with open_project(agent) as loom:
+            if not changes:
+                await loom.sweep()
+            reply = await work(loom)
+            if as_json:
+                output.emit(reply)
+            else:
+                for line in show(reply):
+                    click.echo(line)
+            if changes:
+                sys.stdout.flush()
+                from loom.orchestration.sweeper import once
+
+                await once(loom)
+
+    asyncio.run(whole())
+
+
+def note(text: str) -> None:
+    """A sentence to a person beside the answer."""
+    click.echo(output.dim(f"note: {output.one_line(text)}"), err=True)
+
+
+def progress(text: str) -> None:
+    """A sentence before something that takes time."""
+    if not wants_json():
+        click.echo(output.dim(output.one_line(text)), err=True)
+
+
+def _own_name(config: LoomConfig) -> str | None:
+    """Who calls, the same for one person's every command; None where the front finds a name itself."""
+    if config.agent_id or os.environ.get("CLAUDE_CODE_SESSION_ID"):
+        return None
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        user = f"user{os.getuid()}"
+    return (
+        re.sub(r"[^A-Za-z0-9._:/-]", "-", user)[:31] + "@" + re.sub(r"[^A-Za-z0-9._:/-]", "-", os.uname().nodename)[:32]
+    )
+
+
+def _choose_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_JSON] = value
+
+
+def _log_to_stderr(level: str) -> None:
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    logger = logging.getLogger("loom")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+
+
+def _read_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    text = read_text(value.removeprefix("@")) if value == "-" or value.startswith("@") else value
+    advice = f'Pass --{param.name} as an object, such as \'{{"note": "…"}}\'.'
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidInputError(f"{param.name} is not valid JSON{where}.", advice) from None
+    if not isinstance(found, dict):
+        from loom.graph.limits import kind
+
+        raise InvalidInputError(f"{param.name} must be a JSON object, not {kind(found)}.", advice)
+    return found

@@ -1,0 +1,182 @@
+"""Messages between agents and people, and waiting for what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+
+from loom.cli.output import clean, dim, emit, for_people, heading, one_line, status, when
+from loom.cli.shared import (
+    Command,
+    Reply,
+    agent_option,
+    answer,
+    from_option,
+    limit_option,
+    needed_text,
+    open_project,
+    wants_json,
+)
+from loom.exceptions import TaskNotFoundError
+from loom.graph import views
+from loom.graph.front import LONGEST_WAIT, Loom
+
+
+@click.command(cls=Command)
+@click.argument("to")
+@click.argument("text", required=False)
+@click.option("--thread", metavar="ID", help="Answer in this thread.")
+@from_option("text")
+@agent_option
+def message(to: str, text: str | None, thread: str | None, file: str | None, agent: str | None) -> None:
+    """Send TEXT to an agent by its name, to `orchestrator`, or to everyone (`*`)."""
+    body = needed_text(text, file, "TEXT")
+
+    async def work(loom: Loom) -> Reply:
+        return views.message(await loom.send(to, body, thread_id=thread))
+
+    def lines(reply: Reply) -> Iterator[str]:
+        yield f"message {reply['id']} to {reply['to']}, thread {reply['thread_id']}"
+
+    answer(work, lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.option("--ack", type=int, multiple=True, metavar="ID", help="Acknowledge this message; may be repeated.")
+@click.option("--thread", metavar="ID", help="Only this thread.")
+@click.option("--all", "everything", is_flag=True, help="Also what was acknowledged before, newest first.")
+@limit_option(20)
+@agent_option
+def inbox(ack: tuple[int, ...], thread: str | None, everything: bool, limit: int, agent: str | None) -> None:
+    """Read your messages, after acknowledging those of --ack."""
+
+    async def work(loom: Loom) -> Reply:
+        return views.inbox(await loom.inbox(ack=ack, thread_id=thread, unread=not everything, limit=limit))
+
+    def lines(reply: Reply) -> Iterator[str]:
+        if "acked" in reply:
+            yield f"acknowledged: {', '.join(map(str, reply['acked']))}"
+        if not reply["messages"]:
+            yield f"{reply['note']} {dim('(you are ' + reply['agent'] + ')')}"
+        for one in reply["messages"]:
+            about = dim(f"{one['age']} ago, thread {one['thread_id']}")
+            yield f"{heading(str(one['id']))}  from {one['from']}  {about}"
+            yield from (f"  {line}" for line in clean(one["text"]).split("\n"))
+        if "more" in reply:
+            yield dim(f"and {reply['more']:,} more: --limit N")
+
+    answer(work, lines, agent=agent)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--what",
+    type=click.Choice(["ready", "task", "inbox", "escalation", "any"]),
+    help="What to wait for; default any, or the task of --task.",
+)
+@click.option("--task", metavar="TASK", help="Wait for this task.")
+@click.option("--since", metavar="POSITION", help="From an earlier wait, so that nothing between is missed.")
+@click.option("--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="SECONDS")
+@agent_option
+def wait(what: str | None, task: str | None, since: str | None, timeout: float, agent: str | None) -> None:
+    """Block until something changes or the timeout is over; both are a success, `changed` in --json tells."""
+
+    async def work(loom: Loom) -> Reply:
+        chosen = what or ("task" if task else "any")
+        end, position = time.monotonic() + timeout, since
+        async with _living(loom):
+            while True:
+                left = max(end - time.monotonic(), 0.0)
+                seen = await loom.wait(chosen, task_id=task, since=position, timeout=min(left, LONGEST_WAIT))
+                position = seen.since
+                if seen.changed or time.monotonic() >= end:
+                    return views.waited(seen)
+
+    def lines(reply: Reply) -> Iterator[str]:
+        if not reply["changed"]:
+            yield f"Nothing changed in {timeout:g} s."
+        if "task" in reply:
+            yield f"{reply['task']['id']}  {status(reply['task']['status'])}  {one_line(reply['task']['title'])}"
+        for key, words in (("ready", "ready"), ("unread", "unread"), ("open_escalations", "open escalations")):
+            if key in reply:
+                yield f"{words}: {reply[key]}"
+        yield from (_event_line(one) for one in reply.get("events", ()))
+        yield dim(f"since {reply['since']}")
+
+    answer(work, lines, agent=agent)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--since", metavar="WHEN", help="Begin 90s, 15m, 2h or 7d ago, or where an earlier wait ended; default: now."
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="End after this many events.")
+def watch(since: str | None, limit: int | None) -> None:
+    """Follow the project's events, a line each, until interrupted. With --json each line is an object."""
+    as_json = wants_json()
+
+    async def follow() -> None:
+        position, left, titles = since, limit, dict[str, str]()
+        async with open_project() as loom, _living(loom):
+            if position is not None and (ago := _AGO.fullmatch(position)):
+                position = await loom.since(float(ago[1]) * _UNITS[ago[2]])
+            while left is None or left > 0:
+                seen = await loom.wait("any", since=position, timeout=LONGEST_WAIT)
+                position = seen.since
+                for event in seen.events[:left]:
+                    one = views.event(event)
+                    if as_json:
+                        emit(one | {"position": str(event.position)}, whole=False)
+                    else:
+                        click.echo(_event_line(one, await _title(loom, event.task_id, titles)))
+                if left is not None:
+                    left -= len(seen.events)
+
+    asyncio.run(follow())
+
+
+_AGO = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@asynccontextmanager
+async def _living(loom: Loom) -> AsyncIterator[None]:
+    """While a command waits it keeps house as every long-lived process does."""
+    from loom.orchestration.sweeper import Housekeeper
+
+    keeper = Housekeeper(loom)
+    keeper.start()
+    try:
+        yield
+    finally:
+        await keeper.stop()
+
+
+async def _title(loom: Loom, task_id: str | None, known: dict[str, str]) -> str:
+    if task_id is None:
+        return ""
+    if task_id not in known:
+        try:
+            known[task_id] = (await loom.get(task_id)).task.title
+        except TaskNotFoundError:
+            known[task_id] = ""
+    return known[task_id]
+
+
+def _event_line(one: Mapping[str, Any], title: str = "") -> str:
+    said = (one.get("data") or {}).get("reason") or (one.get("data") or {}).get("question") or ""
+    words = [
+        dim(when(one["at"])),
+        f"{one['type']:<20}",
+        one.get("task_id", ""),
+        one.get("agent", ""),
+        one_line(title),
+        dim(one_line(for_people(str(said)))[:100]) if said else "",
+    ]
+    return "  ".join(word for word in words if word)

@@ -1,0 +1,253 @@
+"""Commands that make tasks, change them and decide about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from loom.cli.output import one_line, plural, status, table, when
+from loom.cli.shared import (
+    Command,
+    Group,
+    Reply,
+    agent_option,
+    answer,
+    from_option,
+    given_text,
+    json_option,
+    limit_option,
+    needed_text,
+)
+from loom.exceptions import TaskStateError
+from loom.graph import views
+from loom.graph.front import Loom
+
+_PRIORITY = click.Choice(["p0", "p1", "p2"], case_sensitive=False)
+_ACTION = click.Choice(["retry", "answer", "reassign", "waive", "cancel"])
+
+
+@click.command(cls=Command)
+@click.argument("title", required=False)
+@json_option("context", "What a worker must know")
+@click.option("--depends-on", "depends_on", multiple=True, metavar="TASK", help="Wait for this task; may be repeated.")
+@click.option("--priority", type=_PRIORITY, default="p1", show_default=True)
+@click.option("--parent", metavar="TASK", help="Put it into this epic.")
+@click.option("--done-when", metavar="TEXT", help="How to tell that it is done.")
+@click.option("--epic", is_flag=True, help="Make an epic: it holds tasks and closes with the last of them.")
+@from_option("title")
+@agent_option
+def create(
+    title: str | None,
+    context: dict[str, Any] | None,
+    depends_on: tuple[str, ...],
+    priority: str,
+    parent: str | None,
+    done_when: str | None,
+    epic: bool,
+    file: str | None,
+    agent: str | None,
+) -> None:
+    """Create a task or an epic. It is ready at once unless it waits for others."""
+    text = needed_text(title, file, "TITLE")
+
+    async def work(loom: Loom) -> Reply:
+        return views.created(
+            await loom.create(
+                text,
+                context=context,
+                depends_on=depends_on,
+                priority=priority,
+                parent_id=parent,
+                done_when=done_when,
+                epic=epic,
+            )
+        )
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@click.option("--title", metavar="TEXT")
+@json_option("context", "Replaces the context")
+@click.option("--priority", type=_PRIORITY)
+@click.option(
+    "--depends-on", "depends_on", multiple=True, metavar="TASK", help="Replaces the dependencies; may be repeated."
+)
+@click.option("--no-dependencies", is_flag=True, help="Remove all dependencies.")
+@click.option("--done-when", metavar="TEXT", help="Replaces the criteria; an empty text removes them.")
+@agent_option
+def update(
+    task: str,
+    title: str | None,
+    context: dict[str, Any] | None,
+    priority: str | None,
+    depends_on: tuple[str, ...],
+    no_dependencies: bool,
+    done_when: str | None,
+    agent: str | None,
+) -> None:
+    """Change an unfinished TASK; what is not named stays."""
+    if depends_on and no_dependencies:
+        raise click.UsageError("Give --depends-on or --no-dependencies, not both.")
+
+    async def work(loom: Loom) -> Reply:
+        return views.outcome(
+            await loom.update(
+                task,
+                title=title,
+                context=context,
+                priority=priority,
+                depends_on=depends_on if depends_on or no_dependencies else None,
+                done_when=done_when,
+            )
+        )
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@click.option("--reason", metavar="TEXT", help="Why.")
+@click.option("--downstream", is_flag=True, help="Also cancel all that waits for it.")
+@from_option("reason")
+@agent_option
+def cancel(task: str, reason: str | None, downstream: bool, file: str | None, agent: str | None) -> None:
+    """Cancel an unfinished TASK; an epic with all that is unfinished in it."""
+    why = given_text(reason, file, "--reason")
+
+    async def work(loom: Loom) -> Reply:
+        return views.outcome(await loom.cancel(task, reason=why, downstream=downstream))
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("target", metavar="ID")
+@click.argument("action", type=_ACTION)
+@click.option("--note", metavar="TEXT", help="For the next worker; the answer itself for `answer`.")
+@click.option("--to", metavar="NAME", help="Who gets it, for `reassign`.")
+@click.option("--downstream", is_flag=True, help="For `cancel`: also cancel all that waits for it.")
+@from_option("note")
+@agent_option
+def resolve(
+    target: str, action: str, note: str | None, to: str | None, downstream: bool, file: str | None, agent: str | None
+) -> None:
+    """Decide about the escalated or dead task, or the escalation, that ID names.
+
+    \b
+    retry     put it into play again, its attempts counted anew
+    answer    answer its question, and put it into play again
+    reassign  claim it for another agent
+    waive     give it up; what waits for it goes on without it
+    cancel    give it up; what waits for it stays blocked
+    """
+    text = given_text(note, file, "--note")
+    if action == "reassign" and to is None:
+        raise click.UsageError("reassign needs --to NAME.")
+    if action == "answer" and text is None:
+        raise click.UsageError("answer needs --note TEXT or --from FILE.")
+
+    async def work(loom: Loom) -> Reply:
+        return views.outcome(await loom.resolve(target, action, note=text, agent_id=to, downstream=downstream))
+
+    answer(work, outcome_lines, agent=agent, changes=True)
+
+
+@click.group(name="dead-letter", cls=Group)
+def dead_letter() -> None:
+    """Tasks that ran out of attempts, and the ways out."""
+
+
+@dead_letter.command("list")
+@limit_option(50)
+def list_dead(limit: int) -> None:
+    """List dead tasks, oldest first, with what they hold up."""
+
+    async def work(loom: Loom) -> Reply:
+        return views.dead_letters(await loom.dead_letters(limit=limit))
+
+    answer(work, dead_lines)
+
+
+@dead_letter.command()
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("--note", metavar="TEXT", help="For the next worker.")
+@agent_option
+def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
+    """Put dead tasks into play again, their attempts counted anew."""
+
+    async def work(loom: Loom) -> Reply:
+        await _must_be_dead(loom, tasks)
+        return _together([views.outcome(await loom.resolve(one, "retry", note=note)) for one in tasks])
+
+    answer(work, _lines_together, agent=agent, changes=True)
+
+
+@dead_letter.command("cancel")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("--reason", metavar="TEXT", help="Why.")
+@click.option("--downstream", is_flag=True, help="Also cancel all that waits for them.")
+@agent_option
+def cancel_dead(tasks: tuple[str, ...], reason: str | None, downstream: bool, agent: str | None) -> None:
+    """Cancel dead tasks."""
+
+    async def work(loom: Loom) -> Reply:
+        await _must_be_dead(loom, tasks)
+        return _together([views.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in tasks])
+
+    answer(work, _lines_together, agent=agent, changes=True)
+
+
+async def _must_be_dead(loom: Loom, tasks: tuple[str, ...]) -> None:
+    for one in tasks:
+        found = (await loom.get(one)).task
+        if not found.dead:
+            raise TaskStateError(f"{one} is {found.status}, not a dead letter.", "See `loom dead-letter list`.")
+
+
+def _together(rows: list[dict[str, Any]]) -> Reply:
+    return {"tasks": rows, "count": len(rows)}
+
+
+def _lines_together(reply: Reply) -> Iterator[str]:
+    for one in reply["tasks"]:
+        yield from outcome_lines(one)
+
+
+def outcome_lines(reply: Reply) -> Iterator[str]:
+    """A task after a change, and what followed from it."""
+    yield f"{reply['id']}  {status(reply['status'])}  {one_line(reply['title'])}"
+    if "assignee" in reply:
+        yield f"  held by {reply['assignee']}, token {reply['token']}"
+    if "waits_for" in reply:
+        yield f"  waits for {plural(reply['waits_for'], 'other task')}"
+    if "retry_at" in reply:
+        yield f"  will be tried again at {when(reply['retry_at'])}"
+    if "dead_reason" in reply:
+        yield f"  a dead letter: {one_line(reply['dead_reason'])}"
+        yield f"  next: `loom resolve {reply['id']} retry`, or waive or cancel"
+    for key, words in (
+        ("unblocked", "ready now"),
+        ("closed_epics", "closed"),
+        ("cancelled", "cancelled too"),
+        ("held_up", "still waiting for it"),
+    ):
+        if ids := [one for one in reply.get(key, ()) if one != reply["id"]]:
+            more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+            yield f"  {words}: {', '.join(ids[:10])}{more}"
+
+
+def dead_lines(reply: Reply) -> Iterator[str]:
+    """Dead tasks as a table."""
+    if not reply["tasks"]:
+        yield reply["note"]
+    rows = []
+    for one in reply["tasks"]:
+        held = f"holds up {one['held_up_count']}" if "held_up_count" in one else ""
+        rows.append(
+            [one["id"], one["priority"], one["age"], held, f"{one_line(one['title'])}: {one_line(one['reason'])}"]
+        )
+    yield from table(rows)

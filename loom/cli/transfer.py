@@ -1,0 +1,74 @@
+"""Bringing tasks in from files and writing the project out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+import click
+
+from loom.cli.output import dim, emit, one_line, plural
+from loom.cli.shared import Command, Reply, agent_option, answer, open_project, progress, read_text
+from loom.graph.front import Loom
+
+_TAKES_TIME = 500  # tasks
+
+
+@click.command("import", cls=Command)
+@click.argument("file")
+@agent_option
+def import_(file: str, agent: str | None) -> None:
+    """Bring in FILE (- for standard input): Task Master's tasks.json, Beads' issues.jsonl, an export of Loom, or a plan
+    in YAML or JSON. The same file again brings only what is new."""
+    text = read_text(file)
+
+    async def work(loom: Loom) -> Reply:
+        return await bring_in(loom, text, "standard input" if file == "-" else PurePath(file).name)
+
+    answer(work, import_lines, agent=agent, changes=True)
+
+
+async def bring_in(loom: Loom, text: str, name: str) -> Reply:
+    """Imports a text and says what came of it."""
+    from loom.graph.importing import read
+
+    batch = read(text, name)
+    if len(batch.drafts) >= _TAKES_TIME:
+        progress(f"Writing {plural(len(batch.drafts), 'task')}.")
+    done = await loom.import_tasks(batch)
+    return {
+        "format": batch.format,
+        "source": dict(batch.source),
+        "created": len(done.tasks),
+        "known": done.known,
+        "linked": done.linked,
+        "ready": sum(task.status == "pending" for task in done.tasks),
+        "adjustments": [
+            {"kind": str(one.kind), "count": one.count, "example": one.example, "text": str(one)}
+            for one in done.adjustments
+        ],
+    }
+
+
+def import_lines(reply: Reply) -> Iterator[str]:
+    """What an import brought."""
+    held = ", ".join(f"{number:,} {name}" for name, number in reply["source"].items())
+    yield f"{reply['format']}: {held}" if held else str(reply["format"])
+    known = f", {reply['known']:,} were there already" if reply["known"] else ""
+    yield f"  {plural(reply['created'], 'new task')}, {reply['ready']:,} of them ready{known}"
+    if reply["linked"]:
+        yield f"  {plural(reply['linked'], 'task')} of those now wait for new ones"
+    for one in reply["adjustments"]:
+        yield f"  {dim(one_line(one['text']))}"
+
+
+@click.command(cls=Command)
+def export() -> None:
+    """Write the whole project to standard output as JSON that `loom import` reads."""
+    import asyncio
+
+    async def work() -> None:
+        async with open_project() as loom:
+            emit(await loom.export())
+
+    asyncio.run(work())

@@ -1,0 +1,167 @@
+"""`loom work`: workers that run a command for each task until nothing is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import click
+
+from loom.cli.output import dim, emit, heading, one_line, plural, status, table
+from loom.cli.shared import Command, open_project, wants_json
+from loom.orchestration.left import Left
+from loom.orchestration.worker import RUNNERS, Step, What, Workers, command_line
+
+_LISTED = 500  # tasks left over, in JSON
+_SHOWN = 20  # tasks left over, to a person
+_TICK = 1.0  # seconds between two looks of the live line
+_COLOURS = {What.DONE: "green", What.FAILED: "red", What.LOST: "red", What.STARTED: "cyan"}
+
+
+@click.command(cls=Command, context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--agents", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="How many workers."
+)
+@click.option("--runner", type=click.Choice(list(RUNNERS)), help="Run this agent; COMMAND adds to its arguments.")
+@click.option("--worktree", is_flag=True, help="Give each task a git worktree and a branch loom/TASK of its own.")
+@click.option("--agent", metavar="NAME", help="What the workers' names begin with; default: worker.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND...")
+def work(agents: int, runner: str | None, worktree: bool, agent: str | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND for each task until nothing is left to do, N at a time.
+
+    COMMAND gets the task on its standard input and LOOM_TASK_ID, LOOM_CLAIM_TOKEN, LOOM_AGENT_ID, LOOM_PROJECT_DIR and
+    LOOM_OUTPUT_FILE in its environment. Exit status 0 finishes the task; a JSON object in that file, or on the last
+    line that is printed, is its output. Any other status fails it, and it is tried again later. What a command prints
+    is in .loom/logs. Ctrl-C gives the claims back. Exit status 4: something is left unfinished."""
+    if not command and not runner:
+        raise click.UsageError("Give a command after --, or --runner.")
+    words = command_line(command, runner)
+    show = _Show(live=sys.stdout.isatty() and not wants_json(), to_stderr=wants_json())
+    left, counts, signalled = asyncio.run(_work(words, agents, agent, worktree, show))
+    _conclude(counts, left)
+    if signalled:
+        click.get_current_context().exit(128 + signalled)
+    if left:
+        click.get_current_context().exit(4)
+
+
+async def _work(
+    words: list[str], agents: int, prefix: str | None, worktree: bool, show: _Show
+) -> tuple[list[Left] | None, dict[What, int], int]:
+    """What is left, None when a signal came before; what was done; which signal."""
+    caught = 0
+    async with open_project() as loom:
+        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, tell=show.step)
+
+        def stop(number: int) -> None:
+            nonlocal caught
+            caught = caught or number
+            workers.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        async with show.watching(workers):
+            left = await workers.run()
+    return left, workers.counts, caught if left is None else 0
+
+
+class _Show:
+    """What a person sees meanwhile: a line for each step, and on a terminal one that says what runs now."""
+
+    def __init__(self, *, live: bool, to_stderr: bool) -> None:
+        self._live, self._to_stderr = live, to_stderr
+        self._workers: Workers | None = None
+        self._begin = time.monotonic()
+
+    def step(self, step: Step) -> None:
+        """Says what a worker did."""
+        words = [
+            dim(f"{datetime.now():%H:%M:%S}"),
+            click.style(f"{step.what:<10}", fg=_COLOURS.get(step.what)),
+            step.task_id,
+            step.agent,
+            one_line(step.title)[:60],
+            f"{step.seconds:.1f} s" if step.what is not What.STARTED else "",
+            dim(one_line(step.note)[:160]),
+        ]
+        self._clear()
+        click.echo("  ".join(word for word in words if click.unstyle(word)), err=self._to_stderr)
+        self._draw()
+
+    @asynccontextmanager
+    async def watching(self, workers: Workers) -> AsyncIterator[None]:
+        """Keeps the live line up to date."""
+        self._workers = workers
+        ticking = asyncio.create_task(self._tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            self._clear()
+            self._live = False
+
+    async def _tick(self) -> None:
+        while True:
+            self._draw()
+            await asyncio.sleep(_TICK)
+
+    def _draw(self) -> None:
+        if self._live and self._workers is not None:
+            now = time.monotonic()
+            running = self._workers.running
+            longest = ", ".join(f"{one.task_id} {_span(now - one.began)}" for one in running[:3])
+            more = f" and {len(running) - 3} more" if len(running) > 3 else ""
+            what = f"{len(running)} running: {longest}{more}" if running else "waiting for work"
+            line = f"{_span(now - self._begin)}  {_counted(self._workers.counts)}  {what}"
+            self._clear()
+            click.echo(dim(line[: shutil.get_terminal_size().columns - 1]), nl=False)
+
+    def _clear(self) -> None:
+        if self._live:
+            click.echo("\r\x1b[K", nl=False)
+
+
+def _conclude(counts: Mapping[What, int], left: Sequence[Left] | None) -> None:
+    """Says what was done and what is left, which is not known (None) after an interruption."""
+    rows = [{"id": one.task_id, "status": one.status, "title": one.title, "why": one.why} for one in left or ()]
+    if wants_json():
+        numbers = {what.value.replace(" ", "_"): count for what, count in counts.items()}
+        more = {"more": len(rows) - _LISTED} if len(rows) > _LISTED else {}
+        emit({"counts": numbers} | ({"interrupted": True} if left is None else {"left": rows[:_LISTED]}) | more)
+        return
+    click.echo(heading(_counted(counts)))
+    if left is None:
+        return
+    if not rows:
+        click.echo("Nothing is left to do.")
+        return
+    click.echo(f"{plural(len(rows), 'task')} left, which nobody can go on with now:")
+    for line in table(
+        [
+            [row["id"], status(row["status"]), one_line(row["title"])[:60], one_line(row["why"])[:160]]
+            for row in rows[:_SHOWN]
+        ],
+        "  ",
+    ):
+        click.echo(line)
+    if len(rows) > _SHOWN:
+        click.echo(dim(f"  and {len(rows) - _SHOWN:,} more: loom status, loom dead-letter list"))
+
+
+def _counted(counts: Mapping[What, int]) -> str:
+    """How often each thing was done, where it was."""
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count and what is not What.STARTED]
+    return ", ".join(parts) or "0 done"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
