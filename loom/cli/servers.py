@@ -87,8 +87,13 @@ def server_lines(health: Sequence[ServerHealth]) -> list[str]:
 
 def _others(config: LoomConfig) -> dict[str, int]:
     """Other projects that are connected; none can be when the database does not run."""
-    if config.project_id is None or config.servers.backend == "external" or not services.check(config)[0].running:
+    if config.servers.backend == "external" or not services.check(config)[0].running:
         return {}
+    if config.project_id is None:
+        raise ServersError(
+            "These servers are shared by all your projects, and this directory is none of them.",
+            "Run `loom down` in a project to see who uses them, or `loom down --yes`.",
+        )
 
     async def ask() -> dict[str, int]:
         async with open_project(config=config) as loom:

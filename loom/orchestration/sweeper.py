@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from loom.bus.background import end
 from loom.exceptions import LoomError
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ class Housekeeper:
 
     async def stop(self) -> None:
         """Ends; returns when nothing runs any more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._tasks = []
 
     async def _keep_order(self) -> None:

@@ -49,13 +49,6 @@ def test_it_does_not_pretend_to_do_real_work(cli: Cli) -> None:
     assert cli.ok("status", task)["status"] == "pending"
 
 
-def test_a_file_of_ones_own(empty: Cli) -> None:
-    (empty.directory / "plan.yaml").write_text("tasks: [{title: one}, {title: two}]\n")
-    done = empty.ok("demo", "plan.yaml", "--agents", "1")
-    assert done["unfinished"] == 0
-    assert sorted(done["agents"]["agent-1"]) == ["one", "two"]
-
-
 def test_a_file_without_anything_to_do(empty: Cli) -> None:
     (empty.directory / "tasks.json").write_text(
         '{"loom_export": 1, "project": {"id": "x", "name": "y"}, "tasks":'

@@ -123,6 +123,7 @@ def test_from_nothing_to_running_and_down_again(embedded: Cli, tmp_path: Path) -
     refused = embedded("down")
     assert refused.code == 1
     assert "other" in refused.err
+    assert Cli(tmp_path, embedded.env)("down").code == 1  # no project, so nobody to ask for
     assert embedded.ok("status")["ready"] == 1
     assert embedded.ok("down", "--yes")["stopped"] is True
     watching.kill()
