@@ -14,7 +14,7 @@ from typing import Any
 
 from loom.exceptions import ImportFormatError
 from loom.graph import limits, plan
-from loom.graph.importing.reconcile import Batch, Item, Kind, Note, moment, origin
+from loom.graph.importing.reconcile import Batch, Item, Kind, Note, exported, moment, origin
 from loom.graph.task import Priority, Task, TaskStatus
 
 VERSION = 1
@@ -58,7 +58,7 @@ def read(data: Mapping[str, Any], name: str, notes: list[Note]) -> tuple[list[It
     project, tasks = data.get("project"), data.get("tasks")
     if not isinstance(project, dict) or not project.get("id") or not isinstance(tasks, list):
         raise ImportFormatError(f"{name} is an export of Loom without its project or tasks.", "Export it again.")
-    prefix = f"loom:{project['id']}:"
+    prefix = exported(str(project["id"]), "")
     items: list[Item] = []
     for number, task in enumerate(tasks, 1):
         if isinstance(task, dict) and isinstance(task.get("id"), str):

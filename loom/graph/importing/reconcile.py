@@ -192,7 +192,7 @@ def fit(batch: Batch, tasks: Iterable[Known], project_id: str | None = None) -> 
     known = {task.id: task for task in tasks}
     by_origin = {task.origin_id: task.id for task in known.values() if task.origin_id is not None}
     if project_id is not None:
-        by_origin |= {f"loom:{project_id}:{id}": id for id in known}
+        by_origin |= {exported(project_id, id): id for id in known}
     there = {draft.key: by_origin[draft.origin_id] for draft in batch.drafts if draft.origin_id in by_origin}
     new = {draft.key: draft for draft in _without_emptied(batch.drafts, there)}
     notes = [note for note in batch.notes if note.key not in there and note.kind is not Kind.STUCK]
@@ -245,6 +245,11 @@ def fit(batch: Batch, tasks: Iterable[Known], project_id: str | None = None) -> 
         known=len(there),
         links=[(id, name) for id in known for name in graph.depends_on[id] if name in new],
     )
+
+
+def exported(project_id: str, name: str) -> str:
+    """The origin id of a task that came out of a Loom project."""
+    return ":".join(("loom", project_id, name))
 
 
 def origin(text: str) -> str:
