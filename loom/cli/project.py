@@ -65,6 +65,7 @@ project_id: {id}
 _IGNORED = """\
 # What belongs to this machine only.
 logs/
+worktrees/
 *.local.*
 .env
 secrets*

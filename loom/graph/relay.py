@@ -52,18 +52,19 @@ class Relay:
             if state is None or not state.usable:
                 return False
         self.position = state.position
-        async with self._pool.acquire() as connection:
-            start = await project.history_start(connection, self._project)
-            while events := await store.events_after(
-                connection, self._project, self.position, limit=BATCH, later_than_id=start
-            ):
-                met = await store.get_tasks(
-                    connection, self._project, {event.task_id for event in events if event.task_id}
-                )
-                notices = [notice for event in events if (notice := _notice(self._project, event))]
-                if not await self._cache.follow(self.position, events, list(met.values()), notices):
-                    return False
-                self.position = events[-1].position
+        with translated():
+            async with self._pool.acquire() as connection:
+                start = await project.history_start(connection, self._project)
+                while events := await store.events_after(
+                    connection, self._project, self.position, limit=BATCH, later_than_id=start
+                ):
+                    met = await store.get_tasks(
+                        connection, self._project, {event.task_id for event in events if event.task_id}
+                    )
+                    notices = [notice for event in events if (notice := _notice(self._project, event))]
+                    if not await self._cache.follow(self.position, events, list(met.values()), notices):
+                        return False
+                    self.position = events[-1].position
         return True
 
     async def rebuild(self) -> bool:

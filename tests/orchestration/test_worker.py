@@ -23,7 +23,8 @@ from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.front import Loom
 from loom.graph.task import Task
 from loom.orchestration import process
-from loom.orchestration.worker import Step, What, Worked, Workers, command_line
+from loom.orchestration.left import Left
+from loom.orchestration.worker import Step, What, Workers, command_line
 
 Clock = Callable[[float], Awaitable[None]]
 Project = Callable[..., Loom]
@@ -62,15 +63,15 @@ class Work:
         self.steps: list[Step] = []
         self.workers = Workers(loom, command_line(["sh", "-c", script]), tell=self.steps.append, **options)
 
-    async def finish(self) -> Worked:
-        """Works until nothing is left."""
+    async def finish(self) -> list[Left]:
+        """Works until nothing can be done, and returns what is left."""
         async with asyncio.timeout(15):
-            worked = await self.workers.run()
-        assert worked is not None
-        return worked
+            left = await self.workers.run()
+        assert left is not None
+        return left
 
     @asynccontextmanager
-    async def going(self) -> AsyncIterator[asyncio.Task[Worked | None]]:
+    async def going(self) -> AsyncIterator[asyncio.Task[list[Left] | None]]:
         """Works meanwhile, and is stopped at the end if it has not finished."""
         running = asyncio.create_task(self.workers.run())
         try:
@@ -112,11 +113,8 @@ async def task_now(loom: Loom, task: Task) -> Task:
 async def test_dependents_are_told_what_came_before(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
     first = await loom.create("Design\u202e it", context={"note": "\x1b[31mred\u200b"}, done_when="It is drawn")
     second = await loom.create("Build it", depends_on=[first.id])
-    script = 'cat > "$HOME_OF_TEST/$LOOM_TASK_ID"; echo working; echo "{\\"by\\": \\"$LOOM_AGENT_ID\\"}"; echo'
-    os.environ["HOME_OF_TEST"] = str(tmp_path)
-    worked = await Work(project_loom(), script, agents=2).finish()
-    assert worked.left == []
-    assert worked.counts[What.DONE] == 2
+    script = f'cat > {tmp_path}/$LOOM_TASK_ID; echo working; echo "{{\\"by\\": \\"$LOOM_AGENT_ID\\"}}"; echo'
+    assert await Work(project_loom(), script, agents=2).finish() == []
     done = await task_now(loom, first)
     assert done.output == {"by": done.assignee}
     prompt = (tmp_path / second.id).read_text()
@@ -134,8 +132,7 @@ async def test_what_tasks_say_stands_between_lines_that_nobody_can_guess(
 ) -> None:
     await loom.create("A")
     await loom.create("B")
-    os.environ["HOME_OF_TEST"] = str(tmp_path)
-    await Work(project_loom(), 'cat > "$HOME_OF_TEST/$LOOM_TASK_ID"').finish()
+    await Work(project_loom(), f"cat > {tmp_path}/$LOOM_TASK_ID").finish()
     words = [
         {line.split()[1] for line in file.read_text().splitlines() if line.startswith("----- ")}
         for file in tmp_path.glob("loom-*")
@@ -144,35 +141,37 @@ async def test_what_tasks_say_stands_between_lines_that_nobody_can_guess(
     assert words[0] != words[1]
 
 
-@pytest.mark.parametrize(
-    ("script", "output"),
-    [
+async def test_output(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
+    cases: list[tuple[str, dict[str, Any]]] = [
         ('echo \'{"a": 1}\' > "$LOOM_OUTPUT_FILE"; echo \'{"a": 2}\'', {"a": 1}),
         ("echo '{\"a\": 3}'; printf '\\n\\n'", {"a": 3}),
         ("echo '{\"a\": 3}'; echo bye", {"text": '{"a": 3}\nbye'}),
+        ("echo '{}'", {}),
         ("echo '[1]'", {"text": "[1]"}),
         ("printf '\\033[31mred\\033[0m \\377\\000 x'", {"text": "red \N{REPLACEMENT CHARACTER} x"}),
         ("true", {"text": ""}),
-    ],
-)
-async def test_output(loom: Loom, project_loom: Project, script: str, output: dict[str, Any]) -> None:
-    task = await loom.create("A")
-    await Work(project_loom(), script).finish()
-    assert (await task_now(loom, task)).output == output
+    ]
+    tasks = [await loom.create("A") for _ in cases]
+    for task, (script, _) in zip(tasks, cases, strict=True):
+        (tmp_path / task.id).write_text(script)
+    await Work(project_loom(), f"exec sh {tmp_path}/$LOOM_TASK_ID", agents=3).finish()
+    assert [(await task_now(loom, task)).output for task in tasks] == [output for _, output in cases]
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", '{"a": NaN}', '{"a": "' + "x" * 300_000 + '"}'])
 async def test_a_file_that_is_no_output_does_not_lose_the_work(
-    loom: Loom, project_loom: Project, tmp_path: Path, content: str
+    loom: Loom, project_loom: Project, tmp_path: Path
 ) -> None:
-    (tmp_path / "content").write_text(content)
-    task = await loom.create("A")
-    await Work(project_loom(), f'cat {tmp_path}/content > "$LOOM_OUTPUT_FILE"; echo hello').finish()
-    found = await task_now(loom, task)
-    assert found.status == "done"
-    assert found.output is not None
-    assert found.output["text"] == "hello"
-    assert found.output["note"].startswith("$LOOM_OUTPUT_FILE was not taken: ")
+    contents = ["[1]", "{", '{"a": NaN}', '{"a": "' + "x" * 300_000 + '"}']
+    tasks = [await loom.create("A") for _ in contents]
+    for task, content in zip(tasks, contents, strict=True):
+        (tmp_path / task.id).write_text(content)
+    await Work(project_loom(), f'cat {tmp_path}/$LOOM_TASK_ID > "$LOOM_OUTPUT_FILE"; echo hello', agents=2).finish()
+    for task in tasks:
+        found = await task_now(loom, task)
+        assert found.status == "done"
+        assert found.output is not None
+        assert found.output["text"] == "hello"
+        assert found.output["note"].startswith("$LOOM_OUTPUT_FILE was not taken: ")
 
 
 async def test_a_hundred_megabytes_of_output(
@@ -205,16 +204,16 @@ async def test_a_failure_is_tried_again_and_then_dead(loom: Loom, project_loom: 
     task = await loom.create("A")
     waits = await loom.create("B", depends_on=[task.id])
     work = Work(project_loom(), "echo no luck >&2; exit 7")
-    worked = await work.finish()
+    left = await work.finish()
     dead = await task_now(loom, task)
     assert dead.dead
     assert dead.attempt == 2
     assert dead.dead_reason == "The command ended with exit status 7: no luck"
-    assert {one.task_id: one.why for one in worked.left} == {
+    assert {one.task_id: one.why for one in left} == {
         task.id: f"dead letter: {dead.dead_reason}",
         waits.id: f"waits for {task.id}",
     }
-    assert worked.counts[What.FAILED] == 2
+    assert work.workers.counts[What.FAILED] == 2
 
 
 async def test_a_retry_is_waited_for(loom: Loom, project_loom: Project, clock: Clock, tmp_path: Path) -> None:
@@ -228,9 +227,9 @@ async def test_a_retry_is_waited_for(loom: Loom, project_loom: Project, clock: C
         assert not running.done()
         await clock(800)
         async with asyncio.timeout(8):
-            worked = await running
-    assert worked is not None
-    assert worked.left == []
+            left = await running
+    assert left is not None
+    assert left == []
     assert (await task_now(loom, task)).attempt == 2
 
 
@@ -239,9 +238,9 @@ async def test_a_question_is_left_to_a_person(loom: Loom, project_loom: Project)
     epic = await loom.create("All", epic=True)
     work = Work(project_loom(), f"{sys.executable} -m loom escalate $LOOM_TASK_ID --token $LOOM_CLAIM_TOKEN 'Which?'")
     with in_environment(loom.config):
-        worked = await work.finish()
+        left = await work.finish()
     assert [step.note for step in work.said(What.REPORTED)] == ["by the command itself"]
-    assert {one.task_id: one.why for one in worked.left} == {
+    assert {one.task_id: one.why for one in left} == {
         task.id: "waits for an answer: Which?",
         epic.id: "has no children",
     }
@@ -251,9 +250,9 @@ async def test_a_claim_that_the_command_ended_is_left_alone(loom: Loom, project_
     task = await loom.create("A")
     script = f"""{sys.executable} -m loom done $LOOM_TASK_ID --output '{{"by": "me"}}'; echo '{{"by": "other"}}'"""
     with in_environment(loom.config):
-        worked = await Work(project_loom(), script).finish()
-    assert worked.counts[What.REPORTED] == 1
-    assert worked.left == []
+        work = Work(project_loom(), script)
+        assert await work.finish() == []
+    assert work.workers.counts[What.REPORTED] == 1
     assert (await task_now(loom, task)).output == {"by": "me"}
     assert len([one for one in (await loom.get(task.id)).history if one.type is EventType.TASK_DONE]) == 1
 
@@ -282,8 +281,8 @@ async def test_the_deadline_kills(project_loom: Project, tmp_path: Path) -> None
     loom = project_loom(deadline_seconds=1, max_retries=0)
     task = await loom.create("A")
     work = Work(loom, f"sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
-    worked = await work.finish()
-    assert len(worked.left) == 1
+    left = await work.finish()
+    assert len(left) == 1
     assert (await task_now(loom, task)).dead
     assert not any(map(alive, pids(tmp_path / "pids")))
 
@@ -326,18 +325,18 @@ async def test_a_claim_that_lapsed_ends_its_command(project_loom: Project, clock
         await until(lambda: pids(tmp_path / "pids"))
         await clock(4000)  # past the deadline, where no renewal reaches
         async with asyncio.timeout(10):
-            worked = await running
-    assert worked is not None
-    assert worked.counts[What.LOST] == 1
+            left = await running
+    assert left is not None
+    assert work.workers.counts[What.LOST] == 1
     assert not any(map(alive, pids(tmp_path / "pids")))
     assert (await task_now(loom, task)).dead
 
 
 async def test_a_running_command_is_not_idle(loom: Loom, project_loom: Project) -> None:
     task = await loom.create("A")
-    work = Work(project_loom(claim_ttl_seconds=1, idle_limit_seconds=1), "sleep 3")
-    worked = await work.finish()
-    assert worked.counts[What.DONE] == 1
+    work = Work(project_loom(claim_ttl_seconds=1, idle_limit_seconds=1), "sleep 2.5")
+    await work.finish()
+    assert work.workers.counts[What.DONE] == 1
     assert (await task_now(loom, task)).attempt == 1
 
 
@@ -417,8 +416,8 @@ async def test_each_task_has_its_worktree(loom: Loom, project_loom: Project, tmp
         esac
         git branch --show-current
     """
-    worked = await Work(project_loom(), script, agents=3, worktrees=True).finish()
-    assert worked.left == []
+    left = await Work(project_loom(), script, agents=3, worktrees=True).finish()
+    assert left == []
     branches = git("branch")
     assert {name for name, task in tasks.items() if f"loom/{task.id}" in branches} == {"commits", "leaves"}
     stay = [path.name for path in (tmp_path / ".loom" / "worktrees").iterdir() if path.is_dir()]

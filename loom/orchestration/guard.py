@@ -1,0 +1,86 @@
+"""All processes of a command, and the watchdog that ends them when their worker dies.
+
+A command is started in a session of its own, with a mark in its environment. To it belongs what is in its process group
+and, where there is /proc, what carries the mark: also what has left the group, and what has lost its parent.
+
+Run as a script (`python guard.py MARK`) this page is the watchdog of one worker process. It reads a line `+GROUP` or
+`-GROUP` for each command that begins and ends; its standard input closes when the worker is gone, kill -9 included, and
+then it ends what is left. It needs the standard library only, so it is there in a moment and costs little.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+MARK = "LOOM_RUN"
+"""The variable that a command's processes are known by. Its value ends in a dot, so that no mark begins another."""
+
+_PROC = Path("/proc")
+_GRACE = 1.0  # seconds from SIGTERM to SIGKILL when the worker is gone
+_UNKILLABLE = 3.0  # seconds after SIGKILL; who is still there hangs in the kernel
+
+
+def members(mark: str, groups: Collection[int]) -> list[int]:
+    """What to signal to reach every living process of these groups or with a mark that begins so: process ids, or
+    without /proc the groups' ids, negative."""
+    if not (_PROC / "self" / "environ").exists():
+        return [-group for group in groups if _signal(-group, 0)]
+    wanted = f"\0{MARK}={mark}".encode()
+    pids = [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208 - a name is all that is needed
+    return [pid for pid in pids if pid != os.getpid() and _belongs(pid, wanted, groups)]
+
+
+def ending(mark: str, groups: Collection[int], grace: float) -> Iterator[float]:
+    """Ends these processes: with SIGTERM, and after `grace` seconds with SIGKILL. Yields the seconds to sleep until
+    its next look; exhausted when none of them lives."""
+    begin, asked, pause = time.monotonic(), False, 0.01
+    while found := members(mark, groups):
+        waited = time.monotonic() - begin
+        if waited > grace + _UNKILLABLE:
+            return
+        if waited >= grace or not asked:
+            for one in found:
+                _signal(one, signal.SIGKILL if waited >= grace else signal.SIGTERM)
+            asked = True
+        yield pause
+        pause = min(pause * 2, 0.1)
+
+
+def _belongs(pid: int, wanted: bytes, groups: Collection[int]) -> bool:
+    with suppress(OSError):  # it has ended meanwhile, or is another user's
+        if os.getpgid(pid) in groups:
+            state = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[0]
+            return state != b"Z"
+        return wanted in b"\0" + (_PROC / str(pid) / "environ").read_bytes()
+    return False
+
+
+def _signal(target: int, number: int) -> bool:
+    try:
+        os.kill(target, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return number == 0
+    return True
+
+
+def _watch(mark: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    groups: set[int] = set()
+    for line in sys.stdin:
+        group = int(line[1:])
+        groups.add(group) if line[0] == "+" else groups.discard(group)
+    for pause in ending(mark, groups, _GRACE):
+        time.sleep(pause)
+
+
+if __name__ == "__main__":
+    _watch(sys.argv[1])

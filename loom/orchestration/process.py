@@ -1,0 +1,174 @@
+"""Running commands, each as a tree of processes that is ended as a whole, whatever it prints and however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from loom.orchestration import guard
+
+LOG_BYTES = 10_000_000  # of one run's output in its log
+TAIL_BYTES = 300_000  # of standard output in memory: room for the longest output that a task may have
+_ERROR_BYTES = 16_000  # of standard error in memory
+_LEFT_BEHIND = 1.0  # seconds from SIGTERM to SIGKILL for what a command leaves behind
+_DRAIN = 1.0  # seconds for the end of the output, should a process have escaped with the pipe
+
+_WATCHDOG = 1.0  # seconds for the watchdog to find that nothing is left
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended: its exit status, negative for the signal that killed it, and the last of its output."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+
+class Commands:
+    """The commands of one worker process, and the watchdog that ends them should this process die."""
+
+    def __init__(self) -> None:
+        self._mark = secrets.token_hex(8)
+        self._started = 0
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, f"{self._mark}."],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name != guard.MARK},
+            cwd="/",
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._watchdog is not None:
+            with suppress(OSError, subprocess.TimeoutExpired):  # it ends by itself, too
+                self._watchdog.communicate(timeout=_WATCHDOG)
+
+    async def start(self, words: Sequence[str], *, text: str, env: Mapping[str, str], cwd: Path, log: Path) -> Tree:
+        """Starts a command with `text` on its standard input. What it prints is appended to `log`.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        self._started += 1
+        mark = f"{self._mark}.{self._started}."
+        file = log.open("ab", buffering=0)
+        try:
+            transport, tree = await asyncio.get_running_loop().subprocess_exec(
+                lambda: Tree(mark, file, self._tell),
+                *words,
+                env={**env, guard.MARK: mark},
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except BaseException:
+            file.close()
+            raise
+        tree.begin(transport, text)
+        return tree
+
+    def _tell(self, line: str) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            with suppress(OSError):  # somebody has killed it
+                self._watchdog.stdin.write(f"{line}\n".encode())
+                self._watchdog.stdin.flush()
+
+
+class Tree(asyncio.SubprocessProtocol):
+    """A command that runs, with all that it starts."""
+
+    def __init__(self, mark: str, log: BinaryIO, tell: Callable[[str], None]) -> None:
+        self._mark = mark
+        self._log = _Log(log)
+        self._tell = tell
+        self._tails = {1: _Tail(TAIL_BYTES), 2: _Tail(_ERROR_BYTES)}
+        self._exited, self._drained = asyncio.Event(), asyncio.Event()
+
+    def begin(self, transport: asyncio.SubprocessTransport, text: str) -> None:
+        """Names the command's group to the watchdog, and hands the command its text."""
+        self._transport, self._group = transport, transport.get_pid()
+        self._tell(f"+{self._group}")
+        pipe = transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        pipe.write(text.encode())
+        pipe.close()  # when all is written
+
+    async def wait(self) -> Ended:
+        """Returns when the command has ended, and whatever it left behind has been ended too."""
+        await self._exited.wait()
+        await self.kill(_LEFT_BEHIND)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), _DRAIN)
+        self._transport.close()
+        self._log.close()
+        self._tell(f"-{self._group}")
+        status = self._transport.get_returncode()
+        assert status is not None, "it has exited"
+        return Ended(status, self._tails[1].bytes, self._tails[2].bytes)
+
+    async def kill(self, grace: float) -> None:
+        """Ends the whole tree: asked with SIGTERM, after `grace` seconds with SIGKILL. Returns when nothing of it
+        lives."""
+        for pause in guard.ending(self._mark, [self._group], grace):
+            await asyncio.sleep(pause)
+
+    # --- what the event loop calls ------------------------------------------------------------------------------------
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._tails[fd].add(data)
+        self._log.write(data)
+
+    def process_exited(self) -> None:
+        self._exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._drained.set()
+
+
+class _Tail:
+    """The last bytes of a stream."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._data = limit, bytearray()
+
+    def add(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > 2 * self._limit:
+            del self._data[: -self._limit]
+
+    @property
+    def bytes(self) -> bytes:
+        return bytes(self._data[-self._limit :])
+
+
+class _Log:
+    """A file that takes so many bytes and no more, and that a full disk does not stop the work for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._room = file, LOG_BYTES
+
+    def write(self, data: bytes) -> None:
+        if self._room > 0:
+            kept = data[: self._room]
+            self._room -= len(data)
+            with suppress(OSError):
+                self._file.write(kept)
+                if self._room <= 0:
+                    self._file.write(f"\n--- the rest, beyond {LOG_BYTES:,} bytes, is not kept\n".encode())
+
+    def close(self) -> None:
+        self._file.close()
