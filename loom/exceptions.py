@@ -85,15 +85,59 @@ class DependencyCycleError(LoomError):
 
 
 class PlanError(LoomError):
-    """A plan cannot be written as it is."""
+    """A plan cannot be written as it is. `problems`: all that was found wrong with it, a sentence or two each."""
 
     code = "invalid_plan"
+
+    def __init__(self, cause: str, next_step: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(cause, next_step)
+        self.problems = problems or (f"{cause} {next_step}".strip(),)
+
+
+class PlanNotFoundError(LoomError):
+    """The project has no stored plan with that id."""
+
+    code = "plan_not_found"
 
 
 class ImportFormatError(LoomError):
     """A file to import has no format that Loom reads, or is damaged."""
 
     code = "import_format"
+
+
+class SkillError(LoomError):
+    """A skill's file is not in order, or its template cannot be filled in."""
+
+    code = "invalid_skill"
+
+
+class SkillNotFoundError(LoomError):
+    """There is no skill with that name."""
+
+    code = "skill_not_found"
+
+
+class RunNotFoundError(LoomError):
+    """The project has no run of a skill with that id."""
+
+    code = "run_not_found"
+
+
+class ProviderError(LoomError):
+    """The model behind a skill cannot be asked, or did not answer."""
+
+    code = "provider"
+
+
+class AnswerError(LoomError):
+    """A model's answer is not what its skill asks for. `problems`: what is wrong with it, a sentence each."""
+
+    code = "invalid_answer"
+
+    def __init__(self, cause: str, next_step: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(cause, next_step)
+        self.problems = problems
 
 
 class ServersError(LoomError):

@@ -87,7 +87,12 @@ async def database_url(servers: Endpoints, template: str) -> AsyncIterator[str]:
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {name} template {template}")
     yield with_database(servers.database_url, name)
-    await admin.execute(f"drop database {name} with (force)")
+    for _ in range(50):
+        try:
+            await admin.execute(f"drop database {name} with (force)")
+            break
+        except asyncpg.InsufficientPrivilegeError:  # autovacuum is in it, which only a superuser may end
+            await asyncio.sleep(0.1)
     await admin.close()
 
 

@@ -47,6 +47,7 @@ LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
 _LONGEST_LEASE = 7 * 86400.0
 _LONGEST_RENEWAL = 60.0
 _LARGE = 1_000  # tasks
+_OLDEST = 100 * 365 * 86400.0
 
 
 @dataclass(slots=True)
@@ -538,6 +539,12 @@ class Loom:
             lambda pool: waiting.wait(pool, subscriber, self.project_id, wanted, since=since, timeout=seconds)
         )
 
+    async def since(self, seconds: float) -> str:
+        """A `since` for `wait` that begins so many seconds ago."""
+        span = limits.seconds(seconds, "since", 0, _OLDEST)
+        async with self._links.reading() as connection:
+            return str(await store.position_at(connection, self.project_id, span))
+
     # --- housekeeping, for who runs it --------------------------------------------------------------------------------
 
     async def sweep(self) -> tuple[claims.Swept, Position]:
@@ -592,6 +599,37 @@ class Loom:
     async def relay(self) -> Relay:
         """The relay of this project, for who runs it."""
         return await self._links.relay()
+
+    # --- for the layers above -----------------------------------------------------------------------------------------
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts a new task has."""
+        return self._policy.max_attempts
+
+    def caller(self, agent_id: str | None = None) -> str:
+        """Whoever calls: `agent_id`, which is thereby known to be alive, or the name of this process."""
+        return self._name(agent_id)
+
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs `work` as one mutation: a transaction, its events, the mirror. It may be run again after a deadlock, so
+        it has no effects but through the transaction."""
+        made = 0
+
+        async def counted(tx: Transaction) -> T:
+            nonlocal made
+            result = await work(tx)
+            made = len(tx.tasks)
+            return result
+
+        result = await self._commit(counted)
+        await self._settle_in(made)
+        return result
+
+    async def look(self, question: Callable[[db.Connection], Awaitable[T]]) -> T:
+        """Asks the database something that changes nothing."""
+        async with self._links.reading() as connection:
+            return await question(connection)
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
@@ -650,6 +688,10 @@ class Loom:
             )
         if agent_id is not None:
             return Holder(self._name(agent_id))
+        if held is None and task_id == os.environ.get("LOOM_TASK_ID"):
+            # A worker started this process for that task, and handed on the claim that it holds.
+            handed = os.environ.get("LOOM_CLAIM_TOKEN", "")
+            return Holder(self.agent, int(handed) if handed.isdecimal() else None)
         return Holder(held.agent, held.token) if held else Holder(self.agent)
 
     async def _commit(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:

@@ -23,6 +23,7 @@ from loom.ids import TASK_ID
 
 PLAN_BYTES = 5_000_000
 PLAN_TASKS = 10_000
+PROBLEMS_TOLD = 50
 PLAN_DEPTH = limits.JSON_DEPTH + 8  # a context may be as deep as ever, and stands a few levels down in the plan
 
 _T = TypeVar("_T")
@@ -89,14 +90,19 @@ def parse(plan: object) -> list[Draft]:
         PlanError: the plan cannot be written; names the first task at fault and counts the others.
         DependencyCycleError: tasks of the plan would wait for themselves; spells the cycle out.
     """
+    drafts = read(plan)
+    order(drafts)
+    return drafts
+
+
+def read(plan: object) -> list[Draft]:
+    """As `parse`, but for cycles, which `order` finds. Raises PlanError."""
     entries = _entries(plan)
     rows = _each(entries, lambda number: _row(entries[number]))
     names = _Names(entries, rows)
     drafts = _each(entries, lambda number: names.draft(number, rows[number]))
     parents = {draft.parent for draft in drafts}
-    drafts = [replace(draft, epic=True) if draft.key in parents else draft for draft in drafts]
-    order(drafts)
-    return drafts
+    return [replace(draft, epic=True) if draft.key in parents else draft for draft in drafts]
 
 
 def order(drafts: Sequence[Draft]) -> list[Draft]:
@@ -168,7 +174,8 @@ def _entries(plan: object) -> Sequence[Mapping[str, Any]]:
 
 
 def _each(entries: Sequence[Mapping[str, Any]], read: Callable[[int], _T]) -> list[_T]:
-    """Reads something of each entry, by its place. Where some are at fault, tells the first and counts the others."""
+    """Reads something of each entry, by its place. Where some are at fault, tells the first and counts the others;
+    the error's `problems` name them all, up to a limit."""
     values: list[_T] = []
     faults: list[tuple[int, InvalidInputError]] = []
     for number in range(len(entries)):
@@ -177,12 +184,16 @@ def _each(entries: Sequence[Mapping[str, Any]], read: Callable[[int], _T]) -> li
         except InvalidInputError as error:
             faults.append((number, error))
     if faults:
+        problems = tuple(f"{_place(entries, number)}: {fault}" for number, fault in faults[:PROBLEMS_TOLD])
         number, fault = faults[0]
-        given = entries[number].get("key") or entries[number].get("title")
-        name = f" {limits.quote(str(given))}" if isinstance(given, str | int) else ""
         more = f" Tasks at fault beside it: {len(faults) - 1:,}." if len(faults) > 1 else ""
-        raise PlanError(f"Task {number + 1}{name}: {fault.cause}{more}", fault.next_step)
+        raise PlanError(f"{_place(entries, number)}: {fault.cause}{more}", fault.next_step, problems)
     return values
+
+
+def _place(entries: Sequence[Mapping[str, Any]], number: int) -> str:
+    given = entries[number].get("key") or entries[number].get("title")
+    return f"Task {number + 1}{f' {limits.quote(str(given))}' if isinstance(given, str | int) else ''}"
 
 
 def _row(entry: Mapping[str, Any]) -> _Row:

@@ -877,6 +877,20 @@ async def all_tasks(connection: Connection, project_id: str, batch: int) -> Asyn
         yield [Task.from_record(record) for record in records]
 
 
+async def position_at(connection: Connection, project_id: str, seconds: float) -> Position:
+    """The position from which a reader meets everything of the last so many seconds."""
+    record = await connection.fetchrow(
+        """
+        select xid::text as xid, id from events
+         where project_id = $1 and created_at < loom_now() - make_interval(secs => $2)
+         order by events.xid desc, id desc limit 1
+        """,
+        project_id,
+        seconds,
+    )
+    return START if record is None else Position(int(record["xid"]), record["id"])
+
+
 async def horizon(connection: Connection) -> Position:
     """The position that everything readable is before: where a reader that starts now begins."""
     xmin: str = await connection.fetchval("select pg_snapshot_xmin(pg_current_snapshot())::text")

@@ -24,6 +24,7 @@ from fastmcp import FastMCP
 from loom.config import mask
 from loom.exceptions import LoomError
 from loom.mcp.prompts import add_prompts
+from loom.mcp.skill_tools import SkillPrompts, SkillTools
 from loom.mcp.tool import add_tools
 from loom.mcp.tools import Tools
 
@@ -39,7 +40,8 @@ that tells the dependent tasks what they need. Then claim the next. Never work o
 - It did not work out: loom_fail. A decision is needed: loom_escalate, and go on with another task. You have to stop: \
 loom_release with a note.
 - Nothing ready: loom_wait with what=ready.
-- You find more work: loom_create, with depends_on where order matters and done_when so that it can be checked.
+- You find more work: loom_create, with depends_on where order matters and done_when so that it can be checked. \
+A whole goal: loom_decompose.
 - claim_conflict: the task is no longer yours. Stop, and claim another.
 
 To look: loom_ready, loom_status, loom_graph. To talk: loom_message, loom_inbox. To decide about failed or escalated \
@@ -156,7 +158,9 @@ def _server(application: Application) -> FastMCP:
 
     server = FastMCP("loom", instructions=INSTRUCTIONS, version=_version(), lifespan=lifespan, mask_error_details=True)
     add_tools(server, Tools(application.loom))
+    add_tools(server, SkillTools(application.loom))
     add_prompts(server)
+    server.add_provider(SkillPrompts(application.loom))
     return server
 
 

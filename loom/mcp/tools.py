@@ -255,12 +255,12 @@ class Tools:
         at most timeout seconds. The reply says what changed (or changed=false), and since for the next wait. Better
         than asking again and again."""
         loom = self._loom()
-        async with _reporting(ctx, timeout):
+        async with reporting(ctx, timeout):
             return views.waited(await loom.wait(what, task_id=task_id, since=since, timeout=timeout, agent_id=agent_id))
 
 
 @asynccontextmanager
-async def _reporting(ctx: Context, seconds: float) -> AsyncIterator[None]:
+async def reporting(ctx: Context, seconds: float) -> AsyncIterator[None]:
     """Reports progress while the body waits, so that the client does not give up on the call."""
 
     async def report() -> None:

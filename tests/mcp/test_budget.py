@@ -12,7 +12,7 @@ from mcp_types import Tool
 
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.front import Loom
-from loom.mcp import prompts, tools
+from loom.mcp import prompts, skill_tools, tools
 from loom.mcp.server import INSTRUCTIONS, build
 
 READING = {"loom_ready", "loom_status", "loom_graph", "loom_wait"}
@@ -71,7 +71,7 @@ async def test_schemas_carry_no_noise(listed: list[Tool]) -> None:
             assert schema.get("default", ...) is not None, (tool.name, name)
 
 
-@pytest.mark.parametrize("module", [tools, prompts], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [tools, prompts, skill_tools], ids=lambda module: module.__name__)
 def test_a_tool_is_at_most_fifteen_lines(module: object) -> None:
     source = Path(str(getattr(module, "__file__", ""))).read_text("utf-8")
     for node in ast.walk(ast.parse(source)):

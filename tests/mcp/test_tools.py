@@ -330,7 +330,7 @@ async def test_housekeeping_runs_beside_the_calls(open_loom: Opener) -> None:
 
 @pytest.mark.parametrize("agent", ["auto"], indirect=True)
 async def test_the_prompts_name_the_agent_and_the_goal(agent: Agent) -> None:
-    assert {prompt.name for prompt in await agent.client.list_prompts()} == {"worker", "orchestrator"}
+    assert {prompt.name for prompt in await agent.client.list_prompts()} >= {"worker", "orchestrator"}
     worker = await agent.client.get_prompt("worker", {"agent_id": "w1"})
     assert "agent_id=w1" in worker.messages[0].content.text  # type: ignore[union-attr]
     orchestrator = await agent.client.get_prompt("orchestrator", {"goal": "a parser"})

@@ -1,0 +1,112 @@
+"""The tools and prompts that lead from a goal to tasks: skills, and decomposition.
+
+As in `tools.py` the docstrings are what agents read. The prompts are listed when a client asks for them, since which
+ones there are depends on the project.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastmcp import Context
+from fastmcp.prompts import Prompt, PromptArgument
+from fastmcp.server.providers import Provider
+from fastmcp.utilities.components import FastMCPComponent
+from pydantic import Field
+
+from loom.graph.views import Reply
+from loom.mcp.tool import tool
+from loom.mcp.tools import Object, reporting
+
+if TYPE_CHECKING:
+    from loom.graph.front import Loom
+    from loom.skills.loader import Skill
+
+_LONGEST = 900.0  # seconds that a provider has
+
+
+class SkillTools:
+    """The tools, over a way to the front that may raise while there is no project."""
+
+    def __init__(self, loom: Callable[[], Loom]) -> None:
+        self._loom = loom
+
+    @tool("Plan tasks from a goal")
+    async def loom_decompose(
+        self,
+        ctx: Context,
+        goal: str = "",
+        spec_path: Annotated[str | None, Field(description="a file of the project that says more")] = None,
+        plan: Annotated[Object | None, Field(description='{"tasks": [...]}')] = None,
+        plan_id: str | None = None,
+        confirm: bool = False,
+    ) -> Reply:
+        """Turn a goal into tasks, in two steps. First with goal: the reply is a checked preview (waves, critical path)
+        with its plan_id; or status plan_wanted, and you make the plan as the prompt says and call again with goal and
+        plan; or sent_back with problems to correct. Nothing is written yet. Then, when the user agrees, with plan_id
+        and confirm=true: exactly that plan is written, all of it or nothing, and once."""
+        from loom.skills import faces
+
+        async with reporting(ctx, _LONGEST):
+            return await faces.decompose(self._loom(), goal, spec_path, plan, plan_id, confirm=confirm)
+
+    @tool("Run a skill")
+    async def loom_skill(
+        self,
+        ctx: Context,
+        name: Annotated[str | None, Field(description="left out: list the skills")] = None,
+        inputs: Object | None = None,
+        run_id: str | None = None,
+        output: Object | None = None,
+    ) -> Reply:
+        """Run a skill, a prompt with a checked answer: define_done, review_output, debug_failure and others. With name
+        and inputs the reply is the answer; or status open with run_id, a prompt and a schema, and you do what the
+        prompt says and call again with run_id and output, which is checked and recorded once."""
+        from loom.skills import faces
+
+        async with reporting(ctx, _LONGEST):
+            return await faces.skill(self._loom(), name, inputs, run_id, output)
+
+
+class SkillPrompts(Provider):
+    """The skills as prompts of the server."""
+
+    def __init__(self, loom: Callable[[], Loom]) -> None:
+        super().__init__()
+        self._loom = loom
+
+    async def get_tasks(self) -> Sequence[FastMCPComponent]:
+        """None; asked for when the server starts, where reading the skills would cost time."""
+        return ()
+
+    async def _list_prompts(self) -> Sequence[Prompt]:
+        for module in ("loom.graph.front", "loom.skills.faces"):
+            await asyncio.to_thread(import_module, module)
+        from loom.skills import faces, loader
+
+        found = await asyncio.to_thread(loader.load, faces.config(self._loom))
+        return [_SkillPrompt.of(skill) for skill in found.skills.values()]
+
+
+class _SkillPrompt(Prompt):
+    """One skill; its arguments come as texts."""
+
+    skill: Annotated[Any, Field(exclude=True)]
+
+    @classmethod
+    def of(cls, skill: Skill) -> _SkillPrompt:
+        """The prompt of a skill."""
+        arguments = [
+            PromptArgument(name=one.name, description=one.description or None, required=one.required)
+            for one in skill.inputs
+        ]
+        return cls(name=skill.name, description=skill.description, arguments=arguments, skill=skill)
+
+    async def render(self, arguments: dict[str, Any] | None = None) -> str:
+        """The skill's prompt."""
+        from loom.skills import faces
+
+        return faces.prompt(self.skill, arguments or {})

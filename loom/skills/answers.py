@@ -1,0 +1,87 @@
+"""What a model answered: found in its text, and held against the schema that it was given."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from loom.exceptions import AnswerError, InvalidInputError
+from loom.graph import limits, views
+
+ANSWER_BYTES = 5_000_000
+PROBLEMS_TOLD = 20
+_FENCE = re.compile(r"```(?:json)?[ \t]*\n\s*(?=\{)")
+
+
+def read(text: str) -> dict[str, Any]:
+    """The JSON object of an answer: the whole text, the first fenced block, or what begins with the first brace.
+
+    Raises:
+        AnswerError: there is none; says why.
+    """
+    if len(text.encode(errors="replace")) > ANSWER_BYTES:
+        raise AnswerError(f"The answer is larger than {ANSWER_BYTES // 1_000_000} MB.", "Answer more briefly.")
+    stripped = text.strip().removeprefix("\ufeff")
+    fence, brace = _FENCE.search(stripped), stripped.find("{")
+    if brace < 0:
+        raise AnswerError("The answer has no JSON object.", "Answer with one JSON object and nothing else.")
+    fault = ""
+    for start in dict.fromkeys((0 if brace == 0 else -1, fence.end() if fence else -1, brace)):
+        if start < 0:
+            continue
+        try:
+            found, _ = json.JSONDecoder().raw_decode(stripped, start)
+        except (ValueError, RecursionError) as error:
+            fault = fault or _place(error, stripped)
+        else:
+            if isinstance(found, dict):
+                return found
+    raise AnswerError(f"The answer is not valid JSON: {fault}.", "Answer with one JSON object and nothing else.")
+
+
+def problems(answer: object, schema: Mapping[str, Any]) -> list[str]:
+    """What is wrong with an answer, a sentence each, up to a limit; empty if nothing is."""
+    try:
+        limits.json_object(answer, "output", ANSWER_BYTES)
+    except InvalidInputError as error:
+        return [str(error)]
+    from itertools import islice
+
+    found = islice(_validator(schema).iter_errors(answer), PROBLEMS_TOLD)
+    return [f"{_path(error.absolute_path)}: {views.clean(_short(error.message))}" for error in found]
+
+
+def fault_of(schema: Mapping[str, Any]) -> str | None:
+    """Why a schema is none, or None."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"{_path(error.absolute_path)}: {_short(error.message)}"
+    return None
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    return Draft202012Validator(schema, registry=Registry())  # one that fetches nothing
+
+
+def _path(parts: Any) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return f"output{path}"[:120]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 240 else f"{text[:160]}…{text[-79:]}"
+
+
+def _place(error: Exception, text: str) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        cut = ", which is where it ends" if error.pos >= len(text) - 1 else ""
+        return f"{error.msg} in line {error.lineno}, column {error.colno}{cut}"
+    return "nested too deep" if isinstance(error, RecursionError) else "a number is too long"

@@ -1,0 +1,200 @@
+"""Running skills: by a command that plays a model, by the calling agent, over MCP and on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastmcp import Client
+
+from loom.db.connection import Pool
+from loom.exceptions import AnswerError, InvalidInputError, LoomError, ProviderError, RunNotFoundError
+from loom.graph import views
+from loom.graph.front import Loom
+from loom.mcp.server import build
+from loom.skills import answers, faces, loader, runner
+from loom.skills.providers import Command
+from tests.cli.conftest import Cli
+from tests.skills.conftest import Model
+
+TASK = {"task": {"title": "Add POST /login"}}
+GOOD = {"done_when": "a wrong password gets 401", "checks": [{"check": "POST /login", "expect": "401"}]}
+
+
+# --- providers ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_is_checked_and_recorded(shop: Loom, model: Model, pool: Pool) -> None:
+    model.answers(GOOD)
+    reply = await faces.skill(shop, "define_done", TASK)
+    assert (reply["status"], reply["output"]) == ("done", GOOD)
+    (row,) = await pool.fetch("select * from skill_runs")
+    assert row["id"] == reply["run_id"]
+    assert json.loads(row["inputs"])["task"] == TASK["task"]
+    assert (row["status"], row["agent"], row["asked"], row["skill_version"]) == ("done", "planner", 1, "1.0.0")
+    assert row["seconds"] > 0
+    assert "Add POST /login" in model.prompts[0]
+
+
+async def test_a_wrong_answer_goes_back_once_with_what_was_wrong(shop: Loom, model: Model, pool: Pool) -> None:
+    model.answers({"done_when": "short", "extra": 1}, f"```json\n{json.dumps(GOOD)}\n```")
+    assert (await faces.skill(shop, "define_done", TASK))["output"] == GOOD
+    second = model.prompts[1]
+    for part in ("'checks' is a required property", "output.done_when", "extra", "your answer"):
+        assert part in second
+    assert await pool.fetchval("select asked from skill_runs") == 2
+
+
+async def test_two_wrong_answers_are_an_error(shop: Loom, model: Model, pool: Pool) -> None:
+    bad = ("", "I cannot do that.", '{"done_when": ', "[1, 2]", '{"done_when": "x"}', "{" * 5000)
+    for said in bad:
+        model.answers(said)
+        with pytest.raises(AnswerError, match="not what define_done asks for"):
+            await faces.skill(shop, "define_done", TASK)
+    rows = await pool.fetch("select status, error, asked from skill_runs")
+    assert [(row["status"], row["asked"]) for row in rows] == [("failed", 2)] * len(bad)
+    assert all("not what define_done asks for" in row["error"] for row in rows)
+
+
+async def test_a_provider_that_fails_is_recorded(shop: Loom, pool: Pool) -> None:
+    skill = loader.load(shop.config).get("define_done")
+    with pytest.raises(ProviderError):
+        await runner.run(shop, skill, TASK, Command("false"))
+    with pytest.raises(ProviderError, match="5 MB"):
+        await runner.run(shop, skill, TASK, Command("yes"))
+    slow = asyncio.create_task(runner.run(shop, skill, TASK, Command("sleep 60")))
+    await asyncio.sleep(0.5)
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+    rows = await pool.fetch("select status, error from skill_runs order by created_at")
+    assert [row["status"] for row in rows] == ["failed"] * 3
+    assert "interrupted" in rows[2]["error"]
+
+
+async def test_a_missing_input_is_refused_before_anything_is_asked(shop: Loom, model: Model, pool: Pool) -> None:
+    with pytest.raises(InvalidInputError, match="needs the input task"):
+        await faces.skill(shop, "define_done", {})
+    assert model.prompts == []
+    assert await pool.fetchval("select count(*) from skill_runs") == 0
+
+
+# --- the calling agent ----------------------------------------------------------------------------------------------
+
+
+async def test_the_calling_agent_answers_over_mcp(bare_shop: Loom, pool: Pool) -> None:
+    async with Client(build(bare_shop)) as client:
+
+        async def call(**arguments: Any) -> dict[str, Any]:
+            return dict((await client.call_tool("loom_skill", arguments)).structured_content or {})
+
+        listed = await call()
+        assert listed["count"] == 10
+        opened = await call(name="define_done", inputs=TASK)
+        assert opened["status"] == "open"
+        assert "Add POST /login" in opened["prompt"]
+        assert opened["expects"]["required"] == ["done_when", "checks"]
+        refused = await client.call_tool(
+            "loom_skill", {"run_id": opened["run_id"], "output": {"done_when": "x"}}, raise_on_error=False
+        )
+        assert refused.is_error
+        answered = await call(run_id=opened["run_id"], output=GOOD)
+        assert (answered["status"], answered["output"]) == ("done", GOOD)
+        other = {**GOOD, "done_when": "something else entirely"}
+        assert (await call(run_id=opened["run_id"], output=other))["output"] == GOOD, "the first answer stands"
+        assert (await call(run_id=opened["run_id"]))["status"] == "done"
+    (row,) = await pool.fetch("select provider, status, asked from skill_runs")
+    assert tuple(row) == ("agent", "done", 1)
+
+
+async def test_an_agent_gets_the_whole_prompt(bare_shop: Loom) -> None:
+    """What the agent has passed itself is shortened, so that nothing of what it must do is."""
+    for name in loader.load(bare_shop.config).skills:
+        skill = loader.load(bare_shop.config).get(name)
+        long = {"string": "word " * 20_000, "object": {"title": "T"}, "array": [], "integer": 1}
+        opened = await runner.start(bare_shop, skill, {one.name: long[one.type] for one in skill.inputs})
+        assert len(opened.prompt) < views.FIELD_CHARACTERS, name
+        assert len(opened.run.inputs) == len(skill.inputs)
+
+
+async def test_runs_that_are_not_there(bare_shop: Loom) -> None:
+    with pytest.raises(RunNotFoundError):
+        await runner.answer(bare_shop, "run-0000000000000000", GOOD)
+    with pytest.raises(InvalidInputError, match="not the id of a run"):
+        await runner.answer(bare_shop, "x", GOOD)
+    with pytest.raises(InvalidInputError, match="no run_id"):
+        await faces.skill(bare_shop, "define_done", TASK, output=GOOD)
+
+
+async def test_skills_are_prompts(bare_shop: Loom) -> None:
+    async with Client(build(bare_shop)) as client:
+        prompts = {prompt.name: prompt for prompt in await client.list_prompts()}
+        assert {"worker", "orchestrator", "define_done", "write_spec"} <= prompts.keys()
+        arguments = {one.name: one.required for one in prompts["define_done"].arguments or ()}
+        assert arguments == {"task": True, "commands": False, "goal": False}
+        got = await client.get_prompt("define_done", {"task": json.dumps({"title": "Add it"})})
+        assert "Add it" in got.messages[0].content.text
+
+
+# --- reading answers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"a": 1}',
+        '\ufeff \n{"a": 1}\n',
+        'Sure!\n```json\n{"a": 1}\n```\nDone.',
+        'Use {braces}:\n```\n{"a": 1}\n```',
+        'The answer is {"a": 1}, as you asked.',
+    ],
+)
+def test_answers_are_found_in_what_is_said(said: str) -> None:
+    assert answers.read(said) == {"a": 1}
+
+
+def test_answers_that_are_none() -> None:
+    for said in ("", "no", "[1]", "{", '{"a": }', "{" * 100_000, '{"a": ' + "[" * 100_000, '{"a": ' + "9" * 5000 + "}"):
+        with pytest.raises(AnswerError):
+            answers.read(said)
+    with pytest.raises(AnswerError, match="5 MB"):
+        answers.read('{"a": "' + "x" * 5_000_000 + '"}')
+    assert answers.problems({"a": float("nan")}, {"type": "object"})
+    assert answers.problems({"a": "\x00"}, {"type": "object"})
+    many = answers.problems({"a": ["x"] * 100}, {"properties": {"a": {"items": {"type": "integer"}}}})
+    assert len(many) == answers.PROBLEMS_TOLD
+    hostile = answers.problems({"a": "\x1b\u202e" + "x" * 9000}, {"properties": {"a": {"type": "integer"}}})
+    assert len(hostile[0]) < 400
+    assert "\u202e" not in hostile[0]
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_skills_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    assert cli.ok("skill", "list")["count"] == 10
+    assert "define_done" in cli.inside("skill", "list").out
+    assert cli.ok("skill", "show", "define_done")["source"] == "built-in"
+    assert "done_when" in cli.inside("skill", "show", "define_done").out
+    (tmp_path / "task.json").write_text(json.dumps(TASK["task"]))
+    opened = cli.ok(
+        "skill", "run", "define_done", "--input", f"task=@{tmp_path / 'task.json'}", "--input", "goal=Sign-in"
+    )
+    assert "Sign-in" in opened["prompt"]
+    wrong = cli.inside("skill", "run", opened["run_id"], "--output", "{}")
+    assert wrong.code == 1
+    assert "required property" in wrong.err
+    assert cli.ok("skill", "run", opened["run_id"], "--output", json.dumps(GOOD))["status"] == "done"
+    assert cli.inside("skill", "run", "nope").code == 1
+    shown = cli.inside("skill", "run", opened["run_id"])
+    assert "401" in shown.out
+
+
+async def test_errors_have_two_sentences(bare_shop: Loom) -> None:
+    with pytest.raises(LoomError) as caught:
+        await faces.skill(bare_shop, "no_such_skill")
+    assert caught.value.code == "skill_not_found"
+    assert caught.value.next_step
