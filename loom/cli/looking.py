@@ -190,7 +190,9 @@ def _agent_lines(reply: Reply) -> Iterator[str]:
 
 
 def _escalation_row(one: Mapping[str, Any]) -> Sequence[str]:
-    return one["id"], one["task_id"], one["kind"], one["age"], f"{one.get('from', '')}: {one_line(one['message'])}"
+    held = dim(f"  holds up {plural(one['held_up'], 'task')}") if "held_up" in one else ""
+    words = f"{one.get('from', '')}: {one_line(one['message'])}{held}"
+    return one["id"], one["task_id"], one["kind"], one["age"], words
 
 
 def _escalation_lines(reply: Reply) -> Iterator[str]:

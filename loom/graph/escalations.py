@@ -42,6 +42,8 @@ class Escalation:
     resolved_at: datetime | None = None
     handler: str | None = None
     handling_until: datetime | None = None
+    held_up: int = 0
+    """How many unfinished tasks wait for the task; counted for open escalations only."""
 
     @classmethod
     def from_record(cls, record: Row) -> Escalation:
@@ -50,10 +52,15 @@ class Escalation:
         return cls(**values | {"kind": EscalationKind(record["kind"])})
 
 
-_COLUMNS = (
+_FIELDS = (
     "id, task_id, kind, message, raised_by, raised_at, attempt, resolution, note, resolved_by, resolved_at, handler,"
     " handling_until"
 )
+_COLUMNS = f"{_FIELDS}, 0 as held_up"
+_OPEN = f"""{_FIELDS}, (
+    select count(*) from task_deps e join tasks t on t.project_id = e.project_id and t.id = e.task_id
+     where e.project_id = q.project_id and e.depends_on = q.task_id and e.waived_at is null and t.done_at is null
+) as held_up"""
 
 
 async def create_escalation(
@@ -170,7 +177,7 @@ async def get(connection: Connection, project_id: str, escalation_id: str) -> Es
 async def open_escalations(connection: Connection, project_id: str, *, limit: int) -> list[Escalation]:
     """The open ones, oldest first."""
     records = await connection.fetch(
-        f"select {_COLUMNS} from escalations where project_id = $1 and resolved_at is null"
+        f"select {_OPEN} from escalations q where project_id = $1 and resolved_at is null"
         " order by raised_at, id limit $2",
         project_id,
         limit,

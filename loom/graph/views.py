@@ -346,6 +346,7 @@ def _escalation(one: Escalation) -> Reply:
         kind=one.kind,
         **{"from": one.raised_by},
         message=one.message,
+        held_up=one.held_up or None,
         age=_age(one.raised_at),
         attempt=one.attempt or None,
         resolution=one.resolution,

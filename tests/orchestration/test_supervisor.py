@@ -133,3 +133,12 @@ async def test_a_thousand_leases_are_renewed_in_one_statement(loom: Loom, pool: 
     assert queries == 1
     await clock(300)
     assert not (await loom.sweep())[0].expired
+
+
+async def test_an_open_escalation_says_what_it_holds_up(loom: Loom) -> None:
+    task = await loom.create("A")
+    waiting = [await loom.create(f"after {n}", depends_on=[task.id]) for n in range(3)]
+    await loom.cancel(waiting[0].id)
+    await loom.escalate(task.id, "Which one?")
+    (raised,) = await loom.escalations()
+    assert raised.held_up == 2
