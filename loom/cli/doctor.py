@@ -15,6 +15,8 @@ from loom.cli.shared import Command, open_project, progress, settings, wants_jso
 from loom.config import LoomConfig
 from loom.exceptions import LoomError
 
+_DEAD_NAMED = 10
+
 
 @dataclass(frozen=True)
 class Remark:
@@ -95,13 +97,17 @@ async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
     try:
         async with open_project(config=config) as loom:
             status = await loom.status()
+            dead = await loom.dead_letters(limit=_DEAD_NAMED)
             found = await loom.doctor(deep=deep)
     except LoomError as error:
         return [Remark("bad", "graph", error.cause, error.next_step)]
     remarks = [Remark("ok" if one.ok else "bad", one.check, one.found, one.mend) for one in found]
     if status.dead_letters:
-        mend = "See `loom dead-letter list`."
-        remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter"), mend))
+        remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter")))
+    for one in dead:
+        held = f", holds up {', '.join(one.held_up[:5])}{' and others' if one.held_up_count > 5 else ''}"
+        what = f"{one.task.title}{held if one.held_up else ''}"
+        remarks.append(Remark("note", one.task.id, what, f"`loom resolve {one.task.id} retry`, or waive or cancel."))
     if status.open_escalations:
         count = plural(status.open_escalations, "open escalation")
         remarks.append(Remark("note", "escalations", count, "See `loom status --view escalations`."))

@@ -251,5 +251,9 @@ def _wave_lines(reply: Reply) -> Iterator[str]:
         yield from (f"  {clean(one)}" for one in wave["tasks"])
         if (more := wave["count"] - len(wave["tasks"])) > 0:
             yield dim(f"  and {more:,} more")
+    for dead, held in reply.get("held_up_by_dead_work", {}).items():
+        yield f"{heading('stuck')}  {', '.join(held)} behind {dead}" + dim(
+            f"  `loom resolve {dead} retry`, waive or cancel"
+        )
     if "more" in reply:
         yield dim(f"{plural(reply['more'], 'task')} more are not looked at: --limit N")

@@ -54,7 +54,38 @@ def summary(found: GraphView) -> Reply:
         for number, wave in enumerate(waves(found), 1)
     ]
     note = None if unfinished else "Every task is finished."
-    return full(waves=shown, count=len(found.tasks), unfinished=unfinished, more=found.more or None, note=note)
+    return full(
+        waves=shown,
+        held_up_by_dead_work=held_up(found),
+        count=len(found.tasks),
+        unfinished=unfinished,
+        more=found.more or None,
+        note=note,
+    )
+
+
+def held_up(found: GraphView) -> dict[str, list[str]]:
+    """The unfinished tasks that wait, directly or not, for a dead or cancelled one: ids by what holds them."""
+    unfinished = {one.id for one in found.tasks if not one.status.finished}
+    waiting: dict[str, list[str]] = {}
+    for task_id, target, waived in found.edges:
+        if not waived and task_id in unfinished:
+            waiting.setdefault(target, []).append(task_id)
+    for one in found.tasks:
+        if one.id in unfinished and one.parent_id:
+            waiting.setdefault(one.id, []).append(one.parent_id)  # an epic cannot close before its child
+    held: dict[str, list[str]] = {}
+    for one in found.tasks:
+        if one.dead or one.status is TaskStatus.CANCELLED:
+            reach, ahead = dict[str, None](), [*waiting.get(one.id, ())]
+            while ahead:
+                task_id = ahead.pop()
+                if task_id not in reach:
+                    reach[task_id] = None
+                    ahead += waiting.get(task_id, ())
+            if reach:
+                held[one.id] = sorted(reach)[:_WAVE_SHOWN]
+    return held
 
 
 def waves(found: GraphView) -> list[list[Task]]:

@@ -15,6 +15,7 @@ from loom.exceptions import (
     TaskNotFoundError,
     TaskStateError,
 )
+from loom.graph import drawing
 from loom.graph.front import Loom
 from loom.graph.task import TaskStatus
 from tests.conftest import Opener
@@ -464,3 +465,15 @@ async def test_a_complete_project_is_announced_once_and_again_after_more(loom: L
     assert await announced() == 1
     await loom.done((await loom.create("B")).id)
     assert await announced() == 2
+
+
+async def test_the_graph_names_what_is_stuck_behind_dead_work(loom: Loom) -> None:
+    dead, dropped = await loom.create("dead"), await loom.create("dropped")
+    epic = await loom.create("E", epic=True, depends_on=[dead.id])
+    child = await loom.create("C", parent_id=epic.id)
+    other = await loom.create("other", depends_on=[dropped.id])
+    await loom.fail(dead.id, "no", retry=False)
+    await loom.cancel(dropped.id)
+    summary = drawing.summary(await loom.graph())
+    assert summary["held_up_by_dead_work"] == {dead.id: [epic.id], dropped.id: [other.id]}
+    assert child.status == "blocked"
