@@ -90,20 +90,29 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
     that grows; callers never see them. So `work` must be free of effects outside of the transaction.
     """
     for attempt in range(1, _TRIES + 1):
-        began = False
         try:
-            with translated():
-                async with pool.acquire() as connection, connection.transaction():
-                    began = True
-                    return await work(connection)
-        except DatabaseUnavailableError as error:
-            error.began = began
-            raise
+            async with begun(pool) as connection, connection.transaction():
+                return await work(connection)
         except _CONFLICTS:
             if attempt == _TRIES:
                 raise
         await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
     raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def begun(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection for something that must not be done twice: an error that comes once it is had says that what was
+    asked for may have been carried out (`DatabaseUnavailableError.began`)."""
+    began = False
+    try:
+        with translated():
+            async with pool.acquire() as connection:
+                began = True
+                yield connection
+    except DatabaseUnavailableError as error:
+        error.began = began
+        raise
 
 
 class translated:  # noqa: N801 - read as a statement: `with translated():`

@@ -10,15 +10,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import EventType
 from loom.exceptions import ClaimConflictError, LoomError, TaskNotFoundError, TaskStateError
-from loom.graph import cascade, escalations, store
+from loom.graph import cascade, escalations, reading, store
 from loom.graph.escalations import EscalationKind
 from loom.graph.retry import RetryPolicy
 from loom.graph.task import Task, TaskStatus
 from loom.graph.transaction import Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
 
 _NOTES_KEPT = 20
 _SWEPT = 200  # tasks that one sweep takes of each kind
@@ -211,9 +214,15 @@ def add_note(context: Mapping[str, Any], text: str, *, by: str, at: datetime) ->
     return json.dumps({**context, "notes": notes[-_NOTES_KEPT:]})
 
 
-def conflict(task: Task, agent: str) -> LoomError:
-    """Why a task cannot be claimed by its id now."""
+async def refusal_to_claim(connection: Connection, project_id: str, task_id: str, agent: str) -> LoomError | None:
+    """Why a task cannot be claimed by its id now; None: it can, it was given back in between."""
+    task = await store.get_task(connection, project_id, task_id)
+    if task is None:
+        return not_found(task_id)
+    other = "Claim another task from loom_ready."
     match task.status:
+        case TaskStatus.PENDING:
+            return None
         case TaskStatus.CLAIMED:
             until = task.lease_expires_at.isoformat(timespec="seconds") if task.lease_expires_at else "its release"
             if task.assignee == agent:
@@ -226,21 +235,21 @@ def conflict(task: Task, agent: str) -> LoomError:
                 "Call loom_claim without task_id for the best ready task, or loom_wait for this one.",
             )
         case TaskStatus.BLOCKED:
-            return TaskStateError(
-                f"{task.id} is blocked.",
-                "See loom_status for what it waits for, or claim another task from loom_ready.",
-            )
+            targets = await reading.open_dependencies(connection, project_id, task_id)
+            names = ", ".join(f"{one.id} ({one.status})" for one in targets) or "an open escalation"
+            return TaskStateError(f"{task.id} is blocked; it waits for {names}.", other)
         case TaskStatus.FAILED:
-            when = (
-                f"is tried again at {task.retry_at.isoformat(timespec='seconds')}"
-                if task.retry_at
-                else "is a dead letter"
-            )
+            again = task.retry_at and task.retry_at.isoformat(timespec="seconds")
+            when = f"is tried again at {again}" if again else "is a dead letter"
             return TaskStateError(f"{task.id} has failed and {when}.", "Requeue it with loom_resolve, action retry.")
         case TaskStatus.EPIC:
-            return TaskStateError(f"{task.id} is an epic, which is not claimed.", "Claim one of its children.")
+            children = ", ".join(await reading.ready_children(connection, project_id, task_id))
+            return TaskStateError(
+                f"{task.id} is an epic, which is not claimed.",
+                f"Claim one of its ready children: {children}." if children else "None of its children is ready now.",
+            )
         case _:
-            return TaskStateError(f"{task.id} is already {task.status}.", "Claim another task from loom_ready.")
+            return TaskStateError(f"{task.id} is already {task.status}.", other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@
         ...
         await loom.done(claim.task.id, {"result": "..."})
 
-Nothing is connected before it is needed. Every method that changes something runs one transaction through store and
-deps, mirrors its change, and returns the tasks as they are now.
+Nothing is connected before it is needed. Every method that changes something runs one transaction through the
+rules and store, mirrors its change, and returns the tasks as they are now.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loom import ids
 from loom.bus.events import Position
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
-from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError, TaskStateError
+from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError
 from loom.graph import claims, editing, limits, messages, project, reading, resolving, store, waiting
 from loom.graph.claims import Holder, Outcome, Refused, Terms
 from loom.graph.connections import Connections
@@ -147,10 +147,9 @@ class Loom:
         from loom.graph import plan, planting
 
         drafts, agent = plan.parse(given), self._name(agent_id)
-        planted = await self._commit(
-            lambda tx: planting.plant(tx, drafts, agent=agent, max_attempts=self._policy.max_attempts)
+        planted = await self.transact(
+            lambda tx: planting.plant(tx, drafts, agent=agent, max_attempts=self.max_attempts)
         )
-        await self._settle_in(len(planted.tasks))
         return planted.tasks
 
     async def import_tasks(self, batch: Batch, *, agent_id: str | None = None) -> Imported:
@@ -158,11 +157,9 @@ class Loom:
         from loom.graph import planting
 
         agent = self._name(agent_id)
-        done = await self._commit(
-            lambda tx: planting.plant_import(tx, batch, agent=agent, max_attempts=self._policy.max_attempts)
+        return await self.transact(
+            lambda tx: planting.plant_import(tx, batch, agent=agent, max_attempts=self.max_attempts)
         )
-        await self._settle_in(len(done.tasks))
-        return done
 
     async def export(self) -> dict[str, Any]:
         """The whole project as Loom's own import reads it."""
@@ -239,20 +236,23 @@ class Loom:
         )
 
         async def work(pool: db.Pool) -> tuple[Claim, Change] | None:
-            async with pool.acquire() as connection:
-                tx = Transaction(connection, self.project_id)
-                made = await store.claim_task(
-                    tx,
-                    agent,
-                    lease_seconds=terms.lease_seconds,
-                    deadline_seconds=terms.deadline_seconds,
-                    task_id=wanted,
-                )
-                if made is not None:
-                    return made, tx.change()
-                if wanted is not None:
-                    await self._refuse_claim(connection, wanted, agent)
-                return None
+            async with db.begun(pool) as connection:
+                while True:
+                    tx = Transaction(connection, self.project_id)
+                    made = await store.claim_task(
+                        tx,
+                        agent,
+                        lease_seconds=terms.lease_seconds,
+                        deadline_seconds=terms.deadline_seconds,
+                        task_id=wanted,
+                    )
+                    if made is not None:
+                        return made, tx.change()
+                    if wanted is None:
+                        return None
+                    refusal = await claims.refusal_to_claim(connection, self.project_id, wanted, agent)
+                    if refusal is not None:
+                        raise refusal
 
         made = await self._links.run(work, repeatable=False)
         if made is None:
@@ -531,7 +531,11 @@ class Loom:
         if (chosen is waiting.Awaited.TASK) != (task_id is not None):
             raise InvalidInputError("A task_id belongs to what=task, and only there.", "Pass both or neither.")
         if task_id is not None:
-            await self.get(task_id)
+            task_id = limits.task_id(task_id)
+            self._touch(task_id)
+            async with self._links.reading() as connection:
+                if await store.get_task(connection, self.project_id, task_id) is None:
+                    raise claims.not_found(task_id)
         wanted = waiting.Wait(chosen, self._name(agent_id), task_id)
         seconds = limits.seconds(timeout, "timeout", 0, LONGEST_WAIT)
         subscriber = await self._links.subscriber()
@@ -613,17 +617,20 @@ class Loom:
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Runs `work` as one mutation: a transaction, its events, the mirror. It may be run again after a deadlock, so
-        it has no effects but through the transaction."""
-        made = 0
+        it has no effects but through the transaction. After a large one the planner's statistics are refreshed, instead
+        of waiting for autovacuum to notice."""
+        changed = 0
 
         async def counted(tx: Transaction) -> T:
-            nonlocal made
+            nonlocal changed
             result = await work(tx)
-            made = len(tx.tasks)
+            changed = len(tx.tasks)
             return result
 
         result = await self._commit(counted)
-        await self._settle_in(made)
+        if changed >= _LARGE:
+            async with self._links.reading() as connection:
+                await store.analyze(connection)
         return result
 
     async def look(self, question: Callable[[db.Connection], Awaitable[T]]) -> T:
@@ -633,36 +640,12 @@ class Loom:
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
-    async def _settle_in(self, count: int) -> None:
-        """After a large insert, refreshes the planner's statistics instead of waiting for autovacuum to notice."""
-        if count >= _LARGE:
-            async with self._links.reading() as connection:
-                await store.analyze(connection)
-
     async def _report(self, task_id: str, work: Callable[[Transaction], Awaitable[Outcome | Refused]]) -> Outcome:
         self._touch(task_id)
         outcome = await self._commit(work)
         if outcome.task.status is not TaskStatus.CLAIMED:
             self._held.pop(task_id, None)
         return outcome
-
-    async def _refuse_claim(self, connection: db.Connection, task_id: str, agent: str) -> None:
-        task = await store.get_task(connection, self.project_id, task_id)
-        if task is None:
-            raise claims.not_found(task_id)
-        if task.status is TaskStatus.EPIC:
-            children = await reading.ready_children(connection, self.project_id, task_id)
-            raise TaskStateError(
-                f"{task_id} is an epic, which is not claimed.",
-                f"Claim one of its ready children: {', '.join(children)}."
-                if children
-                else "None of its children is ready now.",
-            )
-        if task.status is TaskStatus.BLOCKED:
-            open_now = await reading.open_dependencies(connection, self.project_id, task_id)
-            names = ", ".join(f"{one.id} ({one.status})" for one in open_now) or "an open escalation"
-            raise TaskStateError(f"{task_id} is blocked; it waits for {names}.", "Claim another task from loom_ready.")
-        raise claims.conflict(task, agent)
 
     def _name(self, agent_id: str | None) -> str:
         if agent_id is None:

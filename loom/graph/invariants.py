@@ -29,13 +29,8 @@ class Finding:
 
 # Each query returns the ids that break a rule.
 _RULES = {
-    "waiting equals its definition": """
-        select t.id from tasks t where t.project_id = $1 and t.waiting <> (
-            (select count(*) from task_deps e join tasks d on d.project_id = e.project_id and d.id = e.depends_on
-              where e.project_id = t.project_id and e.task_id = t.id and e.waived_at is null and d.status <> 'done')
-          + (select count(*) from tasks p where p.project_id = t.project_id and p.id = t.parent_id and p.waiting > 0)
-          + (select count(*) from escalations q where q.project_id = t.project_id and q.task_id = t.id
-                and q.kind = 'question' and q.resolved_at is null))""",
+    "waiting equals its definition": f"""
+        select t.id from tasks t where t.project_id = $1 and t.waiting <> {store.WAITING}""",
     "pending and claimed tasks wait for nothing": """
         select id from tasks where project_id = $1 and status in ('pending', 'claimed') and waiting > 0""",
     "blocked tasks wait for something": """

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
 EVERYONE = "*"
-ORCHESTRATOR = "orchestrator"
 BROADCAST_HOURS = 24
 
 

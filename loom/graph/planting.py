@@ -16,8 +16,6 @@ from loom.graph.store import NewTask
 from loom.graph.task import Task, TaskStatus
 from loom.graph.transaction import Transaction
 
-LARGE = 1_000  # from here on the planner's statistics are refreshed after an insert
-
 
 @dataclass(frozen=True, slots=True)
 class Planted:

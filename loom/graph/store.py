@@ -38,7 +38,7 @@ COLUMNS = (
 )
 
 # `waiting` by its definition, for a row `t` that is locked: whoever counts it down holds that lock until it commits.
-_WAITING = """(
+WAITING = """(
     (select count(*) from task_deps e join tasks d on d.project_id = e.project_id and d.id = e.depends_on
       where e.project_id = t.project_id and e.task_id = t.id and e.waived_at is null and d.status <> 'done')
   + (select count(*) from tasks p where p.project_id = t.project_id and p.id = t.parent_id and p.waiting > 0)
@@ -167,26 +167,18 @@ async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | 
 
 async def expired_claims(tx: Transaction, limit: int) -> list[Task]:
     """Locks claimed tasks whose lease is over, passing by what another sweep has locked."""
-    records = await tx.connection.fetch(
-        f"""
-        select {COLUMNS} from tasks t
-         where project_id = $1 and status = 'claimed' and lease_expires_at <= loom_now()
-         order by id limit $2 for no key update of t skip locked
-        """,
-        tx.project_id,
-        limit,
-    )
-    return [Task.from_record(record) for record in records]
+    return await _lock_unlocked(tx, "status = 'claimed' and lease_expires_at <= loom_now()", limit)
 
 
 async def due_retries(tx: Transaction, limit: int) -> list[Task]:
     """Locks failed tasks whose retry time has come, passing by what another sweep has locked."""
+    return await _lock_unlocked(tx, "status = 'failed' and retry_at <= loom_now()", limit)
+
+
+async def _lock_unlocked(tx: Transaction, condition: str, limit: int) -> list[Task]:
     records = await tx.connection.fetch(
-        f"""
-        select {COLUMNS} from tasks t
-         where project_id = $1 and status = 'failed' and retry_at <= loom_now()
-         order by retry_at limit $2 for no key update of t skip locked
-        """,
+        f"select {COLUMNS} from tasks t where project_id = $1 and {condition}"
+        " order by id limit $2 for no key update of t skip locked",
         tx.project_id,
         limit,
     )
@@ -305,7 +297,7 @@ async def lock_graph(tx: Transaction) -> None:
 async def waiting(tx: Transaction, task_id: str) -> int:
     """`waiting` of a locked task, counted anew from its definition."""
     count: int = await tx.connection.fetchval(
-        f"select {_WAITING} from tasks t where project_id = $1 and id = $2", tx.project_id, task_id
+        f"select {WAITING} from tasks t where project_id = $1 and id = $2", tx.project_id, task_id
     )
     return count
 
@@ -490,7 +482,7 @@ async def cancel_tasks(tx: Transaction, task_ids: Sequence[str]) -> list[Task]:
     records = await tx.connection.fetch(
         f"""
         update tasks t
-           set status = 'cancelled', waiting = {_WAITING}, done_at = loom_now(), lease_expires_at = null,
+           set status = 'cancelled', waiting = {WAITING}, done_at = loom_now(), lease_expires_at = null,
                retry_at = null, ready_at = null, version = version + 1, updated_at = loom_now()
          where project_id = $1 and id = any($2::text[]) and done_at is null
            and (status <> 'epic' or not exists(select from tasks k where k.project_id = $1 and k.parent_id = t.id))

@@ -14,7 +14,7 @@ import pytest
 from loom.config import LoomConfig
 from loom.db import connection as db
 from loom.db.connection import Pool
-from loom.exceptions import LoomError
+from loom.exceptions import DatabaseUnavailableError, LoomError
 from loom.graph import editing, store
 from loom.graph.front import Loom
 from loom.graph.task import Priority, TaskStatus
@@ -166,6 +166,28 @@ async def test_an_epics_dependency_against_the_claim_of_its_child(loom: Loom, op
         )
         assert isinstance(claimed, LoomError) != isinstance(updated, LoomError)
     await holds(loom)
+
+
+async def test_a_claim_that_may_have_been_carried_out_is_not_repeated(
+    loom: Loom, pool: Pool, database_url: str
+) -> None:
+    task = await loom.create("A")
+    holder = await asyncpg.connect(database_url)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("select from tasks where id = $1 for no key update", task.id)
+    claiming = asyncio.create_task(loom.claim(task.id))
+    await until_waiting(pool)
+    await pool.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    with pytest.raises(DatabaseUnavailableError):
+        await claiming
+    await transaction.rollback()
+    await holder.close()
+    assert (await loom.get(task.id)).task.attempt == 0
+    assert await loom.claim(task.id) is not None  # the next call finds the database again
 
 
 @pytest.mark.parametrize("seed", range(4))
