@@ -183,7 +183,7 @@ async def test_a_claim_that_may_have_been_carried_out_is_not_repeated(
         " where datname = current_database() and wait_event_type = 'Lock'"
     )
     with pytest.raises(DatabaseUnavailableError):
-        await claiming
+        await asyncio.wait_for(claiming, 10)
     await transaction.rollback()
     await holder.close()
     assert (await loom.get(task.id)).task.attempt == 0
