@@ -651,7 +651,7 @@ async def upstream(tx: Transaction, origins: Iterable[str]) -> dict[str, list[st
 @dataclass(frozen=True, slots=True)
 class Level:
     """What one level of the cascade changed: tasks that became claimable (or blocked), and epics whose children now
-    follow."""
+    follow, cancelled ones included, whose children count as all others do."""
 
     tasks: tuple[Task, ...]
     epics: tuple[str, ...]
@@ -700,7 +700,7 @@ async def count_children(tx: Transaction, epics: Sequence[str], step: int) -> Le
     )
 
 
-# The counter moves in every status; the version only where the status follows, since `waiting` is not mirrored.
+# The counter moves in every status; what is mirrored, version and time, only where the status follows.
 _COUNT = f"""
 with counted as (
     update tasks t
@@ -710,21 +710,25 @@ with counted as (
            ready_at = case when t.status = 'blocked' and t.waiting + c.step = 0 then loom_now()
                            when t.status = 'pending' then null else t.ready_at end,
            version = t.version + (t.status = 'pending' or (t.status = 'blocked' and t.waiting + c.step = 0))::integer,
-           updated_at = loom_now()
+           updated_at = case when t.status = 'pending' or (t.status = 'blocked' and t.waiting + c.step = 0)
+                             then loom_now() else t.updated_at end
       from %s c
      where t.project_id = $1 and t.id = c.id
     returning t.*, c.step
 )
 select {COLUMNS}, t.step from counted t
  where t.status = 'pending' or (t.status = 'blocked' and t.waiting = t.step)
-    or (t.status = 'epic' and t.waiting = greatest(t.step, 0))
+    or (t.status in ('epic', 'cancelled') and t.waiting = greatest(t.step, 0))
  order by t.id
 """
 
 
 def _level(records: Sequence[Row]) -> Level:
-    epics = tuple(record["id"] for record in records if record["status"] == "epic")
-    return Level(tuple(Task.from_record(record) for record in records if record["status"] != "epic"), epics)
+    follows = [record["status"] in ("pending", "blocked") for record in records]
+    return Level(
+        tuple(Task.from_record(record) for record, moved in zip(records, follows, strict=True) if moved),
+        tuple(record["id"] for record, moved in zip(records, follows, strict=True) if not moved),
+    )
 
 
 async def close_epic(tx: Transaction, epic_id: str) -> Task | None:

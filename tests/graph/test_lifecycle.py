@@ -32,6 +32,18 @@ async def status(loom: Loom, task_id: str) -> TaskStatus:
     return (await loom.get(task_id)).task.status
 
 
+async def test_what_was_cancelled_still_counts_down(loom: Loom) -> None:
+    first = await loom.create("first")
+    epic = await loom.create("epic", epic=True, depends_on=[first.id])
+    inner = await loom.create("inner", parent_id=epic.id, epic=True)
+    child = await loom.create("child", parent_id=inner.id)
+    await loom.cancel(epic.id)
+    await holds(loom)
+    await loom.done(first.id)
+    assert (await loom.get(child.id)).task.waiting == 0
+    await holds(loom)
+
+
 async def test_a_task_waits_for_all_its_dependencies(loom: Loom) -> None:
     a, b = await loom.create("A"), await loom.create("B")
     c = await loom.create("C", depends_on=[a.id, b.id])

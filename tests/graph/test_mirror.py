@@ -53,6 +53,15 @@ async def test_a_change_is_mirrored_before_the_caller_goes_on(loom: Loom, redis_
     await holds(loom)
 
 
+async def test_counting_down_changes_nothing_that_is_mirrored(loom: Loom) -> None:
+    first, second = await loom.create("A"), await loom.create("B")
+    third = await loom.create("C", depends_on=[first.id, second.id])
+    await synced(loom)
+    await loom.done(first.id)
+    assert (await loom.get(third.id)).task == replace(third, waiting=1)
+    await holds(loom)
+
+
 async def test_late_writes_change_nothing(loom: Loom, redis_conn: Redis, project: str) -> None:
     await synced(loom)
     states = [await loom.create("A")]
