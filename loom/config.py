@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from loom import documents
 from loom.exceptions import ConfigError
 
 COMPOSE_FILE = "docker-compose.loom.yml"
@@ -109,6 +110,8 @@ class OrchestrationConfig:
     max_retries: int = _whole(3, 0, 100, "LOOM_MAX_RETRIES")
     backoff_base_seconds: int = _whole(60, 0, 86400)
     backoff_cap_seconds: int = _whole(3600, 0, 7 * 86400)
+    diagnoses_per_hour: int = _whole(6, 1, 1000)
+    fix_depth: int = _whole(2, 1, 10)
 
 
 @dataclass(frozen=True)
@@ -340,15 +343,10 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(text, Loader=loader)  # one of the two safe loaders
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-45
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path} is not valid YAML{where}.", "Correct the file.") from None
+        return documents.load(text, depth=8)
+    except documents.DocumentError as error:
+        raise ConfigError(f"{path} {error.told()}.", error.advice) from None
 
 
 def _variable_layers(env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -486,7 +484,7 @@ def guarded(project_dir: Path) -> dict[str, str]:
     names = {key: _digest(json.dumps(layer[key]).encode()) for key in GUARDED if _guards(key, layer)}
     loom_dir = project_dir / ".loom"
     files = {COMPOSE_FILE: project_dir / COMPOSE_FILE}
-    for pattern in ("skills/*.md", "workflows/*.yaml", "workflows/*.yml"):
+    for pattern in ("skills/*.md", "skills/*/SKILL.md", "workflows/*.yaml", "workflows/*.yml"):
         files |= {str(path.relative_to(loom_dir)): path for path in sorted(loom_dir.glob(pattern))}
     for name, path in files.items():
         with suppress(OSError):

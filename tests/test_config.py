@@ -206,8 +206,10 @@ def test_an_unknown_key_is_a_warning(project: Path, text: str, key: str, nearest
         ("orchestration: {sweep_seconds: .nan}", "`orchestration.sweep_seconds` must be a number from"),
         ("- a", "must be a mapping of keys."),
         ("orchestration: {sweep_seconds: 1" + "0" * 400 + "}", "must be a number from 0.05 to 3600"),
-        ("a: 2026-13-45", "is not valid YAML."),
-        ("a: [", "is not valid YAML at line"),
+        ("project_id: 2026-13-45", "`project_id` must be a UUID, and is '2026-13-45' (str)."),
+        ("a: [", "is not valid YAML in line"),
+        ("a: " + "[" * 30_000, "is nested more than 8 deep in line 1."),
+        ("a: 1\na: 2", "has the key `a` twice in line 2."),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_it(project: Path, text: str, sentence: str) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from loom import documents
 from loom.exceptions import DependencyCycleError, InvalidInputError, PlanError
 from loom.graph import deps, limits
 from loom.graph.task import Priority, TaskStatus
@@ -311,78 +311,8 @@ class _Names:
         )
 
 
-_NULL = frozenset(("", "~", "null", "Null", "NULL"))
-_BOOLEAN = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]{1,3})?")
-
-
 def _load_yaml(text: str) -> object:
-    """Builds the values from the parser's events, which come without recursion and before anything is expanded."""
-    import yaml
-
     try:
-        return _build(yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        fault = error.problem or error.context
-        raise PlanError(f"The plan is not valid YAML{line}: {fault}.", "Correct it there.") from None
-    except (yaml.YAMLError, UnicodeError):
-        raise PlanError("The plan holds characters that YAML does not allow.", "Remove control characters.") from None
-
-
-def _build(events: Iterable[Any]) -> object:
-    import yaml
-
-    documents: list[object] = []
-    containers: list[Any] = [documents]  # the open lists and mappings, innermost last
-    keys: list[object] = [_NO_KEY]  # for each the key that waits for its value
-    for event in events:
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-            raise PlanError(f"The plan uses a YAML alias or tag in line {line}.", "Write the value itself there.")
-        if isinstance(event, yaml.ScalarEvent):
-            value: object = event.value if event.style else _plain_scalar(event.value)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value = []
-        elif isinstance(event, yaml.MappingStartEvent):
-            value = {}
-        else:
-            if isinstance(event, yaml.CollectionEndEvent):
-                containers.pop()
-                keys.pop()
-            continue
-        parent = containers[-1]
-        if isinstance(parent, list):
-            parent.append(value)
-        elif keys[-1] is not _NO_KEY:
-            parent[keys[-1]] = value
-            keys[-1] = _NO_KEY
-        elif isinstance(value, list | dict) or value in parent:
-            fault = "a list or mapping as a key"
-            if not isinstance(value, list | dict):
-                fault = f"the key {limits.quote(str(value))} twice in one mapping"
-            raise PlanError(f"The plan has {fault} in line {line}.", "Use texts as keys, each once in a mapping.")
-        else:
-            keys[-1] = value
-        if isinstance(value, list | dict):
-            containers.append(value)
-            keys.append(_NO_KEY)
-            if len(containers) > PLAN_DEPTH:
-                raise PlanError(f"The plan is nested too deep in line {line}.", "Flatten it.")
-    if len(documents) > 1:
-        raise PlanError(f"The text holds {len(documents)} YAML documents.", "Write one plan in one document.")
-    return documents[0] if documents else None
-
-
-_NO_KEY = object()
-
-
-def _plain_scalar(text: str) -> object:
-    if text in _NULL:
-        return None
-    if text in _BOOLEAN:
-        return _BOOLEAN[text]
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
+        return documents.load(text, depth=PLAN_DEPTH)
+    except documents.DocumentError as error:
+        raise PlanError(f"The plan {error.told()}.", error.advice) from None
