@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from typing import Any
 
 _AGAIN = 0.1  # seconds
 
 
-async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancels tasks and returns when none of them runs any more.
 
     It asks until they listen: before Python 3.12 `asyncio.wait_for`, which the clients of both servers use, loses a

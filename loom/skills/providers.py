@@ -1,8 +1,8 @@
 """Who answers a skill's prompt: a command, or a model behind an HTTP API.
 
-A provider is an object with `complete`. The clients of the two APIs are an optional extra (`loom-agents[providers]`)
-and imported when they are used. They honour `retry-after` and try again a few times; a deadline bounds it all. Keys
-come from the environment and appear in no error.
+A provider is an object with `check` and `complete`. The clients of the two APIs are an optional extra
+(`loom-agents[providers]`) and imported when they are used. They honour `retry-after` and try again a few times; a
+deadline bounds it all. Keys come from the environment and appear in no error.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
-import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from loom import process
 from loom.config import API_KEY_VARIABLE, LoomConfig, mask
 from loom.exceptions import ConfigError, ProviderError
 from loom.graph import views
@@ -26,10 +26,6 @@ from loom.skills.answers import ANSWER_BYTES
 
 MAX_TOKENS = 16_000  # of an answer, where neither skill nor caller says
 RETRIES = 4
-_ERROR_BYTES = 4_000
-_GRACE = 1.0  # seconds from SIGTERM to SIGKILL
-_LOOK = 0.02  # seconds between two looks whether a command has ended
-_DRAIN = 1.0  # seconds for the end of its output
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +42,14 @@ class Provider(Protocol):
     """Something that answers prompts."""
 
     name: str
+
+    def check(self, model: str | None = None) -> None:
+        """Says before it is asked whether something is not set or not installed. Asks nobody, imports nothing.
+
+        Raises:
+            ConfigError: what `complete` would raise.
+        """
+        ...
 
     async def complete(
         self,
@@ -111,6 +115,9 @@ class Command:
             raise ConfigError("skills.command is not a command line.", "Close its quotes, or name a command.")
         self._directory = directory
 
+    def check(self, model: str | None = None) -> None:
+        """A command line is all that it needs; see `Provider`."""
+
     async def complete(
         self,
         prompt: str,
@@ -122,80 +129,28 @@ class Command:
         timeout: float = 600.0,
     ) -> Completion:
         """Runs the command once. When the time is over, all that it has started ends."""
+        name = f"The command {self._words[0]}"
         try:
-            transport, talk = await asyncio.get_running_loop().subprocess_exec(
-                _Talk,
-                *self._words,
-                cwd=self._directory,
+            ended = await process.run(
+                self._words,
+                text=prompt,
                 env={name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE},
-                start_new_session=True,
+                cwd=self._directory,
+                timeout=timeout,
+                out_bytes=ANSWER_BYTES,
             )
-        except OSError as error:
-            raise ProviderError(
-                f"The command {self._words[0]} cannot be started: {error.strerror}.", "Correct skills.command."
-            ) from None
-        try:
-            pipe = transport.get_pipe_transport(0)
-            assert isinstance(pipe, asyncio.WriteTransport)
-            pipe.write(prompt.encode(errors="replace"))
-            pipe.close()  # when all is written
-            async with asyncio.timeout(timeout):
-                await talk.ended.wait()
-            await _end(transport.get_pid())
-            with suppress(TimeoutError):  # a process that has escaped may hold the pipe for ever
-                await asyncio.wait_for(talk.drained.wait(), _DRAIN)
         except TimeoutError:
             raise ProviderError(
-                f"The command {self._words[0]} gave no answer within {timeout:g} seconds.",
-                "Try again, or give it less to do.",
+                f"{name} gave no answer within {timeout:g} seconds.", "Try again, or give it less to do."
             ) from None
-        finally:
-            await _end(transport.get_pid())
-            transport.close()
-        if len(talk.out) > ANSWER_BYTES:
-            raise _too_long(f"The command {self._words[0]}")
-        if status := transport.get_returncode():
-            said = views.clean(talk.err.decode(errors="replace")).strip()[-500:] or "it said nothing"
-            raise ProviderError(
-                f"The command {self._words[0]} ended with status {status}: {mask(said)}", "Run it by hand to see why."
-            )
-        return Completion(talk.out.decode(errors="replace"), model)
-
-
-class _Talk(asyncio.SubprocessProtocol):
-    """What a command says; `ended` when it has exited or said too much, `drained` when nothing more can come."""
-
-    def __init__(self) -> None:
-        self.out, self.err = bytearray(), bytearray()
-        self.ended, self.drained = asyncio.Event(), asyncio.Event()
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd == 2:
-            self.err += data
-            del self.err[:-_ERROR_BYTES]
-        elif len(self.out) <= ANSWER_BYTES:
-            self.out += data
-            if len(self.out) > ANSWER_BYTES:
-                self.ended.set()
-
-    def process_exited(self) -> None:
-        self.ended.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.drained.set()
-
-
-async def _end(group: int) -> None:
-    """Ends what lives of a command's group: asked with SIGTERM, after a moment with SIGKILL."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        until = time.monotonic() + _GRACE
-        try:
-            os.killpg(group, number)
-            while time.monotonic() < until:
-                await asyncio.sleep(_LOOK)
-                os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return
+        except OSError as error:
+            raise ProviderError(f"{name} cannot be started: {error.strerror}.", "Correct skills.command.") from None
+        if ended.cut:
+            raise _too_long(name)
+        if ended.status:
+            said = views.clean(ended.err.decode(errors="replace")).strip()[-500:] or "it said nothing"
+            raise ProviderError(f"{name} ended with status {ended.status}: {mask(said)}", "Run it by hand to see why.")
+        return Completion(ended.out.decode(errors="replace"), model)
 
 
 class _Api:
@@ -214,23 +169,36 @@ class _Api:
         self._base_url = base_url
         self._model = model
 
-    async def _needs(self, model: str | None) -> tuple[Any, str, str]:
-        """The client's package, the key and the model, or what to do to have them."""
-        chosen = model or self._model
-        if not chosen:
-            raise ConfigError(
-                f"The provider {self.name} needs a model.",
-                "Run `loom config set skills.model NAME`, or set it in the skill.",
-            )
+    def check(self, model: str | None = None) -> None:
+        """Whether there are a model, a key and the client's package; see `Provider`."""
+        self._chosen(model)
         if not self._key and not self._base_url:
             raise ConfigError(f"The provider {self.name} needs a key.", f"Set {API_KEY_VARIABLE} or {self.variable}.")
+        if find_spec(self.package) is None:
+            raise self._not_installed()
+
+    async def _needs(self, model: str | None) -> tuple[Any, str, str]:
+        """The client's package, the key and the model. Raises as `check`."""
+        self.check(model)
         try:
-            return await asyncio.to_thread(import_module, self.package), self._key or "none", chosen
-        except ImportError:
-            raise ConfigError(
-                f"The provider {self.name} needs the package {self.package}.",
-                "Install it with `pip install 'loom-agents[providers]'`.",
-            ) from None
+            package = await asyncio.to_thread(import_module, self.package)
+        except ImportError:  # a part of it is missing
+            raise self._not_installed() from None
+        return package, self._key or "none", self._chosen(model)
+
+    def _chosen(self, model: str | None) -> str:
+        if chosen := model or self._model:
+            return chosen
+        raise ConfigError(
+            f"The provider {self.name} needs a model.",
+            "Run `loom config set skills.model NAME`, or set it in the skill.",
+        )
+
+    def _not_installed(self) -> ConfigError:
+        return ConfigError(
+            f"The provider {self.name} needs the package {self.package}.",
+            "Install it with `pip install 'loom-agents[providers]'`.",
+        )
 
     @asynccontextmanager
     async def _telling(self, package: Any, timeout: float) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ async def test_what_a_command_leaves_behind_holds_nothing_up(tmp_path: Path) -> 
     began = time.monotonic()
     assert (await ask(script(tmp_path, "subprocess.Popen(['sleep', '30'])\nprint('{}')"))).text == "{}\n"
     assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("then", ["time.sleep(60)", "print('{}')"])
+async def test_a_session_of_its_own_is_no_way_out(tmp_path: Path, then: str) -> None:
+    """What has left the command's group and lost its parent ends with it, at the timeout and at its end."""
+    away = "import os, time; os.setsid(); open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    leave = f"subprocess.Popen([sys.executable, '-c', {away!r}], stdout=subprocess.DEVNULL)"
+    wait = "while not (os.path.exists('pid') and os.path.getsize('pid')): time.sleep(0.01)"
+    with suppress(ProviderError):
+        await ask(script(tmp_path, f"{leave}\n{wait}\n{then}"), timeout=4.0)
+    pid = int((tmp_path / "pid").read_text())
+    state = Path(f"/proc/{pid}/stat")
+    if sys.platform == "linux":
+        assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 async def test_an_answer_without_end_is_cut_off(tmp_path: Path) -> None:
@@ -226,16 +241,37 @@ async def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         without_key = providers.choose(LoomConfig(skills=SkillsConfig(provider=name, model="m")))
         assert without_model is not None
         assert without_key is not None
-        with pytest.raises(ConfigError, match="needs a model"):
-            await ask(without_model)
-        with pytest.raises(ConfigError, match="needs a key"):
-            await ask(without_key)
+        for provider, why in ((without_model, "needs a model"), (without_key, "needs a key")):
+            with pytest.raises(ConfigError, match=why):
+                provider.check()
+            with pytest.raises(ConfigError, match=why):
+                await ask(provider)
+        without_model.check("m")
+
+
+@pytest.mark.parametrize("kind", [Anthropic, OpenAI])
+async def test_a_package_that_is_not_installed_is_named(
+    kind: type[Anthropic] | type[OpenAI], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = kind(KEY, None, "m")
+    provider.check()
+    monkeypatch.setitem(sys.modules, kind.package, None)
+    with pytest.raises(ConfigError, match=f"needs the package {kind.package}"):
+        provider.check()
+    with pytest.raises(ConfigError, match=f"needs the package {kind.package}"):
+        await ask(provider)
 
 
 def test_the_clients_are_imported_when_they_are_used() -> None:
     import subprocess
 
     heavy = ("anthropic", "openai", "jinja2", "jsonschema")
-    code = f"import sys, loom.skills.faces; print([m for m in {heavy} if m in sys.modules])"
+    code = f"""
+import sys, loom.skills.faces
+from loom.skills.providers import Anthropic, OpenAI
+for kind in (Anthropic, OpenAI):
+    kind("key", None, "m").check()
+print([m for m in {heavy} if m in sys.modules])
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ}, check=True)
     assert done.stdout.strip() == "[]"

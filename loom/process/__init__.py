@@ -1,4 +1,11 @@
-"""Running commands, each as a tree of processes that is ended as a whole, whatever it prints and however it ends."""
+"""Running commands, each as a tree of processes that is ended as a whole, whatever it prints and however it ends.
+
+ended = await process.run(["make", "test"], env=env, cwd=place, timeout=600, out_bytes=1_000_000)   # once
+
+with process.Commands() as commands:                                                       # many at a time
+    tree = await commands.start(words, text=prompt, env=env, cwd=place, log=file)
+    ended = await tree.wait()
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from loom.orchestration import guard
+from loom.process import guard
 
 LOG_BYTES = 10_000_000  # of one run's output in its log
 TAIL_BYTES = 300_000  # of standard output in memory: room for the longest output that a task may have
@@ -26,15 +33,55 @@ _WATCHDOG = 1.0  # seconds for the watchdog to find that nothing is left
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended: its exit status, negative for the signal that killed it, and the last of its output."""
+    """How a command ended: its exit status, negative for the signal that killed it, and the last of its output. `cut`:
+    it printed more than it may, and was stopped over that."""
 
     status: int
     out: bytes
     err: bytes
+    cut: bool = False
+
+
+async def run(
+    words: Sequence[str],
+    *,
+    text: str = "",
+    env: Mapping[str, str],
+    cwd: Path | None,
+    timeout: float,
+    out_bytes: int,
+) -> Ended:
+    """Runs a command once with `text` on its standard input and takes what it says. Whatever it started has ended when
+    this returns or raises, and soon after this process has died.
+
+    Args:
+        cwd: where it runs; None: where this process does.
+        timeout: seconds.
+        out_bytes: how much it may print on standard output; with more it is stopped and the result is `cut`.
+
+    Raises:
+        OSError: it cannot be started; TimeoutError, which is an OSError too: it did not end in time.
+    """
+    with Commands() as commands:
+        tree = await commands.start(words, text=text, env=env, cwd=cwd, log=Path(os.devnull), out_bytes=out_bytes)
+        ended = asyncio.create_task(tree.wait())
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(ended)
+        finally:
+            tree.stop()
+            cancelled = False
+            while not ended.done():  # however often who waits for this is cancelled
+                try:
+                    await asyncio.wait([ended])
+                except asyncio.CancelledError:
+                    cancelled = True
+            if cancelled:
+                raise asyncio.CancelledError
 
 
 class Commands:
-    """The commands of one worker process, and the watchdog that ends them should this process die."""
+    """The commands of one process, and the watchdog that ends them should this process die."""
 
     def __init__(self) -> None:
         self._mark = secrets.token_hex(8)
@@ -58,8 +105,21 @@ class Commands:
             with suppress(OSError, subprocess.TimeoutExpired):  # it ends by itself, too
                 self._watchdog.communicate(timeout=_WATCHDOG)
 
-    async def start(self, words: Sequence[str], *, text: str, env: Mapping[str, str], cwd: Path, log: Path) -> Tree:
+    async def start(
+        self,
+        words: Sequence[str],
+        *,
+        text: str,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        log: Path,
+        out_bytes: int | None = None,
+    ) -> Tree:
         """Starts a command with `text` on its standard input. What it prints is appended to `log`.
+
+        Args:
+            out_bytes: it is stopped when it prints more than this on standard output; None: it may print on, and the
+                last of it is kept.
 
         Raises:
             OSError: it cannot be started.
@@ -69,7 +129,7 @@ class Commands:
         file = log.open("ab", buffering=0)
         try:
             transport, tree = await asyncio.get_running_loop().subprocess_exec(
-                lambda: Tree(mark, file, self._tell),
+                lambda: Tree(mark, file, self._tell, out_bytes),
                 *words,
                 env={**env, guard.MARK: mark},
                 cwd=cwd,
@@ -91,12 +151,13 @@ class Commands:
 class Tree(asyncio.SubprocessProtocol):
     """A command that runs, with all that it starts."""
 
-    def __init__(self, mark: str, log: BinaryIO, tell: Callable[[str], None]) -> None:
+    def __init__(self, mark: str, log: BinaryIO, tell: Callable[[str], None], out_bytes: int | None) -> None:
         self._mark = mark
         self._log = _Log(log)
         self._tell = tell
-        self._tails = {1: _Tail(TAIL_BYTES), 2: _Tail(_ERROR_BYTES)}
-        self._exited, self._drained = asyncio.Event(), asyncio.Event()
+        self._tails = {1: _Tail(TAIL_BYTES if out_bytes is None else out_bytes), 2: _Tail(_ERROR_BYTES)}
+        self._out, self._most = 0, out_bytes
+        self._over, self._exited, self._drained = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def begin(self, transport: asyncio.SubprocessTransport, text: str) -> None:
         """Names the command's group to the watchdog, and hands the command its text."""
@@ -104,13 +165,14 @@ class Tree(asyncio.SubprocessProtocol):
         self._tell(f"+{self._group}")
         pipe = transport.get_pipe_transport(0)
         assert isinstance(pipe, asyncio.WriteTransport)
-        pipe.write(text.encode())
+        pipe.write(text.encode(errors="replace"))
         pipe.close()  # when all is written
 
     async def wait(self) -> Ended:
-        """Returns when the command has ended, and whatever it left behind has been ended too."""
-        await self._exited.wait()
+        """Returns when the command has ended or was told to stop, and all that it started has been ended too."""
+        await self._over.wait()
         await self.kill(_LEFT_BEHIND)
+        await self._exited.wait()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._drained.wait(), _DRAIN)
         self._transport.close()
@@ -118,7 +180,11 @@ class Tree(asyncio.SubprocessProtocol):
         self._tell(f"-{self._group}")
         status = self._transport.get_returncode()
         assert status is not None, "it has exited"
-        return Ended(status, self._tails[1].bytes, self._tails[2].bytes)
+        return Ended(status, self._tails[1].bytes, self._tails[2].bytes, cut=self._printed_too_much)
+
+    def stop(self) -> None:
+        """Has `wait` end the tree, if it has not ended by itself."""
+        self._over.set()
 
     async def kill(self, grace: float) -> None:
         """Ends the whole tree: asked with SIGTERM, after `grace` seconds with SIGKILL. Returns when nothing of it
@@ -131,12 +197,21 @@ class Tree(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._tails[fd].add(data)
         self._log.write(data)
+        if fd == 1:
+            self._out += len(data)
+            if self._printed_too_much:
+                self.stop()
 
     def process_exited(self) -> None:
         self._exited.set()
+        self._over.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._drained.set()
+
+    @property
+    def _printed_too_much(self) -> bool:
+        return self._most is not None and self._out > self._most
 
 
 class _Tail:

@@ -1,11 +1,11 @@
-"""All processes of a command, and the watchdog that ends them when their worker dies.
+"""All processes of a command, and the watchdog that ends them when the process that started it dies.
 
 A command is started in a session of its own, with a mark in its environment. To it belongs what is in its process group
 and, where there is /proc, what carries the mark: also what has left the group, and what has lost its parent.
 
-Run as a script (`python guard.py MARK`) this page is the watchdog of one worker process. It reads a line `+GROUP` or
-`-GROUP` for each command that begins and ends; its standard input closes when the worker is gone, kill -9 included, and
-then it ends what is left. It needs the standard library only, so it is there in a moment and costs little.
+Run as a script (`python guard.py MARK`) this page is the watchdog of one process. It reads a line `+GROUP` or `-GROUP`
+for each command that begins and ends; its standard input closes when that process is gone, kill -9 included, and then
+it ends what is left. It needs the standard library only, so it is there in a moment and costs little.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARK = "LOOM_RUN"
 """The variable that a command's processes are known by. Its value ends in a dot, so that no mark begins another."""
 
 _PROC = Path("/proc")
-_GRACE = 1.0  # seconds from SIGTERM to SIGKILL when the worker is gone
+_GRACE = 1.0  # seconds from SIGTERM to SIGKILL when that process is gone
 _UNKILLABLE = 3.0  # seconds after SIGKILL; who is still there hangs in the kernel
 
 

@@ -1,0 +1,116 @@
+"""Running a command once: what is taken of it, and that nothing of it outlives its end, its time or its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loom import process
+from loom.bus.background import end
+from loom.process import Ended
+
+# Leaves a process in a session of its own, which notes its id and does not listen to SIGTERM.
+AWAY = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open("pid.new", "w").write(str(os.getpid()))
+os.rename("pid.new", "pid")
+time.sleep(300)
+"""
+LEAVES = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {AWAY!r}], start_new_session=True, stdout=subprocess.DEVNULL)
+while not os.path.exists("pid"): time.sleep(0.01)
+"""
+
+
+async def run(script: str, place: Path, *, text: str = "", timeout: float = 20, out_bytes: int = 1_000_000) -> Ended:
+    words = [sys.executable, "-c", script]
+    return await process.run(words, text=text, env=dict(os.environ), cwd=place, timeout=timeout, out_bytes=out_bytes)
+
+
+def start(script: str, place: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", script], cwd=place)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+async def until_there(file: Path) -> int:
+    async with asyncio.timeout(10):
+        while not file.exists():  # noqa: ASYNC110 - a file does not announce itself
+            await asyncio.sleep(0.02)
+    return int(file.read_text())
+
+
+async def test_what_a_command_says_is_taken(tmp_path: Path) -> None:
+    said = "import os, sys; print(sys.stdin.read(), os.getcwd()); print('bad', file=sys.stderr); sys.exit(3)"
+    ended = await run(said, tmp_path, text="h\u00e9 \ud800")
+    assert ended == Ended(3, f"h\u00e9 ? {tmp_path}\n".encode(), b"bad\n")
+    assert (await run("import os; os.kill(os.getpid(), 9)", tmp_path)).status == -9
+
+
+async def test_too_much_output_stops_a_command(tmp_path: Path) -> None:
+    exactly = await run("print('x' * 99)", tmp_path, out_bytes=100)
+    assert (exactly.cut, len(exactly.out)) == (False, 100)
+    began = time.monotonic()
+    ended = await run("while True: print('x' * 1000)", tmp_path, out_bytes=5_000)
+    assert (ended.cut, len(ended.out)) == (True, 5_000)
+    assert time.monotonic() - began < 8
+
+
+async def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await process.run(["/no/such/command"], env={}, cwd=tmp_path, timeout=5, out_bytes=100)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="without /proc only the group is known")
+async def test_nothing_outlives_a_command(tmp_path: Path) -> None:
+    ended = await run(f"{LEAVES}\nprint('bye')", tmp_path)
+    assert (ended.status, ended.out) == (0, b"bye\n")
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="without /proc only the group is known")
+async def test_nothing_outlives_its_time(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError):
+        await run(f"{LEAVES}\ntime.sleep(300)", tmp_path, timeout=4)
+    assert not alive(await until_there(tmp_path / "pid"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="without /proc only the group is known")
+async def test_nothing_outlives_who_waits_for_it(tmp_path: Path) -> None:
+    waiting = asyncio.create_task(run(f"{LEAVES}\ntime.sleep(300)", tmp_path))
+    pid = await until_there(tmp_path / "pid")
+    await end([waiting])  # which asks again and again
+    assert waiting.cancelled()
+    assert not alive(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="without /proc only the group is known")
+async def test_nothing_outlives_a_caller_that_is_killed(tmp_path: Path) -> None:
+    caller = f"""
+import asyncio, os, sys
+from loom import process
+words = [sys.executable, "-c", {LEAVES + "time.sleep(300)"!r}]
+asyncio.run(process.run(words, env=dict(os.environ), cwd=None, timeout=60, out_bytes=100))
+"""
+    running = start(caller, tmp_path)
+    try:
+        pid = await until_there(tmp_path / "pid")
+    finally:
+        running.kill()
+        await asyncio.to_thread(running.wait)
+    async with asyncio.timeout(8):
+        while alive(pid):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
