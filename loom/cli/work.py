@@ -15,13 +15,14 @@ import click
 
 from loom.cli.output import dim, emit, heading, one_line, plural, status, table
 from loom.cli.shared import Command, open_project, wants_json
+from loom.orchestration.job import Step, What
 from loom.orchestration.left import Left
-from loom.orchestration.worker import RUNNERS, Step, What, Workers, command_line
+from loom.orchestration.worker import RUNNERS, Workers, command_line
 
 _LISTED = 500  # tasks left over, in JSON
 _SHOWN = 20  # tasks left over, to a person
 _TICK = 1.0  # seconds between two looks of the live line
-_COLOURS = {What.DONE: "green", What.FAILED: "red", What.LOST: "red", What.STARTED: "cyan"}
+_COLOURS = {What.DONE: "green", What.FAILED: "red", What.SENT_BACK: "yellow", What.LOST: "red", What.STARTED: "cyan"}
 
 
 @click.command(cls=Command, context_settings={"allow_interspersed_args": False})
@@ -30,20 +31,31 @@ _COLOURS = {What.DONE: "green", What.FAILED: "red", What.LOST: "red", What.START
 )
 @click.option("--runner", type=click.Choice(list(RUNNERS)), help="Run this agent; COMMAND adds to its arguments.")
 @click.option("--worktree", is_flag=True, help="Give each task a git worktree and a branch loom/TASK of its own.")
+@click.option(
+    "--review",
+    is_flag=True,
+    help="Have the skill review_output accept what COMMAND hands in before a task is done; needs a provider.",
+)
 @click.option("--agent", metavar="NAME", help="What the workers' names begin with; default: worker.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND...")
-def work(agents: int, runner: str | None, worktree: bool, agent: str | None, command: tuple[str, ...]) -> None:
+def work(
+    agents: int, runner: str | None, worktree: bool, review: bool, agent: str | None, command: tuple[str, ...]
+) -> None:
     """Run COMMAND for each task until nothing is left to do, N at a time.
 
     COMMAND gets the task on its standard input and LOOM_TASK_ID, LOOM_CLAIM_TOKEN, LOOM_AGENT_ID, LOOM_PROJECT_DIR and
     LOOM_OUTPUT_FILE in its environment. Exit status 0 finishes the task; a JSON object in that file, or on the last
     line that is printed, is its output. Any other status fails it, and it is tried again later. What a command prints
-    is in .loom/logs. Ctrl-C gives the claims back. Exit status 4: something is left unfinished."""
+    is in .loom/logs. Ctrl-C gives the claims back. Exit status 4: something is left unfinished.
+
+    With --review the output is reviewed while the claim is held. What is not accepted goes back to COMMAND once, with
+    what the review said, and fails the task the second time. A COMMAND that calls `loom done` itself is not reviewed:
+    have it hand in its output."""
     if not command and not runner:
         raise click.UsageError("Give a command after --, or --runner.")
     words = command_line(command, runner)
     show = _Show(live=sys.stdout.isatty() and not wants_json(), to_stderr=wants_json())
-    left, counts, signalled = asyncio.run(_work(words, agents, agent, worktree, show))
+    left, counts, signalled = asyncio.run(_work(words, agents, agent, worktree, review, show))
     _conclude(counts, left)
     if signalled:
         click.get_current_context().exit(128 + signalled)
@@ -52,12 +64,12 @@ def work(agents: int, runner: str | None, worktree: bool, agent: str | None, com
 
 
 async def _work(
-    words: list[str], agents: int, prefix: str | None, worktree: bool, show: _Show
+    words: list[str], agents: int, prefix: str | None, worktree: bool, review: bool, show: _Show
 ) -> tuple[list[Left] | None, dict[What, int], int]:
     """What is left, None when a signal came before; what was done; which signal."""
     caught = 0
     async with open_project() as loom:
-        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, tell=show.step)
+        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, review=review, tell=show.step)
 
         def stop(number: int) -> None:
             nonlocal caught

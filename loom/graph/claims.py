@@ -98,26 +98,35 @@ async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, outp
 
 
 async def fail(
-    tx: Transaction, task_id: str, holder: Holder, terms: Terms, policy: RetryPolicy, reason: str, *, retry: bool
+    tx: Transaction,
+    task_id: str,
+    holder: Holder,
+    terms: Terms,
+    policy: RetryPolicy,
+    reason: str,
+    *,
+    retry: bool,
+    output: str | None = None,
 ) -> Outcome | Refused:
     """Ends a claim without a result: to be tried again after a backoff, or as a dead letter when attempts are used up
-    or `retry` is false. Either way an escalation records it."""
+    or `retry` is false. Either way an escalation records it. `output`, JSON text, is kept with the event."""
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
         return Refused(_refusal(task.task, holder)) if isinstance(task, _Answered) else task
+    kept = {} if output is None else {"output": json.loads(output)}
     moment = await store.now(tx)
     if retry and task.attempt < task.max_attempts:
         again = moment + timedelta(seconds=policy.backoff(task.attempt))
         failed = replace(task, status=TaskStatus.FAILED, lease_expires_at=None, retry_at=again, ready_at=None)
         saved = await store.save(tx, failed)
-        data = {"reason": reason, "attempt": task.attempt, "retry_at": again.isoformat()}
+        data = {"reason": reason, "attempt": task.attempt, "retry_at": again.isoformat()} | kept
         tx.changed(saved, EventType.TASK_FAILED, agent=holder.agent, token=task.claim_token, data=data)
         await escalations.create_escalation(
             tx, task_id, EscalationKind.FAILURE, reason, raised_by=holder.agent, attempt=task.attempt,
             resolution=f"retry at {again.isoformat(timespec='seconds')}",
         )  # fmt: skip
         return Outcome(saved)
-    saved = await _bury(tx, task, reason, holder.agent)
+    saved = await _bury(tx, task, reason, holder.agent, kept)
     return Outcome(saved, held_up=await store.get_dependents(tx.connection, tx.project_id, task_id))
 
 
@@ -335,12 +344,14 @@ async def _first_answer(tx: Transaction, task: Task) -> Outcome:
     return Outcome(task, *consequences)
 
 
-async def _bury(tx: Transaction, task: Task, reason: str, agent: str | None) -> Task:
+async def _bury(
+    tx: Transaction, task: Task, reason: str, agent: str | None, kept: Mapping[str, Any] | None = None
+) -> Task:
     dead = replace(
         task, status=TaskStatus.FAILED, lease_expires_at=None, ready_at=None, retry_at=None, dead_reason=reason
     )
     saved = await store.save(tx, dead)
-    data = {"reason": reason, "attempt": task.attempt}
+    data = {"reason": reason, "attempt": task.attempt, **(kept or {})}
     tx.changed(saved, EventType.TASK_DEAD_LETTER, agent=agent or task.assignee, token=task.claim_token, data=data)
     await escalations.create_escalation(
         tx, task.id, EscalationKind.FAILURE, reason, raised_by=agent or task.assignee, attempt=task.attempt

@@ -281,14 +281,24 @@ class Loom:
         return await self._report(task_id, lambda tx: claims.done(tx, task_id, holder, self._terms, text))
 
     async def fail(
-        self, task_id: str, reason: str, *, retry: bool = True, agent_id: str | None = None, token: int | None = None
+        self,
+        task_id: str,
+        reason: str,
+        *,
+        retry: bool = True,
+        output: Mapping[str, Any] | None = None,
+        agent_id: str | None = None,
+        token: int | None = None,
     ) -> Outcome:
         """Ends a claim without a result; the task is tried again after a backoff while it has attempts left and `retry`
-        is true, else it becomes a dead letter. Raises as `done`."""
+        is true, else it becomes a dead letter. An `output` that does not count is kept with the event. Raises as
+        `done`."""
         task_id, reason = limits.task_id(task_id), limits.reason(reason)
+        kept = None if output is None else limits.output(output)
         holder = self._holder(task_id, agent_id, token)
         return await self._report(
-            task_id, lambda tx: claims.fail(tx, task_id, holder, self._terms, self._policy, reason, retry=retry)
+            task_id,
+            lambda tx: claims.fail(tx, task_id, holder, self._terms, self._policy, reason, retry=retry, output=kept),
         )
 
     async def escalate(

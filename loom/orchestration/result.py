@@ -11,7 +11,7 @@ from typing import Any
 
 from loom.exceptions import InvalidInputError
 from loom.graph import limits, views
-from loom.orchestration.process import Ended
+from loom.process import Ended
 
 _TEXT_BYTES = 8_000  # of what a command printed, where it left no JSON object
 _REASON_BYTES = 2_000

@@ -4,107 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loom import process
 from loom.bus.events import EventType
-from loom.config import LoomConfig
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.front import Loom
-from loom.graph.task import Task
-from loom.orchestration import process
-from loom.orchestration.left import Left
-from loom.orchestration.worker import Step, What, Workers, command_line
-
-Clock = Callable[[float], Awaitable[None]]
-Project = Callable[..., Loom]
-
-
-@pytest.fixture
-async def project_loom(config: LoomConfig, tmp_path: Path) -> AsyncIterator[Project]:
-    """Opens the test's project, which has a directory, with settings of its own."""
-    opened: list[Loom] = []
-    (tmp_path / ".loom").mkdir()
-
-    def opener(agent: str = "worker", **orchestration: float) -> Loom:
-        settings = replace(
-            config.orchestration,
-            **{"max_retries": 1, "backoff_base_seconds": 0} | orchestration,  # type: ignore[arg-type]
-        )
-        loom = Loom(replace(config, project_dir=tmp_path, orchestration=settings), agent=agent)
-        opened.append(loom)
-        return loom
-
-    yield opener
-    for loom in opened:
-        await loom.close()
+from loom.orchestration.job import What
+from loom.orchestration.worker import Workers, command_line
+from tests.orchestration.conftest import (
+    Clock,
+    Command,
+    Project,
+    Work,
+    alive,
+    in_environment,
+    pids,
+    task_now,
+    until,
+)
 
 
 @pytest.fixture
 async def loom(project_loom: Project) -> Loom:
     """The project as those see it who look at what the workers do."""
     return project_loom("tester")
-
-
-class Work:
-    """Workers that run a shell script, and what they told."""
-
-    def __init__(self, loom: Loom, script: str, **options: Any) -> None:
-        self.steps: list[Step] = []
-        self.workers = Workers(loom, command_line(["sh", "-c", script]), tell=self.steps.append, **options)
-
-    async def finish(self) -> list[Left]:
-        """Works until nothing can be done, and returns what is left."""
-        async with asyncio.timeout(15):
-            left = await self.workers.run()
-        assert left is not None
-        return left
-
-    @asynccontextmanager
-    async def going(self) -> AsyncIterator[asyncio.Task[list[Left] | None]]:
-        """Works meanwhile, and is stopped at the end if it has not finished."""
-        running = asyncio.create_task(self.workers.run())
-        try:
-            yield running
-        finally:
-            self.workers.stop()
-            async with asyncio.timeout(5):
-                await running
-
-    def said(self, what: What) -> list[Step]:
-        """Steps of one kind."""
-        return [step for step in self.steps if step.what is what]
-
-
-async def until(true: Callable[[], object], seconds: float = 8) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - processes and files do not announce themselves
-            await asyncio.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-
-
-def pids(file: Path) -> list[int]:
-    return [int(line) for line in file.read_text().split()] if file.exists() else []
-
-
-async def task_now(loom: Loom, task: Task) -> Task:
-    return (await loom.get(task.id)).task
 
 
 # --- what a command gets, and what it gives -------------------------------------------------------------------------
@@ -429,58 +360,6 @@ async def test_each_task_has_its_worktree(loom: Loom, project_loom: Project, tmp
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def in_environment(config: LoomConfig) -> Iterator[dict[str, str]]:
-    """What a process needs to find the test's project."""
-    assert config.database.url
-    assert config.redis.url
-    assert config.project_id
-    added = {
-        "LOOM_DATABASE_URL": config.database.url,
-        "LOOM_REDIS_URL": config.redis.url,
-        "LOOM_PROJECT_ID": config.project_id,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("LOOM_")]:
-            patch.delenv(name)
-        for name, value in added.items():
-            patch.setenv(name, value)
-        yield dict(os.environ)
-
-
-class Command:
-    """`loom work` as a process of its own."""
-
-    def __init__(self, loom: Loom, directory: Path) -> None:
-        settings = directory / ".loom" / "config.yaml"
-        settings.write_text(
-            "orchestration: {sweep_seconds: 0.2, max_retries: 1, backoff_base_seconds: 0, claim_ttl_seconds: 60}\n"
-        )
-        self._loom, self._directory = loom, directory
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        with in_environment(self._loom.config) as env:
-            return subprocess.Popen(
-                [sys.executable, "-m", "loom", "work", *words],
-                cwd=self._directory,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-
-    async def run(self, *words: str) -> tuple[int, str, str]:
-        running = self.start(*words)
-        out, err = await asyncio.to_thread(running.communicate, timeout=20)
-        return running.returncode, out, err
-
-
-@pytest.fixture
-def command(loom: Loom, tmp_path: Path) -> Command:
-    return Command(loom, tmp_path)
-
-
 async def test_exit_status_tells_whether_all_is_done(loom: Loom, command: Command) -> None:
     task = await loom.create("Good")
     code, out, err = await command.run("--agents", "2", "--", "sh", "-c", "exit 0")
@@ -511,16 +390,7 @@ async def test_a_missing_command_claims_nothing(loom: Loom, command: Command) ->
 async def test_ctrl_c_gives_back_at_once(loom: Loom, command: Command, tmp_path: Path) -> None:
     task = await loom.create("A")
     running = command.start("--", "sh", "-c", f"sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
-    await until(lambda: len(pids(tmp_path / "pids")) == 2)
-    begin = time.monotonic()
-    running.send_signal(signal.SIGINT)
-    out, err = await asyncio.to_thread(running.communicate, timeout=10)
-    assert time.monotonic() - begin < 3
-    assert (running.returncode, err) == (130, "")
-    assert "given back" in out
-    found = await task_now(loom, task)
-    assert (found.status, found.attempt) == ("pending", 0)
-    assert not any(map(alive, pids(tmp_path / "pids")))
+    await command.gives_back(task, running, signal.SIGINT, tmp_path / "pids")
 
 
 async def test_after_kill_9_nothing_lives_on_and_another_finishes(

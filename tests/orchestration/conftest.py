@@ -1,0 +1,168 @@
+"""A project whose workers run real commands, and `loom work` as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.config import LoomConfig, SkillsConfig
+from loom.graph.front import Loom
+from loom.graph.task import Task
+from loom.orchestration.job import Step, What
+from loom.orchestration.left import Left
+from loom.orchestration.worker import Workers, command_line
+from tests.skills.conftest import bare, bare_shop, cli, directory, home, model, shop
+
+__all__ = ["bare", "bare_shop", "cli", "directory", "home", "model", "shop"]
+
+Clock = Callable[[float], Awaitable[None]]
+Project = Callable[..., Loom]
+
+
+@pytest.fixture
+async def project_loom(config: LoomConfig, tmp_path: Path) -> AsyncIterator[Project]:
+    """Opens the test's project, which has a directory, with settings of its own."""
+    opened: list[Loom] = []
+    (tmp_path / ".loom").mkdir()
+
+    def opener(agent: str = "worker", skills: SkillsConfig | None = None, **orchestration: float) -> Loom:
+        settings = replace(
+            config.orchestration,
+            **{"max_retries": 1, "backoff_base_seconds": 0} | orchestration,  # type: ignore[arg-type]
+        )
+        chosen = replace(config, project_dir=tmp_path, orchestration=settings, skills=skills or config.skills)
+        loom = Loom(chosen, agent=agent)
+        opened.append(loom)
+        return loom
+
+    yield opener
+    for loom in opened:
+        await loom.close()
+
+
+class Work:
+    """Workers that run a shell script, and what they told."""
+
+    def __init__(self, loom: Loom, script: str, **options: Any) -> None:
+        self.steps: list[Step] = []
+        self.workers = Workers(loom, command_line(["sh", "-c", script]), tell=self.steps.append, **options)
+
+    async def finish(self) -> list[Left]:
+        """Works until nothing can be done, and returns what is left."""
+        async with asyncio.timeout(15):
+            left = await self.workers.run()
+        assert left is not None
+        return left
+
+    @asynccontextmanager
+    async def going(self) -> AsyncIterator[asyncio.Task[list[Left] | None]]:
+        """Works meanwhile, and is stopped at the end if it has not finished."""
+        running = asyncio.create_task(self.workers.run())
+        try:
+            yield running
+        finally:
+            self.workers.stop()
+            async with asyncio.timeout(5):
+                await running
+
+    def said(self, what: What) -> list[Step]:
+        """Steps of one kind."""
+        return [step for step in self.steps if step.what is what]
+
+
+async def until(true: Callable[[], object], seconds: float = 8) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - processes and files do not announce themselves
+            await asyncio.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def pids(file: Path) -> list[int]:
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+async def task_now(loom: Loom, task: Task) -> Task:
+    return (await loom.get(task.id)).task
+
+
+@contextmanager
+def in_environment(config: LoomConfig) -> Iterator[dict[str, str]]:
+    """What a process needs to find the test's project."""
+    assert config.database.url
+    assert config.redis.url
+    assert config.project_id
+    added = {
+        "LOOM_DATABASE_URL": config.database.url,
+        "LOOM_REDIS_URL": config.redis.url,
+        "LOOM_PROJECT_ID": config.project_id,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("LOOM_")]:
+            patch.delenv(name)
+        for name, value in added.items():
+            patch.setenv(name, value)
+        yield dict(os.environ)
+
+
+class Command:
+    """`loom work` as a process of its own."""
+
+    def __init__(self, loom: Loom, directory: Path) -> None:
+        settings = directory / ".loom" / "config.yaml"
+        settings.write_text(
+            "orchestration: {sweep_seconds: 0.2, max_retries: 1, backoff_base_seconds: 0, claim_ttl_seconds: 60}\n"
+        )
+        self._loom, self._directory = loom, directory
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        with in_environment(self._loom.config) as env:
+            return subprocess.Popen(
+                [sys.executable, "-m", "loom", "work", *words],
+                cwd=self._directory,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+    async def run(self, *words: str) -> tuple[int, str, str]:
+        running = self.start(*words)
+        out, err = await asyncio.to_thread(running.communicate, timeout=20)
+        return running.returncode, out, err
+
+    async def gives_back(self, task: Task, running: subprocess.Popen[str], sent: signal.Signals, started: Path) -> None:
+        """Ends it by a signal, and looks that it has given its task back at once and left no process. `started`: the
+        file where they are noted, two of them."""
+        await until(lambda: len(pids(started)) == 2)
+        begin = time.monotonic()
+        running.send_signal(sent)
+        out, err = await asyncio.to_thread(running.communicate, timeout=10)
+        assert time.monotonic() - begin < 3
+        assert (running.returncode, err) == (128 + sent, "")
+        assert "given back" in out
+        found = await task_now(self._loom, task)
+        assert (found.status, found.attempt) == ("pending", 0)
+        assert not any(map(alive, pids(started)))
+
+
+@pytest.fixture
+def command(loom: Loom, tmp_path: Path) -> Command:
+    return Command(loom, tmp_path)
