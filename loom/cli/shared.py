@@ -105,6 +105,17 @@ def needed_text(text: str | None, file: str | None, name: str) -> str:
     return found
 
 
+def input_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """Inputs that came as NAME=VALUE, where VALUE may be @file."""
+    found = {}
+    for pair in pairs:
+        name, given, value = pair.partition("=")
+        if not given or not name:
+            raise click.UsageError("--input must be NAME=VALUE.")
+        found[name] = read_text(value[1:]) if value.startswith("@") else value
+    return found
+
+
 # --- asking and answering -------------------------------------------------------------------------------------------
 
 

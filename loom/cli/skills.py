@@ -18,6 +18,7 @@ from loom.cli.shared import (
     agent_option,
     answer,
     given_text,
+    input_pairs,
     json_option,
     note,
     open_project,
@@ -88,13 +89,13 @@ def run(
 ) -> None:
     """Run the skill NAME. Without a provider it prints the prompt and a run id: answer with `loom skill run RUN
     --output JSON`."""
-    from loom.skills import faces, loader
+    from loom.skills import faces, fields, loader
 
     async def work(loom: Loom) -> Reply:
         if name.startswith("run-"):
             return await faces.skill(loom, None, run_id=name, output=output)
         chosen = loader.load(loom.config).get(name)
-        values = {**(inputs or {}), **faces.given(chosen, dict(_pair(one) for one in pairs))}
+        values = {**(inputs or {}), **fields.from_texts(chosen.inputs, input_pairs(pairs), name)}
         return await faces.skill(loom, name, values, output=output)
 
     answer(work, _run_lines, agent=agent, changes=True)
@@ -186,13 +187,6 @@ def _is_stored(name: str) -> bool:
     from loom.skills import decomposer
 
     return decomposer.is_plan_id(name)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found or not name:
-        raise click.UsageError("--input must be NAME=VALUE.")
-    return name, read_text(value[1:]) if value.startswith("@") else value
 
 
 def _save(name: str, text: str) -> None:

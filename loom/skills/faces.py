@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,9 @@ from loom.exceptions import InvalidInputError, LoomError, PlanError
 from loom.graph import views
 from loom.graph.runs import SkillRun
 from loom.graph.views import Reply
-from loom.skills import decomposer, loader, providers, runner
-from loom.skills.loader import Library, Skill
+from loom.skills import decomposer, fields, loader, providers, runner
+from loom.skills.library import Library
+from loom.skills.loader import Skill
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -68,7 +68,7 @@ async def decompose(
                 return await decomposer.confirm(loom, plan_id)
             return await decomposer.shown(loom, plan_id)
         if plan is not None:
-            return await decomposer.propose(loom, plan, goal=goal)
+            return await decomposer.propose(loom, plan, goal=goal, by_agent=True)
         material = await decomposer.gather(loom, goal, spec_path=spec_path)
         provider = providers.choose(loom.config, loader.load(loom.config).get(decomposer.SKILL).provider)
         if provider is None:
@@ -84,16 +84,16 @@ async def decompose(
         }
 
 
-def listed(found: Library) -> Reply:
+def listed(found: Library[Skill]) -> Reply:
     """The skills, and what was left out."""
     rows = [
         views.full(
             name=one.name,
             description=one.description,
-            inputs={i.name: f"{i.type}{'' if i.required else ', optional'}" for i in one.inputs},
+            inputs=fields.brief(one.inputs),
             source=None if one.source == "built-in" else one.source,
         )
-        for one in found.skills.values()
+        for one in found.all.values()
     ]
     return views.full(skills=rows, count=len(rows), notes=list(found.notes))
 
@@ -147,21 +147,4 @@ def config(loom: Callable[[], Loom]) -> LoomConfig:
 
 def prompt(one: Skill, arguments: Mapping[str, Any]) -> str:
     """A skill's whole prompt for arguments that came as texts. Raises LoomError."""
-    return runner.ask(one, one.accept(given(one, arguments)))
-
-
-def given(one: Skill, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs that came as texts: as JSON where the skill wants something else than a text."""
-    kinds = {i.name: i.type for i in one.inputs}
-    values: dict[str, Any] = {}
-    for name, text in arguments.items():
-        if not isinstance(text, str) or kinds.get(name, "string") == "string":
-            values[name] = text
-        elif text.strip():
-            try:
-                values[name] = json.loads(text)
-            except (ValueError, RecursionError):
-                raise InvalidInputError(
-                    f"The input {name} of {one.name} must be JSON of type {kinds[name]}.", "Write it as JSON."
-                ) from None
-    return values
+    return runner.ask(one, one.accept(fields.from_texts(one.inputs, arguments, one.name)))

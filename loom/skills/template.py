@@ -17,14 +17,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import SandboxedEnvironment
 
-from loom.exceptions import SkillError
+from loom.exceptions import LoomError, SkillError
 from loom.graph import views
 
 TEMPLATE_BYTES = 256 * 1024
 RENDERED_CHARACTERS = 1_000_000
+EXPRESSION_CHARACTERS = 2_000
 SECONDS = 5.0
 STEPS = 100_000  # of all loops together
 _NODES = 5_000
@@ -53,7 +55,7 @@ def render(source: str, values: Mapping[str, Any], *, where: str) -> str:
         SkillError: the template is not in order, uses a value that is missing, or goes beyond a limit.
     """
     sandbox = _Sandbox(where)
-    with _telling(where):
+    with _telling(sandbox):
         template = sandbox.from_string(sandbox.checked(source))
         parts: list[str] = []
         size = 0
@@ -70,19 +72,58 @@ def names(source: str, *, where: str) -> set[str]:
     """The values that a template uses. Raises SkillError if it is not in order."""
     from jinja2.meta import find_undeclared_variables
 
-    with _telling(where):
-        return find_undeclared_variables(_Sandbox(where).checked(source))
+    sandbox = _Sandbox(where)
+    with _telling(sandbox):
+        return find_undeclared_variables(sandbox.checked(source))
+
+
+def evaluate(expression: str, values: Mapping[str, Any], *, where: str, error: type[LoomError]) -> Any:
+    """The JSON value of an expression, in the language of the templates without what only texts have.
+
+    Args:
+        where: names the expression in errors.
+        error: is raised where it is not in order, uses a value that is missing, or goes beyond a limit.
+    """
+    sandbox = _Sandbox(where, "expression", error)
+    with _telling(sandbox):
+        sandbox.parsed(expression)
+        found = sandbox.compile_expression(expression, undefined_to_none=False)(**values)
+        if isinstance(found, StrictUndefined):
+            str(found)  # says what is missing
+        sandbox.measure(found)
+        return json.loads(json.dumps(found))
+
+
+def references(expression: str, *, where: str, error: type[LoomError]) -> set[tuple[str, ...]]:
+    """The values that an expression uses, each as a name and the key of it that is asked for, if one is."""
+    sandbox = _Sandbox(where, "expression", error)
+    with _telling(sandbox):
+        tree = sandbox.parsed(expression)
+        found: set[tuple[str, ...]] = set()
+        waiting: list[nodes.Node] = [tree]
+        while waiting:
+            node = waiting.pop()
+            match node:
+                case nodes.Getattr(node=nodes.Name(name=name), attr=str(key)):
+                    found.add((name, key))
+                case nodes.Getitem(node=nodes.Name(name=name), arg=nodes.Const(value=str(key))):
+                    found.add((name, key))
+                case nodes.Name(name=name):
+                    found.add((name,))
+                case _:
+                    waiting += node.iter_child_nodes()
+        return found
 
 
 class _Sandbox(SandboxedEnvironment):
     """What one rendering may use: its word, and the steps and seconds that it has left."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, noun: str = "template", error: type[LoomError] = SkillError) -> None:
         super().__init__(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True,
                          lstrip_blocks=True, finalize=self._shown)  # fmt: skip
         self.word = secrets.token_hex(8)
         self.marked = False
-        self._where = where
+        self._where, self._noun, self._error = where, noun, error
         self._steps = STEPS
         self._until = time.monotonic() + SECONDS
         self.globals = {}
@@ -105,6 +146,23 @@ class _Sandbox(SandboxedEnvironment):
         if len(source.encode(errors="replace")) > TEMPLATE_BYTES:
             self.refuse(f"is larger than {TEMPLATE_BYTES // 1024} kB")
         tree = self.parse(source)
+        self._look_through(tree)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None, lineno=loop.lineno)
+        return tree
+
+    def parsed(self, expression: str) -> nodes.Node:
+        """An expression as a tree in which nothing is that is not allowed."""
+        if len(expression) > EXPRESSION_CHARACTERS:
+            self.refuse(f"is longer than {EXPRESSION_CHARACTERS:,} characters")
+        parser = Parser(self, expression, state="variable")
+        tree = parser.parse_expression()
+        if not parser.stream.eos:
+            self.refuse("goes on after its end")
+        self._look_through(tree)
+        return tree
+
+    def _look_through(self, tree: nodes.Node) -> None:
         waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
         count = 0
         while waiting:
@@ -114,9 +172,10 @@ class _Sandbox(SandboxedEnvironment):
             if count > _NODES:
                 self.refuse(f"has more than {_NODES:,} parts")
             if type(node) not in _ALLOWED:
-                self.refuse(f"uses {type(node).__name__} in {line}, which skills do not have")
-            if isinstance(node, nodes.Name) and node.name.startswith("_"):
-                self.refuse(f"uses the name {node.name} in {line}; names do not begin with _")
+                self.refuse(f"uses {type(node).__name__} in {line}, which Loom does not have here")
+            name = node.name if isinstance(node, nodes.Name) else node.attr if isinstance(node, nodes.Getattr) else ""
+            if name.startswith("_"):
+                self.refuse(f"uses the name {name[:60]} in {line}; names do not begin with _")
             if isinstance(node, nodes.Filter) and (node.name not in self.filters or node.name.startswith("_")):
                 self.refuse(f"uses the filter {node.name} in {line}; there are {', '.join(list(self.filters)[:-1])}")
             if isinstance(node, nodes.Test) and node.name not in self.tests:
@@ -126,9 +185,6 @@ class _Sandbox(SandboxedEnvironment):
                 if node.recursive or depth > _LOOP_DEPTH:
                     self.refuse(f"has loops in loops more than {_LOOP_DEPTH} deep in {line}")
             waiting += ((child, depth) for child in node.iter_child_nodes())
-        for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None, lineno=loop.lineno)
-        return tree
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A key of an object; nothing of Python's."""
@@ -137,7 +193,9 @@ class _Sandbox(SandboxedEnvironment):
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """A key of an object or a place in a list."""
+        """A key of an object or a place in a list; nothing has nothing below it."""
+        if isinstance(obj, StrictUndefined):
+            return obj
         if isinstance(obj, Mapping) and isinstance(argument, str) and argument in obj:
             return obj[argument]
         if isinstance(obj, list) and isinstance(argument, int) and -len(obj) <= argument < len(obj):
@@ -146,7 +204,7 @@ class _Sandbox(SandboxedEnvironment):
 
     def refuse(self, what: str) -> NoReturn:
         """Raises the error that names this template."""
-        raise SkillError(f"{self._where}: the template {what}.", "Correct the skill's text.")
+        raise self._error(f"{self._where}: the {self._noun} {what}.", f"Correct the {self._noun}.") from None
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -168,12 +226,12 @@ class _Sandbox(SandboxedEnvironment):
     def _json(self, value: Any) -> str:
         if isinstance(value, StrictUndefined):
             str(value)  # says what is missing
-        self._measure(value)
+        self.measure(value)
         return views.clean(json.dumps(value, ensure_ascii=False, indent=1))
 
     def _join(self, value: Iterable[Any], between: str = ", ") -> str:
         rows = list(self._counted(value))
-        self._measure([*rows, *[between] * len(rows)])
+        self.measure([*rows, *[between] * len(rows)])
         return between.join(one if isinstance(one, str) else self._json(one) for one in rows)
 
     def _items(self, value: Any) -> list[list[Any]]:
@@ -190,7 +248,7 @@ class _Sandbox(SandboxedEnvironment):
                 self.refuse(f"takes more than {STEPS:,} steps or {SECONDS:g} seconds")
             yield one
 
-    def _measure(self, value: Any) -> None:
+    def measure(self, value: Any) -> None:
         """Refuses a value whose text would be too long, before the text is made."""
         room, waiting = RENDERED_CHARACTERS, [value]
         while waiting:
@@ -213,10 +271,10 @@ class _Ready(str):
 
 
 class _telling:  # noqa: N801 - read as a statement: `with _telling(...):`
-    """Turns what Jinja2 and Python raise over a template into a SkillError that names it."""
+    """Turns what Jinja2 and Python raise over a template into the error of its sandbox."""
 
-    def __init__(self, where: str) -> None:
-        self._where = where
+    def __init__(self, sandbox: _Sandbox) -> None:
+        self._sandbox = sandbox
 
     def __enter__(self) -> None:
         return None
@@ -226,11 +284,6 @@ class _telling:  # noqa: N801 - read as a statement: `with _telling(...):`
             line = getattr(error, "lineno", None)
             place = f" in line {line}" if line else ""
             what = views.clean(error.message or type(error).__name__)[:200].rstrip(".")
-            raise SkillError(
-                f"{self._where}: the template fails{place}: {what}.", "Correct the skill's text."
-            ) from None
+            self._sandbox.refuse(f"fails{place}: {what}")
         if isinstance(error, SyntaxError | RecursionError | MemoryError | TypeError | ValueError | AttributeError):
-            raise SkillError(
-                f"{self._where}: the template cannot be filled in ({type(error).__name__}).",
-                "Correct the skill's text.",
-            ) from None
+            self._sandbox.refuse(f"cannot be filled in ({type(error).__name__})")

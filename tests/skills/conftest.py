@@ -26,6 +26,8 @@ place = Path(sys.argv[1])
 prompt = sys.stdin.read()
 turn = len(list(place.glob("prompt-*.txt")))
 (place / f"prompt-{turn}.txt").write_text(prompt)
+while (place / "hold").exists():
+    time.sleep(0.02)
 answers = json.loads((place / "answers.json").read_text())
 sys.stdout.write(answers[min(turn, len(answers) - 1)])
 """
@@ -45,6 +47,13 @@ class Model:
         said = [text if isinstance(text, str) else json.dumps(text) for text in texts]
         (self.place / "answers.json").write_text(json.dumps(said))
         return self
+
+    def hold(self) -> None:
+        """Has it think, once it has been asked, until it is told to `go_on`."""
+        (self.place / "hold").touch()
+
+    def go_on(self) -> None:
+        (self.place / "hold").unlink(missing_ok=True)
 
     @property
     def prompts(self) -> list[str]:

@@ -63,7 +63,7 @@ def test_each_built_in_is_in_order(name: str) -> None:
 
 
 def test_all_of_them_are_there(home: Path) -> None:
-    assert tuple(loader.load(LoomConfig()).skills) == BUILT_IN
+    assert tuple(loader.load(LoomConfig()).all) == BUILT_IN
 
 
 # --- places and trust -----------------------------------------------------------------------------------------------
@@ -88,6 +88,17 @@ def test_later_places_win_and_a_project_must_be_trusted_to_replace(
     assert loader.load(config).get("define_done").source == "user", "a change asks again"
 
 
+def test_a_skill_may_stand_in_a_directory_of_its_own(config: LoomConfig, directory: Path) -> None:
+    put(directory / ".loom" / "skills" / "greet", "SKILL.md", text())
+    put(directory / ".loom" / "skills" / "mine", "SKILL.md", text("define_done", "The project's {{ who }}"))
+    found = loader.load(config)
+    assert found.get("greet").source == "project"
+    assert found.get("define_done").source == "built-in"
+    assert "mine/SKILL.md: it replaces" in found.notes[0]
+    trust(directory)
+    assert loader.load(config).get("define_done").source == "project"
+
+
 def test_a_project_names_a_provider_only_when_trusted(config: LoomConfig, directory: Path) -> None:
     put(directory / ".loom" / "skills", "send.md", text("send", extra="provider: openai\n"))
     assert "names a provider" in loader.load(config).notes[0]
@@ -101,8 +112,8 @@ def test_a_file_in_disorder_takes_nothing_with_it(config: LoomConfig, directory:
     (directory / ".loom" / "skills" / "b.md").symlink_to(tmp_path / "secret.md")
     put(directory / ".loom" / "skills", "c.md", text("c"))
     found = loader.load(config)
-    assert "c" in found.skills
-    assert "secret" not in found.skills
+    assert "c" in found.all
+    assert "secret" not in found.all
     assert [Path(note.split(": ")[0]).name for note in found.notes] == ["a.md", "b.md"]
 
 
@@ -133,7 +144,7 @@ def test_an_unknown_skill_has_a_neighbour(home: Path) -> None:
         (text(body="{% if %}"), "the template fails in line 1"),
         (text(body=" "), "has no text"),
         (text(extra="a: &x [1]\nb: *x\n"), "YAML alias"),
-        (text(extra="model: !!python/object/apply:os.system [id]\n"), "not valid YAML"),
+        (text(extra="model: !!python/object/apply:os.system [id]\n"), "YAML alias or tag"),
         (text(extra="model: [\n"), "not valid YAML in line"),
         (text(body="x" * 300_000), "larger than 256 kB"),
         ("---\n- a\n---\nx", "not a mapping"),
@@ -166,7 +177,7 @@ def test_inputs_are_checked_by_name(greet: Skill) -> None:
         greet.accept({})
     with pytest.raises(InvalidInputError, match=r"no input “hwo”.*Did you mean who"):
         greet.accept({"hwo": "x"})
-    with pytest.raises(InvalidInputError, match="times of greet must be of type array, not text"):
+    with pytest.raises(InvalidInputError, match="times of the skill greet must be of type array, not text"):
         greet.accept({"who": "x", "times": "3"})
     with pytest.raises(InvalidInputError, match="the limit is 900,000"):
         greet.accept({"who": "x" * 900_001})
@@ -236,4 +247,4 @@ def test_values_are_data_unless_the_template_says_otherwise() -> None:
 
 async def test_a_configuration_without_a_project_has_loom_and_the_user(home: Path) -> None:
     put(home / ".loom" / "skills", "greet.md", text())
-    assert "greet" in loader.load(replace(LoomConfig())).skills
+    assert "greet" in loader.load(replace(LoomConfig())).all

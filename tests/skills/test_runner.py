@@ -112,7 +112,7 @@ async def test_the_calling_agent_answers_over_mcp(bare_shop: Loom, pool: Pool) -
 
 async def test_an_agent_gets_the_whole_prompt(bare_shop: Loom) -> None:
     """What the agent has passed itself is shortened, so that nothing of what it must do is."""
-    for name in loader.load(bare_shop.config).skills:
+    for name in loader.load(bare_shop.config).all:
         skill = loader.load(bare_shop.config).get(name)
         long = {"string": "word " * 20_000, "object": {"title": "T"}, "array": [], "integer": 1}
         opened = await runner.start(bare_shop, skill, {one.name: long[one.type] for one in skill.inputs})
