@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.bus import channels
 from loom.bus.events import EventType
@@ -42,6 +42,9 @@ class Escalation:
     resolved_at: datetime | None = None
     handler: str | None = None
     handling_until: datetime | None = None
+    diagnosed_at: datetime | None = None
+    diagnosis: dict[str, Any] | None = None
+    """What was found out about it; see `diagnoses`."""
     held_up: int = 0
     """How many unfinished tasks wait for the task; counted for open escalations only."""
 
@@ -49,14 +52,16 @@ class Escalation:
     def from_record(cls, record: Row) -> Escalation:
         """Builds an escalation from a row."""
         values = {field: record[field] for field in cls.__slots__}
-        return cls(**values | {"kind": EscalationKind(record["kind"])})
+        found = None if record["diagnosis"] is None else json.loads(record["diagnosis"])
+        return cls(**values | {"kind": EscalationKind(record["kind"]), "diagnosis": found})
 
 
 _FIELDS = (
     "id, task_id, kind, message, raised_by, raised_at, attempt, resolution, note, resolved_by, resolved_at, handler,"
-    " handling_until"
+    " handling_until, diagnosed_at, diagnosis"
 )
-_COLUMNS = f"{_FIELDS}, 0 as held_up"
+COLUMNS = f"{_FIELDS}, 0 as held_up"
+"""An escalation's row as `Escalation.from_record` wants it."""
 _OPEN = f"""{_FIELDS}, (
     select count(*) from task_deps e join tasks t on t.project_id = e.project_id and t.id = e.task_id
      where e.project_id = q.project_id and e.depends_on = q.task_id and e.waived_at is null and t.done_at is null
@@ -78,7 +83,7 @@ async def create_escalation(
         f"""
         insert into escalations (project_id, id, task_id, kind, message, raised_by, attempt, resolution, resolved_at)
         values ($1, $2, $3, $4, $5, $6, $7, $8, case when $8::text is not null then loom_now() end)
-        returning {_COLUMNS}
+        returning {COLUMNS}
         """,
         tx.project_id,
         f"esc-{secrets.token_hex(4)}",
@@ -107,7 +112,7 @@ async def close(
         f"""
         update escalations set resolution = $3, note = $4, resolved_by = $5, resolved_at = loom_now()
          where project_id = $1 and task_id = any($2::text[]) and resolved_at is null
-        returning {_COLUMNS}
+        returning {COLUMNS}
         """,
         tx.project_id,
         list(task_ids),
@@ -134,7 +139,7 @@ async def take(tx: Transaction, handler: str, seconds: float) -> Escalation | No
                 where project_id = $1 and resolved_at is null
                   and (handling_until is null or handling_until <= loom_now())
                 order by raised_at, id limit 1 for update skip locked)
-        returning {_COLUMNS}
+        returning {COLUMNS}
         """,
         tx.project_id,
         handler,
@@ -169,7 +174,7 @@ async def has_question(tx: Transaction, task_id: str) -> bool:
 async def get(connection: Connection, project_id: str, escalation_id: str) -> Escalation | None:
     """One escalation by its id."""
     record = await connection.fetchrow(
-        f"select {_COLUMNS} from escalations where project_id = $1 and id = $2", project_id, escalation_id
+        f"select {COLUMNS} from escalations where project_id = $1 and id = $2", project_id, escalation_id
     )
     return None if record is None else Escalation.from_record(record)
 
@@ -188,7 +193,7 @@ async def open_escalations(connection: Connection, project_id: str, *, limit: in
 async def of_tasks(connection: Connection, project_id: str, task_ids: Sequence[str]) -> list[Escalation]:
     """Every escalation of these tasks, newest first."""
     records = await connection.fetch(
-        f"select {_COLUMNS} from escalations where project_id = $1 and task_id = any($2::text[])"
+        f"select {COLUMNS} from escalations where project_id = $1 and task_id = any($2::text[])"
         " order by raised_at desc, id",
         project_id,
         list(task_ids),

@@ -159,7 +159,7 @@ def page(found: Page) -> Reply:
 
 def row(one: Task | Listed) -> Reply:
     """A task in a list."""
-    return {"id": one.id, "title": one.title, "priority": one.priority, "age": _age(one.created_at)}
+    return {"id": one.id, "title": one.title, "priority": one.priority, "age": age(one.created_at)}
 
 
 def detail(found: Detail) -> Reply:
@@ -184,6 +184,7 @@ def overview(status: ProjectStatus) -> Reply:
         open_escalations=status.open_escalations,
         dead_letters=status.dead_letters,
         retries_due=status.retries_due,
+        open_workflows=status.open_workflows or None,
         blocked=[row(one) for one in status.blocked_tasks],
     )
 
@@ -235,7 +236,7 @@ def message(sent: Message) -> Reply:
         "to": sent.recipient,
         "thread_id": sent.thread_id,
         "text": sent.body,
-        "age": _age(sent.created_at),
+        "age": age(sent.created_at),
     }
 
 
@@ -289,7 +290,9 @@ def clean(text: str) -> str:
 def fit(reply: Reply) -> Reply:
     """A reply within an agent's means: texts cleaned, long fields shortened, long lists cut, each saying so."""
     task_id = reply.get("id")
+    run_id = str(reply.get("run_id", ""))
     rest = f"loom status {task_id} --json" if isinstance(task_id, str) else "the loom command with --json"
+    rest = f"loom workflow status {run_id} --json" if run_id.startswith("wf-") else rest
     fitted: Reply = {key: _shorten(value, rest) for key, value in reply.items()}
     size = len(json.dumps(fitted, ensure_ascii=False))
     while size > REPLY_CHARACTERS:
@@ -347,12 +350,19 @@ def _escalation(one: Escalation) -> Reply:
         **{"from": one.raised_by},
         message=one.message,
         held_up=one.held_up or None,
-        age=_age(one.raised_at),
+        age=age(one.raised_at),
         attempt=one.attempt or None,
         resolution=one.resolution,
         resolved_by=one.resolved_by,
         note=one.note,
+        diagnosis=None if one.diagnosis is None else diagnosis(one.diagnosis),
     )
+
+
+def diagnosis(found: Mapping[str, Any]) -> Reply:
+    """What somebody who decides needs of a diagnosis: not the evidence, nor what only the next worker must know."""
+    names = ("cause", "confidence", "action", "question", "left", "proposed", "fixes", "run_id")
+    return full(**{name: found.get(name) for name in names})
 
 
 def _parsed(output: str | None) -> Any:
@@ -369,7 +379,7 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _age(since: datetime) -> str:
+def age(since: datetime) -> str:
     """How long ago, in the largest unit that fits."""
     seconds = max(int((datetime.now(UTC) - since).total_seconds()), 0)
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):

@@ -140,6 +140,12 @@ def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
     return [views.clean(one) for one in found]
 
 
+def few(drafts: Sequence[Draft]) -> list[str]:
+    """As `problems`, for a handful of tasks that go together: nothing is asked of the order among them, and the files
+    that they name need not be there yet."""
+    return [views.clean(one) for one in (*_cycle(drafts), *_ends(drafts), *_files(drafts, Known()))]
+
+
 def same(title: str) -> str:
     """A title as it is compared with others: in lower case, with single spaces."""
     return _SPACE.sub(" ", title).strip().lower()
