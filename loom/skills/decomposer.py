@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,12 +33,14 @@ from loom.graph.transaction import Transaction
 from loom.skills import checks, loader, runner
 from loom.skills.checks import Known
 from loom.skills.providers import Provider
+from loom.skills.runner import Noted
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
     from loom.graph.front import Loom
 
 SKILL = "decompose_project"
+IDS = "ids"  # in a stored answer; too many to be shown
 SPEC_BYTES = 256 * 1024
 _GOAL_BYTES = 32 * 1024
 _FILES_KNOWN = 200_000
@@ -113,9 +115,16 @@ async def gather(loom: Loom, goal: str = "", *, spec_path: str | None = None, sp
 
 
 async def ask(
-    loom: Loom, material: Material, provider: Provider, *, agent_id: str | None = None
+    loom: Loom,
+    material: Material,
+    provider: Provider,
+    *,
+    agent_id: str | None = None,
+    timeout: float = runner.TIMEOUT,
+    noted: Noted | None = None,
 ) -> tuple[dict[str, Any], SkillRun]:
-    """Has a provider make a plan; one that is wrong is sent back once, with everything that is wrong with it."""
+    """Has a provider make a plan; one that is wrong is sent back once, with everything that is wrong with it. `timeout`
+    and `noted` are the runner's."""
     known = Known(loom.config.project_dir, frozenset(material.files), {checks.same(t): i for i, _, t in material.tasks})
 
     def check(answer: dict[str, Any]) -> list[str]:
@@ -129,6 +138,8 @@ async def ask(
         provider,
         check=check,
         agent_id=agent_id,
+        timeout=timeout,
+        noted=noted,
     )
     assert made.output is not None
     return made.output, made
@@ -146,9 +157,19 @@ def prompt(loom: Loom, material: Material) -> dict[str, Any]:
 
 
 async def propose(
-    loom: Loom, given: object, *, goal: str = "", run_id: str | None = None, agent_id: str | None = None
+    loom: Loom,
+    given: object,
+    *,
+    goal: str = "",
+    run_id: str | None = None,
+    by_agent: bool = False,
+    agent_id: str | None = None,
 ) -> dict[str, Any]:
     """Checks a plan, stores it and returns its preview, with the `plan_id` for `confirm`.
+
+    Args:
+        run_id: the run of the skill that made it.
+        by_agent: the calling agent made it, as `prompt` asked for, which is recorded as a run too.
 
     Raises:
         PlanError: something is wrong with it; its `problems` say all.
@@ -164,7 +185,15 @@ async def propose(
     text = checks.text(given)
     said = limits.message(goal, "goal") if goal.strip() else ""
     agent = loom.caller(agent_id)
-    plan_id = await loom.transact(lambda tx: previews.store(tx, text, goal=said, agent=agent, run_id=run_id))
+    skill = loader.load(loom.config).get(SKILL) if by_agent else None
+
+    async def write(tx: Transaction) -> str:
+        made_by = run_id
+        if skill is not None:
+            made_by = await runner.record(tx, skill, {"goal": said}, text, agent=agent)
+        return await previews.store(tx, text, goal=said, agent=agent, run_id=made_by)
+
+    plan_id = await loom.transact(write)
     return {"plan_id": plan_id, "status": "preview", **preview(drafts)}
 
 
@@ -173,7 +202,9 @@ async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
     stored = await loom.look(lambda connection: previews.get(connection, loom.project_id, _known(plan_id)))
     if stored is None:
         raise _missing(plan_id)
-    return stored.answer or {"plan_id": plan_id, "status": "preview", **preview(plan.read(stored.plan))}
+    if stored.answer is not None:
+        return _without_ids(stored.answer)
+    return {"plan_id": plan_id, "status": "preview", **preview(plan.read(stored.plan))}
 
 
 async def confirm(loom: Loom, plan_id: str, *, agent_id: str | None = None) -> dict[str, Any]:
@@ -182,8 +213,14 @@ async def confirm(loom: Loom, plan_id: str, *, agent_id: str | None = None) -> d
     Raises:
         PlanNotFoundError, PlanError: the project has changed so that the plan does not fit any more.
     """
+    answer = await loom.transact(await writing(loom, plan_id, loom.caller(agent_id)))
+    return _without_ids(answer)
+
+
+async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction], Awaitable[dict[str, Any]]]:
+    """What `confirm` does, to be done in somebody's transaction; the answer also has the `ids` of all tasks."""
     plan_id = _known(plan_id)
-    agent, directory = loom.caller(agent_id), loom.config.project_dir
+    directory = loom.config.project_dir
     files = frozenset(await asyncio.to_thread(tracked_files, directory))
 
     async def write(tx: Transaction) -> dict[str, Any]:
@@ -207,7 +244,7 @@ async def confirm(loom: Loom, plan_id: str, *, agent_id: str | None = None) -> d
         await previews.applied(tx, plan_id, answer)
         return answer
 
-    return await loom.transact(write)
+    return write
 
 
 def preview(drafts: Sequence[Draft]) -> dict[str, Any]:
@@ -323,7 +360,12 @@ def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, in
         tasks=rows,
         more=max(len(tasks) - _ROWS, 0) or None,
         next="Work can begin: loom_claim.",
+        **{IDS: [one.id for one in tasks]},
     )
+
+
+def _without_ids(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name != IDS}
 
 
 def _view(drafts: Sequence[Draft], short: Mapping[str, str]) -> GraphView:

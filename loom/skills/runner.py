@@ -13,13 +13,14 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from loom.exceptions import AnswerError, InvalidInputError, LoomError, RunNotFoundError
+from loom.exceptions import AnswerError, InvalidInputError, LoomError, RunLostError, RunNotFoundError
 from loom.graph import limits, runs, views
 from loom.graph.runs import SkillRun
+from loom.graph.transaction import Transaction
 from loom.skills import answers
 from loom.skills.loader import Skill
 from loom.skills.providers import Completion, Provider
@@ -36,6 +37,9 @@ _RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 
 Check = Callable[[dict[str, Any]], list[str]]
 """Says what is wrong with an answer, a sentence each."""
+
+Noted = Callable[[Transaction, SkillRun], Awaitable[None]]
+"""Is told of a run in the transaction in which it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,14 @@ async def run(
     check: Check | None = None,
     agent_id: str | None = None,
     timeout: float = TIMEOUT,
+    noted: Noted | None = None,
 ) -> SkillRun:
     """Has a provider answer. A wrong answer is sent back once with what was wrong.
 
     Args:
         check: in place of the skill's schema, where somebody knows better.
         timeout: seconds for each time that the provider is asked.
+        noted: is told of the run when it begins.
 
     Raises:
         AnswerError: the second answer was wrong too; ProviderError, SkillError, InvalidInputError, ConfigError. The run
@@ -69,7 +75,8 @@ async def run(
     values = skill.accept(inputs)
     prompt = ask(skill, values)
     agent = loom.caller(agent_id)
-    opened = await _begin(loom, skill, values, provider.name, skill.model or loom.config.skills.model, agent, "running")
+    model = skill.model or loom.config.skills.model
+    opened = await _begin(loom, skill, values, provider.name, model, agent, "running", noted)
     tally = _Tally()
     try:
         output = await _answered(skill, prompt, provider, check, tally, timeout)
@@ -77,15 +84,25 @@ async def run(
         why = str(error) if isinstance(error, LoomError) else f"It was interrupted ({type(error).__name__})."
         await asyncio.shield(_finish(loom, opened.id, tally, error=views.clean(why)[:8000]))
         raise
-    return await _finish(loom, opened.id, tally, output=output)
+    finished = await _finish(loom, opened.id, tally, output=output)
+    if finished is None:
+        raise RunLostError(f"{opened.id} was taken for interrupted, and ended by somebody else.")
+    return finished
 
 
-async def start(loom: Loom, skill: Skill, inputs: Mapping[str, Any], *, agent_id: str | None = None) -> Opened:
+async def start(
+    loom: Loom,
+    skill: Skill,
+    inputs: Mapping[str, Any],
+    *,
+    agent_id: str | None = None,
+    noted: Noted | None = None,
+) -> Opened:
     """Opens a run for the calling agent to answer, with an object that fits `run.expects`. Texts that it has passed
     itself are shortened in its prompt."""
     values = skill.accept(inputs)
     prompt = skill.render({name: _reminder(name, value) for name, value in values.items()})
-    opened = await _begin(loom, skill, values, "agent", None, loom.caller(agent_id), "open")
+    opened = await _begin(loom, skill, values, "agent", None, loom.caller(agent_id), "open", noted)
     return Opened(opened, prompt)
 
 
@@ -105,6 +122,24 @@ async def answer(loom: Loom, run_id: str, output: object) -> SkillRun:
     text = json.dumps(output, ensure_ascii=False)
     finished = await loom.transact(lambda tx: runs.finish(tx, run_id, output=text, asked=1))
     return finished or await get(loom, run_id)
+
+
+async def record(tx: Transaction, skill: Skill, inputs: Mapping[str, Any], output: str, *, agent: str) -> str:
+    """Writes a run that the calling agent has answered without opening it first; returns its id. `output` is JSON
+    text."""
+    begun = await runs.begin(
+        tx,
+        skill=skill.name,
+        version=skill.version,
+        provider="agent",
+        model=None,
+        agent=agent,
+        status="open",
+        inputs=json.dumps(dict(inputs), ensure_ascii=False),
+        expects=skill.outputs,
+    )
+    await runs.finish(tx, begun.id, output=output, asked=1)
+    return begun.id
 
 
 async def get(loom: Loom, run_id: str) -> SkillRun:
@@ -198,11 +233,19 @@ def _sent_back(text: str, problems: list[str]) -> str:
 
 
 async def _begin(
-    loom: Loom, skill: Skill, values: Mapping[str, Any], provider: str, model: str | None, agent: str, status: str
+    loom: Loom,
+    skill: Skill,
+    values: Mapping[str, Any],
+    provider: str,
+    model: str | None,
+    agent: str,
+    status: str,
+    noted: Noted | None,
 ) -> SkillRun:
     text = limits.json_object(dict(values), "inputs", 1_000_000)
-    return await loom.transact(
-        lambda tx: runs.begin(
+
+    async def write(tx: Transaction) -> SkillRun:
+        opened = await runs.begin(
             tx,
             skill=skill.name,
             version=skill.version,
@@ -213,13 +256,18 @@ async def _begin(
             inputs=text,
             expects=skill.outputs,
         )
-    )
+        if noted is not None:
+            await noted(tx, opened)
+        return opened
+
+    return await loom.transact(write)
 
 
 async def _finish(
     loom: Loom, run_id: str, tally: _Tally, *, output: str | None = None, error: str | None = None
-) -> SkillRun:
-    finished = await loom.transact(
+) -> SkillRun | None:
+    """Writes how a run ended; None if it had ended before."""
+    return await loom.transact(
         lambda tx: runs.finish(
             tx,
             run_id,
@@ -232,8 +280,6 @@ async def _finish(
             seconds=time.monotonic() - tally.began,
         )
     )
-    assert finished is not None, "only this process ends the run"
-    return finished
 
 
 def _reminder(name: str, value: Any) -> Any:
