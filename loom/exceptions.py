@@ -78,6 +78,10 @@ class ClaimConflictError(LoomError):
     exit_code = 3
 
 
+class RunLostError(ClaimConflictError):
+    """Somebody else goes on with this run of a workflow or a skill now."""
+
+
 class DependencyCycleError(LoomError):
     """The change would make a task wait for itself."""
 
@@ -118,8 +122,26 @@ class SkillNotFoundError(LoomError):
     code = "skill_not_found"
 
 
+class WorkflowError(LoomError):
+    """A workflow's file is not in order, or one of its steps has a value that cannot be used."""
+
+    code = "invalid_workflow"
+
+
+class WorkflowNotFoundError(LoomError):
+    """There is no workflow with that name."""
+
+    code = "workflow_not_found"
+
+
+class WorkflowStateError(LoomError):
+    """The run of a workflow is not where this could be done with it."""
+
+    code = "workflow_state"
+
+
 class RunNotFoundError(LoomError):
-    """The project has no run of a skill with that id."""
+    """The project has no run of a skill or of a workflow with that id."""
 
     code = "run_not_found"
 

@@ -41,6 +41,7 @@ class ProjectStatus:
     dead_letters: int
     retries_due: int
     agents: int
+    open_workflows: int
 
 
 # Restored elsewhere, or to an earlier time, or from a dump into another database: transaction numbers start again.

@@ -111,7 +111,9 @@ async def overview(connection: Connection, project_id: str, known_counts: dict[s
                (select count(*) from tasks where project_id = $1 and status = 'failed' and retry_at is null) as dead,
                (select count(*) from tasks
                  where project_id = $1 and status = 'failed' and retry_at is not null) as retries,
-               (select count(distinct assignee) from tasks where project_id = $1 and status = 'claimed') as agents
+               (select count(distinct assignee) from tasks where project_id = $1 and status = 'claimed') as agents,
+               (select count(*) from workflow_runs
+                 where project_id = $1 and status in ('running', 'waiting')) as workflows
         """,
         project_id,
     )
@@ -132,6 +134,7 @@ async def overview(connection: Connection, project_id: str, known_counts: dict[s
         dead_letters=record["dead"],
         retries_due=record["retries"],
         agents=record["agents"],
+        open_workflows=record["workflows"],
     )
 
 
