@@ -56,6 +56,7 @@ _SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Plan": {
         "decompose": _Entry("skills:decompose", "Turn a goal into tasks: plan, check, show, write."),
         "skill": _Entry("skills:skill", "List, show and run skills: prompts with checked answers."),
+        "workflow": _Entry("workflows:workflow", "Steps that lead from a goal to its end, and survive a crash."),
     },
     "Talk": {
         "message": _Entry("talk:message", "Send a message to an agent or to all."),

@@ -10,6 +10,7 @@ import click
 from loom.cli.output import (
     block,
     clean,
+    diagnosed,
     dim,
     for_people,
     heading,
@@ -139,6 +140,8 @@ def _overview_lines(reply: Reply) -> Iterator[str]:
         dead, due = reply["dead_letters"], reply["retries_due"]
         parts = [f"{plural(dead, 'dead letter')} (`loom dead-letter list`)"] if dead else []
         yield "  " + ", ".join(parts + ([f"{due:,} to be tried again"] if due else []))
+    if "open_workflows" in reply:
+        yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
     if "holders" in reply:
         yield heading("in work")
         yield from _holder_rows(reply["holders"])
@@ -158,7 +161,7 @@ def _overview_lines(reply: Reply) -> Iterator[str]:
             yield f"  {one['id']}  {one_line(one['title'])}  {dim(one_line(one['reason'])[:80] + held)}"
     if "escalations" in reply:
         yield heading("open escalations") + dim("  answer with `loom resolve ID answer --note TEXT`")
-        yield from table([_escalation_row(one) for one in reply["escalations"]], "  ")
+        yield from _escalation_table(reply["escalations"], "  ")
     if not sum(counts.values()):
         yield "No tasks yet: `loom create TITLE`, `loom import FILE`, or ask your agent to plan with Loom."
 
@@ -198,7 +201,19 @@ def _escalation_row(one: Mapping[str, Any]) -> Sequence[str]:
 def _escalation_lines(reply: Reply) -> Iterator[str]:
     if not reply["escalations"]:
         yield reply["note"]
-    yield from table(_escalation_row(one) for one in reply["escalations"])
+    yield from _escalation_table(reply["escalations"])
+
+
+def _escalation_table(found: Sequence[Mapping[str, Any]], indent: str = "") -> Iterator[str]:
+    """A row for each, and below it what a diagnosis says."""
+    for one, line in zip(found, table([_escalation_row(one) for one in found], indent), strict=True):
+        yield line
+        yield from _diagnosis_line(one, indent)
+
+
+def _diagnosis_line(one: Mapping[str, Any], indent: str) -> Iterator[str]:
+    if "diagnosis" in one:
+        yield f"{indent}  {dim('diagnosed: ' + diagnosed(one['diagnosis']))}"
 
 
 def _detail_lines(reply: Reply) -> Iterator[str]:
@@ -224,13 +239,13 @@ def _detail_lines(reply: Reply) -> Iterator[str]:
             yield from table([_neighbour(one) for one in reply[key]], "    ")
     if "escalations" in reply:
         yield f"  {heading('escalations')}"
-        yield from table(
-            [
-                [one["id"], one["kind"], one["age"], one.get("resolution", "open"), one_line(one["message"])]
-                for one in reply["escalations"]
-            ],
-            "    ",
-        )
+        rows = [
+            [one["id"], one["kind"], one["age"], one.get("resolution", "open"), one_line(one["message"])]
+            for one in reply["escalations"]
+        ]
+        for one, line in zip(reply["escalations"], table(rows, "    "), strict=True):
+            yield line
+            yield from _diagnosis_line(one, "    ")
     if "history" in reply:
         yield f"  {heading('history')}"
         yield from table([[when(one["at"]), one["type"], one.get("agent", "")] for one in reply["history"]], "    ")

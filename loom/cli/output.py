@@ -26,15 +26,19 @@ _COLOURS = {
     "claimed": "cyan",
     "pending": "yellow",
     "failed": "red",
+    "running": "cyan",
+    "waiting": "yellow",
     "blocked": "bright_black",
     "cancelled": "bright_black",
     "epic": "magenta",
 }
+_SAYS = ("next", "note")  # what a reply says to its reader, who calls commands here
 _TOOL = re.compile(r"\bloom_([a-z]+)\b(?: without (task_id)| with (\w+)=(\w+)|, action (\w+))?")
 
 
 def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
     """One JSON object on standard output, with the version of its shape; on a line of its own unless `whole`."""
+    value = {key: for_people(said) if key in _SAYS and isinstance(said, str) else said for key, said in value.items()}
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     indent = 2 if whole and sys.stdout.isatty() else None
     text = json.dumps({"schema": SCHEMA, **value}, ensure_ascii=plain, indent=indent)
@@ -110,6 +114,31 @@ def pretty(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
 
 
+def diagnosed(found: Mapping[str, Any]) -> str:
+    """What a diagnosis says to who decides, on one line; long texts are cut."""
+    sure = f" ({found['confidence']} confidence)" if "confidence" in found else ""
+    parts = [f"{_beginning(found['cause'])}{sure}"] if "cause" in found else []
+    if found.get("fixes"):
+        parts.append(f"waits for {', '.join(found['fixes'])}")
+    elif "left" not in found:
+        parts.append("requeued")
+    else:
+        if found.get("proposed"):
+            parts.append(f"to repair first: {', '.join(map(_beginning, found['proposed']))}")
+        parts += [_beginning(found[name]) for name in ("left", "question") if name in found]
+    return " | ".join(parts)
+
+
+def readable(value: Any) -> str:
+    """A JSON value for somebody who is to decide about it."""
+    if isinstance(value, str):
+        return value
+    import yaml
+
+    text: str = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=110)
+    return text
+
+
 def when(moment: str) -> str:
     """A time as it is here, with its date unless that is today."""
     local = datetime.fromisoformat(moment).astimezone()
@@ -120,6 +149,11 @@ def when(moment: str) -> str:
 def plural(count: int, noun: str) -> str:
     """A number and what is counted."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _beginning(text: str, most: int = 300) -> str:
+    line = one_line(text)
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _width(text: str) -> int:

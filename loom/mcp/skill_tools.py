@@ -1,4 +1,4 @@
-"""The tools and prompts that lead from a goal to tasks: skills, and decomposition.
+"""The tools and prompts that lead from a goal to tasks: skills, decomposition, and workflows.
 
 As in `tools.py` the docstrings are what agents read. The prompts are listed when a client asks for them, since which
 ones there are depends on the project.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastmcp import Context
 from fastmcp.prompts import Prompt, PromptArgument
@@ -70,6 +70,25 @@ class SkillTools:
         async with reporting(ctx, _LONGEST):
             return await faces.skill(self._loom(), name, inputs, run_id, output)
 
+    @tool("Run a workflow")
+    async def loom_workflow(
+        self,
+        ctx: Context,
+        action: Literal["list", "start", "resume", "status"],
+        name: str | None = None,
+        run_id: str | None = None,
+        inputs: Object | None = None,
+    ) -> Reply:
+        """Run a workflow, steps that lead from a goal to its end: ship_feature (specify, plan, agree, write, wait,
+        review), debug_and_fix (diagnose a failed task, agree, repair) and the project's own. start takes name and
+        inputs; the reply says how far it came and, in next, what it waits for: an answer, a yes of your user, tasks.
+        resume goes on with run_id, with inputs as the answer if one is wanted, also after a crash or a failed step.
+        status shows a run or, without run_id, all."""
+        from loom.workflows import faces
+
+        async with reporting(ctx, _LONGEST):
+            return await faces.workflow(self._loom(), action, name, run_id, inputs)
+
 
 class SkillPrompts(Provider):
     """The skills as prompts of the server."""
@@ -88,7 +107,7 @@ class SkillPrompts(Provider):
         from loom.skills import faces, loader
 
         found = await asyncio.to_thread(loader.load, faces.config(self._loom))
-        return [_SkillPrompt.of(skill) for skill in found.skills.values()]
+        return [_SkillPrompt.of(skill) for skill in found.all.values()]
 
 
 class _SkillPrompt(Prompt):

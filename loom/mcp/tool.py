@@ -75,7 +75,7 @@ class LoomTool(FunctionTool):
         try:
             return await super().run(arguments)
         except LoomError as error:
-            text = f"{error.code}: {error}"
+            text = views.clean(f"{error.code}: {error}")
         except ValidationError as error:
             text = f"invalid_input: {self._wanted(error)}"
         except Exception as error:

@@ -1,0 +1,317 @@
+"""`loom workflow`: start workflows, carry them on, answer what they wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loom.cli.output import block, clean, dim, emit, heading, one_line, pretty, readable, status, table
+from loom.cli.shared import (
+    Group,
+    Reply,
+    agent_option,
+    answer,
+    input_pairs,
+    json_option,
+    limit_option,
+    note,
+    open_project,
+    settings,
+    wants_json,
+)
+from loom.graph.front import Loom
+
+if TYPE_CHECKING:
+    from loom.workflows.carrier import Progress
+
+_COLOURS = {"done": "green", "failed": "red", "begun": "cyan", "again": "cyan", "waiting": "yellow"}
+_UNFINISHED = 4
+
+Begin = Callable[[Loom], Awaitable[str]]
+"""Gives the id of the run to carry on."""
+
+
+@click.group(cls=Group)
+def workflow() -> None:
+    """Workflows: steps that lead from a goal to its end, and survive whoever carries them on."""
+
+
+@workflow.command("list")
+def list_workflows() -> None:
+    """List the workflows that count here: Loom's own, yours in ~/.loom/workflows, the project's in .loom/workflows."""
+    from loom.workflows import faces, loader
+
+    reply = faces.listed(loader.load(settings()))
+    if wants_json():
+        emit(reply)
+        return
+    for one in reply["workflows"]:
+        click.echo(f"{heading(one['name'])}  {dim(one.get('source', 'built-in'))}  {one_line(one['description'])}")
+        rows = [[name, kind] for name, kind in one.get("inputs", {}).items()]
+        for line in [*table(rows, "  "), f"  {dim(' → '.join(one['steps']))}"]:
+            click.echo(line)
+    for text in reply.get("notes", ()):
+        note(text)
+
+
+@workflow.command()
+@click.argument("name")
+@click.option("--input", "pairs", multiple=True, metavar="NAME=VALUE", help="An input; VALUE may be @file or JSON.")
+@json_option("inputs", "All inputs as one object")
+@click.option("--yes", is_flag=True, help="Say yes wherever it asks for one.")
+@click.option("--no-wait", is_flag=True, help="End where it waits for tasks or time.")
+@agent_option
+def start(
+    name: str, pairs: tuple[str, ...], inputs: dict[str, Any] | None, yes: bool, no_wait: bool, agent: str | None
+) -> None:
+    """Start the workflow NAME and carry it on to its end, through all that it waits for. Stopped or killed, it can be
+    resumed. Exit status 4: it waits for an answer."""
+
+    async def begin(loom: Loom) -> str:
+        from loom.skills import fields
+        from loom.workflows import loader, runner
+
+        chosen = loader.load(loom.config).get(name)
+        values = {**(inputs or {}), **fields.from_texts(chosen.inputs, input_pairs(pairs), name)}
+        run = await runner.start(loom, chosen, values)
+        show.begin(run.id)
+        return run.id
+
+    show = _Show()
+    _carry_on(begin, show, agent=agent, yes=yes, patient=not no_wait)
+
+
+@workflow.command()
+@click.argument("run")
+@click.option("--yes/--no", "yes", default=None, help="Answer what it asks, and go on or not.")
+@click.option("--note", "text", default="", metavar="TEXT", help="Say more with --yes or --no.")
+@json_option("output", "Your answer to its prompt")
+@click.option("--step", metavar="STEP", help="Go back to this step; not over one that has changed the graph.")
+@click.option("--no-wait", is_flag=True, help="End where it waits for tasks or time.")
+@agent_option
+def resume(
+    run: str,
+    yes: bool | None,
+    text: str,
+    output: dict[str, Any] | None,
+    step: str | None,
+    no_wait: bool,
+    agent: str | None,
+) -> None:
+    """Go on with RUN: after a crash, after a failed step, or with what it waits for."""
+    if sum(one is not None for one in (yes, output, step)) > 1:
+        raise click.UsageError("Give one of --yes, --no, --output and --step.")
+    if text and yes is None:
+        raise click.UsageError("--note belongs to --yes or --no.")
+
+    async def given(loom: Loom) -> str:
+        from loom.workflows import faces
+
+        if yes is not None:
+            await faces.answer(loom, run, {"yes": yes, "note": text}, by_agent=False)
+        elif output is not None:
+            await faces.answer(loom, run, output, by_agent=False)
+        return run
+
+    _carry_on(given, _Show(), agent=agent, patient=not no_wait, step=step, declined=yes is False)
+
+
+@workflow.command("status")
+@click.argument("run", required=False)
+@limit_option(20)
+def show_status(run: str | None, limit: int) -> None:
+    """Show where RUN stands and what its steps came to, or list the newest runs."""
+    from loom.workflows import faces, runner
+
+    async def work(loom: Loom) -> Reply:
+        if run is None:
+            return faces.runs(await runner.newest(loom, limit))
+        return _for_programs(await faces.shown(loom, run, whole=True))
+
+    answer(work, _list_lines if run is None else _whole_lines)
+
+
+def _carry_on(
+    begin: Begin,
+    show: _Show,
+    *,
+    agent: str | None,
+    patient: bool,
+    yes: bool = False,
+    step: str | None = None,
+    declined: bool = False,
+) -> None:
+    """Carries the run that `begin` gives on, and ends with its status."""
+    reply = asyncio.run(_carried(begin, show, agent, patient, yes, step, declined))
+    if wants_json():
+        emit(_for_programs(reply))
+    else:
+        for line in _lines(reply):
+            click.echo(line)
+    if reply["status"] != "done":
+        click.get_current_context().exit(1 if reply["status"] == "failed" else _UNFINISHED)
+
+
+async def _carried(
+    begin: Begin, show: _Show, agent: str | None, patient: bool, yes: bool, step: str | None, declined: bool
+) -> Reply:
+    from loom.orchestration.sweeper import Housekeeper
+    from loom.workflows import faces, runner
+
+    task, caught = asyncio.current_task(), 0
+    assert task is not None, "a coroutine runs in one"
+
+    def stop(number: int) -> None:
+        nonlocal caught
+        caught = number
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            with suppress(RuntimeError):  # only the main thread is told of signals
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    async with open_project(agent) as loom:
+        housekeeper = Housekeeper(loom)
+        housekeeper.start()
+        try:
+            run_id = await begin(loom)
+            while not declined:
+                run = await runner.advance(loom, run_id, patient=patient, from_step=step, tell=show.step)
+                step = None
+                reply = await faces.shown(loom, run_id)
+                if reply.get("waits_for") != "confirm" or not (yes or show.agreed(reply)):
+                    return reply
+                await runner.confirm(loom, run.id, yes=True)
+            return await faces.shown(loom, run_id)
+        except asyncio.CancelledError:
+            if not caught:
+                raise
+            raise SystemExit(128 + caught) from None
+        finally:
+            await housekeeper.stop()
+
+
+class _Show:
+    """What a person sees meanwhile: a line for each step that goes on."""
+
+    def begin(self, run_id: str) -> None:
+        """Names the run."""
+        text = f"{heading(run_id)}  {dim(f'goes on after anything with: loom workflow resume {run_id}')}"
+        click.echo(text, err=wants_json())
+
+    def step(self, progress: Progress) -> None:
+        """Says what happened to a step."""
+        words = [
+            dim(f"{datetime.now():%H:%M:%S}"),
+            click.style(f"{progress.what:<8}", fg=_COLOURS.get(progress.what)),
+            progress.step,
+            dim(str(progress.type)),
+            one_line(progress.note)[:160],
+        ]
+        click.echo("  ".join(word for word in words if click.unstyle(word)), err=wants_json())
+
+    def agreed(self, reply: Reply) -> bool:
+        """Asks where there is somebody to ask."""
+        if wants_json() or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            return False
+        for line in _asked_lines(reply):
+            click.echo(line)
+        return click.confirm("Yes?", default=False)
+
+
+def _lines(reply: Reply) -> Iterator[str]:
+    yield f"{heading(reply['run_id'])}  {status(reply['status'])}  {one_line(reply['workflow'])}"
+    if "error" in reply:
+        yield f"  {one_line(reply['error'])}"
+    if "output" in reply:
+        yield from block("output", pretty(reply["output"]))
+    yield from _waiting_lines(reply)
+    if "held_by" in reply:
+        yield f"  carried on by {one_line(reply['held_by'])}"
+    if (following := _next(reply)) is not None:
+        yield f"  next: {following}"
+
+
+def _for_programs(reply: Reply) -> Reply:
+    """The same as over MCP, with the command that goes on with it."""
+    told = {name: value for name, value in reply.items() if name != "next"}
+    following = _next(reply) if "run_id" in reply else None
+    return told if following is None else {**told, "next": following}
+
+
+def _waiting_lines(reply: Reply) -> Iterator[str]:
+    match reply:
+        case {"trouble": trouble}:
+            yield f"  {one_line(trouble)}"
+        case {"waits_for": "confirm"}:
+            yield from _asked_lines(reply)
+        case {"waits_for": "answer"}:
+            yield clean(reply["prompt"]).rstrip("\n")
+            yield from block("expects", pretty(reply["expects"]))
+        case {"waits_for": "tasks"}:
+            dead = f", dead: {', '.join(reply['dead'])}" if reply.get("dead") else ""
+            yield f"  waits for tasks: {reply['open']:,} open, {reply['finished']:,} finished{dead}"
+        case {"waits_for": "time"}:
+            yield f"  waits until {reply['until']}"
+
+
+def _next(reply: Reply) -> str | None:
+    """What to do about a run where commands are called, and not tools."""
+    again = f"`loom workflow resume {reply['run_id']}`"
+    match reply:
+        case {"held_by": _} | {"status": "done"}:
+            return None
+        case {"trouble": _}:
+            return f"mend that, then {again}"
+        case {"waits_for": "confirm"}:
+            return f"`loom workflow resume {reply['run_id']} --yes`, or --no"
+        case {"waits_for": "answer"}:
+            return f"`loom workflow resume {reply['run_id']} --output JSON`"
+        case {"waits_for": "tasks" | "time"}:
+            return f"{again} then, or leave it to `loom orchestrate`"
+        case {"status": "failed"}:
+            return f"{again} begins again with that step"
+    return f"{again}, nobody carries it on"
+
+
+def _asked_lines(reply: Reply) -> Iterator[str]:
+    for label, value in reply.get("show", {}).items():
+        yield from block(one_line(label), readable(value))
+    yield f"  {heading(one_line(reply['message']))}"
+
+
+def _whole_lines(reply: Reply) -> Iterator[str]:
+    rows = [
+        [
+            one["id"],
+            one["type"],
+            status(one["status"]),
+            dim(f"attempt {one['attempts']}" if "attempts" in one else ""),
+            one_line(one.get("error") or _short(one.get("output"))),
+        ]
+        for one in reply["steps"]
+    ]
+    yield from _lines({name: value for name, value in reply.items() if name != "output"})
+    yield from table(rows, "  ")
+
+
+def _list_lines(reply: Reply) -> Iterator[str]:
+    yield from table(
+        [
+            [one["run_id"], status(one["status"]), one_line(one["workflow"]), one.get("step", ""), dim(one["age"])]
+            for one in reply["runs"]
+        ]
+    )
+    if not reply["runs"]:
+        yield dim(reply["note"])
+
+
+def _short(output: Mapping[str, Any] | None) -> str:
+    return "" if output is None else pretty(output)[:300]
