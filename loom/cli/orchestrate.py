@@ -3,57 +3,88 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from loom.cli.output import dim, emit, heading, one_line, plural
+from loom.cli.output import diagnosed, dim, emit, heading, one_line, plural
 from loom.cli.shared import Command, open_project, wants_json
 from loom.graph import views
 
 if TYPE_CHECKING:
+    from loom.graph.front import Loom
     from loom.graph.views import Reply
+    from loom.orchestration.brain import Brain
     from loom.orchestration.loop import Turn
 
 
 @click.command(cls=Command)
 @click.option("--once", is_flag=True, help="Look once and end.")
 @click.option("--until-complete", is_flag=True, help="End when every task is done or cancelled.")
-def orchestrate(once: bool, until_complete: bool) -> None:
-    """Supervise the project: give lapsed claims back, put due retries into play, announce the end, and say what waits
-    for a person. Any number may run. With --json each look at which something is new is an object on a line."""
+@click.option("--diagnose", is_flag=True, help="Have a model find out why tasks fail, and mend what it is sure of.")
+def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
+    """Supervise the project: give lapsed claims back, put due retries into play, carry workflows on, announce the end,
+    and say what waits for a person. Any number may run. With --json each look at which something is new is an object
+    on a line.
+
+    With --diagnose the configured provider is asked about each open escalation. Fix tasks are made, and the failed task
+    requeued behind them, only if it is sure; the rest is left to a person with what was found out. The limits are
+    orchestration.diagnoses_per_hour and orchestration.fix_depth."""
     as_json = wants_json()
+
+    def show(turn: Turn) -> None:
+        lines = list(_lines(turn))
+        if as_json:
+            if once or lines:
+                emit(_reply(turn), whole=False)
+            return
+        for line in lines or ([_standing(turn)] if once else []):
+            click.echo(line)
 
     async def supervise() -> None:
         from loom.orchestration.loop import Supervisor
 
         async with open_project() as loom:
-            supervisor = Supervisor(loom)
+            supervisor = Supervisor(loom, _brain(loom) if diagnose else None)
+            if once:
+                show(await supervisor.turn(whole=True))
+                return
+            me = asyncio.current_task()
+            assert me is not None, "this is a coroutine"
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
             turns = supervisor.run()
             try:
                 async for turn in turns:
-                    if as_json and (once or _news(turn)):
-                        emit(_reply(turn), whole=False)
-                    elif not as_json:
-                        for line in _lines(turn):
-                            click.echo(line)
-                    if once or (until_complete and turn.complete):
+                    show(turn)
+                    if until_complete and turn.complete:
+                        show(await supervisor.turn(whole=True))  # what workflows do after the last task
                         return
             finally:
                 await turns.aclose()
 
-    asyncio.run(supervise())
+    try:
+        asyncio.run(supervise())
+    except asyncio.CancelledError:  # by SIGTERM; what was begun has been given back
+        click.get_current_context().exit(128 + signal.SIGTERM)
 
 
-def _news(turn: Turn) -> bool:
-    return bool(turn.swept.expired or turn.swept.retried or turn.swept.completed or turn.escalations or turn.stale)
+def _brain(loom: Loom) -> Brain:
+    from loom.orchestration.brain import Brain
+
+    return Brain.of(loom)
 
 
 def _reply(turn: Turn) -> Reply:
     return views.full(
         expired=[task.id for task in turn.swept.expired],
         retried=[task.id for task in turn.swept.retried],
+        workflows=[
+            views.full(run_id=one.run.id, workflow=one.run.workflow, status=one.run.status, step=one.step)
+            for one in turn.carried
+        ],
+        diagnosed=[{"escalation": one.escalation, "task_id": one.task_id, **one.reply} for one in turn.diagnosed],
         escalations=views.escalations(turn.escalations).get("escalations"),
         stale_agents=[agent.agent for agent in turn.stale],
         complete=turn.complete,
@@ -69,9 +100,22 @@ def _lines(turn: Turn) -> Iterator[str]:
     for agent in turn.stale:
         held = ", ".join(task.id for task in agent.tasks[:3])
         yield f"stale      {agent.agent}  {dim(f'does not renew its lease on {held}')}"
-    for one in turn.escalations:
-        yield f"{heading(one.kind)}  {one.id} on {one.task_id}  {one_line(one.message)[:100]}"
-        ways = "retry, waive or cancel" if one.kind == "failure" else "answer, retry, reassign, waive or cancel"
-        yield dim(f"           loom resolve {one.id} ACTION --note TEXT, where ACTION is {ways}")
+    for one in turn.carried:
+        where = f" at {one.step}" if one.step else ""
+        why = dim(one_line(one.run.error)[:100]) if one.run.error else ""
+        yield f"workflow   {one.run.id}  {one.run.workflow}  {one.run.status}{where}  {why}".rstrip()
+    for mended in turn.diagnosed:
+        what = "left" if "left" in mended.reply else "mended"
+        yield f"{what:<9}  {mended.escalation} on {mended.task_id}  {diagnosed(mended.reply)}"
+    for raised in turn.escalations:
+        yield f"{heading(raised.kind)}  {raised.id} on {raised.task_id}  {one_line(raised.message)[:100]}"
+        ways = "retry, waive or cancel" if raised.kind == "failure" else "answer, retry, reassign, waive or cancel"
+        yield dim(f"           loom resolve {raised.id} ACTION --note TEXT, where ACTION is {ways}")
     if turn.swept.completed:
         yield f"complete   every task is finished: {plural(turn.status.counts['done'], 'task')} done"
+
+
+def _standing(turn: Turn) -> str:
+    """Where the project stands, in a line."""
+    counts = ", ".join(f"{number:,} {name}" for name, number in turn.status.counts.items() if number)
+    return f"nothing new  {counts or 'no tasks yet'}"

@@ -1,7 +1,8 @@
 """The supervisor: keeps a project going while agents work on it, and says what it sees.
 
 It does what every Loom process does in the background, and watches: claims that nobody renews, escalations that wait
-for a person, tasks that died, the end of the project. Any number may run; what they do is done once all the same.
+for a person, tasks that died, the end of the project. Beside that it carries workflows on, and with a brain it has
+failures diagnosed. Any number may run; what they do is done once all the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loom.orchestration.flows import Carried, Flows
 from loom.orchestration.sweeper import Housekeeper
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from loom.graph.front import Loom
     from loom.graph.project import ProjectStatus
     from loom.graph.reading import AgentView
+    from loom.orchestration.brain import Brain, Diagnosed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Turn:
     escalations: tuple[Escalation, ...]  # open, and not seen before
     stale: tuple[AgentView, ...]  # became stale since
     status: ProjectStatus
+    carried: tuple[Carried, ...] = ()  # workflows, since its last look; so below
+    diagnosed: tuple[Diagnosed, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -40,14 +45,23 @@ class Turn:
 class Supervisor:
     """Watches one project."""
 
-    def __init__(self, loom: Loom) -> None:
-        self._loom = loom
+    def __init__(self, loom: Loom, brain: Brain | None = None) -> None:
+        self._loom, self._brain, self._flows = loom, brain, Flows(loom)
         self._known: set[str] = set()
         self._stale: set[str] = set()
 
-    async def turn(self) -> Turn:
-        """Sweeps, brings the mirror up to date, and looks once."""
+    async def turn(self, *, whole: bool = False) -> Turn:
+        """Sweeps, brings the mirror up to date, and looks once.
+
+        Args:
+            whole: also carries on the workflows that can be, and has diagnosed what is open, before it looks; otherwise
+                that is done beside, while `run` does.
+        """
         swept, _ = await self._loom.sweep()
+        if whole:
+            await self._flows.work_off()
+            if self._brain is not None:
+                await self._brain.work_off()
         await (await self._loom.relay()).step()
         waiting = await self._loom.escalations(limit=500)
         agents = [agent for agent in await self._loom.agents() if agent.stale]
@@ -56,22 +70,33 @@ class Supervisor:
             tuple(one for one in waiting if one.id not in self._known),
             tuple(agent for agent in agents if agent.agent not in self._stale),
             await self._loom.status(),
+            self._flows.news(),
+            self._brain.news() if self._brain is not None else (),
         )
         self._known = {one.id for one in waiting}
         self._stale = {agent.agent for agent in agents}
         return turn
 
     async def run(self) -> AsyncGenerator[Turn, None]:
-        """Looks again whenever something happens, and at least every sweep interval, for ever."""
+        """Looks again whenever something happens, and at least every sweep interval, for ever. Raises ConfigError: the
+        brain cannot ask anybody."""
         housekeeper = Housekeeper(self._loom)
         housekeeper.start()
+        if self._brain is not None:
+            self._brain.start()
         every = self._loom.config.orchestration.sweep_seconds
         since = None
         try:
             while True:
+                await self._flows.begin()
+                if self._brain is not None:
+                    self._brain.wake()
                 yield await self.turn()
                 seen = await self._loom.wait("any", since=since, timeout=min(every, 60.0))
                 since = seen.since
                 await asyncio.sleep(min(0.2, every))  # what comes together is looked at together
         finally:
+            await self._flows.stop()
+            if self._brain is not None:
+                await self._brain.stop()
             await housekeeper.stop()
