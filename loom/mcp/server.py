@@ -41,7 +41,7 @@ that tells the dependent tasks what they need. Then claim the next. Never work o
 loom_release with a note.
 - Nothing ready: loom_wait with what=ready.
 - You find more work: loom_create, with depends_on where order matters and done_when so that it can be checked. \
-A whole goal: loom_decompose.
+A whole goal: loom_decompose, or loom_workflow with name=ship_feature, which also sees it through to a review.
 - claim_conflict: the task is no longer yours. Stop, and claim another.
 
 To look: loom_ready, loom_status, loom_graph. To talk: loom_message, loom_inbox. To decide about failed or escalated \
