@@ -182,7 +182,8 @@ class Carrier:
                     raise WorkflowError(f"It waits for dead work: {', '.join(awaited.dead[:5])}.")
                 if row.deadline_at is not None and row.deadline_at <= awaited.now:
                     raise WorkflowError(f"It waited longer than its timeout, {step.timeout:g} seconds.")
-                what = f"for {awaited.open:,} tasks" if row.wake_at is None else "for its time"
+                tasks = f"for {awaited.open:,} task{'s' * (awaited.open != 1)}"
+                what = tasks if row.wake_at is None else "for its time"
                 if not self._patient:
                     await self._pause(step, what)
                     return
