@@ -35,6 +35,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 def title(value: object, field: str = "title") -> str:
     """A task's title: 1 to 500 characters on one line, spaces around it removed. `field` names it in errors."""
     text = _string(value, field)
+    if len(text) <= TITLE_CHARACTERS and text.isascii() and text.isprintable() and (plain := text.strip()):
+        return plain  # as nearly all are, and a plan has tens of thousands
     if len(text) > TITLE_CHARACTERS:
         _refuse(
             f"{field} is {len(text):,} characters long; the limit is {TITLE_CHARACTERS}.",

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from loom import documents
 from loom.exceptions import DependencyCycleError, InvalidInputError, PlanError
 from loom.graph import deps, limits
+from loom.graph.bulk import uncollected
 from loom.graph.task import Priority, TaskStatus
 from loom.ids import TASK_ID
 
@@ -95,6 +96,7 @@ def parse(plan: object) -> list[Draft]:
     return drafts
 
 
+@uncollected()
 def read(plan: object) -> list[Draft]:
     """As `parse`, but for cycles, which `order` finds. Raises PlanError."""
     entries = _entries(plan)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from loom.bus.events import EventType
 from loom.graph import editing, plan, store
+from loom.graph.bulk import uncollected
 from loom.graph.deps import epic_start, waits_for
 from loom.graph.importing import Adjustment, Batch, Known, fit
 from loom.graph.plan import Draft
@@ -38,22 +39,25 @@ class Imported:
 
 async def plant(tx: Transaction, drafts: Sequence[Draft], *, agent: str, max_attempts: int) -> Planted:
     """Inserts drafts and their edges; each status is computed from its dependencies as they are now."""
-    await store.lock_graph(tx)
-    drafts = plan.order(drafts)
-    ids = dict(zip((draft.key for draft in drafts), await store.draw_ids(tx, len(drafts)), strict=True))
-    own = set(ids.values())
-    outside = sorted({ids.get(name, name) for draft in drafts for name in draft.depends_on} - own)
-    statuses = await editing.hold_existing(tx, outside)
-    wanted = {ids.get(draft.parent, draft.parent) for draft in drafts if draft.parent} - own
-    parents = {parent_id: await editing.adopt(tx, parent_id, agent) for parent_id in sorted(wanted)}
-    rows = _rows(drafts, ids, statuses, parents, max_attempts)
-    if outside and parents:
-        await _refuse_cycles(tx, rows, outside, list(parents))
+    with uncollected():
+        await store.lock_graph(tx)
+        drafts = plan.order(drafts)
+        # Of tasks that are equal otherwise the one with the highest id is claimed first: so they keep the plan's order.
+        drawn = sorted(await store.draw_ids(tx, len(drafts)), reverse=True)
+        ids = dict(zip((draft.key for draft in drafts), drawn, strict=True))
+        own = set(ids.values())
+        outside = sorted({ids.get(name, name) for draft in drafts for name in draft.depends_on} - own)
+        statuses = await editing.hold_existing(tx, outside)
+        wanted = {ids.get(draft.parent, draft.parent) for draft in drafts if draft.parent} - own
+        parents = {parent_id: await editing.adopt(tx, parent_id, agent) for parent_id in sorted(wanted)}
+        rows = _rows(drafts, ids, statuses, parents, max_attempts)
+        if outside and parents:
+            await _refuse_cycles(tx, rows, outside, list(parents))
 
-    inserted = await store.insert_tasks(tx, rows)
-    for row in rows:
-        tx.changed(inserted[row.id], EventType.TASK_CREATED, agent=agent)
-    return Planted(ids, [inserted[row.id] for row in rows])
+        inserted = await store.insert_tasks(tx, rows)
+        for row in rows:
+            tx.changed(inserted[row.id], EventType.TASK_CREATED, agent=agent)
+        return Planted(ids, [inserted[row.id] for row in rows])
 
 
 async def plant_import(tx: Transaction, batch: Batch, *, agent: str, max_attempts: int) -> Imported:

@@ -15,6 +15,7 @@ from typing import Any
 
 from loom.exceptions import DependencyCycleError, PlanError
 from loom.graph import limits, plan, views
+from loom.graph.bulk import uncollected
 from loom.graph.plan import Draft
 
 FEW = 4  # tasks; more than these have an order among them
@@ -124,6 +125,7 @@ def text(given: Any) -> str:
     return found
 
 
+@uncollected()
 def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
     """Everything that is wrong with a plan that could be read, a sentence or two each, up to a limit."""
     found = [

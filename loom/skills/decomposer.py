@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from loom.bus.events import EventType
 from loom.exceptions import InvalidInputError, PlanError, PlanNotFoundError
 from loom.graph import deps, drawing, limits, plan, planting, previews, store, views
+from loom.graph.bulk import uncollected
 from loom.graph.plan import Draft
 from loom.graph.reading import GraphView
 from loom.graph.runs import SkillRun
@@ -247,6 +248,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
     return write
 
 
+@uncollected()
 def preview(drafts: Sequence[Draft]) -> dict[str, Any]:
     """What a plan would do: its waves (what can run at once), its critical path, and a chart. Tasks go by t and their
     place in the plan."""

@@ -32,6 +32,12 @@ async def status(loom: Loom, task_id: str) -> TaskStatus:
     return (await loom.get(task_id)).task.status
 
 
+async def test_equal_tasks_of_a_plan_are_claimed_in_its_order(loom: Loom) -> None:
+    await loom.apply_plan({"tasks": [{"title": f"T{number}"} for number in range(9)]})
+    claims = [await loom.claim() for _ in range(9)]
+    assert [claim.task.title for claim in claims if claim] == [f"T{number}" for number in range(9)]
+
+
 async def test_what_was_cancelled_still_counts_down(loom: Loom) -> None:
     first = await loom.create("first")
     epic = await loom.create("epic", epic=True, depends_on=[first.id])
