@@ -27,6 +27,7 @@ from loom.exceptions import ConfigError
 COMPOSE_FILE = "docker-compose.loom.yml"
 GUARDED = ("database.url", "redis.url", "servers.backend", "skills.provider", "skills.base_url", "skills.command")
 API_KEY_VARIABLE = "LOOM_SKILLS_API_KEY"
+_DEPTH = 8  # of mappings in a file; its keys have two
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
 
 def _parse_yaml(text: str, path: Path) -> Any:
     try:
-        return documents.load(text, depth=8)
+        return documents.load(text, depth=_DEPTH)
     except documents.DocumentError as error:
         raise ConfigError(f"{path} {error.told()}.", error.advice) from None
 

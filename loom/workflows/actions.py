@@ -71,8 +71,6 @@ async def _create_tasks(loom: Loom, values: Mapping[str, Any], agent: str) -> Wo
 
 async def _mend(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
     task_id, found = limits.task_id(values["task_id"]), values["diagnosis"]
-    if wrong := diagnosis.problems(found):
-        raise InvalidInputError(f"The diagnosis cannot be used: {wrong[0]}", "Take that of the skill debug_failure.")
 
     async def write(tx: Transaction) -> Output:
         return await diagnosis.mend(tx, task_id, found, agent=agent, max_attempts=loom.max_attempts)
@@ -163,8 +161,8 @@ async def _run_command(loom: Loom, values: Mapping[str, Any], timeout: float) ->
     return {"status": ended.status, "out": out, "err": err}
 
 
-def _input(name: str, type: str = "string", description: str = "", default: Any = None) -> Input:
-    return Input(name, type, description, default is None, default)
+def _input(name: str, type: str = "string", default: Any = None) -> Input:
+    return Input(name, type, "", default is None, default)
 
 
 ACTIONS: Mapping[str, Action] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.graph import runs
@@ -55,8 +56,9 @@ class SkillQuestion:
     inputs: Mapping[str, Any]
 
     async def ask(self, provider: Provider, noted: Noted, timeout: float) -> SkillRun:
-        check = _check(self.skill)
-        return await runner.run(self.loom, self.skill, self.inputs, provider, check=check, timeout=timeout, noted=noted)
+        return await runner.run(
+            self.loom, self.skill, self.inputs, provider, check=self._check(), timeout=timeout, noted=noted
+        )
 
     async def open(self, noted: Noted) -> None:
         await runner.start(self.loom, self.skill, self.inputs, noted=noted)
@@ -66,7 +68,7 @@ class SkillQuestion:
 
     async def take(self, answer: Mapping[str, Any], skill_run_id: str | None) -> dict[str, Any]:
         assert skill_run_id is not None, "it was opened"
-        check = _check(self.skill)
+        check = self._check()
         if check is not None and (wrong := check(dict(answer))):
             raise runner.wrong(self.skill.name, wrong)
         return await self.result(await runner.answer(self.loom, skill_run_id, answer))
@@ -74,6 +76,12 @@ class SkillQuestion:
     async def result(self, run: SkillRun) -> dict[str, Any]:
         assert run.output is not None, "it is done"
         return run.output
+
+    def _check(self) -> Check | None:
+        """What an answer is held against beyond its schema, so that it is not first refused when it is carried out."""
+        if self.skill.name != diagnosis.SKILL or self.skill.source != "built-in":
+            return None
+        return partial(diagnosis.problems, title=self.inputs["task"].get("title"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +111,6 @@ class PlanQuestion:
     async def result(self, run: SkillRun) -> dict[str, Any]:
         assert run.output is not None, "it is done"
         return await decomposer.propose(self.loom, {"tasks": run.output["tasks"]}, goal=self.goal, run_id=run.id)
-
-
-def _check(skill: Skill) -> Check | None:
-    """What an answer is held against beyond its schema, so that it is not first refused when it is carried out."""
-    return diagnosis.problems if skill.name == diagnosis.SKILL and skill.source == "built-in" else None
 
 
 def is_asked(step: Step) -> bool:

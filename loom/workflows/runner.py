@@ -80,8 +80,8 @@ async def advance(
         DatabaseUnavailableError: the database went away; the run can be carried on later.
     """
     run_id, agent = known(run_id), loom.caller(agent_id)
-    run = await loom.transact(lambda tx: _take(tx, run_id, agent, from_step))
-    carrier = Carrier(loom, run, workflow_of(run), agent, patient=patient, tell=tell)
+    run, workflow = await loom.transact(lambda tx: _take(tx, run_id, agent, from_step))
+    carrier = Carrier(loom, run, workflow, agent, patient=patient, tell=tell)
     going = asyncio.create_task(carrier.go(), name=f"loom {run_id}")
     keeping = asyncio.create_task(carrier.keep(), name=f"loom {run_id} lease")
     try:
@@ -217,9 +217,10 @@ def known(run_id: object) -> str:
     return run_id
 
 
-async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None) -> Run:
-    """Takes a run that nobody holds."""
+async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None) -> tuple[Run, Workflow]:
+    """Takes a run that nobody holds, if this Loom understands its workflow."""
     run = await workflow_runs.lock(tx, run_id)
+    workflow = workflow_of(run)
     if await workflow_runs.is_held(tx, run) and not identity.is_gone(run.process):
         assert run.lease_expires_at is not None, "it is held"
         raise ClaimConflictError(
@@ -228,14 +229,13 @@ async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None)
             "See `loom workflow status` for it, or try again then.",
         )
     if from_step is not None:
-        await _go_back(tx, run, from_step)
+        await _go_back(tx, run, workflow, from_step)
     elif run.status == "done":
         raise WorkflowStateError(f"{run.id} is done.", "Start the workflow again for another run.")
-    return await workflow_runs.hold(tx, run, agent, identity.own(), LEASE)
+    return await workflow_runs.hold(tx, run, agent, identity.own(), LEASE), workflow
 
 
-async def _go_back(tx: Transaction, run: Run, step_id: str) -> None:
-    workflow = workflow_of(run)
+async def _go_back(tx: Transaction, run: Run, workflow: Workflow, step_id: str) -> None:
     there = workflow.place_of(step_id)
     if there >= len(workflow.steps) or there > run.position:
         raise WorkflowStateError(f"{run.id} has not come to {step_id} yet.", "Resume it without a step.")

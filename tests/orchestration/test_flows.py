@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,24 @@ async def test_it_carries_on_beside_and_lets_go_when_it_is_stopped(
         assert await runner.movable(loom) == [run.id], "nobody holds it now"
         assert (await runner.look(loom, run.id))[0].token == 1, "it was taken once"
         assert await pool.fetchval("select status from skill_runs") == "failed", "and the model is not asked any more"
+
+
+async def test_what_cannot_be_carried_on_is_neither_taken_nor_tried_again_at_once(
+    bare_shop: Loom, directory: Path, pool: Pool, clock: Clock
+) -> None:
+    given(directory)
+    run = await runner.start(bare_shop, loader.load(bare_shop.config).get("waits"), {})
+    await pool.execute("update workflow_runs set definition = definition || '{\"steps\": []}'")
+    await clock(6)
+    flows = Flows(bare_shop)
+    await flows.work_off()
+    assert (await runner.look(bare_shop, run.id))[0].token == 0, "nobody holds what this Loom does not understand"
+    assert await runner.movable(bare_shop) == [run.id]
+    await pool.execute("update workflow_runs set definition = $1", json.dumps(run.definition))
+    await flows.work_off()
+    assert flows.news() == (), "it rests after an error"
+    await Flows(bare_shop).work_off()
+    assert (await runner.look(bare_shop, run.id))[0].status == "waiting", "another may carry it on"
 
 
 async def test_the_command_line_says_how_far_it_came(cli: Cli, directory: Path) -> None:

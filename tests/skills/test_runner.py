@@ -198,3 +198,14 @@ async def test_errors_have_two_sentences(bare_shop: Loom) -> None:
         await faces.skill(bare_shop, "no_such_skill")
     assert caught.value.code == "skill_not_found"
     assert caught.value.next_step
+
+
+async def test_an_error_shows_an_agent_nothing_that_it_cannot_see(bare_shop: Loom, directory: Path) -> None:
+    (directory / ".loom" / "skills").mkdir()
+    (directory / ".loom" / "skills" / "greet.md").write_text(
+        '---\nname: greet\ndescription: Greets.\ninputs: {who: {type: string, description: "Who\u202eever"}}\n'
+        "outputs: {type: object}\n---\nHello {{ who }}\n"
+    )
+    async with Client(build(bare_shop)) as client:
+        refused = await client.call_tool("loom_skill", {"name": "greet"}, raise_on_error=False)
+    assert "needs the input who (string): Whoever" in str(refused.content)

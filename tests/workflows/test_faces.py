@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from loom.config import LoomConfig
 from loom.db.connection import Pool
+from loom.exceptions import AnswerError
 from loom.graph import views
 from loom.graph.front import Loom
 from loom.graph.workflow_runs import Run
@@ -139,6 +142,38 @@ async def test_debug_and_fix_leaves_what_it_cannot_decide_to_a_person(shop: Loom
     assert (run.status, run.position) == ("failed", 2)
     assert str(run.error).startswith("sure: It is left to a person. There is no key. Which key? IGNORE")
     assert not views.UNSEEN.search(str(run.error))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"action": "retry"}, "there are fix_tasks"),
+        ({"fix_tasks": [{"title": "DEPLOY", "done_when": "pytest tests/deploy passes"}]}, "title of the failed task"),
+    ],
+)
+async def test_a_diagnosis_is_refused_before_a_person_is_asked(
+    shop: Loom, bare_shop: Loom, model: Model, wrong: dict[str, Any], told: str
+) -> None:
+    task = await shop.create("Deploy")
+    await shop.fail(task.id, "no key", retry=False)
+    answer = {
+        "cause": "There is no key.",
+        "evidence": ["no key"],
+        "confidence": "high",
+        "action": "fix_first",
+        "note": "Wait.",
+        "fix_tasks": [{"title": "Make a key", "done_when": "pytest tests/key passes"}],
+    }
+    model.answers(answer | wrong)
+    workflow = loader.load(shop.config).get("debug_and_fix")
+    run = await runner.advance(shop, (await runner.start(shop, workflow, {"task_id": task.id})).id)
+    assert (run.status, run.position) == ("failed", 1)
+    assert told in str(run.error)
+    run = await runner.advance(bare_shop, (await runner.start(bare_shop, workflow, {"task_id": task.id})).id)
+    with pytest.raises(AnswerError, match=told):
+        await runner.answer(bare_shop, run.id, answer | wrong)
+    run = await runner.answer(bare_shop, run.id, answer)
+    assert (await runner.advance(bare_shop, run.id)).position == 3, "it asks a person now"
 
 
 PLANS: tuple[tuple[str | dict[str, Any], str], ...] = (
