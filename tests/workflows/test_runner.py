@@ -141,20 +141,25 @@ WRONG = (
     ("- {id: a, type: action, action: load_results, inputs: {tasks: '{{ inputs.x }}'}}", "must be of type array"),
     ("- {id: a, type: action, action: resolve, inputs: {id: '{{ inputs.x }}', action: assign}}", "cannot be used"),
     ("- {id: a, type: action, action: create_tasks, inputs: {tasks: [{titel: x}]}}", "titel"),
-    ("- {id: a, type: action, action: mend, inputs: {task_id: loom-00000000, diagnosis: {}}}", "diagnosis cannot"),
+    ("- {id: a, type: action, action: mend, inputs: {task_id: loom-00000000, diagnosis: {}}}", "There is no task"),
+    ("- {id: a, type: action, action: mend, inputs: {task_id: '{{ inputs.task }}', diagnosis: {}}}", "not what debug"),
 )  # fmt: skip
 
 
 async def test_what_cannot_be_done_fails_the_run_and_nothing_else(loom: Loom) -> None:
+    task = await loom.create("broken")
+    await loom.fail(task.id, "no key", retry=False)
     for step, told in WRONG:
-        run = await begun(loom, f"{SAY}\n{step}", "x: {type: string}", {"x": "text"})
+        inputs = {"x": "text", "task": task.id}
+        run = await begun(loom, f"{SAY}\n{step}", "x: {type: string}\ntask: {type: string}", inputs)
         assert (run.status, run.position) == ("failed", 1), step
         assert run.error is not None
         assert run.error.startswith("a: ")
         assert told in run.error
         assert "unexpected" not in run.error
     assert await runner.movable(loom) == []
-    assert len((await loom.inbox(agent_id="reader")).messages) == len(WRONG)
+    assert (await loom.get(task.id)).task.dead
+    assert len((await loom.inbox(agent_id="reader", limit=100)).messages) == len(WRONG)
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------
