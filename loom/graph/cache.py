@@ -33,7 +33,7 @@ T = TypeVar("T")
 LAYOUT = "1"
 BATCH = 500  # tasks or entries that one script call carries
 _FINISHED_SECONDS = 3600  # how long the hash of a finished task stays
-_BUILDING_SECONDS = 60  # a rebuild that has not got on for this long is taken over
+_BUILDING_SECONDS = 15  # a rebuild that has not got on for this long is taken over
 _LOG = logging.getLogger(__name__)
 
 _LISTED = ["id", "title", "status", "priority", "parent_id", "created_at"]
@@ -150,22 +150,36 @@ class Cache:
         return await self._write(tasks=tasks, generation=generation, quiet=True) == "written"
 
     async def begin(self) -> str | None:
-        """Starts a rebuild: marks the mirror as being built and empties it. Returns its generation, or None if another
-        process is at it or Redis is away. Whoever writes meanwhile is not lost: the rebuild reads the database after
-        this, and row versions guard the rest."""
+        """Starts a rebuild: marks the mirror as being built. Returns its generation, or None if another process is at
+        it or Redis is away."""
 
         async def run(redis: Any) -> str | None:
             generation = await redis.eval(
                 _BEGIN, 1, self._keys[0], LAYOUT, self.history, str(_BUILDING_SECONDS), f"{LAYOUT}/{self.history}"
             )
-            if not generation:
-                return None
-            async for key in redis.scan_iter(match=channels.everything(self._project), count=1000):
-                if key != self._keys[0]:
-                    await redis.unlink(key)
-            return str(generation)
+            return str(generation) if generation else None
 
         return await self._try(run)
+
+    async def empty(self, generation: str) -> bool:
+        """Drops all that the mirror held, for a rebuild; False if another rebuild has taken over, or Redis is away.
+
+        Whoever writes meanwhile is not lost: the rebuild reads the database after this, and row versions guard the
+        rest."""
+
+        async def run(redis: Any) -> bool:
+            found: list[str] = []
+            async for key in redis.scan_iter(match=channels.everything(self._project), count=BATCH):
+                if key != self._keys[0]:
+                    found.append(key)
+                if len(found) >= BATCH:
+                    await redis.unlink(*found)
+                    found = []
+            if found:
+                await redis.unlink(*found)
+            return True
+
+        return bool(await self._try(run)) and await self.load(generation, ())
 
     async def finish(self, generation: str, position: Position, escalations: Iterable[str]) -> bool:
         """Ends a rebuild: readers may use the mirror, and the relay goes on from `position`."""
@@ -175,6 +189,15 @@ class Cache:
             return bool(await redis.eval(_FINISH, 2, self._keys[0], queue, generation, str(position), *escalations))
 
         return bool(await self._try(run))
+
+    async def abandon(self, generation: str) -> None:
+        """Gives a rebuild that did not come to its end back, so that the next process need not wait until its time is
+        over."""
+
+        async def run(redis: Any) -> None:
+            await redis.eval(_ABANDON, 1, self._keys[0], generation)
+
+        await self._try(run)
 
     # --- reads: None means "ask Postgres" ---------------------------------------------------------------------------
 
@@ -359,6 +382,10 @@ redis.call('HDEL', KEYS[1], 'building')
 redis.call('DEL', KEYS[2])
 for i = 3, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 return 1
+"""
+
+_ABANDON = """
+if redis.call('HGET', KEYS[1], 'generation') == ARGV[1] then redis.call('HDEL', KEYS[1], 'building') end
 """
 
 

@@ -73,6 +73,15 @@ class Relay:
         generation = await self._cache.begin()
         if generation is None:
             return False
+        built = False
+        try:
+            built = await self._cache.empty(generation) and await self._fill(generation)
+        finally:
+            if not built:
+                await self._cache.abandon(generation)
+        return built
+
+    async def _fill(self, generation: str) -> bool:
         with translated():
             async with snapshot(self._pool) as connection:
                 start = await project.history_start(connection, self._project)

@@ -160,6 +160,26 @@ async def test_a_flushed_mirror_is_rebuilt_while_others_write(
     assert len(await stream(redis_conn, project)) > BATCH
 
 
+async def test_a_rebuild_that_was_cut_short_is_taken_up_at_once(
+    loom: Loom, open_loom: Opener, redis_conn: Redis, project: str
+) -> None:
+    """As when a session ends while its server fills a Redis that was flushed."""
+    await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(6 * BATCH)]})
+    await synced(loom)
+    other = await (await open_loom("other")).relay()
+    rebuild = asyncio.create_task((await loom.relay()).rebuild())
+    pending = channels.status_set(project, "pending")
+    while not 0 < await redis_conn.scard(pending) < 6 * BATCH:
+        assert not rebuild.done()
+    rebuild.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rebuild
+    assert await redis_conn.hget(channels.mirror_key(project), "position") is None
+    assert await other.step()
+    assert await redis_conn.scard(pending) == 6 * BATCH
+    await holds(loom)
+
+
 async def test_a_redis_that_lost_its_last_second_is_replayed(loom: Loom, redis_conn: Redis, project: str) -> None:
     first = await loom.create("A")
     await synced(loom)
