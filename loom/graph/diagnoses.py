@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import EventType
@@ -40,11 +41,14 @@ async def pending(connection: Connection, project_id: str) -> bool:
     return bool(await connection.fetchval(f"select exists({_PENDING})", project_id))
 
 
-async def take(tx: Transaction, handler: str, seconds: float, *, per_hour: int, fix_depth: int) -> Case | None:
+async def take(
+    tx: Transaction, handler: str, seconds: float, *, per_hour: int, fix_depth: int
+) -> Case | datetime | None:
     """Gives the oldest such escalation to a handler, for so many seconds, and counts that a model is asked about it.
 
-    None: there is none, or models were asked `per_hour` times within the last hour, in the whole project. The row of
-    the project is locked, so that however many take at once are counted one after the other.
+    None: there is none. A time: models were asked `per_hour` times within the last hour, in the whole project, and may
+    be asked again then. The row of the project is locked, so that however many take at once are counted one after the
+    other.
 
     Args:
         fix_depth: a task of this depth is left to a person.
@@ -59,12 +63,17 @@ async def take(tx: Transaction, handler: str, seconds: float, *, per_hour: int, 
     if left := await _beyond(tx, found, fix_depth):
         await leave(tx, found, left, by=handler)
         return Case(found, left)
-    asked: int = await tx.connection.fetchval(
-        "select count(*) from diagnosis_asks where project_id = $1 and asked_at > loom_now() - interval '1 hour'",
+    again: datetime | None = await tx.connection.fetchval(
+        """
+        select asked_at + interval '1 hour' from diagnosis_asks
+         where project_id = $1 and asked_at > loom_now() - interval '1 hour'
+         order by asked_at desc offset $2 limit 1
+        """,
         tx.project_id,
+        per_hour - 1,
     )
-    if asked >= per_hour:
-        return None
+    if again is not None:
+        return again
     await tx.connection.execute(
         """
         update escalations set handler = $3, handling_until = loom_now() + make_interval(secs => $4)

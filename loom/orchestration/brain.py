@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom import ids
@@ -64,6 +65,7 @@ class Brain:
         self._task: asyncio.Task[None] | None = None
         self._pause, self._rest_until = _PAUSES[0], 0.0
         self._told = ""
+        self._enough_until: datetime | None = None  # as it was said
 
     @classmethod
     def of(cls, loom: Loom) -> Brain:
@@ -129,7 +131,7 @@ class Brain:
     async def _next(self) -> Case | None:
         if not await self._loom.look(lambda connection: diagnoses.pending(connection, self._loom.project_id)):
             return None
-        return await self._loom.transact(
+        case = await self._loom.transact(
             lambda tx: diagnoses.take(
                 tx,
                 self._name,
@@ -138,6 +140,16 @@ class Brain:
                 fix_depth=self._limits.fix_depth,
             )
         )
+        if not isinstance(case, datetime):
+            return case
+        if case != self._enough_until:
+            self._enough_until = case
+            _LOG.warning(
+                "Diagnosing waits until %s: orchestration.diagnoses_per_hour is %d, and so often models were asked.",
+                f"{case.astimezone():%H:%M:%S}",
+                self._limits.diagnoses_per_hour,
+            )
+        return None
 
     async def _see_to(self, case: Case) -> None:
         """One escalation that was taken, up to its diagnosis; where that fails it is given back."""

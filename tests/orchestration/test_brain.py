@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,22 @@ async def test_the_rate_holds_for_all_supervisors_together(shop: Loom, model: Mo
     await holds(shop)
 
 
+async def test_when_a_model_may_be_asked_again_is_said_once(
+    shop: Loom, model: Model, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(3):
+        await dead(shop, f"T{n}")
+    model.answers(found("give_up"))
+    async with told(shop, shop.config.skills.command or "", diagnoses_per_hour=2) as loom:
+        brain = Brain.of(loom)
+        await brain.work_off()
+        assert len(brain.news()) == 2
+        await brain.work_off()
+    first: datetime = await pool.fetchval("select min(asked_at) from diagnosis_asks")
+    (told_so,) = caplog.messages
+    assert told_so.startswith(f"Diagnosing waits until {(first + timedelta(hours=1)).astimezone():%H:%M:%S}: ")
+
+
 async def test_many_at_once_diagnose_each_once(shop: Loom, model: Model, pool: Pool) -> None:
     ids = {await dead(shop, f"T{n}") for n in range(4)}
     model.answers(found("retry"))
@@ -418,6 +435,18 @@ def test_what_is_left_is_shown(cli: Cli, model: Model) -> None:
     assert "diagnosed" not in again
     assert again["escalations"][0]["diagnosis"]["question"].startswith("Which key?")
     assert cli.ok("status", task_id)["escalations"][0]["diagnosis"]["action"] == "ask_person"
+
+
+def test_a_rate_that_is_used_up_is_said(cli: Cli, model: Model) -> None:
+    configured(cli, model.command)
+    cli.ok("config", "set", "orchestration.diagnoses_per_hour", "1")
+    model.answers(found("ask_person", question="Which key?"))
+    for title in ("Write the report", "Send the report"):
+        cli.ok("fail", cli.create(title), "--reason", "no", "--no-retry")
+    seen = cli("orchestrate", "--once", "--diagnose", "--json")
+    assert len(json.loads(seen.out)["diagnosed"]) == 1
+    assert "Diagnosing waits until" in seen.err
+    assert "orchestration.diagnoses_per_hour is 1" in seen.err
 
 
 def test_rows_for_programs(cli: Cli, model: Model) -> None:
