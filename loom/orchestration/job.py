@@ -193,8 +193,8 @@ class Job:
 
     async def _review(self, reviewer: Reviewer, ended: Ended, output: dict[str, Any]) -> Review | _Report:
         """Has an output reviewed while its claim is held, or reports why there is no review."""
-        shown = material(output, ended)
-        asking = asyncio.create_task(self._shift.asked(lambda: reviewer.review(self._claim, shown, self._agent)))
+        shown, seen = material(output, ended), await self._changes()
+        asking = asyncio.create_task(self._shift.asked(lambda: reviewer.review(self._claim, shown, seen, self._agent)))
         cut = await self._while_held(asking, set(_Standing) - {_Standing.HELD})
         await end([asking])
         error = None if asking.cancelled() else asking.exception()
@@ -210,6 +210,13 @@ class Job:
             return await self._give_back()
         await self._tidy()
         return await self._fail(why, output)
+
+    async def _changes(self) -> str:
+        """What git shows of its work, where it has a worktree."""
+        try:
+            return await self._bench.worktrees.changes(self._task.id) if self._bench.worktrees else ""
+        except LoomError as error:
+            return f"What was changed in its git worktree could not be seen. {error}"
 
     # --- the claim ----------------------------------------------------------------------------------------------------
 

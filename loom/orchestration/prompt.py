@@ -16,8 +16,9 @@ from loom.graph.store import Claim
 from loom.orchestration.review import Review
 
 _REVIEWED = """\
-- A reviewer decides whether it is done, and sees only what you hand in and the last lines of your output: show for each
-  point of "Done when" how you know, such as a command and its result. Leave `loom done` and loom_done to the review.
+- A reviewer decides whether it is done, and sees only what you hand in and the end of what you print{diff}: show
+  for each point of "Done when" how you know, such as a command and its result. Leave `loom done` and loom_done to the
+  review.
 """
 
 
@@ -29,7 +30,10 @@ def prompt(claim: Claim, agent: str, project: str, branch: str | None = None, *,
     place = f"You are in a git worktree of your own on branch {branch}: commit your work there.\n" if branch else ""
     if branch and facts.get("dependencies"):
         place += "The branches of the tasks it depends on have the same form, with their ids.\n"
-    finished, review = ("The task is reviewed", _REVIEWED) if reviewed else ("The task is done", "")
+    finished, review = "The task is done", ""
+    if reviewed:
+        finished = "The task is reviewed"
+        review = _REVIEWED.format(diff=", beside the diff of your branch" if branch else "")
     return f"""\
 You are {agent}, one of several agents that work on the project {views.clean(project)!r} with Loom.
 Your task is {claim.task.id}, attempt {facts["attempt"]}. Do this task and nothing else.

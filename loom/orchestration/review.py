@@ -1,7 +1,7 @@
 """Reviews: whether what a command handed in for its task counts as done, in the eyes of the skill `review_output`.
 
     reviewer = Reviewer(loom)
-    review = await reviewer.review(claim, material(output, ended), agent)
+    review = await reviewer.review(claim, material(output, ended), changes, agent)
 
 Who cannot tell has not accepted: the command gets the chance to show what was missing.
 """
@@ -98,8 +98,12 @@ class Reviewer:
         provider.check(self._skill.model)
         self._provider = provider
 
-    async def review(self, claim: Claim, handed_in: str, agent: str) -> Review:
+    async def review(self, claim: Claim, handed_in: str, seen: str, agent: str) -> Review:
         """Asks once; the run is recorded.
+
+        Args:
+            handed_in: see `material`.
+            seen: what Loom itself has seen of the work; left out where a project's own skill has no place for it.
 
         Raises:
             ProviderError, AnswerError, SkillError, InvalidInputError, ConfigError: there is no review.
@@ -107,6 +111,8 @@ class Reviewer:
         facts = views.fit(views.claimed(claim))
         task = {name: facts[name] for name in _TASK if name in facts}
         inputs = {"task": task, "output": handed_in}
+        if any(one.name == "evidence" for one in self._skill.inputs):
+            inputs["evidence"] = seen
         run = await runner.run(self._loom, self._skill, inputs, self._provider, check=self._problems, agent_id=agent)
         assert run.output is not None, "it is done"
         return _read(run.id, run.output)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from loom.exceptions import LoomError
 
+_LISTED_BYTES = 5_000  # of commits, and of what is not committed
+_DIFF_BYTES = 50_000
+
 
 class Worktrees:
     """The worktrees of one repository, below `place`, each on the branch `loom/<task id>`."""
@@ -55,6 +58,22 @@ class Worktrees:
             )
         return path
 
+    async def changes(self, task_id: str) -> str:
+        """What was changed in a task's worktree since its branch left that of the repository, as git shows it: the
+        commits, what is not committed, and the diff of all that git knows; of each the beginning. Raises LoomError with
+        what git says."""
+        path = self._place / task_id
+        base = await _git(path, "merge-base", "HEAD", await _git(self._top, "rev-parse", "HEAD"))
+        commits = await _beginning(_LISTED_BYTES, path, "log", "--oneline", f"{base}..HEAD")
+        loose = await _beginning(_LISTED_BYTES, path, "status", "--short")
+        how = ("--no-ext-diff", "--no-textconv", "--patch-with-stat")
+        diff = await _beginning(_DIFF_BYTES, path, "diff", *how, base)
+        return (
+            f"The commits on {branch_of(task_id)}, newest first:\n{commits or 'none'}\n\n"
+            f"What is not committed:\n{loose or 'nothing'}\n\n"
+            f"The diff of both, without files that git does not know:\n{diff or 'nothing'}"
+        )
+
     async def drop(self, task_id: str) -> None:
         """Removes a task's worktree if nothing in it is uncommitted, and its branch if nothing was committed to it."""
         async with self._one_at_a_time:
@@ -84,3 +103,24 @@ async def _git(directory: Path, *words: str) -> str:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise LoomError(f"`git {words[0]} {words[1]}` failed: {said[-1]}")
     return done.stdout.strip()
+
+
+async def _beginning(limit: int, directory: Path, *words: str) -> str:
+    """The first bytes that git prints, and whether there is more."""
+
+    def run() -> str:
+        with subprocess.Popen(
+            ["git", "-C", str(directory), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as git:
+            assert git.stdout is not None, "it is a pipe"
+            text = git.stdout.read(limit + 1)
+            if len(text) > limit:
+                git.kill()
+                text = text[:limit] + b"\n... and more"
+        return text.decode(errors="replace").rstrip()
+
+    return await asyncio.to_thread(run)

@@ -207,6 +207,33 @@ async def test_a_second_run_finds_the_worktree_of_the_first(
     assert await Work(project_loom(skills=asked(model)), script, review=True, worktrees=True).finish() == []
     assert (await task_now(loom, task)).status == "done"
     assert not [one for one in (tmp_path / ".loom" / "worktrees").iterdir() if one.is_dir()]
+    first, second = model.prompts
+    assert ("?? new" in first, "+x" in first) == (True, False)
+    for shown in (f"The commits on loom/{task.id}", " new\n", "What is not committed:\nnothing", "new | 1 +", "+x"):
+        assert shown in second
+    assert "beside the diff of your branch" in (place / "told-1").read_text()
+
+
+async def test_a_large_diff_is_shown_from_its_beginning_and_none_is_said(
+    loom: Loom, project_loom: Project, model: Model, tmp_path: Path
+) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
+        await asyncio.to_thread(subprocess.run, [*git, *words], check=True)
+    model.answers(ACCEPT)
+    task = await loom.create("A")
+    script = "yes line | head -n 1000000 > large; git add large; yes warning | head -n 100000 >&2"
+    await Work(project_loom(skills=asked(model)), script, review=True, worktrees=True).finish()
+    assert (await task_now(loom, task)).status == "done"
+    (shown,) = model.prompts
+    assert "\n+line\n" in shown
+    assert "\n... and more\n" in shown
+    assert len(shown) < 100_000
+    task = await loom.create("B")
+    script = 'rm -r "$PWD"'
+    await Work(project_loom(skills=asked(model)), script, review=True, worktrees=True).finish()
+    assert (await task_now(loom, task)).status == "done"
+    assert "What was changed in its git worktree could not be seen. `git merge-base HEAD` failed: " in model.prompts[1]
 
 
 @pytest.mark.parametrize("report", ["done", "fail"])
