@@ -170,6 +170,32 @@ def answer(
     asyncio.run(whole())
 
 
+def can_ask() -> bool:
+    """Whether there is a person at a terminal who can be asked."""
+    return not wants_json() and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+async def agreed(question: str) -> bool:
+    """Asks that person for a yes; the end of input is a no. The event loop goes on meanwhile, so that Ctrl-C ends the
+    command, and what runs beside is not held up."""
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    while True:
+        click.echo(f"{question} [y/N]: ", nl=False)
+        loop.add_reader(sys.stdin.fileno(), typed.set)  # a terminal is readable once a line is complete
+        try:
+            await typed.wait()
+        finally:
+            loop.remove_reader(sys.stdin.fileno())
+        typed.clear()
+        match sys.stdin.readline().strip().lower():
+            case "y" | "yes":
+                return True
+            case "n" | "no" | "":
+                return False
+            case _:
+                click.echo("Please type y or n.")
+
+
 def note(text: str) -> None:
     """A sentence to a person beside the answer."""
     click.echo(output.dim(f"note: {output.one_line(text)}"), err=True)

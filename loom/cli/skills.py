@@ -16,7 +16,9 @@ from loom.cli.shared import (
     Group,
     Reply,
     agent_option,
+    agreed,
     answer,
+    can_ask,
     given_text,
     input_pairs,
     json_option,
@@ -134,7 +136,7 @@ async def _decompose(
                 if save is not None:
                     _save(save, decomposer.dumped(plan))
                 seen = await decomposer.propose(loom, plan, goal=goal, run_id=run_id)
-            wanted = seen["status"] == "preview" and _agreed(seen, yes=yes)
+            wanted = seen["status"] == "preview" and await _agreed(seen, yes=yes)
             reply = await decomposer.confirm(loom, seen["plan_id"]) if wanted else seen
         except PlanError as error:
             _tell_all(error)
@@ -167,14 +169,14 @@ async def _plan(loom: Loom, goal: str, spec: str, text: str | None) -> tuple[dic
     return {"tasks": made["tasks"]}, run.id
 
 
-def _agreed(seen: Mapping[str, Any], *, yes: bool) -> bool:
+async def _agreed(seen: Mapping[str, Any], *, yes: bool) -> bool:
     """Shows the preview to a person, and asks where there is somebody to ask."""
     if not wants_json():
         for line in _preview_lines(seen):
             click.echo(line)
-    if yes or wants_json() or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if yes or not can_ask():
         return yes
-    return click.confirm(f"Write these {plural(seen['count'], 'task')}?", default=False)
+    return await agreed(f"Write these {plural(seen['count'], 'task')}?")
 
 
 def _tell_all(error: PlanError) -> None:

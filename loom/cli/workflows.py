@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -17,7 +16,9 @@ from loom.cli.shared import (
     Group,
     Reply,
     agent_option,
+    agreed,
     answer,
+    can_ask,
     input_pairs,
     json_option,
     limit_option,
@@ -186,7 +187,7 @@ async def _carried(
                 run = await runner.advance(loom, run_id, patient=patient, from_step=step, tell=show.step)
                 step = None
                 reply = await faces.shown(loom, run_id)
-                if reply.get("waits_for") != "confirm" or not (yes or show.agreed(reply)):
+                if reply.get("waits_for") != "confirm" or not (yes or await show.agreed(reply)):
                     return reply
                 await runner.confirm(loom, run.id, yes=True)
             return await faces.shown(loom, run_id)
@@ -217,13 +218,13 @@ class _Show:
         ]
         click.echo("  ".join(word for word in words if click.unstyle(word)), err=wants_json())
 
-    def agreed(self, reply: Reply) -> bool:
+    async def agreed(self, reply: Reply) -> bool:
         """Asks where there is somebody to ask."""
-        if wants_json() or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not can_ask():
             return False
         for line in _asked_lines(reply):
             click.echo(line)
-        return click.confirm("Yes?", default=False)
+        return await agreed("Yes?")
 
 
 def _lines(reply: Reply) -> Iterator[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import termios
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +99,33 @@ class Cli:
             err.flush()
         logger.handlers[:], logger.level = before
         return Result(int(left.value.code or 0), printed[0].getvalue().decode(), printed[1].getvalue().decode())
+
+    def asked(self, *words: str, answer: str | signal.Signals) -> Result:
+        """One command at a terminal, where the answer is typed, or a signal sent, once it asks; what it prints is all
+        in `out`."""
+        ours, theirs = os.openpty()
+        command = subprocess.Popen(
+            [sys.executable, "-m", "loom", *words],
+            cwd=self.directory,
+            env=self.env,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C means something
+        )
+        os.close(theirs)
+        shown, typed = b"", False
+        with suppress(OSError):  # how Linux says that nobody has the other end open
+            while more := os.read(ours, 4096):
+                shown += more
+                if not typed and shown.rstrip().endswith(b"[y/N]:"):
+                    command.send_signal(answer) if isinstance(answer, int) else os.write(ours, answer.encode())
+                    typed = True
+        os.close(ours)
+        assert typed, "it asks"
+        assert b"Traceback" not in shown
+        return Result(command.wait(10), shown.decode(), "")
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """A command that goes on."""

@@ -337,6 +337,18 @@ def test_decompose_on_the_command_line(terminal: Cli, model: Model) -> None:
     assert terminal.ok("decompose", "--plan", plan_id, "--yes") == written
 
 
+@pytest.mark.parametrize(
+    ("answer", "code", "written"),
+    [("y\n", 0, 5), ("n\n", 0, 0), ("what\ny\n", 0, 5), ("\n", 0, 0), ("\x04", 0, 0), ("\x03", 130, 0)],
+)
+def test_at_a_terminal_it_asks(terminal: Cli, model: Model, answer: str, code: int, written: int) -> None:
+    model.answers(good_plan())
+    seen = terminal.asked("decompose", "Add sign-in", answer=answer)
+    assert "Write these 4 tasks? [y/N]: " in seen.out
+    assert seen.code == code, seen.out
+    assert sum(terminal.ok("status")["counts"].values()) == written
+
+
 def test_a_plan_is_saved_edited_and_applied(terminal: Cli, model: Model) -> None:
     model.answers(good_plan())
     seen = terminal.ok("decompose", "--from", "-", "--save", "plan.yaml", stdin="Sign-in, please.")

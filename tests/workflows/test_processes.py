@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,20 +276,16 @@ def test_from_start_to_end(work: Cli, tmp_path: Path) -> None:
     assert work.inside("workflow", "status").out.count("trial") == 2
 
 
-def test_a_person_at_a_terminal_is_asked(work: Cli) -> None:
+@pytest.mark.parametrize(
+    ("answer", "code", "status"),
+    [("y\n", 0, "done"), ("n\n", 4, "waiting"), ("\x03", 130, "waiting"), (signal.SIGTERM, 143, "waiting")],
+)
+def test_a_person_at_a_terminal_is_asked(work: Cli, answer: str | signal.Signals, code: int, status: str) -> None:
     put(work.directory, source(f"- {{id: ask, type: confirm, message: Really?, show: {{what: this}}}}\n{SAY}"))
-    for typed, code in (("y", 0), ("n", 4)):
-        ours, theirs = pty.openpty()
-        words = [sys.executable, "-m", "loom", "workflow", "start", "trial"]
-        process = subprocess.Popen(words, cwd=work.directory, env=work.env, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        said = b""
-        while b"[y/N]" not in said:
-            said += os.read(ours, 4096)
-        assert b"Really?" in said
-        os.write(ours, f"{typed}\n".encode())
-        assert process.wait(20) == code
-        os.close(ours)
+    seen = work.asked("workflow", "start", "trial", answer=answer)
+    assert "Really?" in seen.out
+    assert seen.code == code
+    assert [run["status"] for run in work.ok("workflow", "status")["runs"]] == [status]
 
 
 async def test_who_comes_second_is_told(work: Cli, pool: Pool) -> None:
