@@ -24,7 +24,7 @@ from loom.bus.events import Position
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
 from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError
-from loom.graph import claims, editing, limits, messages, project, reading, resolving, store, waiting
+from loom.graph import claims, editing, limits, messages, outbox, project, reading, resolving, store, waiting
 from loom.graph.claims import Holder, Outcome, Refused, Terms
 from loom.graph.connections import Connections
 from loom.graph.escalations import Escalation, open_escalations, take
@@ -557,7 +557,7 @@ class Loom:
         """A `since` for `wait` that begins so many seconds ago."""
         span = limits.seconds(seconds, "since", 0, _OLDEST)
         async with self._links.reading() as connection:
-            return str(await store.position_at(connection, self.project_id, span))
+            return str(await outbox.position_at(connection, self.project_id, span))
 
     # --- housekeeping, for who runs it --------------------------------------------------------------------------------
 
@@ -693,7 +693,7 @@ class Loom:
         async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
             tx = Transaction(connection, self.project_id)
             result = await work(tx)
-            await store.record_events(tx)
+            await outbox.record(tx)
             return result, tx.change()
 
         result, change = await self._links.run(lambda pool: db.in_transaction(pool, attempt), repeatable=False)

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from loom.bus.events import Event
-from loom.graph import escalations, store
+from loom.graph import escalations, outbox, store
 from loom.graph.escalations import Escalation
 from loom.graph.project import ProjectStatus, get_project
 from loom.graph.store import COLUMNS
@@ -172,7 +172,7 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
         dependents=[_neighbour(row) for row in dependents],
         children=[_neighbour(row) for row in children],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
-        history=await store.events_of(connection, project_id, task_id, limit=history),
+        history=await outbox.of_task(connection, project_id, task_id, limit=history),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType
 from loom.db.connection import snapshot, translated
-from loom.graph import escalations, messages, project, store
+from loom.graph import escalations, messages, outbox, project, store
 from loom.graph.cache import BATCH, Cache
 from loom.graph.transaction import Notice
 
@@ -55,7 +55,7 @@ class Relay:
         with translated():
             async with self._pool.acquire() as connection:
                 start = await project.history_start(connection, self._project)
-                while events := await store.events_after(
+                while events := await outbox.after(
                     connection, self._project, self.position, limit=BATCH, later_than_id=start
                 ):
                     met = await store.get_tasks(
@@ -85,7 +85,7 @@ class Relay:
         with translated():
             async with snapshot(self._pool) as connection:
                 start = await project.history_start(connection, self._project)
-                position = await store.replay_from(connection, self._project, self._replay, start)
+                position = await outbox.replay_from(connection, self._project, self._replay, start)
                 async for tasks in store.all_tasks(connection, self._project, BATCH):
                     if not await self._cache.load(generation, tasks):
                         return False

@@ -17,7 +17,7 @@ from loom.bus import channels
 from loom.bus.events import Event, EventType, Position
 from loom.bus.subscriber import Interest, Subscriber
 from loom.exceptions import InvalidInputError
-from loom.graph import escalations, messages, reading, store
+from loom.graph import escalations, messages, outbox, reading, store
 from loom.graph.messages import EVERYONE
 from loom.graph.task import Task, TaskStatus
 
@@ -121,7 +121,7 @@ async def wait(
             woken.clear()
             async with pool.acquire() as connection:
                 if position is None:
-                    position = await store.horizon(connection)
+                    position = await outbox.horizon(connection)
                     seen = await _standing(connection, project_id, wanted, position)
                 else:
                     seen = await _look(connection, project_id, wanted, position)
@@ -139,7 +139,7 @@ async def wait(
 async def _look(connection: Connection, project_id: str, wanted: Wait, position: Position) -> Waited:
     """The events after a position that are wanted; passes by the others."""
     while True:
-        events = await store.events_after(connection, project_id, position, limit=1000)
+        events = await outbox.after(connection, project_id, position, limit=1000)
         hits = [event for event in events if wanted.wants(event)]
         if hits:
             shown = hits[:_EVENTS]

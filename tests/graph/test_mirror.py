@@ -17,7 +17,7 @@ from loom.bus.events import Position
 from loom.config import LoomConfig, RedisConfig
 from loom.db.connection import Pool
 from loom.exceptions import TaskNotFoundError
-from loom.graph import store
+from loom.graph import outbox
 from loom.graph.cache import BATCH
 from loom.graph.front import Loom
 from loom.graph.task import Priority, ready_score
@@ -289,8 +289,8 @@ async def test_names_of_one_project_do_not_reach_another(open_loom: Opener, conf
 
 async def test_the_horizon_is_where_a_reader_begins(pool: Pool, loom: Loom) -> None:
     async with pool.acquire() as connection:
-        start = await store.horizon(connection)
+        start = await outbox.horizon(connection)
     await loom.create("A")
     async with pool.acquire() as connection:
-        (event,) = await store.events_after(connection, loom.project_id, start, limit=10)
+        (event,) = await outbox.after(connection, loom.project_id, start, limit=10)
     assert event.type == "task.created"

@@ -15,7 +15,7 @@ from loom.config import LoomConfig
 from loom.db import connection as db
 from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError, LoomError
-from loom.graph import editing, store
+from loom.graph import editing, outbox, store
 from loom.graph.front import Loom
 from loom.graph.task import Priority, TaskStatus
 from loom.graph.transaction import Transaction
@@ -116,7 +116,7 @@ async def test_an_edge_added_while_its_parent_completes(loom: Loom, pool: Pool) 
         new = store.NewTask("loom-11111111", "child", TaskStatus.PENDING, Priority.P1, 4, depends_on=(parent.id,))
         child = await editing.create(tx, new, "other")
         await go.wait()
-        await store.record_events(tx)
+        await outbox.record(tx)
         return child.status
 
     creating = asyncio.create_task(db.in_transaction(pool, create_slowly))
