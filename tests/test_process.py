@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loom import process
-from loom.bus.background import end
+from loom.background import end
 from loom.process import Ended
 
 # Leaves a process in a session of its own, which notes its id and does not listen to SIGTERM.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from loom.bus.background import end
+from loom.background import end
 from loom.bus.connection import TIMEOUT
 
 if TYPE_CHECKING:

@@ -131,6 +131,8 @@ async def _decompose(
         try:
             if name is not None and text is None:
                 seen = await decomposer.shown(loom, name)
+                if save is not None:
+                    _save(save, decomposer.dumped((await decomposer.get(loom, name)).plan))
             else:
                 plan, run_id = await _plan(loom, goal, spec, text)
                 if save is not None:

@@ -113,12 +113,12 @@ def resume(
         raise click.UsageError("--note belongs to --yes or --no.")
 
     async def given(loom: Loom) -> str:
-        from loom.workflows import faces
+        from loom.workflows import runner
 
         if yes is not None:
-            await faces.answer(loom, run, {"yes": yes, "note": text}, by_agent=False)
+            await runner.confirm(loom, run, yes=yes, note=text)
         elif output is not None:
-            await faces.answer(loom, run, output, by_agent=False)
+            await runner.answer(loom, run, output)
         return run
 
     _carry_on(given, _Show(), agent=agent, patient=not no_wait, step=step, declined=yes is False)
@@ -189,7 +189,7 @@ async def _carried(
                 reply = await faces.shown(loom, run_id)
                 if reply.get("waits_for") != "confirm" or not (yes or await show.agreed(reply)):
                     return reply
-                await runner.confirm(loom, run.id, yes=True)
+                await runner.confirm(loom, run.id, yes=True, step_id=reply["step"])
             return await faces.shown(loom, run_id)
         except asyncio.CancelledError:
             if not caught:

@@ -51,6 +51,17 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """What a task came to: the beginning of its output as JSON, and how many characters all of it has."""
+
+    id: str
+    title: str
+    status: TaskStatus
+    output: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class AgentView:
     """An agent that holds claims: which tasks, the first to lapse first. `stale`: less than a third of a lease is left,
     which nobody lets happen whose server still renews it."""
@@ -174,6 +185,23 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
         history=await outbox.of_task(connection, project_id, task_id, limit=history),
     )
+
+
+async def results(connection: Connection, project_id: str, task_ids: Sequence[str], characters: int) -> list[Result]:
+    """What some tasks came to, in the order of the ids, each up to so many characters."""
+    records = await connection.fetch(
+        """
+        select t.id, t.title, t.status, left(o.text, $3) as output, length(o.text) as length
+          from unnest($2::text[]) with ordinality w(id, place)
+          join tasks t on t.project_id = $1 and t.id = w.id,
+               lateral (select coalesce(t.output::text, 'null') as text) o
+         order by w.place
+        """,
+        project_id,
+        task_ids,
+        characters,
+    )
+    return [Result(one["id"], one["title"], TaskStatus(one["status"]), one["output"], one["length"]) for one in records]
 
 
 async def ready_children(connection: Connection, project_id: str, epic_id: str, limit: int = 5) -> list[str]:

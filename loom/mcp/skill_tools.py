@@ -34,7 +34,7 @@ class SkillTools:
     def __init__(self, loom: Callable[[], Loom]) -> None:
         self._loom = loom
 
-    @tool("Plan tasks from a goal")
+    @tool("Plan tasks from a goal", outside=True)
     async def loom_decompose(
         self,
         ctx: Context,
@@ -53,7 +53,7 @@ class SkillTools:
         async with reporting(ctx, _LONGEST):
             return await faces.decompose(self._loom(), goal, spec_path, plan, plan_id, confirm=confirm)
 
-    @tool("Run a skill")
+    @tool("Run a skill", outside=True)
     async def loom_skill(
         self,
         ctx: Context,
@@ -70,7 +70,7 @@ class SkillTools:
         async with reporting(ctx, _LONGEST):
             return await faces.skill(self._loom(), name, inputs, run_id, output)
 
-    @tool("Run a workflow")
+    @tool("Run a workflow", destroys=True, outside=True)
     async def loom_workflow(
         self,
         ctx: Context,

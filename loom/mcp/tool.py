@@ -26,7 +26,13 @@ _FACTS = "loom_tool"
 
 
 def tool(
-    title: str, *, reads: bool = False, destroys: bool = False, repeatable: bool = False, always: bool = False
+    title: str,
+    *,
+    reads: bool = False,
+    destroys: bool = False,
+    repeatable: bool = False,
+    outside: bool = False,
+    always: bool = False,
 ) -> Callable[[M], M]:
     """Marks a method as a tool.
 
@@ -35,6 +41,7 @@ def tool(
         reads: it changes nothing.
         destroys: it may replace or end what others have made.
         repeatable: a second call with the same arguments changes nothing more.
+        outside: it may reach beyond the project, such as a model that is asked.
         always: clients that load tools on demand load this one at once.
     """
 
@@ -47,7 +54,7 @@ def tool(
                 read_only_hint=reads,
                 destructive_hint=destroys,
                 idempotent_hint=reads or repeatable,
-                open_world_hint=False,
+                open_world_hint=outside,
             ),
             "meta": {"anthropic/alwaysLoad": True} if always else None,
         }

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom import ids
-from loom.bus.background import end
+from loom.background import end
 from loom.exceptions import AnswerError, ConfigError, InvalidInputError, LoomError, TaskStateError
 from loom.graph import diagnoses, views
 from loom.graph.escalations import EscalationKind

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loom.bus.background import end
+from loom.background import end
 from loom.exceptions import ClaimConflictError, LoomError
 from loom.workflows import runner
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom.bus.background import end
+from loom.background import end
 from loom.exceptions import DatabaseUnavailableError, LoomError, ServersError
 from loom.graph.task import TaskStatus
 from loom.orchestration import result

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from loom.bus.background import end
+from loom.background import end
 from loom.exceptions import LoomError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.bus.background import end
+from loom.background import end
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, TaskStateError
 from loom.graph import limits
 from loom.orchestration.job import Bench, Job, Step, What

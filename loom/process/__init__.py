@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from loom.background import through
 from loom.process import guard
 
 LOG_BYTES = 10_000_000  # of one run's output in its log
@@ -70,14 +71,7 @@ async def run(
                 return await asyncio.shield(ended)
         finally:
             tree.stop()
-            cancelled = False
-            while not ended.done():  # however often who waits for this is cancelled
-                try:
-                    await asyncio.wait([ended])
-                except asyncio.CancelledError:
-                    cancelled = True
-            if cancelled:
-                raise asyncio.CancelledError
+            await through(ended)
 
 
 class Commands:

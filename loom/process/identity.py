@@ -38,9 +38,13 @@ def _here() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in ticks since the start of the machine; None if it has ended."""
+    """When a process began, in ticks since the start of the machine; None if it has ended. Raises OSError if it lives
+    and is hidden from this user."""
     try:
         facts = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except FileNotFoundError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, 0)
+            raise  # it began after the look, or /proc does not show it
         return None
     return None if facts[0] in "ZX" else facts[19]

@@ -198,11 +198,17 @@ async def propose(
     return {"plan_id": plan_id, "status": "preview", **preview(drafts)}
 
 
-async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
-    """The preview of a stored plan again, or the answer if it was written. Raises PlanNotFoundError."""
+async def get(loom: Loom, plan_id: str) -> previews.Preview:
+    """A stored plan as it is. Raises PlanNotFoundError."""
     stored = await loom.look(lambda connection: previews.get(connection, loom.project_id, _known(plan_id)))
     if stored is None:
         raise _missing(plan_id)
+    return stored
+
+
+async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
+    """The preview of a stored plan again, or the answer if it was written. Raises PlanNotFoundError."""
+    stored = await get(loom, plan_id)
     if stored.answer is not None:
         return _without_ids(stored.answer)
     return {"plan_id": plan_id, "status": "preview", **preview(plan.read(stored.plan))}

@@ -121,16 +121,18 @@ def _schema(reader: Reader, given: object) -> dict[str, Any]:
     """The schema of the answer, which is an object."""
     if not isinstance(given, dict) or given.get("type") != "object":
         reader.refuse("`outputs` must be a JSON schema of type object")
-    waiting: list[tuple[Any, str, int]] = [(given, "outputs", 0)]
+    waiting: list[tuple[Any, str, int, bool]] = [(given, "outputs", 0, False)]
     while waiting:
-        one, path, depth = waiting.pop()
+        one, path, depth, named = waiting.pop()  # its keys are names of properties
         if depth > _SCHEMA_DEPTH:
             reader.refuse(f"`{path[:80]}` is nested more than {_SCHEMA_DEPTH} deep")
         if isinstance(one, dict):
             for name in one:
-                if name in _REFUSED and not path.endswith(".properties"):
+                if name in _REFUSED and not named:
                     reader.refuse(f"`{path[:80]}` uses {name}, which skills do not have")
-            waiting += ((part, f"{path}.{name}", depth + 1) for name, part in one.items())
+            waiting += (
+                (part, f"{path}.{name}", depth + 1, name == "properties" and not named) for name, part in one.items()
+            )
         elif isinstance(one, list):
-            waiting += ((part, path, depth + 1) for part in one)
+            waiting += ((part, path, depth + 1, False) for part in one)
     return given

@@ -7,8 +7,8 @@ again if it was interrupted.
 
 from __future__ import annotations
 
-import json
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from loom import process
 from loom.config import API_KEY_VARIABLE
 from loom.exceptions import InvalidInputError, WorkflowError
-from loom.graph import limits, messages, plan, planting, resolving, store, views
+from loom.graph import limits, messages, plan, planting, reading, resolving, views
 from loom.graph.claims import Terms
 from loom.graph.transaction import Transaction
 from loom.skills import decomposer, diagnosis
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 RUN_COMMAND = "run_command"
 PLAN = "plan"
 _OUT_BYTES = 100_000  # of what a command prints
-_RESULTS = 60_000  # characters of all results together
+_RESULTS = 60_000  # characters of all results together, if each is as long as it may be
+_SHORTEST_RESULT = 100  # characters that one may have, however many there are
 _RESOLVE = ("retry", "answer", "waive", "cancel")
 
 Output = dict[str, Any]
@@ -122,15 +123,18 @@ async def _load_failure(loom: Loom, values: Mapping[str, Any], timeout: float) -
 
 async def _load_results(loom: Loom, values: Mapping[str, Any], timeout: float) -> Output:
     ids = list(dict.fromkeys(limits.task_id(one, "tasks") for one in values["tasks"]))
-    found = await loom.look(lambda connection: store.get_tasks(connection, loom.project_id, ids))
-    tasks = [found[one] for one in ids if one in found]
-    room = _RESULTS // max(len(tasks), 1)
-    rows = []
-    for task in tasks:
-        output = json.dumps(task.output, ensure_ascii=False)
-        shown = output if len(output) <= room else f"{output[:room]}… ({len(output):,} characters)"
-        rows.append(f"{task.id} ({task.status}) {task.title}\n{shown}")
-    return {"count": len(tasks), "text": views.clean("\n\n".join(rows)[: 2 * _RESULTS])}
+    room = max(_RESULTS // max(len(ids), 1), _SHORTEST_RESULT)
+    results = await loom.look(lambda connection: reading.results(connection, loom.project_id, ids, room))
+    counts = Counter(one.status for one in results)
+    parts, left = [", ".join(f"{count:,} {status}" for status, count in counts.items())], 2 * _RESULTS
+    for number, one in enumerate(results):
+        more = f"… ({one.length:,} characters)" if one.length > room else ""
+        parts.append(f"{one.id} ({one.status}) {one.title}\n{one.output}{more}")
+        left -= len(parts[-1]) + 2
+        if left < 0:
+            parts[-1] = f"… and {len(results) - number:,} tasks more, which are not shown."
+            break
+    return {"count": len(results), "text": views.clean("\n\n".join(parts))}
 
 
 async def _run_command(loom: Loom, values: Mapping[str, Any], timeout: float) -> Output:

@@ -75,6 +75,9 @@ class SkillQuestion:
 
     async def result(self, run: SkillRun) -> dict[str, Any]:
         assert run.output is not None, "it is done"
+        check = self._check()
+        if check is not None and (wrong := check(run.output)):  # given beside the workflow, to the skill's run itself
+            raise runner.wrong(self.skill.name, wrong)
         return run.output
 
     def _check(self) -> Check | None:

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from loom.exceptions import DatabaseUnavailableError, LoomError, RunLostError, ServersError, WorkflowError
+from loom.exceptions import (
+    DatabaseUnavailableError,
+    LoomError,
+    RunLostError,
+    RunNotFoundError,
+    ServersError,
+    WorkflowError,
+)
 from loom.graph import limits, store, views, workflow_runs
 from loom.graph.runs import SkillRun
 from loom.graph.transaction import Transaction
@@ -108,15 +115,23 @@ class Carrier:
         """Makes the lease longer, again and again; returns when somebody else has taken the run."""
         while True:
             await asyncio.sleep(LEASE / 3)
-            with suppress(DatabaseUnavailableError, ServersError):  # nobody else gets at it either
+            try:
                 if not await self._loom.transact(lambda tx: workflow_runs.renew(tx, self._run, LEASE)):
                     return
+            except RunNotFoundError:
+                return
+            except Exception as error:  # what is at work goes on: should the lease run out, its record is refused
+                _LOG.warning("The lease of %s could not be renewed: %s", self._run.id, error)
 
     async def let_go(self) -> None:
         """Gives the lease back if the run is in these hands still; where that fails, it runs out."""
         if self._run.status == "running":
             with suppress(LoomError):
-                await self._held(lambda tx, run: workflow_runs.move(tx, run, status="running", free=True))
+                await self._loom.transact(self._free)
+
+    async def _free(self, tx: Transaction) -> None:
+        run = await workflow_runs.held(tx, self._run)  # wherever it is now
+        await workflow_runs.move(tx, run, status="running", free=True)
 
     # --- the types of steps -------------------------------------------------------------------------------------------
 
@@ -161,9 +176,9 @@ class Carrier:
         """A question to a person: the run waits, until its time is over."""
         if (row := self._unfinished()) is None:
             shown = {"message": str(self._value(step, "message")), "show": self._value(step, "show") or {}}
-            await self._begin(step, shown)
-        elif await self._held(lambda tx, run: is_over(tx, row)):
-            raise WorkflowError("Nobody answered in time.", "Resume it to ask again.")
+            await self._begin(step, shown, timeout=step.timeout)
+        else:
+            await self._still_in_time(row)
         await self._pause(step, "for a yes")
 
     async def _wait(self, step: Step) -> None:
@@ -175,28 +190,30 @@ class Carrier:
                 if self._patient and since is None:  # what happens after the first look is not slept through
                     since = (await self._loom.wait("any", timeout=0)).since
                 awaited = await self._look_at(row)
-                if not awaited.open if row.wake_at is None else row.wake_at <= awaited.now:
-                    await self._finish(step, {"finished": awaited.finished})
-                    return
-                if awaited.dead and row.inputs.get("dead") == FAIL:
-                    raise WorkflowError(f"It waits for dead work: {', '.join(awaited.dead[:5])}.")
-                if row.deadline_at is not None and row.deadline_at <= awaited.now:
-                    raise WorkflowError(f"It waited longer than its timeout, {step.timeout:g} seconds.")
-                tasks = f"for {awaited.open:,} task{'s' * (awaited.open != 1)}"
-                what = tasks if row.wake_at is None else "for its time"
-                if not self._patient:
-                    await self._pause(step, what)
-                    return
-                if not told:
-                    self._tell(Progress(What.WAITING, step.id, step.type, what))
-                    told = True
-                ends = [end for end in (row.wake_at, row.deadline_at) if end is not None]
-                shortest, longest = _LOOK
-                span = min([longest, *((end - awaited.now).total_seconds() for end in ends)])
-                since = (await self._loom.wait("any", since=since, timeout=max(span, shortest))).since
-                await asyncio.sleep(min(_TOGETHER, max(span, shortest)))
             except (DatabaseUnavailableError, ServersError):
                 await asyncio.sleep(_AWAY)
+                continue
+            if not awaited.open if row.wake_at is None else row.wake_at <= awaited.now:
+                await self._finish(step, {"finished": awaited.finished})
+                return
+            if awaited.dead and row.inputs.get("dead") == FAIL:
+                raise WorkflowError(f"It waits for dead work: {', '.join(awaited.dead[:5])}.")
+            if row.deadline_at is not None and row.deadline_at <= awaited.now:
+                raise WorkflowError(f"It waited longer than its timeout, {step.timeout:g} seconds.")
+            tasks = f"for {awaited.open:,} task{'s' * (awaited.open != 1)}"
+            what = tasks if row.wake_at is None else "for its time"
+            if not self._patient:
+                await self._pause(step, what)
+                return
+            if not told:
+                self._tell(Progress(What.WAITING, step.id, step.type, what))
+                told = True
+            ends = [end for end in (row.wake_at, row.deadline_at) if end is not None]
+            shortest, longest = _LOOK
+            span = min([longest, *((end - awaited.now).total_seconds() for end in ends)])
+            with suppress(DatabaseUnavailableError, ServersError):  # the next look says so
+                since = (await self._loom.wait("any", since=since, timeout=max(span, shortest))).since
+            await asyncio.sleep(min(_TOGETHER, max(span, shortest)))
 
     async def _ask(self, step: Step) -> None:
         """A model's answer, or that of the calling agent, for which the run waits."""
@@ -210,8 +227,10 @@ class Carrier:
         if run is None:
             provider = asking.provider_for(self._loom, question)
             if provider is None:
-                if not opened:
-                    await self._begin(step, inputs)
+                if opened:
+                    await self._still_in_time(row)
+                else:
+                    await self._begin(step, inputs, timeout=step.timeout if "timeout" in step.facts else None)
                     await question.open(self._note_skill_run)
                 await self._pause(step, "for an answer")
                 return
@@ -277,27 +296,43 @@ class Carrier:
         """Does something with the run while it is locked and in these hands."""
 
         async def write(tx: Transaction) -> Any:
-            return await work(tx, await workflow_runs.held(tx, self._run))
+            run = await workflow_runs.held(tx, self._run)
+            if run.position != self._run.position:  # an answer was lost on its way, and what was asked for is done
+                raise workflow_runs.lost(run.id)
+            return await work(tx, run)
 
         return await self._loom.transact(write)
 
     async def _begin_to_wait(self, step: Step) -> StepRun:
         if "seconds" in step.facts:
             span = limits.seconds(self._value(step, "seconds"), "seconds", 0, LONGEST)
-            return await self._begin(step, {"seconds": span}, pause=span)
+            return await self._begin(step, {"seconds": span}, pause=span, timeout=step.timeout)
         given = self._value(step, "tasks")
         tasks = [limits.task_id(one, "tasks") for one in (given if isinstance(given, list) else [given])]
         found = await self._loom.look(lambda connection: store.get_tasks(connection, self._loom.project_id, tasks))
         if missing := [one for one in tasks if one not in found]:
             raise WorkflowError(f"This project has no {', '.join(missing[:5])} to wait for.")
-        return await self._begin(step, {"tasks": tasks, "dead": step.facts.get("dead", "wait")})
+        inputs = {"tasks": tasks, "dead": step.facts.get("dead", "wait")}
+        return await self._begin(step, inputs, timeout=step.timeout)
+
+    async def _still_in_time(self, row: StepRun | None) -> None:
+        if row is not None and await self._held(lambda tx, run: is_over(tx, row)):
+            raise WorkflowError("Nobody answered in time.", "Resume it to ask again.")
 
     async def _begin(
-        self, step: Step, inputs: Mapping[str, Any], note: str = "", pause: float | None = None
+        self,
+        step: Step,
+        inputs: Mapping[str, Any],
+        note: str = "",
+        *,
+        pause: float | None = None,
+        timeout: float | None = None,
     ) -> StepRun:
+        """Writes that a step begins. `pause` and `timeout`: seconds that it waits, and within which it must have ended;
+        what is done at once is timed by who does it."""
         before = self._unfinished()
         text = limits.json_object(dict(inputs), "inputs", OUTPUT_BYTES)
-        row: StepRun = await self._held(lambda tx, run: self._write_begun(tx, run, step, text, pause))
+        row: StepRun = await self._held(lambda tx, run: self._write_begun(tx, run, step, text, pause, timeout))
         self._rows[row.position] = row
         again = before is not None and before.status == "running"
         if again:
@@ -306,9 +341,14 @@ class Carrier:
         return row
 
     async def _write_begun(
-        self, tx: Transaction, run: Run, step: Step, inputs: str, pause: float | None = None
+        self,
+        tx: Transaction,
+        run: Run,
+        step: Step,
+        inputs: str,
+        pause: float | None = None,
+        timeout: float | None = None,
     ) -> StepRun:
-        waits = step.type in (StepType.CONFIRM, StepType.WAIT)  # the others are timed by who does them
         return await workflow_runs.begin_step(
             tx,
             run,
@@ -316,7 +356,7 @@ class Carrier:
             type=step.type,
             inputs=inputs,
             agent=self._agent,
-            timeout=step.timeout if waits else None,
+            timeout=timeout,
             pause=pause,
         )
 

@@ -42,7 +42,8 @@ async def workflow(
         raise InvalidInputError("There is no run_id to resume.", "Pass run_id; see action=status.")
     elif inputs:
         try:
-            await answer(loom, run_id, inputs, by_agent=True)
+            if (await _answer(loom, run_id, inputs)).status == "failed":  # by a no
+                return await shown(loom, run_id)
         except PlanError as error:
             return {
                 "run_id": run_id,
@@ -54,7 +55,7 @@ async def workflow(
     return await shown(loom, run_id)
 
 
-async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, by_agent: bool) -> Run:
+async def _answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> Run:
     """Gives a run what it waits for: `{"yes": true or false, "note"?}`, or what its prompt asked for. Raises
     LoomError."""
     run, rows = await runner.look(loom, run_id)
@@ -65,7 +66,7 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, by_agent:
                 raise InvalidInputError(
                     f"{run.id} waits for a yes or no.", 'Pass inputs={"yes": true} or {"yes": false, "note": "why"}.'
                 )
-            return await runner.confirm(loom, run.id, yes=yes, note=note, by_agent=by_agent)
+            return await runner.confirm(loom, run.id, yes=yes, step_id=_step(run), note=note, by_agent=True)
         case {"waits_for": "answer"}:
             return await runner.answer(loom, run.id, given)
     raise WorkflowStateError(f"{run.id} waits for no answer; it is {run.status}.", "Resume it without one.")

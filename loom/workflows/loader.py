@@ -27,8 +27,9 @@
         type: wait                       # for tasks, or for some seconds
         seconds: 5
 
-Each step may have a `timeout` in seconds. `values.py` says what stands between {{ and }}. A file of the project that
-runs a command counts only once it is trusted; see `library.py` for where files are found.
+Each step that takes time may have a `timeout` in seconds; without one a skill or an action has 900, a wait has a week,
+and a question to a person or to the calling agent is open for ever. `values.py` says what stands between {{ and }}. A
+file of the project that runs a command counts only once it is trusted; see `library.py` for where files are found.
 """
 
 from __future__ import annotations

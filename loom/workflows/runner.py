@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loom.bus.background import end
+from loom.background import end, through
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, WorkflowStateError
 from loom.graph import limits, workflow_runs
 from loom.graph.transaction import Transaction
@@ -88,19 +88,31 @@ async def advance(
         await asyncio.wait({going, keeping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         ended = going.done()
-        await end([going, keeping])
-        await asyncio.shield(carrier.let_go())
+        await through(asyncio.create_task(_let_go(carrier, going, keeping)))
     if ended:
         return going.result()
     raise workflow_runs.lost(run_id)
 
 
+async def _let_go(carrier: Carrier, *tasks: asyncio.Task[Any]) -> None:
+    await end(tasks)
+    await carrier.let_go()
+
+
 async def confirm(
-    loom: Loom, run_id: str, *, yes: bool, note: str = "", agent_id: str | None = None, by_agent: bool = False
+    loom: Loom,
+    run_id: str,
+    *,
+    yes: bool,
+    step_id: str | None = None,
+    note: str = "",
+    agent_id: str | None = None,
+    by_agent: bool = False,
 ) -> Run:
     """Answers the confirm step that a run waits at. After a yes it can be carried on; after a no it has failed.
 
     Args:
+        step_id: the step whose question was shown; None: whichever it waits at.
         by_agent: an agent answers, and not a person, which the step has to allow.
 
     Raises:
@@ -114,14 +126,14 @@ async def confirm(
         step = step_at(run)
         if run.status != "waiting" or step is None or step.type is not StepType.CONFIRM:
             raise WorkflowStateError(f"{run.id} waits for no yes or no; {_standing(run)}.", _see(run))
+        if step_id is not None and step_id != step.id:
+            raise WorkflowStateError(f"{step_id} was answered by somebody else; {_standing(run)} now.", _see(run))
         if by_agent and not step.facts.get("agents"):
             raise WorkflowStateError(
                 f"The step {step.id} of {run.workflow} is answered by a person.",
                 f"Have your user run `loom workflow resume {run.id} --yes`, or --no.",
             )
-        row = (await workflow_runs.steps(tx.connection, tx.project_id, run.id))[-1]
-        if await is_over(tx, row):
-            raise WorkflowStateError(f"The time to answer {step.id} is over.", f"Resume {run.id} to see it fail.")
+        await _in_time(tx, run, _row(run, await workflow_runs.steps(tx.connection, tx.project_id, run.id)))
         if not yes:
             return await workflow_runs.fail(tx, run, step.id, agent, f"{agent} said no{f': {said}' if said else '.'}")
         output = limits.json_object({"yes": True, "by": agent, "note": said}, "output")
@@ -142,7 +154,8 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
     step = step_at(run)
     if run.status != "waiting" or step is None or not asking.is_asked(step):
         raise WorkflowStateError(f"{run.id} waits for no answer; {_standing(run)}.", _see(run))
-    row, agent = rows[-1], loom.caller(agent_id)
+    row, agent = _row(run, rows), loom.caller(agent_id)
+    await loom.transact(lambda tx: _in_time(tx, run, row))
     output = await asking.question(loom, step, row.inputs).take(given, row.skill_run_id)
     text = limits.json_object(output, "output", OUTPUT_BYTES)
 
@@ -161,8 +174,9 @@ async def look(loom: Loom, run_id: str) -> tuple[Run, list[StepRun]]:
     run_id = known(run_id)
 
     async def both(connection: Connection) -> tuple[Run, list[StepRun]]:
-        run = await workflow_runs.get(connection, loom.project_id, run_id)
-        return run, await workflow_runs.steps(connection, loom.project_id, run_id)
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            run = await workflow_runs.get(connection, loom.project_id, run_id)
+            return run, await workflow_runs.steps(connection, loom.project_id, run_id)
 
     return await loom.look(both)
 
@@ -183,7 +197,7 @@ async def waits_for(loom: Loom, run: Run, rows: list[StepRun]) -> dict[str, Any]
     step = step_at(run)
     if run.status != "waiting" or step is None:
         return {}
-    row = rows[-1]
+    row = _row(run, rows)
     if step.type is StepType.CONFIRM:
         return {"waits_for": "confirm", "agents": bool(step.facts.get("agents")), **row.inputs}
     if asking.is_asked(step):
@@ -248,6 +262,16 @@ async def _go_back(tx: Transaction, run: Run, workflow: Workflow, step_id: str) 
             )
     await workflow_runs.forget_steps(tx, run, there)
     await workflow_runs.move(tx, run, status="running", position=there, free=True)
+
+
+def _row(run: Run, rows: Iterable[StepRun]) -> StepRun:
+    """What is known of the step that a run waits at."""
+    return next(row for row in rows if row.position == run.position)
+
+
+async def _in_time(tx: Transaction, run: Run, row: StepRun) -> None:
+    if await is_over(tx, row):
+        raise WorkflowStateError(f"The time to answer {row.step} is over.", f"Resume {run.id} to see it fail.")
 
 
 def _standing(run: Run) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,9 +100,11 @@ class Cli:
         logger.handlers[:], logger.level = before
         return Result(int(left.value.code or 0), printed[0].getvalue().decode(), printed[1].getvalue().decode())
 
-    def asked(self, *words: str, answer: str | signal.Signals) -> Result:
-        """One command at a terminal, where the answer is typed, or a signal sent, once it asks; what it prints is all
-        in `out`."""
+    def asked(
+        self, *words: str, answer: str | signal.Signals, meanwhile: Callable[[], object] = lambda: None
+    ) -> Result:
+        """One command at a terminal, where the answer is typed, or a signal sent, once it asks and `meanwhile` has
+        happened; what it prints is all in `out`."""
         ours, theirs = os.openpty()
         command = subprocess.Popen(
             [sys.executable, "-m", "loom", *words],
@@ -120,6 +122,7 @@ class Cli:
             while more := os.read(ours, 4096):
                 shown += more
                 if not typed and shown.rstrip().endswith(b"[y/N]:"):
+                    meanwhile()
                     command.send_signal(answer) if isinstance(answer, int) else os.write(ours, answer.encode())
                     typed = True
         os.close(ours)

@@ -17,7 +17,7 @@ from loom.mcp.server import INSTRUCTIONS, build
 
 READING = {"loom_ready", "loom_status", "loom_graph", "loom_wait"}
 AT_ONCE = {"loom_ready", "loom_claim", "loom_done"}
-ENDING = {"loom_update", "loom_resolve"}  # may replace or end what others have made
+ENDING = {"loom_update", "loom_resolve", "loom_workflow"}  # may replace or end what others have made
 
 
 def no_project() -> Loom:
@@ -56,11 +56,12 @@ async def test_each_tool_declares_what_it_does(listed: list[Tool]) -> None:
         assert None not in (hints.destructive_hint, hints.idempotent_hint, hints.open_world_hint), tool.name
     by_name = {tool.name: tool for tool in listed}
     assert {name for name, tool in by_name.items() if tool.annotations and tool.annotations.read_only_hint} >= READING
-    for name in vars(tools.Tools).keys() & by_name.keys():
+    for name in by_name:
         told = by_name[name].annotations
         assert told is not None
         assert told.read_only_hint == (name in READING), name
         assert told.destructive_hint == (name in ENDING), name
+        assert told.open_world_hint == (name in vars(skill_tools.SkillTools)), name
     assert {name for name, tool in by_name.items() if (tool.meta or {}).get("anthropic/alwaysLoad")} == AT_ONCE
 
 

@@ -362,6 +362,9 @@ def test_a_plan_is_saved_edited_and_applied(terminal: Cli, model: Model) -> None
     )
     saved.write_text(yaml.safe_dump(plan))
     assert terminal.ok("decompose", "--plan", "plan.yaml", "--yes")["count"] == 6
+    stored = terminal.ok("decompose", "--plan", seen["plan_id"], "--save", "stored.yaml")
+    assert stored["status"] == "preview"
+    assert yaml.safe_load((terminal.directory / "stored.yaml").read_text()) == good_plan()
     again = terminal.inside("decompose", "--plan", "plan.yaml", "--yes")
     assert again.code == 1
     assert again.err.count("has the title of the open task") >= 6

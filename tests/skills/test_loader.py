@@ -140,6 +140,10 @@ def test_an_unknown_skill_has_a_neighbour(home: Path) -> None:
         (text().replace("{type: object}", "{type: object, properties: 3}"), "`outputs` is not a valid JSON schema"),
         (text().replace("{type: object}", "{type: object, $ref: 'http://127.0.0.1/x'}"), r"uses \$ref"),
         (text().replace("{type: object}", "{type: object, properties: {a: {pattern: '(a+)+$'}}}"), "uses pattern"),
+        (
+            text().replace("{type: object}", "{type: object, properties: {properties: {pattern: '(a+)+$'}}}"),
+            "uses pattern",
+        ),
         (text(body="{{ whom }}"), "uses whom, which `inputs` does not name"),
         (text(body="{% if %}"), "the template fails in line 1"),
         (text(body=" "), "has no text"),

@@ -177,11 +177,12 @@ async def test_errors_that_no_retry_cures(remote: Provider, api: Api) -> None:
 
 
 async def test_a_server_that_does_not_answer(remote: Provider, api: Api) -> None:
-    api.turns[:] = [Turn(sleep=3)]
+    api.turns[:] = [Turn('{"a": 1}'), Turn(sleep=4)]
+    await ask(remote)  # so that what follows does not import the client, which takes seconds
     began = time.monotonic()
     with pytest.raises(ProviderError, match=r"no answer within 0.5 seconds"):
         await ask(remote, timeout=0.5)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 3
 
 
 async def test_an_answer_that_is_cut(remote: Provider, api: Api) -> None:

@@ -15,6 +15,7 @@ from loom.exceptions import AnswerError
 from loom.graph import views
 from loom.graph.front import Loom
 from loom.graph.workflow_runs import Run
+from loom.skills import faces as skill_faces
 from loom.workflows import faces, loader, runner
 from tests.graph.test_lifecycle import holds
 from tests.mcp.test_stdio import place, started
@@ -174,6 +175,13 @@ async def test_a_diagnosis_is_refused_before_a_person_is_asked(
         await runner.answer(bare_shop, run.id, answer | wrong)
     run = await runner.answer(bare_shop, run.id, answer)
     assert (await runner.advance(bare_shop, run.id)).position == 3, "it asks a person now"
+
+    run = await runner.advance(bare_shop, (await runner.start(bare_shop, workflow, {"task_id": task.id})).id)
+    skill_run_id = (await rows(bare_shop, run))["diagnose"].skill_run_id
+    await skill_faces.skill(bare_shop, None, run_id=skill_run_id, output=answer | wrong)  # beside the workflow
+    run = await runner.advance(bare_shop, run.id)
+    assert (run.status, told in str(run.error)) == ("failed", True)
+    assert (await runner.advance(bare_shop, run.id)).status == "waiting", "it is asked anew"
 
 
 PLANS: tuple[tuple[str | dict[str, Any], str], ...] = (

@@ -288,6 +288,30 @@ def test_a_person_at_a_terminal_is_asked(work: Cli, answer: str | signal.Signals
     assert [run["status"] for run in work.ok("workflow", "status")["runs"]] == [status]
 
 
+def test_a_yes_counts_only_for_what_was_shown(work: Cli) -> None:
+    steps = "- {id: first, type: confirm, message: Write a file?}\n- {id: second, type: confirm, message: Delete all?}"
+    put(work.directory, source(f"{steps}\n{TASK}"))
+
+    def faster() -> None:
+        run_id = work.ok("workflow", "status")["runs"][0]["run_id"]
+        assert "Delete all?" in work.inside("workflow", "resume", run_id, "--yes").out
+
+    seen = work.asked("workflow", "start", "trial", answer="y\n", meanwhile=faster)
+    assert seen.code == 1
+    assert "first was answered by somebody else; it is waiting at second now." in seen.out
+    assert work.ok("status")["counts"]["pending"] == 0
+
+
+def test_a_yes_is_no_answer_to_a_prompt(work: Cli) -> None:
+    anything = SKILL.replace("outputs: {", "outputs: {type: object}\nmodel: {").partition("model: {")
+    put(work.directory, f"{anything[0]}---\nSay it louder: {{{{ words }}}}\n", "shout.md", "skills")
+    put(work.directory, source(f"{SHOUT}\n{TASK}"))
+    run_id = work.inside("workflow", "start", "trial").out.split()[0]
+    refused = work.inside("workflow", "resume", run_id, "--yes")
+    assert (refused.code, "waits for no yes or no; it is waiting at shout." in refused.err) == (1, True)
+    assert work.ok("workflow", "status", run_id)["waits_for"] == "answer"
+
+
 async def test_who_comes_second_is_told(work: Cli, pool: Pool) -> None:
     put(work.directory, source(ASK))
     run_id = work.inside("workflow", "start", "trial").out.split()[0]

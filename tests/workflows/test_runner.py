@@ -267,6 +267,9 @@ async def test_agents_answer_only_where_they_may(loom: Loom) -> None:
         await faces.workflow(loom, "resume", run_id=run.id, inputs={"yes": True})
     assert (await runner.look(loom, run.id))[0].status == "waiting"
     run = await begun(loom, ASK.replace("}", ", agents: true}"))
+    refused = await faces.workflow(loom, "resume", run_id=run.id, inputs={"yes": False, "note": "too early"})
+    assert (refused["status"], refused["error"]) == ("failed", "ask: tester said no: too early")
+    assert (await faces.workflow(loom, "resume", run_id=run.id))["waits_for"] == "confirm", "it is asked anew"
     with pytest.raises(InvalidInputError, match="waits for a yes or no"):
         await faces.workflow(loom, "resume", run_id=run.id, inputs={"yes": "yes"})
     assert (await faces.workflow(loom, "resume", run_id=run.id, inputs={"yes": True}))["status"] == "done"
@@ -282,6 +285,24 @@ async def test_the_time_for_an_answer_ends(loom: Loom, clock: Clock) -> None:
     assert (run.status, run.error) == ("failed", "ask: Nobody answered in time. Resume it to ask again.")
     assert (await runner.advance(loom, run.id)).status == "waiting"
     assert (await runner.confirm(loom, run.id, yes=True)).status == "running"
+
+
+async def test_the_time_of_an_agent_to_answer_ends_where_that_is_said(
+    bare_shop: Loom, directory: Path, clock: Clock
+) -> None:
+    put(directory, SKILL, "shout.md", "skills")
+    words = "words: {type: string, default: hi}"
+    unhurried = await begun(bare_shop, SHOUT, words)
+    run = await begun(bare_shop, SHOUT.replace("}}", "}}", 1).rstrip("}") + "}, timeout: 60}", words)
+    await clock(61)
+    with pytest.raises(WorkflowStateError, match="The time to answer shout is over"):
+        await runner.answer(bare_shop, run.id, LOUD)
+    assert await runner.movable(bare_shop) == [run.id]
+    run = await runner.advance(bare_shop, run.id)
+    assert (run.status, run.error) == ("failed", "shout: Nobody answered in time. Resume it to ask again.")
+    assert (await runner.advance(bare_shop, run.id)).status == "waiting"
+    assert (await runner.answer(bare_shop, run.id, LOUD)).status == "running"
+    assert (await runner.answer(bare_shop, unhurried.id, LOUD)).status == "running"
 
 
 # --- failing and going back -----------------------------------------------------------------------------------------
@@ -471,8 +492,25 @@ async def test_actions_on_the_graph(loom: Loom) -> None:
     assert seen["mend"] == {"id": dead.id, "status": "pending"}
     assert (await loom.get(dead.id)).task.context["notes"][0]["text"] == f"see {first.id}"
     assert seen["see"]["count"] == 1
-    assert seen["see"]["text"].startswith(f"{then.id} (blocked) Then")
+    assert seen["see"]["text"] == f"1 blocked\n\n{then.id} (blocked) Then\nnull"
     await holds(loom)
+
+
+async def test_results_that_are_too_many_are_counted(loom: Loom) -> None:
+    made = await loom.apply_plan({"tasks": [{"title": f"One of many tasks, number {n}"} for n in range(3_000)]})
+    await loom.done(made[0].id, {"text": "x" * 1_000})
+    see = "- {id: see, type: action, action: load_results, inputs: {tasks: '{{ inputs.ids }}'}}"
+    run = await begun(loom, see, "ids: {type: array}", {"ids": [one.id for one in made]})
+    seen = (await outputs(loom, run))["see"]
+    parts = seen["text"].split("\n\n")
+    assert seen["count"] == 3_000
+    assert parts[0] == "1 done, 2,999 pending"
+    assert parts[1].endswith("xx… (1,012 characters)")
+    assert len(parts[1]) < 200
+    shown = parts[1:-1]
+    assert all(task.id in part and task.title in part for task, part in zip(made, shown, strict=False))
+    assert parts[-1] == f"… and {3_000 - len(shown):,} tasks more, which are not shown."
+    assert 100_000 < len(seen["text"]) < 121_000
 
 
 async def test_a_change_that_is_refused_leaves_nothing_behind(loom: Loom, pool: Pool) -> None:

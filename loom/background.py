@@ -1,4 +1,4 @@
-"""Ending the tasks that run beside others."""
+"""Tasks that run beside others: ending them, and having them end in peace."""
 
 from __future__ import annotations
 
@@ -19,3 +19,17 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in running:
             task.cancel()
         await asyncio.wait(running, timeout=_AGAIN)
+
+
+async def through(task: asyncio.Task[Any]) -> None:
+    """Waits until a task is done, however often who waits is cancelled meanwhile; only then that takes effect. Raises
+    what the task did."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

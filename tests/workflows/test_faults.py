@@ -1,0 +1,146 @@
+"""What goes wrong around a run: answers of the database that are lost, calls that are broken off, leases that cannot be
+renewed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from loom.config import DatabaseConfig, LoomConfig, trust
+from loom.db.connection import Pool
+from loom.exceptions import DatabaseUnavailableError
+from loom.graph.front import Loom
+from loom.orchestration.flows import Flows
+from loom.workflows import carrier, loader, runner
+from tests.mcp.test_stdio import place, started
+from tests.workflows.conftest import Clock, begun, put, source, until
+from tests.workflows.test_runner import ASK, MAKE, command, wait_for
+
+__all__ = ["place"]
+
+STUBBORN = "trap '' TERM; touch ready; while :; do sleep 0.1; done"
+
+
+class Lossy:
+    """Stands before PostgreSQL, and loses the answer to the first COMMIT of a step that is done."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        self._port = parts.port or int(query.get("port", ["5432"])[0])
+        self._socket = f"{query['host'][0]}/.s.PGSQL.{self._port}" if "host" in query else None
+        self._host, self._parts = parts.hostname or "127.0.0.1", parts
+        self.lost = 0
+
+    async def url(self) -> str:
+        """Where it listens from now on."""
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        who = self._parts.netloc.rpartition("@")[0]
+        return f"postgresql://{who}@127.0.0.1:{port}{self._parts.path}?sslmode=disable"
+
+    def close(self) -> None:
+        self._server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._socket:
+            answers, server = await asyncio.open_unix_connection(self._socket)
+        else:
+            answers, server = await asyncio.open_connection(self._host, self._port)
+        step_done = cut = False
+
+        async def there() -> None:
+            nonlocal step_done, cut
+            while data := await reader.read(65536):
+                step_done = step_done or b"workflow.step_completed" in data
+                if step_done and b"COMMIT" in data and not self.lost:
+                    self.lost, cut = 1, True
+                server.write(data)
+                await server.drain()
+            server.close()
+
+        async def back() -> None:
+            while (data := await answers.read(65536)) and not cut:
+                writer.write(data)
+                await writer.drain()
+            writer.transport.abort() if cut else writer.close()
+
+        await asyncio.gather(there(), back(), return_exceptions=True)
+
+
+@pytest.fixture
+async def lossy(config: LoomConfig) -> AsyncIterator[Lossy]:
+    proxy = Lossy(config.database.url or "")
+    yield proxy
+    proxy.close()
+
+
+async def test_an_answer_that_was_lost_passes_no_step_by(loom: Loom, config: LoomConfig, lossy: Lossy) -> None:
+    task = await loom.create("one")
+    await loom.done(task.id)
+    async with Loom(replace(config, database=DatabaseConfig(url=await lossy.url())), agent="carrier") as other:
+        with pytest.raises(DatabaseUnavailableError):
+            await begun(other, f"{wait_for(task.id)}\n{ASK}\n{MAKE}", patient=True)
+        assert lossy.lost
+        (run,) = await runner.newest(loom)
+        assert run.position == 1, "the COMMIT was carried out"
+        run = await runner.advance(loom, run.id, patient=True)
+    assert (run.status, run.position) == ("waiting", 1), "a person has to agree first"
+
+
+async def test_who_is_stopped_lets_go_however_long_its_command_takes(
+    bare_shop: Loom, directory: Path, pool: Pool, clock: Clock
+) -> None:
+    put(directory, source(command(f"[sh, -c, {json.dumps(STUBBORN)}]")))
+    trust(directory)
+    await runner.start(bare_shop, loader.load(bare_shop.config).get("trial"), {})
+    await clock(6)
+    flows = Flows(bare_shop)
+    await flows.begin()
+    await until(lambda: (directory / "ready").exists())
+    await flows.stop()
+    assert await pool.fetchval("select lease_expires_at from workflow_runs") is None
+
+
+async def test_a_call_that_is_broken_off_lets_go(place: dict[str, str], home: Path, pool: Pool) -> None:
+    ready = home / "ready"
+    script = STUBBORN.replace("touch ready", f"touch '{ready}'")
+    put(home, source(command(f"[sh, -c, {json.dumps(script)}]")))
+    async with started(**(place | {"HOME": str(home)}), LOOM_AGENT_ID="builder") as server:
+        await server.initialize()
+        call = {"name": "loom_workflow", "arguments": {"action": "start", "name": "trial"}}
+        await server.send(json.dumps({"jsonrpc": "2.0", "id": 77, "method": "tools/call", "params": call}).encode())
+        await until(ready.exists)
+        cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 77}}
+        await server.send(json.dumps(cancel).encode())
+        async with asyncio.timeout(15):  # half of the lease
+            while await pool.fetchval("select lease_expires_at from workflow_runs"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+async def test_a_lease_that_cannot_be_renewed_for_once_ends_nothing(
+    bare_shop: Loom, directory: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(carrier, "LEASE", 1.5)
+    put(directory, source(command("[sh, -c, 'touch ready; while ! test -e go; do sleep 0.05; done']")))
+    trust(directory)
+    run = await runner.start(bare_shop, loader.load(bare_shop.config).get("trial"), {})
+    going = asyncio.create_task(runner.advance(bare_shop, run.id))
+    await until((directory / "ready").exists)
+    await pool.execute(
+        "create function full_disk() returns trigger language plpgsql as"
+        " $$ begin raise exception 'no space' using errcode = '53100'; end $$"
+    )
+    await pool.execute(
+        "create trigger full_disk before update on workflow_runs for each row execute function full_disk()"
+    )
+    await until(lambda: any("could not be renewed" in message for message in caplog.messages))
+    await pool.execute("drop trigger full_disk on workflow_runs")
+    (directory / "go").touch()
+    assert (await going).status == "done"
