@@ -41,8 +41,8 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Endpoints]:
     if database and redis:
         yield Endpoints(database, redis)
     elif request.config.getoption("--servers") == "docker":
-        from testcontainers.postgres import PostgresContainer
-        from testcontainers.redis import RedisContainer
+        from testcontainers.community.postgres import PostgresContainer
+        from testcontainers.community.redis import RedisContainer
 
         with (
             PostgresContainer("postgres:16-alpine", driver=None) as postgres,
