@@ -38,6 +38,7 @@ class EventType(StrEnum):
     WORKFLOW_STEP_COMPLETED = "workflow.step_completed"
     WORKFLOW_COMPLETED = "workflow.completed"
     WORKFLOW_FAILED = "workflow.failed"
+    WORKFLOW_CANCELLED = "workflow.cancelled"
 
 
 class Position(NamedTuple):

@@ -124,6 +124,21 @@ def resume(
     _carry_on(given, _Show(), agent=agent, patient=not no_wait, step=step, declined=yes is False)
 
 
+@workflow.command()
+@click.argument("run")
+@click.option("--note", "text", default="", metavar="TEXT", help="Say why.")
+@agent_option
+def cancel(run: str, text: str, agent: str | None) -> None:
+    """End RUN for good. The tasks that it has made stay; `loom cancel` ends them."""
+    from loom.workflows import faces, runner
+
+    async def work(loom: Loom) -> Reply:
+        await runner.cancel(loom, run, note=text)
+        return _for_programs(await faces.shown(loom, run))
+
+    answer(work, _lines, agent=agent, changes=True)
+
+
 @workflow.command("status")
 @click.argument("run", required=False)
 @limit_option(20)
@@ -253,7 +268,9 @@ def _waiting_lines(reply: Reply) -> Iterator[str]:
             yield f"  {one_line(trouble)}"
         case {"waits_for": "confirm"}:
             yield from _asked_lines(reply)
+            yield from _time_lines(reply)
         case {"waits_for": "answer"}:
+            yield from _time_lines(reply)
             yield clean(reply["prompt"]).rstrip("\n")
             yield from block("expects", pretty(reply["expects"]))
         case {"waits_for": "tasks"}:
@@ -263,11 +280,16 @@ def _waiting_lines(reply: Reply) -> Iterator[str]:
             yield f"  waits until {reply['until']}"
 
 
+def _time_lines(reply: Reply) -> Iterator[str]:
+    if "until" in reply:
+        yield f"  answers count until {reply['until']}"
+
+
 def _next(reply: Reply) -> str | None:
     """What to do about a run where commands are called, and not tools."""
     again = f"`loom workflow resume {reply['run_id']}`"
     match reply:
-        case {"held_by": _} | {"status": "done"}:
+        case {"held_by": _} | {"status": "done" | "cancelled"}:
             return None
         case {"trouble": _}:
             return f"mend that, then {again}"
@@ -278,7 +300,7 @@ def _next(reply: Reply) -> str | None:
         case {"waits_for": "tasks" | "time"}:
             return f"{again} then, or leave it to `loom orchestrate`"
         case {"status": "failed"}:
-            return f"{again} begins again with that step"
+            return f"{again} begins again with that step, --step with one before it"
     return f"{again}, nobody carries it on"
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. `status` is running, waiting (for an answer, or for tasks), done or failed; `position` is the step that
-    it is at, from 0; `agent` started it, `holder` carries it on until `lease_expires_at`, in `process`."""
+    """One run. `status` is running, waiting (for an answer, or for tasks), done, failed or cancelled; `position` is the
+    step that it is at, from 0; `agent` started it, `holder` carries it on until `lease_expires_at`, in `process`."""
 
     id: str
     workflow: str
@@ -184,7 +184,7 @@ async def move(
         update workflow_runs
            set status = $3, position = coalesce($4, position), error = $5, updated_at = loom_now(),
                lease_expires_at = case when $3 = 'running' and not $6 then lease_expires_at end,
-               finished_at = case when $3 in ('done', 'failed') then loom_now() end
+               finished_at = case when $3 in ('done', 'failed', 'cancelled') then loom_now() end
          where project_id = $1 and id = $2 returning *
         """,
         tx.project_id,
@@ -290,6 +290,17 @@ async def complete(tx: Transaction, run: Run, agent: str) -> Run:
     return await move(tx, run, status="done")
 
 
+async def cancel(tx: Transaction, run: Run, agent: str, why: str) -> Run:
+    """Writes that a locked run is cancelled, and with it the step that it is at; whoever carries it on has lost it."""
+    await tx.connection.execute(
+        "update workflow_runs set token = token + 1 where project_id = $1 and id = $2", tx.project_id, run.id
+    )
+    if run.status != "failed":  # else its step has said why
+        await _end_step(tx, run, "failed", agent, error=why)
+    _tell(tx, EventType.WORKFLOW_CANCELLED, run, agent, {"error": why})
+    return await move(tx, run, status="cancelled", error=why)
+
+
 async def skip_steps(tx: Transaction, run: Run, skipped: Sequence[tuple[int, str, str]], agent: str) -> None:
     """Writes that steps, each with its position, name and type, are passed by."""
     await tx.connection.executemany(
@@ -391,7 +402,9 @@ def not_found(run_id: str) -> RunNotFoundError:
 
 def lost(run_id: str) -> RunLostError:
     """The error for who carried a run on that somebody else has taken."""
-    return RunLostError(f"{run_id} was taken over by somebody else.", f"See `loom workflow status {run_id}`.")
+    return RunLostError(
+        f"{run_id} was taken over or cancelled by somebody else.", f"See `loom workflow status {run_id}`."
+    )
 
 
 async def _end_step(

@@ -57,7 +57,13 @@ class Action:
 
 
 async def _write_plan(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
-    return await decomposer.writing(loom, values["plan_id"], agent)
+    writing = await decomposer.writing(loom, values["plan_id"], agent)
+
+    async def write(tx: Transaction) -> Output:
+        answer = await writing(tx)
+        return {name: answer[name] for name in ("plan_id", "count", decomposer.IDS)}
+
+    return write
 
 
 async def _create_tasks(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:

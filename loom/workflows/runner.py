@@ -169,6 +169,24 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
     return await loom.transact(write)
 
 
+async def cancel(loom: Loom, run_id: str, *, note: str = "", agent_id: str | None = None) -> Run:
+    """Ends a run for good, whoever carries it on; what it has made so far stays.
+
+    Raises:
+        RunNotFoundError, WorkflowStateError: it is done, or cancelled.
+    """
+    run_id, agent = known(run_id), loom.caller(agent_id)
+    said = limits.reason(note, "note") if note.strip() else ""
+
+    async def write(tx: Transaction) -> Run:
+        run = await workflow_runs.lock(tx, run_id)
+        if run.status in ("done", "cancelled"):
+            raise WorkflowStateError(f"{run.id} is {run.status} already.", _see(run))
+        return await workflow_runs.cancel(tx, run, agent, f"{agent} cancelled it{f': {said}' if said else '.'}")
+
+    return await loom.transact(write)
+
+
 async def look(loom: Loom, run_id: str) -> tuple[Run, list[StepRun]]:
     """A run, and its steps as far as it has come. Raises RunNotFoundError."""
     run_id = known(run_id)
@@ -193,16 +211,18 @@ async def movable(loom: Loom) -> list[str]:
 
 
 async def waits_for(loom: Loom, run: Run, rows: list[StepRun]) -> dict[str, Any]:
-    """What a run that waits waits for: `waits_for` is confirm, answer, tasks or time, and the rest says more."""
+    """What a run that waits waits for: `waits_for` is confirm, answer, tasks or time, and the rest says more, such as
+    `until` when."""
     step = step_at(run)
     if run.status != "waiting" or step is None:
         return {}
     row = _row(run, rows)
+    until = {} if row.deadline_at is None else {"until": row.deadline_at.isoformat(timespec="seconds")}
     if step.type is StepType.CONFIRM:
-        return {"waits_for": "confirm", "agents": bool(step.facts.get("agents")), **row.inputs}
+        return {"waits_for": "confirm", "agents": bool(step.facts.get("agents")), **row.inputs, **until}
     if asking.is_asked(step):
         try:
-            return {"waits_for": "answer", **await asking.question(loom, step, row.inputs).prompt()}
+            return {"waits_for": "answer", **until, **await asking.question(loom, step, row.inputs).prompt()}
         except LoomError as error:  # such as a skill that is gone; whoever only looks is told all the rest
             return {"waits_for": "answer", "trouble": str(error)}
     if row.wake_at is not None:
@@ -242,6 +262,8 @@ async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None)
             f" {run.lease_expires_at.isoformat(timespec='seconds')} unless it is renewed.",
             "See `loom workflow status` for it, or try again then.",
         )
+    if run.status == "cancelled":
+        raise WorkflowStateError(f"{run.id} is cancelled.", "Start the workflow again for another run.")
     if from_step is not None:
         await _go_back(tx, run, workflow, from_step)
     elif run.status == "done":
@@ -271,7 +293,9 @@ def _row(run: Run, rows: Iterable[StepRun]) -> StepRun:
 
 async def _in_time(tx: Transaction, run: Run, row: StepRun) -> None:
     if await is_over(tx, row):
-        raise WorkflowStateError(f"The time to answer {row.step} is over.", f"Resume {run.id} to see it fail.")
+        raise WorkflowStateError(
+            f"The time to answer {row.step} is over.", f"`loom workflow resume {run.id} --step {row.step}` asks again."
+        )
 
 
 def _standing(run: Run) -> str:

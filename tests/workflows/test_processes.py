@@ -302,6 +302,20 @@ def test_a_yes_counts_only_for_what_was_shown(work: Cli) -> None:
     assert work.ok("status")["counts"]["pending"] == 0
 
 
+def test_a_run_is_cancelled(work: Cli) -> None:
+    put(work.directory, source(f"{TASK}\n- {{id: ask, type: confirm, message: Sure?, timeout: 1000}}"))
+    asked = work.inside("workflow", "start", "trial")
+    assert "answers count until 20" in asked.out
+    run_id = asked.out.split()[0]
+    ended = work.inside("workflow", "cancel", run_id, "--note", "not now")
+    assert (ended.code, ended.out) == (0, f"{run_id}  cancelled  trial\n  tester cancelled it: not now\n")
+    assert work.ok("workflow", "status", run_id)["status"] == "cancelled"
+    again = work.inside("workflow", "cancel", run_id)
+    assert (again.code, f"{run_id} is cancelled already." in again.err) == (1, True)
+    assert work.inside("workflow", "resume", run_id, "--yes").code == 1
+    assert work.ok("status")["counts"]["pending"] == 1, "what it made stays"
+
+
 def test_a_yes_is_no_answer_to_a_prompt(work: Cli) -> None:
     anything = SKILL.replace("outputs: {", "outputs: {type: object}\nmodel: {").partition("model: {")
     put(work.directory, f"{anything[0]}---\nSay it louder: {{{{ words }}}}\n", "shout.md", "skills")

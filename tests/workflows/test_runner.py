@@ -278,8 +278,9 @@ async def test_agents_answer_only_where_they_may(loom: Loom) -> None:
 async def test_the_time_for_an_answer_ends(loom: Loom, clock: Clock) -> None:
     run = await begun(loom, ASK.replace("}", ", timeout: 60}"))
     await clock(61)
-    with pytest.raises(WorkflowStateError, match="The time to answer ask is over"):
+    with pytest.raises(WorkflowStateError, match=f"The time to answer ask is over. `loom .* {run.id} --step ask` asks"):
         await runner.confirm(loom, run.id, yes=True)
+    assert (await waits(loom, run))["until"].startswith("20")
     assert await runner.movable(loom) == [run.id]
     run = await runner.advance(loom, run.id)
     assert (run.status, run.error) == ("failed", "ask: Nobody answered in time. Resume it to ask again.")
@@ -348,6 +349,48 @@ async def test_going_back_never_does_twice_what_changed_the_graph(loom: Loom, po
     for nowhere in ("end", ""):
         with pytest.raises(LoomError):
             await runner.advance(loom, run.id, from_step=nowhere)
+
+
+async def test_a_run_that_is_cancelled_stays_cancelled_and_what_it_made_stays(
+    loom: Loom, bare_shop: Loom, directory: Path, pool: Pool
+) -> None:
+    waiting = await begun(loom, f"{MAKE}\n{ASK}")
+    failed = await begun(loom, "- {id: no, type: condition, if: 1 == 2, else: fail, message: Not so}")
+    done = await begun(loom, SAY)
+    run = await runner.cancel(loom, waiting.id, note="the goal has changed")
+    assert (run.status, run.error) == ("cancelled", "tester cancelled it: the goal has changed")
+    assert await statuses(loom, run) == {"make": "done", "ask": "failed"}
+    assert (await runner.cancel(loom, failed.id)).error == "tester cancelled it."
+    assert (await rows(loom, failed))["no"].error == "Not so", "why it had failed stays"
+    for one, told in ((waiting, "is cancelled already"), (done, "is done already")):
+        with pytest.raises(WorkflowStateError, match=told):
+            await runner.cancel(loom, one.id)
+    with pytest.raises(RunNotFoundError):
+        await runner.cancel(loom, "wf-00000000")
+    for step in (None, "make", "ask"):
+        with pytest.raises(WorkflowStateError, match=r"is cancelled\. Start the workflow again"):
+            await runner.advance(loom, waiting.id, from_step=step)
+    with pytest.raises(WorkflowStateError):
+        await runner.confirm(loom, waiting.id, yes=True)
+    assert await runner.movable(loom) == []
+    assert (await loom.status()).open_workflows == 0
+    assert await pool.fetchval("select count(*) from tasks") == 1
+    types = await pool.fetch("select type from events where type = 'workflow.cancelled'")
+    assert len(types) == 2
+
+
+async def test_who_carries_on_what_was_cancelled_has_lost_it(shop: Loom, directory: Path, model: Model) -> None:
+    put(directory, SKILL, "shout.md", "skills")
+    model.answers(LOUD).hold()
+    run = await runner.start(shop, flow(f"{SHOUT}\n{SAY}", "words: {type: string, default: hi}"), {})
+    carrying = asyncio.create_task(runner.advance(shop, run.id))
+    await until(lambda: bool(model.prompts))
+    await runner.cancel(shop, run.id)
+    model.go_on()
+    with pytest.raises(RunLostError, match="taken over or cancelled"):
+        await carrying
+    assert (await runner.look(shop, run.id))[0].status == "cancelled"
+    assert (await shop.inbox(agent_id="reader")).messages == []
 
 
 async def test_a_run_that_is_done_stays_done(loom: Loom) -> None:
@@ -651,7 +694,7 @@ async def test_who_has_lost_the_lease_stops_without_writing(
     newer = asyncio.create_task(runner.advance(shop, run.id, agent_id="newer", tell=told))
     await until(lambda: len(model.prompts) == 2)
     model.go_on()
-    with pytest.raises(RunLostError, match="was taken over by somebody else"):
+    with pytest.raises(RunLostError, match="was taken over or cancelled by somebody else"):
         await late
     run = await newer
     assert run.status == "done"
