@@ -84,6 +84,7 @@ def _reply(turn: Turn) -> Reply:
             views.full(run_id=one.run.id, workflow=one.run.workflow, status=one.run.status, step=one.step)
             for one in turn.carried
         ],
+        unattended=_unattended(turn),
         diagnosed=[{"escalation": one.escalation, "task_id": one.task_id, **one.reply} for one in turn.diagnosed],
         escalations=views.escalations(turn.escalations).get("escalations"),
         stale_agents=[agent.agent for agent in turn.stale],
@@ -101,9 +102,14 @@ def _lines(turn: Turn) -> Iterator[str]:
         held = ", ".join(task.id for task in agent.tasks[:3])
         yield f"stale      {agent.agent}  {dim(f'does not renew its lease on {held}')}"
     for one in turn.carried:
+        if any(one.run.id == run.id for run in turn.unattended):
+            continue  # see below
         where = f" at {one.step}" if one.step else ""
-        why = dim(one_line(one.run.error)[:100]) if one.run.error else ""
-        yield f"workflow   {one.run.id}  {one.run.workflow}  {one.run.status}{where}  {why}".rstrip()
+        yield f"workflow   {one.run.id}  {one.run.workflow}  {one.run.status}{where}"
+    for row in _unattended(turn):
+        why = f"failed  {one_line(row['error'])[:100]}" if "error" in row else f"waits for somebody at {row['step']}"
+        yield f"{heading('workflow')}   {row['run_id']}  {row['workflow']}  {why}"
+        yield dim(f"           loom workflow status {row['run_id']} shows it; resume goes on with it, cancel ends it")
     for mended in turn.diagnosed:
         what = "left" if "left" in mended.reply else "mended"
         yield f"{what:<9}  {mended.escalation} on {mended.task_id}  {diagnosed(mended.reply)}"
@@ -113,6 +119,13 @@ def _lines(turn: Turn) -> Iterator[str]:
         yield dim(f"           loom resolve {raised.id} ACTION --note TEXT, where ACTION is {ways}")
     if turn.swept.completed:
         yield f"complete   every task is finished: {plural(turn.status.counts['done'], 'task')} done"
+
+
+def _unattended(turn: Turn) -> list[Reply]:
+    from loom.workflows import faces
+
+    rows = faces.runs(turn.unattended)["runs"]
+    return [views.full(**row, error=run.error) for row, run in zip(rows, turn.unattended, strict=True)]
 
 
 def _standing(turn: Turn) -> str:

@@ -348,6 +348,22 @@ async def newest(connection: Connection, project_id: str, limit: int) -> list[Ru
     return [Run.from_record(record) for record in records]
 
 
+async def unattended(connection: Connection, project_id: str, limit: int) -> list[Run]:
+    """The runs that go on only when somebody answers or mends something: those that wait for a yes or an answer, and
+    those that have failed; the newest first."""
+    records = await connection.fetch(
+        """
+        select r.* from workflow_runs r
+          left join workflow_steps s on s.project_id = r.project_id and s.run_id = r.id and s.position = r.position
+         where r.project_id = $1 and (r.status = 'failed' or r.status = 'waiting' and s.type <> 'wait')
+         order by r.created_at desc, r.id limit $2
+        """,
+        project_id,
+        limit,
+    )
+    return [Run.from_record(record) for record in records]
+
+
 async def awaited(connection: Connection, project_id: str, task_ids: Sequence[str]) -> Awaited:
     """How far some tasks are; one that the project does not have is open for ever."""
     record = await connection.fetchrow(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from loom.orchestration.flows import Carried, Flows
 from loom.orchestration.sweeper import Housekeeper
+from loom.workflows import runner
 
 if TYPE_CHECKING:
     from loom.graph.claims import Swept
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from loom.graph.front import Loom
     from loom.graph.project import ProjectStatus
     from loom.graph.reading import AgentView
+    from loom.graph.workflow_runs import Run
     from loom.orchestration.brain import Brain, Diagnosed
 
 
@@ -32,6 +34,7 @@ class Turn:
     escalations: tuple[Escalation, ...]  # open, and not seen before
     stale: tuple[AgentView, ...]  # became stale since
     status: ProjectStatus
+    unattended: tuple[Run, ...] = ()  # workflows that wait for somebody, or have failed, and were not seen so before
     carried: tuple[Carried, ...] = ()  # workflows, since its last look; so below
     diagnosed: tuple[Diagnosed, ...] = ()
 
@@ -48,6 +51,7 @@ class Supervisor:
     def __init__(self, loom: Loom, brain: Brain | None = None) -> None:
         self._loom, self._brain, self._flows = loom, brain, Flows(loom)
         self._known: set[str] = set()
+        self._unattended: set[tuple[str, str, int]] = set()
         self._stale: set[str] = set()
 
     async def turn(self, *, whole: bool = False) -> Turn:
@@ -65,16 +69,19 @@ class Supervisor:
         await (await self._loom.relay()).step()
         waiting = await self._loom.escalations(limit=500)
         agents = [agent for agent in await self._loom.agents() if agent.stale]
+        unattended = await runner.unattended(self._loom)
         turn = Turn(
             swept,
             tuple(one for one in waiting if one.id not in self._known),
             tuple(agent for agent in agents if agent.agent not in self._stale),
             await self._loom.status(),
+            tuple(run for run in unattended if _at(run) not in self._unattended),
             self._flows.news(),
             self._brain.news() if self._brain is not None else (),
         )
         self._known = {one.id for one in waiting}
         self._stale = {agent.agent for agent in agents}
+        self._unattended = {_at(run) for run in unattended}
         return turn
 
     async def run(self) -> AsyncGenerator[Turn, None]:
@@ -100,3 +107,7 @@ class Supervisor:
             if self._brain is not None:
                 await self._brain.stop()
             await housekeeper.stop()
+
+
+def _at(run: Run) -> tuple[str, str, int]:
+    return run.id, run.status, run.position

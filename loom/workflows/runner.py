@@ -204,6 +204,11 @@ async def newest(loom: Loom, limit: int = 50) -> list[Run]:
     return await loom.look(lambda connection: workflow_runs.newest(connection, loom.project_id, limits.page(limit)))
 
 
+async def unattended(loom: Loom, limit: int = 50) -> list[Run]:
+    """The runs that go on only when somebody answers, or mends what failed; the newest first."""
+    return await loom.look(lambda connection: workflow_runs.unattended(connection, loom.project_id, limit))
+
+
 async def movable(loom: Loom) -> list[str]:
     """The ids of runs that nobody carries on and that would not wait for anybody's answer: their holder is gone, or
     what they waited for is there."""

@@ -63,11 +63,16 @@ async def test_it_goes_on_when_the_tasks_are_done_and_stops_where_a_person_is_as
     given(directory)
     run_id = await begun(bare_shop)
     supervisor = Supervisor(bare_shop)
-    assert (await supervisor.turn(whole=True)).carried == ()
+    turn = await supervisor.turn(whole=True)
+    assert (turn.carried, turn.unattended) == ((), ())
     await finish_all(bare_shop)
-    (carried,) = (await supervisor.turn(whole=True)).carried
+    turn = await supervisor.turn(whole=True)
+    (carried,) = turn.carried
     assert (carried.run.id, carried.run.status, carried.step) == (run_id, "waiting", "agree")
-    assert (await supervisor.turn(whole=True)).carried == (), "it waits for somebody's yes"
+    assert [run.id for run in turn.unattended] == [run_id]
+    turn = await supervisor.turn(whole=True)
+    assert (turn.carried, turn.unattended) == ((), ()), "it waits for somebody's yes, which was said"
+    assert [run.id for run in (await Supervisor(bare_shop).turn()).unattended] == [run_id], "another says it, too"
     await runner.confirm(bare_shop, run_id, yes=True)
     assert (await supervisor.turn(whole=True)).carried == (), "whoever has answered goes on with it"
     await clock(6)
@@ -150,7 +155,7 @@ async def test_the_command_line_says_how_far_it_came(cli: Cli, directory: Path) 
         cli.ok("done", cli.ok("claim")["id"])
     looked = cli("orchestrate", "--once")
     assert looked.code == 0
-    assert f"workflow   {begun.json['run_id']}  waits  waiting at agree" in looked.out
+    assert f"workflow   {begun.json['run_id']}  waits  waits for somebody at agree" in looked.out
     ended = cli("workflow", "resume", begun.json["run_id"], "--no", "--note", "not yet", "--json")
     assert ended.code == 1
     assert ended.json["error"] == "agree: tester said no: not yet"

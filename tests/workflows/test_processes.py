@@ -316,6 +316,20 @@ def test_a_run_is_cancelled(work: Cli) -> None:
     assert work.ok("status")["counts"]["pending"] == 1, "what it made stays"
 
 
+def test_the_supervisor_says_which_runs_wait_for_a_person(work: Cli) -> None:
+    put(work.directory, source("- {id: ask, type: confirm, message: Sure?}"))
+    run_id = work.inside("workflow", "start", "trial").out.split()[0]
+    seen = work.inside("orchestrate", "--once").out
+    assert f"{run_id}  trial  waits for somebody at ask\n" in seen
+    assert f"loom workflow status {run_id} shows it" in seen
+    work.inside("workflow", "resume", run_id, "--no")
+    assert f"{run_id}  trial  failed  ask: tester said no." in work.inside("orchestrate", "--once").out
+    (row,) = work.ok("orchestrate", "--once")["unattended"]
+    assert (row["run_id"], row["status"], row["error"]) == (run_id, "failed", "ask: tester said no.")
+    work.ok("workflow", "cancel", run_id)
+    assert work.inside("orchestrate", "--once").out == "nothing new  no tasks yet\n"
+
+
 def test_a_yes_is_no_answer_to_a_prompt(work: Cli) -> None:
     anything = SKILL.replace("outputs: {", "outputs: {type: object}\nmodel: {").partition("model: {")
     put(work.directory, f"{anything[0]}---\nSay it louder: {{{{ words }}}}\n", "shout.md", "skills")
