@@ -33,6 +33,7 @@ _COLOURS = {
     "epic": "magenta",
 }
 _SAYS = ("next", "note")  # what a reply says to its reader, who calls commands here
+_INPUT = re.compile(r"\bPass (\w+) in inputs\.")
 _TOOL = re.compile(r"\bloom_([a-z]+)\b(?: without (task_id)| with (\w+)=(\w+)|, action (\w+))?")
 
 
@@ -71,7 +72,7 @@ def for_people(text: str) -> str:
         words = f" --{option} {value}" if option else f" TASK {action}" if action else ""
         return f"`loom {tool}{words}`{' without TASK' if without else ''}"
 
-    return _TOOL.sub(command, text)
+    return _TOOL.sub(command, _INPUT.sub(r"Pass --input \1=VALUE.", text))
 
 
 def status(name: str) -> str:

@@ -7,16 +7,20 @@ ones there are depends on the project.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastmcp import Context
+from fastmcp.exceptions import PromptError
 from fastmcp.prompts import Prompt, PromptArgument
 from fastmcp.server.providers import Provider
 from fastmcp.utilities.components import FastMCPComponent
 from pydantic import Field
 
+from loom.exceptions import LoomError
+from loom.graph import views
 from loom.graph.views import Reply
 from loom.mcp.tool import tool
 from loom.mcp.tools import Object, reporting
@@ -125,7 +129,10 @@ class _SkillPrompt(Prompt):
         return cls(name=skill.name, description=skill.description, arguments=arguments, skill=skill)
 
     async def render(self, arguments: dict[str, Any] | None = None) -> str:
-        """The skill's prompt."""
+        """The skill's prompt. Raises PromptError, whose text reaches the client as it is."""
         from loom.skills import faces
 
-        return faces.prompt(self.skill, arguments or {})
+        try:
+            return faces.prompt(self.skill, arguments or {})
+        except LoomError as error:
+            raise PromptError(views.clean(f"{error.code}: {error}"), log_level=logging.DEBUG) from None

@@ -97,12 +97,13 @@ _VAGUE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a plan is held against: the project's directory, the files that git tracks, and the open tasks that bear
-    one of the plan's titles (id by title as `same` has it)."""
+    """What a plan is held against: the project's directory, the files that git tracks, the open tasks that bear one of
+    the plan's titles (id by title as `same` has it), and those of the tasks which it names that the project has."""
 
     directory: Path | None = None
     files: Collection[str] = frozenset()
     titles: Mapping[str, str] = field(default_factory=dict)
+    tasks: Collection[str] = frozenset()
 
 
 def read(given: object) -> tuple[list[Draft], list[str]]:
@@ -130,6 +131,7 @@ def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
     """Everything that is wrong with a plan that could be read, a sentence or two each, up to a limit."""
     found = [
         *_cycle(drafts),
+        *_strangers(drafts, known),
         *_edges(drafts),
         *_epics(drafts),
         *_orphans(drafts),
@@ -148,6 +150,12 @@ def few(drafts: Sequence[Draft]) -> list[str]:
     return [views.clean(one) for one in (*_cycle(drafts), *_ends(drafts), *_files(drafts, Known()))]
 
 
+def outside(drafts: Sequence[Draft]) -> set[str]:
+    """The ids that a plan names beside its own tasks."""
+    named = {name for draft in drafts for name in (*draft.depends_on, draft.parent) if name}
+    return named - {draft.key for draft in drafts}
+
+
 def same(title: str) -> str:
     """A title as it is compared with others: in lower case, with single spaces."""
     return _SPACE.sub(" ", title).strip().lower()
@@ -159,6 +167,17 @@ def _cycle(drafts: Sequence[Draft]) -> list[str]:
     except DependencyCycleError as error:
         return [str(error)]
     return []
+
+
+def _strangers(drafts: Sequence[Draft], known: Known) -> list[str]:
+    missing = outside(drafts) - set(known.tasks)
+    return [
+        f"{_named(draft)} names {name}, and the project has no such task. Name a task of this plan by its title or key,"
+        " one that is there by its id, or leave it out."
+        for draft in drafts
+        for name in (*draft.depends_on, draft.parent)
+        if name in missing
+    ]
 
 
 def _edges(drafts: Sequence[Draft]) -> list[str]:

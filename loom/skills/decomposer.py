@@ -126,7 +126,10 @@ async def ask(
 ) -> tuple[dict[str, Any], SkillRun]:
     """Has a provider make a plan; one that is wrong is sent back once, with everything that is wrong with it. `timeout`
     and `noted` are the runner's."""
-    known = Known(loom.config.project_dir, frozenset(material.files), {checks.same(t): i for i, _, t in material.tasks})
+    titles = {checks.same(title): task_id for task_id, _, title in material.tasks}
+    records = await loom.look(lambda connection: connection.fetch(_ALL, loom.project_id))
+    tasks = frozenset(record["id"] for record in records)
+    known = Known(loom.config.project_dir, frozenset(material.files), titles, tasks)
 
     def check(answer: dict[str, Any]) -> list[str]:
         drafts, problems = checks.read(answer)
@@ -179,8 +182,8 @@ async def propose(
     if drafts:
         directory = loom.config.project_dir
         files = await asyncio.to_thread(tracked_files, directory)
-        titles = await loom.look(lambda connection: _twins(connection, loom.project_id, drafts))
-        problems = checks.problems(drafts, Known(directory, frozenset(files), titles))
+        known = await loom.look(lambda connection: _known_of(connection, loom.project_id, drafts, directory, files))
+        problems = checks.problems(drafts, known)
     if problems:
         raise refusal(problems)
     text = checks.text(given)
@@ -228,7 +231,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
     """What `confirm` does, to be done in somebody's transaction; the answer also has the `ids` of all tasks."""
     plan_id = _known(plan_id)
     directory = loom.config.project_dir
-    files = frozenset(await asyncio.to_thread(tracked_files, directory))
+    files = await asyncio.to_thread(tracked_files, directory)
 
     async def write(tx: Transaction) -> dict[str, Any]:
         stored = await previews.lock(tx, plan_id)
@@ -238,8 +241,8 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
             return stored.answer
         await store.lock_graph(tx)  # of two plans with the same titles the second sees the first
         drafts = plan.read(stored.plan)
-        titles = await _twins(tx.connection, tx.project_id, drafts)
-        if problems := checks.problems(drafts, Known(directory, files, titles)):
+        known = await _known_of(tx.connection, tx.project_id, drafts, directory, files)
+        if problems := checks.problems(drafts, known):
             raise refusal(problems)
         planted = await planting.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
         counts = Counter(task.status for task in planted.tasks)
@@ -342,6 +345,7 @@ def _missing(plan_id: str) -> PlanNotFoundError:
 _OPEN = """
 select id, status, title from tasks where project_id = $1 and done_at is null order by created_at desc, id limit $2
 """
+_ALL = "select id from tasks where project_id = $1"
 _TWINS = """
 select min(id) as id, title from (
     select id, lower(btrim(regexp_replace(title, '\\s+', ' ', 'g'))) as title from tasks
@@ -350,10 +354,14 @@ select min(id) as id, title from (
 """
 
 
-async def _twins(connection: Connection, project_id: str, drafts: Sequence[Draft]) -> dict[str, str]:
-    """Open tasks that bear a title of these drafts."""
-    records = await connection.fetch(_TWINS, project_id, [checks.same(draft.title) for draft in drafts])
-    return {record["title"]: record["id"] for record in records}
+async def _known_of(
+    connection: Connection, project_id: str, drafts: Sequence[Draft], directory: Path | None, files: Sequence[str]
+) -> Known:
+    """What these drafts are held against."""
+    twins = await connection.fetch(_TWINS, project_id, [checks.same(draft.title) for draft in drafts])
+    named = await connection.fetch(f"{_ALL} and id = any($2::text[])", project_id, list(checks.outside(drafts)))
+    titles = {record["title"]: record["id"] for record in twins}
+    return Known(directory, frozenset(files), titles, frozenset(record["id"] for record in named))
 
 
 def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, int]) -> dict[str, Any]:

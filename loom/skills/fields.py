@@ -67,9 +67,9 @@ def accept(inputs: Sequence[Input], given: Mapping[str, Any], who: str) -> dict[
     for name, one in known.items():
         if (value := given.get(name)) is None:
             if one.required:
-                about = f": {one.description}" if one.description else ""
+                about = f": {one.description.rstrip('.')}" if one.description else ""
                 raise InvalidInputError(
-                    f"{who[0].upper()}{who[1:]} needs the input {name} ({one.type}){about}", f"Pass {name} in inputs."
+                    f"{who[0].upper()}{who[1:]} needs the input {name} ({one.type}){about}.", f"Pass {name} in inputs."
                 )
             value = one.default
         elif not fits(value, one.type):
@@ -187,7 +187,7 @@ class Reader:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            self.refuse(f"{where}`{key}` must be a number from {low:g} to {high:g}")
+            self.refuse(f"{where}`{key}` must be a number from {low:,.12g} to {high:,.12g}")
         return float(value)
 
     def choice(self, facts: Mapping[str, Any], key: str, choices: Sequence[str], where: str = "") -> str | None:

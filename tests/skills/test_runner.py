@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastmcp import Client
+from mcp.shared.exceptions import MCPError
 
 from loom.db.connection import Pool
 from loom.exceptions import AnswerError, InvalidInputError, LoomError, ProviderError, RunNotFoundError
@@ -129,7 +131,7 @@ async def test_runs_that_are_not_there(bare_shop: Loom) -> None:
         await faces.skill(bare_shop, "define_done", TASK, output=GOOD)
 
 
-async def test_skills_are_prompts(bare_shop: Loom) -> None:
+async def test_skills_are_prompts(bare_shop: Loom, caplog: pytest.LogCaptureFixture) -> None:
     async with Client(build(bare_shop)) as client:
         prompts = {prompt.name: prompt for prompt in await client.list_prompts()}
         assert {"worker", "orchestrator", "define_done", "write_spec"} <= prompts.keys()
@@ -137,6 +139,14 @@ async def test_skills_are_prompts(bare_shop: Loom) -> None:
         assert arguments == {"task": True, "commands": False, "goal": False}
         got = await client.get_prompt("define_done", {"task": json.dumps({"title": "Add it"})})
         assert "Add it" in got.messages[0].content.text
+        for wanted, told in (
+            ({}, r"invalid_input: The skill define_done needs the input task \(object\)"),
+            ({"task": "no\u202ejson"}, "invalid_input: The input task of define_done must be JSON"),
+        ):
+            with pytest.raises(MCPError, match=told) as caught:
+                await client.get_prompt("define_done", wanted)
+            assert "\u202e" not in str(caught.value)
+    assert not [record for record in caplog.records if record.exc_info and record.levelno > logging.DEBUG]
 
 
 # --- reading answers ------------------------------------------------------------------------------------------------
