@@ -28,10 +28,17 @@ from loom.graph.front import Loom
 from loom.services import Endpoints
 
 Opener = Callable[..., Awaitable[Loom]]
+USERS_HOME = str(Path.home())  # of whoever runs the tests, for the caches and settings of their tools
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--servers", default="embedded", choices=["embedded", "docker"], help="where tests get servers")
+
+
+@pytest.fixture(autouse=True)
+def nobodys_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty home, so that no settings, skills, workflows or trust of whoever runs the tests count."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(scope="session")

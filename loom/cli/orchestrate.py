@@ -54,13 +54,10 @@ def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
             me = asyncio.current_task()
             assert me is not None, "this is a coroutine"
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
-            turns = supervisor.run()
+            turns = supervisor.run(until_complete=until_complete)
             try:
                 async for turn in turns:
                     show(turn)
-                    if until_complete and turn.complete:
-                        show(await supervisor.turn(whole=True))  # what workflows do after the last task
-                        return
             finally:
                 await turns.aclose()
 

@@ -43,13 +43,9 @@ class Flows:
         self._rests: dict[str, float] = {}  # until when, by run
 
     async def begin(self) -> None:
-        """Begins to carry on what can be, beside whoever calls; never raises."""
-        try:
-            movable = await runner.movable(self._loom)
-        except LoomError as error:
-            self._tell("", error)
-            return
-        for run_id in movable:
+        """Begins to carry on what can be, some at a time, beside whoever calls. Raises LoomError: the servers are
+        away."""
+        for run_id in await runner.movable(self._loom):
             resting = time.monotonic() < self._rests.get(run_id, 0)
             if run_id not in self._tasks and not resting and len(self._tasks) < _AT_ONCE:
                 task = asyncio.create_task(self._carry(run_id), name=f"loom supervises {run_id}")
@@ -57,10 +53,15 @@ class Flows:
                 task.add_done_callback(lambda _, run_id=run_id: self._tasks.pop(run_id))  # type: ignore[misc]
 
     async def work_off(self) -> None:
-        """Carries on what can be now, and returns when all of it has come as far as it can."""
-        await self.begin()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        """Carries on what can be, and returns when all of it has come as far as it can. Raises LoomError: the servers
+        are away."""
+        try:
+            await self.begin()
+            while self._tasks:
+                await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+                await self.begin()
+        finally:
+            await self.stop()  # what still runs when this was broken off
 
     async def stop(self) -> None:
         """Lets go of all runs; each can be gone on with at once."""
@@ -89,6 +90,6 @@ class Flows:
             return
         self._told.add((run_id, type(error).__name__))
         if isinstance(error, LoomError):
-            _LOG.warning("%s has to wait: %s", run_id or "Carrying workflows on", error)
+            _LOG.warning("%s has to wait: %s", run_id, error)
         else:
             _LOG.error("%s could not be carried on and is tried again", run_id, exc_info=error)

@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loom.exceptions import DatabaseUnavailableError, ServersError
 from loom.orchestration.flows import Carried, Flows
-from loom.orchestration.sweeper import Housekeeper
+from loom.orchestration.sweeper import Housekeeper, Patience
 from loom.workflows import runner
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from loom.graph.reading import AgentView
     from loom.graph.workflow_runs import Run
     from loom.orchestration.brain import Brain, Diagnosed
+
+_PAUSES = (0.5, 10.0)  # seconds between tries while the servers are away: at first, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +87,41 @@ class Supervisor:
         self._unattended = {_at(run) for run in unattended}
         return turn
 
-    async def run(self) -> AsyncGenerator[Turn, None]:
-        """Looks again whenever something happens, and at least every sweep interval, for ever. Raises ConfigError: the
-        brain cannot ask anybody."""
+    async def run(self, *, until_complete: bool = False) -> AsyncGenerator[Turn, None]:
+        """Looks again whenever something happens, and at least every sweep interval, for ever. Servers that go away are
+        waited for, and that is logged.
+
+        Args:
+            until_complete: ends when the project is complete, and is so still after a `whole` turn.
+
+        Raises:
+            LoomError: the project cannot be reached to begin with.
+            ConfigError: the brain cannot ask anybody.
+        """
+        await self._loom.connect()
         housekeeper = Housekeeper(self._loom)
         housekeeper.start()
         if self._brain is not None:
             self._brain.start()
         every = self._loom.config.orchestration.sweep_seconds
-        since = None
+        since, patience = None, Patience("Supervising", *_PAUSES)
         try:
             while True:
-                await self._flows.begin()
-                if self._brain is not None:
-                    self._brain.wake()
-                yield await self.turn()
-                seen = await self._loom.wait("any", since=since, timeout=min(every, 60.0))
-                since = seen.since
-                await asyncio.sleep(min(0.2, every))  # what comes together is looked at together
+                try:
+                    await self._flows.begin()
+                    if self._brain is not None:
+                        self._brain.wake()
+                    yield (turn := await self.turn())
+                    if until_complete and turn.complete:
+                        yield (turn := await self.turn(whole=True))  # with what workflows do after the last task
+                        if turn.complete:
+                            return
+                    since = (await self._loom.wait("any", since=since, timeout=min(every, 60.0))).since
+                except (DatabaseUnavailableError, ServersError) as error:
+                    await asyncio.sleep(patience.after(error))
+                else:
+                    patience.renew()
+                    await asyncio.sleep(min(0.2, every))  # what comes together is looked at together
         finally:
             await self._flows.stop()
             if self._brain is not None:

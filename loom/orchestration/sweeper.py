@@ -77,20 +77,47 @@ class Housekeeper:
         await asyncio.sleep(min(self._loom.renew_every, self._every))
 
     async def _persistently(self, work: Callable[[], Awaitable[None]], rest: Callable[[], Awaitable[None]]) -> None:
-        """Works and rests for ever. Each kind of error is logged once until the work succeeds again."""
-        told: set[str] = set()
-        backoff = self._every
+        """Works and rests for ever."""
+        patience = Patience("Housekeeping", self._every, _LONGEST_BACKOFF)
         while True:
             try:
                 await work()
             except Exception as error:
-                _tell(error, told)
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                await asyncio.sleep(patience.after(error))
             else:
-                told.clear()
-                backoff = self._every
+                patience.renew()
                 await rest()
+
+
+class Patience:
+    """With work that is tried again for ever: how long it rests after an error, longer each time. Each kind of error is
+    logged once until the work succeeds."""
+
+    def __init__(self, what: str, shortest: float, longest: float) -> None:
+        """
+        Args:
+            what: the work, as a sentence about it begins.
+            shortest: seconds to rest at first; longest: at most.
+        """
+        self._what, self._shortest, self._longest = what, shortest, longest
+        self.renew()
+
+    def renew(self) -> None:
+        """The work has succeeded."""
+        self._told: set[str] = set()
+        self._pause = self._shortest
+
+    def after(self, error: Exception) -> float:
+        """The work has failed; returns how many seconds to rest."""
+        pause, self._pause = self._pause, min(self._pause * 2, self._longest)
+        kind = type(error).__name__
+        if kind not in self._told:
+            self._told.add(kind)
+            if isinstance(error, LoomError):
+                _LOG.warning("%s has to wait: %s", self._what, error)
+            else:
+                _LOG.error("%s failed and is tried again", self._what, exc_info=error)
+        return pause
 
 
 async def once(loom: Loom) -> None:
@@ -103,14 +130,4 @@ async def once(loom: Loom) -> None:
         if loom.committed.is_set():
             await (await loom.relay()).step()
     except Exception as error:
-        _tell(error, set())
-
-
-def _tell(error: Exception, told: set[str]) -> None:
-    if type(error).__name__ in told:
-        return
-    told.add(type(error).__name__)
-    if isinstance(error, LoomError):
-        _LOG.warning("Housekeeping has to wait: %s", error)
-    else:
-        _LOG.error("Housekeeping failed and is tried again", exc_info=error)
+        Patience("Housekeeping", 0, 0).after(error)

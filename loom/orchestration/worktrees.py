@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from loom import process
 from loom.exceptions import LoomError
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
 _DIFF_BYTES = 50_000
+_SHOW_SECONDS = 30.0  # for git to show something
 
 
 class Worktrees:
@@ -61,13 +64,14 @@ class Worktrees:
     async def changes(self, task_id: str) -> str:
         """What was changed in a task's worktree since its branch left that of the repository, as git shows it: the
         commits, what is not committed, and the diff of all that git knows; of each the beginning. Raises LoomError with
-        what git says."""
+        what git says, or that it does not end."""
         path = self._place / task_id
-        base = await _git(path, "merge-base", "HEAD", await _git(self._top, "rev-parse", "HEAD"))
-        commits = await _beginning(_LISTED_BYTES, path, "log", "--oneline", f"{base}..HEAD")
-        loose = await _beginning(_LISTED_BYTES, path, "status", "--short")
+        top = await _shown(_LISTED_BYTES, self._top, "rev-parse", "HEAD")
+        base = await _shown(_LISTED_BYTES, path, "merge-base", "HEAD", top)
+        commits = await _shown(_LISTED_BYTES, path, "log", "--oneline", f"{base}..HEAD")
+        loose = await _shown(_LISTED_BYTES, path, "status", "--short")
         how = ("--no-ext-diff", "--no-textconv", "--patch-with-stat")
-        diff = await _beginning(_DIFF_BYTES, path, "diff", *how, base)
+        diff = await _shown(_DIFF_BYTES, path, "diff", *how, base)
         return (
             f"The commits on {branch_of(task_id)}, newest first:\n{commits or 'none'}\n\n"
             f"What is not committed:\n{loose or 'nothing'}\n\n"
@@ -100,27 +104,26 @@ async def _git(directory: Path, *words: str) -> str:
 
     done = await asyncio.to_thread(run)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise LoomError(f"`git {words[0]} {words[1]}` failed: {said[-1]}")
+        raise _failed(words, done.returncode, done.stderr)
     return done.stdout.strip()
 
 
-async def _beginning(limit: int, directory: Path, *words: str) -> str:
+async def _shown(limit: int, directory: Path, *words: str) -> str:
     """The first bytes that git prints, and whether there is more."""
+    try:
+        ended = await process.run(
+            ["git", "-C", str(directory), *words], env=os.environ, cwd=None, timeout=_SHOW_SECONDS, out_bytes=limit
+        )
+    except TimeoutError:  # which is an OSError too
+        raise LoomError(f"`git {words[0]}` did not end within {_SHOW_SECONDS:g} seconds, and was stopped.") from None
+    except OSError as error:
+        raise LoomError(f"git cannot be started: {error.strerror}.") from None
+    if ended.status and not ended.cut:
+        raise _failed(words, ended.status, ended.err.decode(errors="replace"))
+    return ended.out.decode(errors="replace").rstrip() + "\n... and more" * ended.cut
 
-    def run() -> str:
-        with subprocess.Popen(
-            ["git", "-C", str(directory), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as git:
-            assert git.stdout is not None, "it is a pipe"
-            text = git.stdout.read(limit + 1)
-            if len(text) > limit:
-                git.kill()
-                text = text[:limit] + b"\n... and more"
-        return text.decode(errors="replace").rstrip()
 
-    return await asyncio.to_thread(run)
+def _failed(words: tuple[str, ...], status: int, said: str) -> LoomError:
+    """What git says last of why it has failed."""
+    why = said.strip().splitlines() or [f"exit status {status}"]
+    return LoomError(f"`git {words[0]} {words[1]}` failed: {why[-1]}")

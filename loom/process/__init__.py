@@ -35,7 +35,7 @@ _WATCHDOG = 1.0  # seconds for the watchdog to find that nothing is left
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a command ended: its exit status, negative for the signal that killed it, and the last of its output. `cut`:
-    it printed more than it may, and was stopped over that."""
+    it printed more than it may, and was stopped over that; then `out` is the first of it."""
 
     status: int
     out: bytes
@@ -149,7 +149,8 @@ class Tree(asyncio.SubprocessProtocol):
         self._mark = mark
         self._log = _Log(log)
         self._tell = tell
-        self._tails = {1: _Tail(TAIL_BYTES if out_bytes is None else out_bytes), 2: _Tail(_ERROR_BYTES)}
+        out = _Tail(TAIL_BYTES) if out_bytes is None else _Head(out_bytes)
+        self._kept: dict[int, _Head | _Tail] = {1: out, 2: _Tail(_ERROR_BYTES)}
         self._out, self._most = 0, out_bytes
         self._over, self._exited, self._drained = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -174,7 +175,7 @@ class Tree(asyncio.SubprocessProtocol):
         self._tell(f"-{self._group}")
         status = self._transport.get_returncode()
         assert status is not None, "it has exited"
-        return Ended(status, self._tails[1].bytes, self._tails[2].bytes, cut=self._printed_too_much)
+        return Ended(status, self._kept[1].bytes, self._kept[2].bytes, cut=self._printed_too_much)
 
     def stop(self) -> None:
         """Has `wait` end the tree, if it has not ended by itself."""
@@ -189,7 +190,7 @@ class Tree(asyncio.SubprocessProtocol):
     # --- what the event loop calls ------------------------------------------------------------------------------------
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._tails[fd].add(data)
+        self._kept[fd].add(data)
         self._log.write(data)
         if fd == 1:
             self._out += len(data)
@@ -206,6 +207,20 @@ class Tree(asyncio.SubprocessProtocol):
     @property
     def _printed_too_much(self) -> bool:
         return self._most is not None and self._out > self._most
+
+
+class _Head:
+    """The first bytes of a stream."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._data = limit, bytearray()
+
+    def add(self, data: bytes) -> None:
+        self._data += data[: self._limit - len(self._data)]
+
+    @property
+    def bytes(self) -> bytes:
+        return bytes(self._data)
 
 
 class _Tail:

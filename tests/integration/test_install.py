@@ -14,6 +14,7 @@ import pytest
 
 from loom import services
 from loom.config import load_config
+from tests.conftest import USERS_HOME
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +55,8 @@ def home(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_the_wheel_in_a_fresh_environment(home: dict[str, str], tmp_path: Path) -> None:
     uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
-    cache = subprocess.run([uv, "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    as_user = os.environ | {"HOME": USERS_HOME}
+    cache = subprocess.run([uv, "cache", "dir"], env=as_user, capture_output=True, text=True, check=True).stdout.strip()
     home["UV_CACHE_DIR"] = cache
     run(uv, "build", "-q", "--wheel", "--out-dir", tmp_path, ROOT, env=home, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
@@ -79,7 +81,7 @@ def test_claude_code_connects_after_init(home: dict[str, str], tmp_path: Path) -
         pytest.skip("npm is not on this machine")
     installed = subprocess.run(
         [npm, "install", "--no-audit", "--no-fund", "--prefix", str(tmp_path / "npm"), "@anthropic-ai/claude-code"],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        capture_output=True, text=True, timeout=120, cwd=tmp_path, env=os.environ | {"HOME": USERS_HOME},
     )  # fmt: skip
     if installed.returncode:
         pytest.skip(f"npm cannot install Claude Code here: {installed.stderr.strip()[-200:]}")

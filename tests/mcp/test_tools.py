@@ -320,11 +320,11 @@ async def test_housekeeping_runs_beside_the_calls(open_loom: Opener) -> None:
     lapses, kept = await loom.create("lapses"), await loom.create("kept")
     await other.claim(lapses.id, lease_seconds=1)
     async with Client(build(loom)) as client:
-        await client.call_tool("loom_claim", {"task_id": kept.id, "lease_seconds": 2})
+        await client.call_tool("loom_claim", {"task_id": kept.id, "lease_seconds": 3})
         since = (await loom.wait(timeout=0)).since
         seen = await client.call_tool("loom_wait", {"what": "task", "task_id": lapses.id, "since": since})
         assert seen.data["task"]["status"] == "pending"
-        await asyncio.sleep(2)
+        await asyncio.sleep(3)
         assert (await other.get(kept.id)).task.status == "claimed"
 
 

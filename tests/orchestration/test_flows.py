@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from loom.config import LoomConfig, SkillsConfig
 from loom.db.connection import Pool
@@ -127,6 +130,17 @@ async def test_it_carries_on_beside_and_lets_go_when_it_is_stopped(
         assert await pool.fetchval("select status from skill_runs") == "failed", "and the model is not asked any more"
 
 
+async def test_more_than_are_carried_on_at_once_are_worked_off(bare_shop: Loom, directory: Path, clock: Clock) -> None:
+    given(directory)
+    workflow = loader.load(bare_shop.config).get("waits")
+    begun = {(await runner.start(bare_shop, workflow, {})).id for _ in range(20)}
+    await clock(6)
+    flows = Flows(bare_shop)
+    await flows.work_off()
+    assert await runner.movable(bare_shop) == []
+    assert {carried.run.id for carried in flows.news()} == begun
+
+
 async def test_what_cannot_be_carried_on_is_neither_taken_nor_tried_again_at_once(
     bare_shop: Loom, directory: Path, pool: Pool, clock: Clock
 ) -> None:
@@ -143,6 +157,32 @@ async def test_what_cannot_be_carried_on_is_neither_taken_nor_tried_again_at_onc
     assert flows.news() == (), "it rests after an error"
     await Flows(bare_shop).work_off()
     assert (await runner.look(bare_shop, run.id))[0].status == "waiting", "another may carry it on"
+
+
+_MORE = """
+name: waits
+description: Makes a task when another one is done.
+steps:
+  - {id: one, type: action, action: create_tasks, inputs: {tasks: [{title: One}]}}
+  - {id: work, type: wait, tasks: "{{ steps.one.ids }}"}
+  - {id: two, type: action, action: create_tasks, inputs: {tasks: [{title: Two}]}}
+"""
+
+
+async def test_what_a_workflow_makes_after_the_last_task_is_waited_for(cli: Cli) -> None:
+    given(cli.directory, _MORE)
+    assert cli.inside("workflow", "start", "waits", "--no-wait").code == 4
+    cli.ok("done", cli.ok("claim")["id"])
+    supervisor = cli.start("orchestrate", "--until-complete")
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            await asyncio.to_thread(supervisor.wait, 5)  # it goes on: there is something to do now
+        cli.ok("done", cli.ok("claim")["id"])
+        out, err = await asyncio.to_thread(supervisor.communicate, timeout=30)
+    finally:
+        supervisor.kill()
+    assert (supervisor.returncode, err) == (0, "")
+    assert "waits  done" in out
 
 
 async def test_the_command_line_says_how_far_it_came(cli: Cli, directory: Path) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
+import pytest
 from redis.asyncio import Redis
 
 from loom.bus import channels
 from loom.db.connection import Pool
+from loom.exceptions import DatabaseUnavailableError, ServersError
 from loom.graph.front import Loom
+from loom.orchestration import loop
 from loom.orchestration.loop import Supervisor
+from tests.cli.conftest import Cli
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
+from tests.orchestration.conftest import Door, until
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -87,10 +94,75 @@ async def test_it_runs_and_wakes_for_what_happens(loom: Loom, open_loom: Opener)
     turns = Supervisor(loom).run()
     assert not (await anext(turns)).complete
     await worker.done(task.id)
-    turn = await asyncio.wait_for(anext(turns), 5)
+    turn = await asyncio.wait_for(anext(turns), 20)
     while not turn.complete:
-        turn = await asyncio.wait_for(anext(turns), 5)
+        turn = await asyncio.wait_for(anext(turns), 20)
     await turns.aclose()
+
+
+# --- a database that is away ----------------------------------------------------------------------------------------
+
+
+async def test_it_outlives_a_database_that_is_away(
+    loom: Loom, door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PAUSES", (0.05, 0.1))
+    away = replace(loom.config, database=replace(loom.config.database, url=door.url))
+    async with Loom(away, agent="supervisor") as other:
+        turns = Supervisor(other).run()
+        await anext(turns)
+
+        def told() -> list[str]:
+            return [said for said in caplog.messages if said.startswith("Supervising")]
+
+        for times in (1, 2):
+            await loom.create("B")
+            await anext(turns)  # so it has waited in peace
+            door.shut()
+            going = asyncio.create_task(anext(turns))
+            await until(lambda times=times: len(told()) == times, 20)  # type: ignore[misc]
+            await loom.escalate((await loom.create("A")).id, f"question {times}")
+            await asyncio.sleep(1)  # some ten tries
+            assert not going.done()
+            assert len(told()) == times
+            door.open()
+            turn = await asyncio.wait_for(going, 20)
+            assert [one.message for one in turn.escalations] == [f"question {times}"]
+        assert told()[0].startswith("Supervising has to wait: PostgreSQL")
+        await turns.aclose()
+
+
+async def test_it_fails_where_there_was_no_database_to_begin_with(loom: Loom, door: Door) -> None:
+    door.shut()
+    async with Loom(replace(loom.config, database=replace(loom.config.database, url=door.url)), agent="s") as other:
+        for look in (Supervisor(other).turn(whole=True), anext(Supervisor(other).run())):
+            with pytest.raises((DatabaseUnavailableError, ServersError)):
+                await look
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_while_the_database_is_away(cli: Cli, door: Door, sent: signal.Signals) -> None:
+    cli.env["LOOM_DATABASE_URL"] = door.url
+    await asyncio.to_thread(cli.ok, "escalate", await asyncio.to_thread(cli.create), "Which one?")
+    supervisor = cli.start("orchestrate")
+    assert supervisor.stdout
+    assert supervisor.stderr
+    try:
+        assert "Which one?" in await asyncio.to_thread(supervisor.stdout.readline)
+        door.shut()
+        said = ""
+        while "Supervising has to wait: " not in said:
+            said += (more := await asyncio.to_thread(supervisor.stderr.readline))
+            assert more, said
+        supervisor.send_signal(sent)
+        said += await asyncio.to_thread(supervisor.stderr.read)
+        assert await asyncio.to_thread(supervisor.wait, 20) == 128 + sent
+    finally:
+        supervisor.kill()
+    assert "Traceback" not in said
+    failed = await asyncio.to_thread(cli, "orchestrate", "--once")
+    assert (failed.code, failed.out) == (1, "")
+    assert "PostgreSQL" in failed.err
 
 
 async def test_an_escalation_is_looked_at_by_one_handler_at_a_time(

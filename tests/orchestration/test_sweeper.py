@@ -30,7 +30,7 @@ async def kept(loom: Loom) -> AsyncIterator[None]:
         await housekeeper.stop()
 
 
-async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 8) -> None:
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
         while not await true():  # noqa: ASYNC110 - the state is in the servers
             await asyncio.sleep(0.05)
@@ -73,7 +73,12 @@ async def test_a_database_that_is_away_is_told_once(loom: Loom, caplog: pytest.L
         orchestration=replace(loom.config.orchestration, sweep_seconds=0.05),
     )
     async with Loom(gone, agent="alone") as alone, kept(alone):
-        await asyncio.sleep(1)
+
+        async def told_of() -> bool:
+            return bool(caplog.records)
+
+        await soon(told_of)
+        await asyncio.sleep(1)  # it is tried again
     told = [record.getMessage() for record in caplog.records if record.name == "loom.orchestration.sweeper"]
     assert len(told) == 1
     assert told[0].startswith("Housekeeping has to wait: ")
@@ -83,8 +88,8 @@ async def test_a_short_lease_is_renewed_in_time(open_loom: Opener) -> None:
     one, other = await open_loom("one"), await open_loom("other")
     task = await one.create("A")
     async with kept(one), kept(other):
-        await one.claim(task.id, lease_seconds=1.5)
-        await asyncio.sleep(3)
+        await one.claim(task.id, lease_seconds=3)
+        await asyncio.sleep(4.5)
         assert (await other.get(task.id)).task.status == "claimed"
 
 

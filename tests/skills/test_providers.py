@@ -64,9 +64,9 @@ async def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
     wait = "child.stdout.readline()\nopen('pid', 'w').write(str(child.pid))\ntime.sleep(60)"
     command = script(tmp_path, f"{child}\n{wait}")
     began = time.monotonic()
-    with pytest.raises(ProviderError, match="no answer within 1 seconds"):
-        await ask(command, timeout=1.0)
-    assert time.monotonic() - began < 8
+    with pytest.raises(ProviderError, match="no answer within 4 seconds"):
+        await ask(command, timeout=4.0)
+    assert time.monotonic() - began < 30
     pid = int((tmp_path / "pid").read_text())
     await asyncio.sleep(0.2)
     state = Path(f"/proc/{pid}/stat")

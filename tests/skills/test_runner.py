@@ -61,14 +61,16 @@ async def test_two_wrong_answers_are_an_error(shop: Loom, model: Model, pool: Po
     assert all("not what define_done asks for" in row["error"] for row in rows)
 
 
-async def test_a_provider_that_fails_is_recorded(shop: Loom, pool: Pool) -> None:
+async def test_a_provider_that_fails_is_recorded(shop: Loom, pool: Pool, tmp_path: Path) -> None:
     skill = loader.load(shop.config).get("define_done")
     with pytest.raises(ProviderError):
         await runner.run(shop, skill, TASK, Command("false"))
     with pytest.raises(ProviderError, match="5 MB"):
         await runner.run(shop, skill, TASK, Command("yes"))
-    slow = asyncio.create_task(runner.run(shop, skill, TASK, Command("sleep 60")))
-    await asyncio.sleep(0.5)
+    slow = asyncio.create_task(runner.run(shop, skill, TASK, Command(f"sh -c 'touch {tmp_path}/asked; sleep 60'")))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "asked").exists():  # noqa: ASYNC110 - a file does not announce itself
+            await asyncio.sleep(0.02)
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow

@@ -26,7 +26,7 @@ from loom.exceptions import (
     WorkflowError,
     WorkflowStateError,
 )
-from loom.graph import views
+from loom.graph import views, waiting
 from loom.graph.front import Loom
 from loom.graph.workflow_runs import Run
 from loom.skills import faces as skill_faces
@@ -35,6 +35,7 @@ from loom.workflows import actions, faces, loader, runner
 from loom.workflows.carrier import Progress
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
+from tests.orchestration.conftest import alive, pids
 from tests.skills.conftest import good_plan
 from tests.workflows.conftest import SKILL, Clock, Model, Told, begun, flow, outputs, put, rows, source, until
 
@@ -182,14 +183,18 @@ async def test_a_run_waits_for_tasks_held_by_nobody(loom: Loom) -> None:
     assert (run.status, (await outputs(loom, run))["work"]) == ("done", {"finished": 2})
 
 
-async def test_who_is_patient_goes_on_at_once_when_the_last_task_is_done(loom: Loom) -> None:
+async def test_who_is_patient_goes_on_at_once_when_the_last_task_is_done(
+    loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_FIRST_LOOK", 60.0)  # so that only a notice can wake it in time
+    await (await loom.relay()).step()  # so that there are notices
     task = await loom.create("one")
     told = Told()
     going = asyncio.create_task(begun(loom, wait_for(task.id), patient=True, tell=told))
     await until(lambda: "work waiting" in told.brief)
     await asyncio.sleep(0.2)  # it listens
     await loom.done(task.id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         assert (await going).status == "done"
 
 
@@ -599,11 +604,10 @@ async def test_commands(bare_shop: Loom, directory: Path, home: Path, monkeypatc
 
 
 async def test_a_step_that_takes_too_long_fails_and_is_ended(bare_shop: Loom, directory: Path) -> None:
-    words = "[sh, -c, 'sleep 1.5 && touch late & wait']"
-    run = await started_here(bare_shop, directory, command(words).replace("}}", "}, timeout: 1}"))
-    assert (run.status, run.error) == ("failed", "run: It took longer than its timeout, 1 seconds.")
-    await asyncio.sleep(1)
-    assert not (directory / "late").exists()
+    words = "[sh, -c, 'sleep 60 & echo $$ $! > pids; wait']"
+    run = await started_here(bare_shop, directory, command(words).replace("}}", "}, timeout: 2}"))
+    assert (run.status, run.error) == ("failed", "run: It took longer than its timeout, 2 seconds.")
+    assert [alive(pid) for pid in pids(directory / "pids")] == [False, False]
 
 
 async def test_only_the_command_that_stands_here_is_run(bare_shop: Loom, directory: Path, pool: Pool) -> None:
@@ -807,7 +811,7 @@ async def test_events_are_recorded_and_announced(loom: Loom, redis_conn: Redis, 
         await runner.confirm(loom, run.id, yes=True)
         await runner.advance(loom, run.id)
         told: list[dict[str, Any]] = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not told or told[-1].get("type") != "workflow.completed":
                 message = await heard.get_message(ignore_subscribe_messages=True, timeout=1)
                 told += [] if message is None else [json.loads(message["data"])]
