@@ -31,9 +31,10 @@ class Remark:
 @click.command(cls=Command)
 @click.option("--deep", is_flag=True, help="Build the mirror in Redis anew from Postgres, then check.")
 def doctor(deep: bool) -> None:
-    """Check servers, settings, agents' wiring, and every invariant of the graph. Exit status 1: something is bad."""
+    """Check servers, settings, agents' wiring, skills, workflows, and every invariant of the graph. Exit status 1:
+    something is bad."""
     config = settings()
-    remarks = [*_servers(config), *_settings(config), *_wiring(config)]
+    remarks = [*_servers(config), *_settings(config), *_wiring(config), *_files(config)]
     if config.project_id is None:
         remarks.append(Remark("note", "project", "there is none here", "Run `loom init` in its directory."))
     elif remarks[0].level == "ok":
@@ -91,6 +92,18 @@ def _wiring(config: LoomConfig) -> Iterator[Remark]:
         )
     else:
         yield Remark("ok", ".mcp.json", f"starts {command} {' '.join(map(str, entry.get('args', ())))}")
+
+
+def _files(config: LoomConfig) -> Iterator[Remark]:
+    """What of the skills and workflows that people have written does not count, or cannot start."""
+    from loom.skills import loader as skills
+    from loom.workflows import loader as workflows
+
+    known = skills.load(config)
+    for note in known.notes:
+        yield Remark("note", "skills", note)
+    for note in workflows.notes(workflows.load(config), known):
+        yield Remark("note", "workflows", note)
 
 
 async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:

@@ -47,9 +47,11 @@ def workflow() -> None:
 @workflow.command("list")
 def list_workflows() -> None:
     """List the workflows that count here: Loom's own, yours in ~/.loom/workflows, the project's in .loom/workflows."""
+    from loom.skills import loader as skills
     from loom.workflows import faces, loader
 
-    reply = faces.listed(loader.load(settings()))
+    config = settings()
+    reply = faces.listed(loader.load(config), skills.load(config))
     if wants_json():
         emit(reply)
         return

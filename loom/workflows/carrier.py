@@ -230,7 +230,7 @@ class Carrier:
                 if opened:
                     await self._still_in_time(row)
                 else:
-                    await self._begin(step, inputs, timeout=step.timeout if "timeout" in step.facts else None)
+                    await self._begin(step, inputs, timeout=_given_timeout(step))
                     await question.open(self._note_skill_run)
                 await self._pause(step, "for an answer")
                 return
@@ -306,7 +306,7 @@ class Carrier:
     async def _begin_to_wait(self, step: Step) -> StepRun:
         if "seconds" in step.facts:
             span = limits.seconds(self._value(step, "seconds"), "seconds", 0, LONGEST)
-            return await self._begin(step, {"seconds": span}, pause=span, timeout=step.timeout)
+            return await self._begin(step, {"seconds": span}, pause=span, timeout=_given_timeout(step))
         given = self._value(step, "tasks")
         tasks = [limits.task_id(one, "tasks") for one in (given if isinstance(given, list) else [given])]
         found = await self._loom.look(lambda connection: store.get_tasks(connection, self._loom.project_id, tasks))
@@ -391,6 +391,11 @@ class Carrier:
 
         self._run = await self._held(write)
         self._tell(Progress(What.FAILED, step.id, step.type, why))
+
+
+def _given_timeout(step: Step) -> float | None:
+    """Seconds that the workflow itself gives a step, where the default for its type says nothing."""
+    return step.timeout if "timeout" in step.facts else None
 
 
 async def is_over(tx: Transaction, row: StepRun) -> bool:

@@ -11,8 +11,10 @@ from loom.graph import views
 from loom.graph.views import Reply
 from loom.graph.workflow_runs import Run, StepRun
 from loom.process import identity
+from loom.skills import loader as skills
 from loom.skills.fields import brief
 from loom.skills.library import Library
+from loom.skills.loader import Skill
 from loom.workflows import loader, runner
 from loom.workflows.loader import StepType, Workflow
 
@@ -30,7 +32,7 @@ async def workflow(
     """Lists workflows, starts one, goes on with a run, or tells where runs stand, on behalf of an agent. It goes as far
     as it can without waiting. Raises LoomError."""
     if action == "list":
-        return listed(loader.load(loom.config))
+        return listed(loader.load(loom.config), skills.load(loom.config))
     if action == "status":
         return runs(await runner.newest(loom)) if run_id is None else await shown(loom, run_id, whole=True)
     if action == "start":
@@ -72,8 +74,8 @@ async def _answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> Run:
     raise WorkflowStateError(f"{run.id} waits for no answer; it is {run.status}.", "Resume it without one.")
 
 
-def listed(found: Library[Workflow]) -> Reply:
-    """The workflows, and what was left out."""
+def listed(found: Library[Workflow], known: Library[Skill]) -> Reply:
+    """The workflows, and what was left out or cannot start."""
     rows = [
         views.full(
             name=one.name,
@@ -84,7 +86,7 @@ def listed(found: Library[Workflow]) -> Reply:
         )
         for one in found.all.values()
     ]
-    return views.full(workflows=rows, count=len(rows), notes=list(found.notes))
+    return views.full(workflows=rows, count=len(rows), notes=loader.notes(found, known))
 
 
 def runs(found: Sequence[Run]) -> Reply:

@@ -27,9 +27,10 @@
         type: wait                       # for tasks, or for some seconds
         seconds: 5
 
-Each step that takes time may have a `timeout` in seconds; without one a skill or an action has 900, a wait has a week,
-and a question to a person or to the calling agent is open for ever. `values.py` says what stands between {{ and }}. A
-file of the project that runs a command counts only once it is trusted; see `library.py` for where files are found.
+Each step that takes time may have a `timeout` in seconds; without one a skill or an action has 900, a wait for tasks a
+week, and a question to a person or to the calling agent is open for ever. `values.py` says what stands between {{ and
+}}. A file of the project that runs a command counts only once it is trusted; see `library.py` for where files are
+found.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from typing import Any
 
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, WorkflowError, WorkflowNotFoundError
-from loom.graph import limits
+from loom.graph import limits, views
 from loom.skills import fields, library
 from loom.skills import loader as skills
 from loom.skills.fields import Input, Reader
@@ -177,6 +178,17 @@ def check_skills(workflow: Workflow, known: Library[skills.Skill]) -> None:
             except LoomError as error:
                 raise WorkflowError(f"{workflow.where(step, 'skill')}: {error.cause}", error.next_step) from None
             _check_inputs(Reader(workflow.place, WorkflowError), step, skill.inputs, f"the skill {skill.name}")
+
+
+def notes(found: Library[Workflow], known: Library[skills.Skill]) -> list[str]:
+    """Sentences about files that do not count, and about workflows that cannot start for want of a skill."""
+    told = list(found.notes)
+    for one in found.all.values():
+        try:
+            check_skills(one, known)
+        except WorkflowError as error:
+            told.append(views.clean(str(error)))
+    return told
 
 
 _KIND = Kind(

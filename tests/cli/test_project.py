@@ -81,6 +81,37 @@ async def test_doctor(cli: Cli, pool: Pool) -> None:
     assert cli("doctor").out.endswith(" problem.\n") or cli("doctor").out.endswith(" problems.\n")
 
 
+def test_doctor_names_files_that_do_not_count(cli: Cli) -> None:
+    for name, text in (
+        ("skills/broken.md", "nothing"),
+        ("workflows/broken.yaml", "name: broken"),
+        (
+            "workflows/runs.yaml",
+            "name: runs\ndescription: d\nsteps:\n- {id: run, type: action, action: run_command, inputs: {words: [ls]}}",
+        ),
+        ("workflows/asks.yaml", "name: asks\ndescription: d\nsteps:\n- {id: ask, type: skill, skill: no_such_skill}"),
+    ):
+        (cli.directory / ".loom" / name).parent.mkdir(exist_ok=True)
+        (cli.directory / ".loom" / name).write_text(text)
+    report = cli.ok("doctor")
+    assert report["ok"] is True
+    told = [(one["check"], one["found"]) for one in report["findings"] if one["check"] in ("skills", "workflows")]
+    assert [check for check, _ in told] == ["skills", "workflows", "workflows", "workflows"]
+    for (_, found), parts in zip(
+        told,
+        (
+            ("skills/broken.md", "front matter"),
+            ("workflows/broken.yaml", "`description` is missing"),
+            ("workflows/runs.yaml", "loom config trust"),
+            ("workflows/asks.yaml", "no_such_skill"),
+        ),
+        strict=True,
+    ):
+        for part in parts:
+            assert part in found
+    assert "note  workflows: " in cli("doctor").out
+
+
 def test_doctor_sees_a_client_that_cannot_start_the_server(cli: Cli) -> None:
     def wiring() -> str:
         return str(next(one["found"] for one in cli.ok("doctor")["findings"] if one["check"] == ".mcp.json"))

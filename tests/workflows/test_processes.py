@@ -222,6 +222,17 @@ def test_a_process_is_known_to_be_gone_only_where_that_is_certain() -> None:
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
+def test_the_list_says_which_workflow_asks_for_a_skill_that_is_not_there(work: Cli) -> None:
+    put(work.directory, source("- {id: ask, type: skill, skill: shuot, inputs: {words: hello}}"))
+    put(work.directory, source("- {id: ask, type: skill, skill: shout, inputs: {word: hello}}", name="wrong"), "w.yaml")
+    listed = work.ok("workflow", "list")
+    assert [one["name"] for one in listed["workflows"]] == ["debug_and_fix", "ship_feature", "trial", "wrong"]
+    unknown, wrong = listed["notes"]
+    assert "trial.yaml: step ask, `skill`: There is no skill “shuot”. Did you mean shout?" in unknown
+    assert "w.yaml: step ask, `inputs`: the skill shout does not take it" in wrong
+    assert f"note: {unknown}" in work.inside("workflow", "list").err
+
+
 def test_from_start_to_end(work: Cli, tmp_path: Path) -> None:
     show = "{n: '{{ inputs.n }}', goal: '{{ inputs.goal }}', many: '{{ inputs.many }}'}"
     inputs = (

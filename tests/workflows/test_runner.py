@@ -246,6 +246,11 @@ async def test_a_pause_is_over_by_the_clock_of_the_database(loom: Loom, clock: C
     assert await runner.movable(loom) == [run.id]
     assert (await runner.advance(loom, run.id)).status == "done"
     assert (await begun(loom, "- {id: pause, type: wait, seconds: 0.2}", patient=True)).status == "done"
+    long = await begun(loom, "- {id: pause, type: wait, seconds: 700000}")
+    await clock(650_000)
+    assert (await runner.advance(loom, long.id)).status == "waiting", "longer than tasks are waited for"
+    await clock(60_000)
+    assert (await runner.advance(loom, long.id)).status == "done"
 
 
 async def test_a_yes_goes_on_and_a_no_fails_until_it_is_asked_again(loom: Loom) -> None:
