@@ -7,6 +7,8 @@ programs; `exit_code` is what the command line returns.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LoomError(Exception):
     """Base of all errors of Loom.
@@ -153,13 +155,27 @@ class ProviderError(LoomError):
 
 
 class AnswerError(LoomError):
-    """A model's answer is not what its skill asks for. `problems`: what is wrong with it, a sentence each."""
+    """A model's answer is not what its skill asks for. `problems`: what is wrong with it, a sentence each. `answers`:
+    the objects that a provider has answered, the last one last, so that its work is not lost."""
 
     code = "invalid_answer"
 
-    def __init__(self, cause: str, next_step: str = "", problems: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        cause: str,
+        next_step: str = "",
+        problems: tuple[str, ...] = (),
+        answers: tuple[dict[str, Any], ...] = (),
+    ) -> None:
         super().__init__(cause, next_step)
         self.problems = problems
+        self.answers = answers
+
+
+class RunAnsweredError(LoomError):
+    """The run of a skill has its answer already, and it is another one."""
+
+    code = "run_answered"
 
 
 class ServersError(LoomError):

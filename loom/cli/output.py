@@ -32,8 +32,8 @@ _COLOURS = {
     "cancelled": "bright_black",
     "epic": "magenta",
 }
-_SAYS = ("next", "note")  # what a reply says to its reader, who calls commands here
-_INPUT = re.compile(r"\bPass (\w+) in inputs\.")
+_SAYS = ("next", "note", "error")  # what a reply says to its reader, who calls commands here
+_INPUT = re.compile(r"\bPass (\w+) in inputs\b")
 _TOOL = re.compile(r"\bloom_([a-z]+)\b(?: without (task_id)| with (\w+)=(\w+)|, action (\w+))?")
 
 
@@ -65,14 +65,14 @@ def one_line(text: str) -> str:
 
 
 def for_people(text: str) -> str:
-    """A sentence that names a tool, naming the command instead."""
+    """A sentence that names a tool or its inputs, naming the command or its option instead."""
 
     def command(found: re.Match[str]) -> str:
         tool, without, option, value, action = found.groups()
         words = f" --{option} {value}" if option else f" TASK {action}" if action else ""
         return f"`loom {tool}{words}`{' without TASK' if without else ''}"
 
-    return _TOOL.sub(command, _INPUT.sub(r"Pass --input \1=VALUE.", text))
+    return _INPUT.sub(r"Give it with --input \1=VALUE", _TOOL.sub(command, text))
 
 
 def status(name: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
 
-from loom.cli.output import block, dim, emit, heading, one_line, plural, pretty, table
+from loom.cli.output import block, clean, dim, emit, heading, one_line, plural, pretty, table
 from loom.cli.shared import (
     Command,
     Group,
@@ -29,7 +31,7 @@ from loom.cli.shared import (
     settings,
     wants_json,
 )
-from loom.exceptions import ConfigError, InvalidInputError, PlanError
+from loom.exceptions import AnswerError, ConfigError, InvalidInputError, PlanError
 from loom.graph.front import Loom
 
 _NO_PROVIDER = (
@@ -127,6 +129,7 @@ async def _decompose(
     from loom.orchestration.sweeper import once
     from loom.skills import decomposer
 
+    seen: Mapping[str, Any] = {}
     async with open_project(agent) as loom:
         try:
             if name is not None and text is None:
@@ -134,15 +137,14 @@ async def _decompose(
                 if save is not None:
                     _save(save, decomposer.dumped((await decomposer.get(loom, name)).plan))
             else:
-                plan, run_id = await _plan(loom, goal, spec, text)
+                plan, run_id = await _plan(loom, goal, spec, text, save)
                 if save is not None:
                     _save(save, decomposer.dumped(plan))
                 seen = await decomposer.propose(loom, plan, goal=goal, run_id=run_id)
             wanted = seen["status"] == "preview" and await _agreed(seen, yes=yes)
             reply = await decomposer.confirm(loom, seen["plan_id"]) if wanted else seen
         except PlanError as error:
-            _tell_all(error)
-            raise
+            raise _told(error, name, seen.get("plan_id")) from None
         if wants_json():
             emit(reply)
         else:
@@ -152,8 +154,10 @@ async def _decompose(
         await once(loom)
 
 
-async def _plan(loom: Loom, goal: str, spec: str, text: str | None) -> tuple[dict[str, Any], str | None]:
-    """The plan that was given, or one that a provider makes."""
+async def _plan(
+    loom: Loom, goal: str, spec: str, text: str | None, save: str | None
+) -> tuple[dict[str, Any], str | None]:
+    """The plan that was given, or one that a provider makes; one that is refused is saved all the same."""
     from loom.graph import plan
     from loom.skills import decomposer, loader, providers
 
@@ -167,7 +171,14 @@ async def _plan(loom: Loom, goal: str, spec: str, text: str | None) -> tuple[dic
         raise ConfigError(*_NO_PROVIDER)
     material = await decomposer.gather(loom, goal, spec=spec)
     progress(f"Asking {provider.name} for a plan.")
-    made, run = await decomposer.ask(loom, material, provider)
+    try:
+        made, run = await decomposer.ask(loom, material, provider)
+    except AnswerError as error:
+        if save is None or (refused := decomposer.refused(error)) is None:
+            raise
+        _save(save, decomposer.dumped(refused))
+        advice = f"The refused plan is in {save}: correct it and run `loom decompose --plan {quote(save)}`."
+        raise AnswerError(error.cause, advice, error.problems) from None
     return {"tasks": made["tasks"]}, run.id
 
 
@@ -178,13 +189,30 @@ async def _agreed(seen: Mapping[str, Any], *, yes: bool) -> bool:
             click.echo(line)
     if yes or not can_ask():
         return yes
+    # Before the question, since Ctrl-C may be the answer.
+    click.echo(f"  {heading('plan')}  {seen['plan_id']}, kept for `loom decompose --plan {seen['plan_id']}`")
     return await agreed(f"Write these {plural(seen['count'], 'task')}?")
 
 
-def _tell_all(error: PlanError) -> None:
-    if len(error.problems) > 1 and not wants_json():
-        for one in error.problems:
-            click.echo(f"  - {one_line(one)}", err=True)
+def _told(error: PlanError, name: str | None, plan_id: str | None) -> PlanError:
+    """The error for whoever gave the plan, or has the stored one; several problems are told here, one a line."""
+    from loom.skills import decomposer
+
+    if name is not None and not _is_stored(name):
+        way = f"Correct {'it' if name == '-' else name} and run it again."
+    elif stored := plan_id or name:
+        again = "correct FILE and run `loom decompose --plan FILE`."
+        way = f"Save it with `loom decompose --plan {stored} --save FILE`, {again}"
+    else:
+        way = "Run it again, or choose another model."
+    refusal = decomposer.refusal(error.problems, way)
+    if len(error.problems) == 1 or wants_json():
+        return refusal
+    for one in error.problems:
+        click.echo(f"  - {one_line(one)}", err=True)
+    return PlanError(
+        f"The plan cannot be used as it is: {plural(len(error.problems), 'problem')}.", way, error.problems
+    )
 
 
 def _is_stored(name: str) -> bool:
@@ -204,6 +232,8 @@ def _save(name: str, text: str) -> None:
 def _run_lines(reply: Reply) -> Iterator[str]:
     if reply["status"] == "open" and "prompt" in reply:
         yield reply["prompt"].rstrip("\n")
+        yield "The answer is one JSON object that fits this schema:"
+        yield clean(json.dumps(reply["expects"], ensure_ascii=False, separators=(",", ":")))
         yield dim(f"Answer with: loom skill run {reply['run_id']} --output JSON")
         return
     counted = reply.get("tokens")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loom.cli.output import block, clean, dim, emit, heading, one_line, pretty, readable, status, table
+from loom.cli.output import block, clean, dim, emit, for_people, heading, one_line, pretty, readable, status, table
 from loom.cli.shared import (
     Group,
     Reply,
@@ -247,7 +247,7 @@ class _Show:
 def _lines(reply: Reply) -> Iterator[str]:
     yield f"{heading(reply['run_id'])}  {status(reply['status'])}  {one_line(reply['workflow'])}"
     if "error" in reply:
-        yield f"  {one_line(reply['error'])}"
+        yield f"  {one_line(for_people(reply['error']))}"
     if "output" in reply:
         yield from block("output", pretty(reply["output"]))
     yield from _waiting_lines(reply)
@@ -319,7 +319,7 @@ def _whole_lines(reply: Reply) -> Iterator[str]:
             one["type"],
             status(one["status"]),
             dim(f"attempt {one['attempts']}" if "attempts" in one else ""),
-            one_line(one.get("error") or _short(one.get("output"))),
+            one_line(for_people(one["error"]) if "error" in one else _short(one.get("output"))),
         ]
         for one in reply["steps"]
     ]

@@ -28,10 +28,9 @@ _ORCHESTRATOR = """\
 Look after this project's Loom task graph{goal}.
 
 1. loom_status, then loom_graph: what is there, what is ready, what is stuck.
-2. A goal that is not planned yet: loom_decompose, or loom_workflow name=ship_feature, which also has it specified and
-   reviewed. Where single tasks are missing, loom_create them: small ones that one agent can finish, each with a
-   done_when that can be checked, and depends_on only where order matters, so that much can be done at the same time.
-   Group with epics.
+2. Where work is missing, loom_create it: small tasks that one agent can finish, each with a done_when that can be
+   checked, and depends_on only where order matters, so that much can be done at the same time. Group with epics. A
+   whole goal: loom_decompose, or loom_workflow with name=ship_feature, which also sees it through to a review.
 3. Start subagents, each with a name of its own and the worker prompt. They claim for themselves; do not assign.
 4. loom_wait (what=any, with the since of the last one) and react: loom_status view=escalations and view=dead_letters,
    loom_inbox agent_id=orchestrator. Decide with loom_resolve: answer questions, retry what failed for a passing reason

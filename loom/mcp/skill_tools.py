@@ -13,13 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastmcp import Context
-from fastmcp.exceptions import PromptError
+from fastmcp.exceptions import PromptError, ValidationError
 from fastmcp.prompts import Prompt, PromptArgument
 from fastmcp.server.providers import Provider
 from fastmcp.utilities.components import FastMCPComponent
 from pydantic import Field
 
-from loom.exceptions import LoomError
+from loom.exceptions import InvalidInputError, LoomError
 from loom.graph import views
 from loom.graph.views import Reply
 from loom.mcp.tool import tool
@@ -129,10 +129,11 @@ class _SkillPrompt(Prompt):
         return cls(name=skill.name, description=skill.description, arguments=arguments, skill=skill)
 
     async def render(self, arguments: dict[str, Any] | None = None) -> str:
-        """The skill's prompt. Raises PromptError, whose text reaches the client as it is."""
+        """The skill's prompt. Raises only what FastMCP passes on as it is, and does not log with a traceback."""
         from loom.skills import faces
 
         try:
             return faces.prompt(self.skill, arguments or {})
         except LoomError as error:
-            raise PromptError(views.clean(f"{error.code}: {error}"), log_level=logging.DEBUG) from None
+            kind = ValidationError if isinstance(error, InvalidInputError) else PromptError
+            raise kind(views.clean(f"{error.code}: {error}"), log_level=logging.DEBUG) from None

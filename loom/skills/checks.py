@@ -98,12 +98,12 @@ _VAGUE = frozenset(
 @dataclass(frozen=True, slots=True)
 class Known:
     """What a plan is held against: the project's directory, the files that git tracks, the open tasks that bear one of
-    the plan's titles (id by title as `same` has it), and those of the tasks which it names that the project has."""
+    the plan's titles (id by title as `same` has it), and ids in the plan that no task of the project has."""
 
     directory: Path | None = None
     files: Collection[str] = frozenset()
     titles: Mapping[str, str] = field(default_factory=dict)
-    tasks: Collection[str] = frozenset()
+    missing: Collection[str] = frozenset()
 
 
 def read(given: object) -> tuple[list[Draft], list[str]]:
@@ -131,7 +131,7 @@ def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
     """Everything that is wrong with a plan that could be read, a sentence or two each, up to a limit."""
     found = [
         *_cycle(drafts),
-        *_strangers(drafts, known),
+        *_missing(drafts, known),
         *_edges(drafts),
         *_epics(drafts),
         *_orphans(drafts),
@@ -140,7 +140,8 @@ def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
         *_files(drafts, known),
     ]
     if len(found) > PROBLEMS_TOLD:
-        found = [*found[:PROBLEMS_TOLD], f"And {len(found) - PROBLEMS_TOLD:,} problems more."]
+        more = len(found) - PROBLEMS_TOLD
+        found = [*found[:PROBLEMS_TOLD], f"And {more:,} problem{'s' * (more != 1)} more."]
     return [views.clean(one) for one in found]
 
 
@@ -150,10 +151,11 @@ def few(drafts: Sequence[Draft]) -> list[str]:
     return [views.clean(one) for one in (*_cycle(drafts), *_ends(drafts), *_files(drafts, Known()))]
 
 
-def outside(drafts: Sequence[Draft]) -> set[str]:
-    """The ids that a plan names beside its own tasks."""
-    named = {name for draft in drafts for name in (*draft.depends_on, draft.parent) if name}
-    return named - {draft.key for draft in drafts}
+def outside(drafts: Sequence[Draft]) -> list[str]:
+    """The ids of tasks that a plan names beside its own."""
+    own = {draft.key for draft in drafts}
+    named = (name for draft in drafts for name in (*draft.depends_on, draft.parent) if name is not None)
+    return [name for name in dict.fromkeys(named) if name not in own]
 
 
 def same(title: str) -> str:
@@ -169,15 +171,21 @@ def _cycle(drafts: Sequence[Draft]) -> list[str]:
     return []
 
 
-def _strangers(drafts: Sequence[Draft], known: Known) -> list[str]:
-    missing = outside(drafts) - set(known.tasks)
-    return [
-        f"{_named(draft)} names {name}, and the project has no such task. Name a task of this plan by its title or key,"
-        " one that is there by its id, or leave it out."
-        for draft in drafts
-        for name in (*draft.depends_on, draft.parent)
-        if name in missing
-    ]
+def _missing(drafts: Sequence[Draft], known: Known) -> list[str]:
+    found = []
+    for draft in drafts:
+        found += [
+            f"{_named(draft)} names {name} in depends_on, a task that this project does not have. Name a key of the"
+            " plan or the id of an open task, or leave it out."
+            for name in draft.depends_on
+            if name in known.missing
+        ]
+        if draft.parent in known.missing:
+            found.append(
+                f"{_named(draft)} names {draft.parent} as its parent, a task that this project does not have. Name an"
+                " epic of the plan or the id of an open one, or leave it out."
+            )
+    return found
 
 
 def _edges(drafts: Sequence[Draft]) -> list[str]:

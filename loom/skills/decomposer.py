@@ -16,14 +16,15 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import EventType
-from loom.exceptions import InvalidInputError, PlanError, PlanNotFoundError
+from loom.exceptions import AnswerError, InvalidInputError, PlanError, PlanNotFoundError
 from loom.graph import deps, drawing, limits, plan, planting, previews, store, views
 from loom.graph.bulk import uncollected
 from loom.graph.plan import Draft
@@ -126,14 +127,11 @@ async def ask(
 ) -> tuple[dict[str, Any], SkillRun]:
     """Has a provider make a plan; one that is wrong is sent back once, with everything that is wrong with it. `timeout`
     and `noted` are the runner's."""
-    titles = {checks.same(title): task_id for task_id, _, title in material.tasks}
-    records = await loom.look(lambda connection: connection.fetch(_ALL, loom.project_id))
-    tasks = frozenset(record["id"] for record in records)
-    known = Known(loom.config.project_dir, frozenset(material.files), titles, tasks)
+    files = frozenset(material.files)
 
-    def check(answer: dict[str, Any]) -> list[str]:
+    async def check(answer: dict[str, Any]) -> list[str]:
         drafts, problems = checks.read(answer)
-        return problems or checks.problems(drafts, known)
+        return problems or checks.problems(drafts, await _held_against(loom, drafts, files))
 
     made = await runner.run(
         loom,
@@ -180,10 +178,8 @@ async def propose(
     """
     drafts, problems = checks.read(given)
     if drafts:
-        directory = loom.config.project_dir
-        files = await asyncio.to_thread(tracked_files, directory)
-        known = await loom.look(lambda connection: _known_of(connection, loom.project_id, drafts, directory, files))
-        problems = checks.problems(drafts, known)
+        files = frozenset(await asyncio.to_thread(tracked_files, loom.config.project_dir))
+        problems = checks.problems(drafts, await _held_against(loom, drafts, files))
     if problems:
         raise refusal(problems)
     text = checks.text(given)
@@ -231,7 +227,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
     """What `confirm` does, to be done in somebody's transaction; the answer also has the `ids` of all tasks."""
     plan_id = _known(plan_id)
     directory = loom.config.project_dir
-    files = await asyncio.to_thread(tracked_files, directory)
+    files = frozenset(await asyncio.to_thread(tracked_files, directory))
 
     async def write(tx: Transaction) -> dict[str, Any]:
         stored = await previews.lock(tx, plan_id)
@@ -241,8 +237,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
             return stored.answer
         await store.lock_graph(tx)  # of two plans with the same titles the second sees the first
         drafts = plan.read(stored.plan)
-        known = await _known_of(tx.connection, tx.project_id, drafts, directory, files)
-        if problems := checks.problems(drafts, known):
+        if problems := checks.problems(drafts, await _around(tx.connection, tx.project_id, drafts, directory, files)):
             raise refusal(problems)
         planted = await planting.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
         counts = Counter(task.status for task in planted.tasks)
@@ -295,12 +290,22 @@ def _chart(view: GraphView) -> str:
         kept = kept * 2 // 3
 
 
-def refusal(problems: Sequence[str]) -> PlanError:
+def refusal(problems: Sequence[str], next_step: str = "Correct it and propose it again.") -> PlanError:
     """The error for a plan that is sent back."""
-    more = f" There are {len(problems) - 1} more." if len(problems) > 1 else ""
-    return PlanError(
-        f"The plan cannot be used as it is: {problems[0]}{more}", "Correct it and propose it again.", tuple(problems)
-    )
+    more = len(problems) - 1
+    others = f" There {'is' if more == 1 else 'are'} {more} more." if more else ""
+    return PlanError(f"The plan cannot be used as it is: {problems[0]}{others}", next_step, tuple(problems))
+
+
+def refused(error: AnswerError) -> dict[str, Any] | None:
+    """The last answer of a model that was a plan in form, if not in order, and can be saved; None without one."""
+    for answer in reversed(error.answers):
+        tasks = answer.get("tasks")
+        if isinstance(tasks, list) and tasks and all(isinstance(task, dict) for task in tasks):
+            with suppress(InvalidInputError):
+                limits.json_object({"tasks": tasks}, "plan", plan.PLAN_BYTES)
+                return {"tasks": tasks}
+    return None
 
 
 def tracked_files(directory: Path | None) -> list[str]:
@@ -345,7 +350,6 @@ def _missing(plan_id: str) -> PlanNotFoundError:
 _OPEN = """
 select id, status, title from tasks where project_id = $1 and done_at is null order by created_at desc, id limit $2
 """
-_ALL = "select id from tasks where project_id = $1"
 _TWINS = """
 select min(id) as id, title from (
     select id, lower(btrim(regexp_replace(title, '\\s+', ' ', 'g'))) as title from tasks
@@ -354,14 +358,23 @@ select min(id) as id, title from (
 """
 
 
-async def _known_of(
-    connection: Connection, project_id: str, drafts: Sequence[Draft], directory: Path | None, files: Sequence[str]
+_THERE = "select id from tasks where project_id = $1 and id = any($2::text[])"
+
+
+async def _held_against(loom: Loom, drafts: Sequence[Draft], files: Collection[str]) -> Known:
+    directory = loom.config.project_dir
+    return await loom.look(lambda connection: _around(connection, loom.project_id, drafts, directory, files))
+
+
+async def _around(
+    connection: Connection, project_id: str, drafts: Sequence[Draft], directory: Path | None, files: Collection[str]
 ) -> Known:
-    """What these drafts are held against."""
+    """What a plan is held against, as the project is now."""
     twins = await connection.fetch(_TWINS, project_id, [checks.same(draft.title) for draft in drafts])
-    named = await connection.fetch(f"{_ALL} and id = any($2::text[])", project_id, list(checks.outside(drafts)))
     titles = {record["title"]: record["id"] for record in twins}
-    return Known(directory, frozenset(files), titles, frozenset(record["id"] for record in named))
+    outside = checks.outside(drafts)
+    there = await connection.fetch(_THERE, project_id, outside) if outside else ()
+    return Known(directory, files, titles, {*outside} - {record["id"] for record in there})
 
 
 def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, int]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from loom.config import LoomConfig
-from loom.exceptions import InvalidInputError, LoomError, PlanError
+from loom.exceptions import InvalidInputError, LoomError, PlanError, RunAnsweredError
 from loom.graph import views
 from loom.graph.runs import SkillRun
 from loom.graph.views import Reply
@@ -27,7 +27,15 @@ async def skill(
 ) -> Reply:
     """Lists the skills, runs one, or takes the answer to an open run. Raises LoomError."""
     if run_id is not None:
-        return ran(await (runner.get(loom, run_id) if output is None else runner.answer(loom, run_id, output)))
+        if output is None:
+            return ran(await runner.get(loom, run_id))
+        answered = await runner.answer(loom, run_id, output)
+        if answered.output != output:
+            raise RunAnsweredError(
+                f"{run_id} has its answer already; this one was not recorded.",
+                "Ask for this run without output to see its answer, or start the skill again.",
+            )
+        return ran(answered)
     skills = loader.load(loom.config)
     if name is None:
         return listed(skills)

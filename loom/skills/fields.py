@@ -67,9 +67,10 @@ def accept(inputs: Sequence[Input], given: Mapping[str, Any], who: str) -> dict[
     for name, one in known.items():
         if (value := given.get(name)) is None:
             if one.required:
-                about = f": {one.description.rstrip('.')}" if one.description else ""
+                about = f": {one.description}" if one.description else ""
+                needs = f"{who[0].upper()}{who[1:]} needs the input {name} ({one.type}){about}"
                 raise InvalidInputError(
-                    f"{who[0].upper()}{who[1:]} needs the input {name} ({one.type}){about}.", f"Pass {name} in inputs."
+                    needs if needs.endswith((".", "?", "!")) else f"{needs}.", f"Pass {name} in inputs."
                 )
             value = one.default
         elif not fits(value, one.type):

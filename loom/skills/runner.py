@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,9 @@ _RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 Check = Callable[[dict[str, Any]], list[str]]
 """Says what is wrong with an answer, a sentence each."""
 
+Look = Callable[[dict[str, Any]], Awaitable[list[str]]]
+"""A check that looks into the project."""
+
 Noted = Callable[[Transaction, SkillRun], Awaitable[None]]
 """Is told of a run in the transaction in which it begins."""
 
@@ -56,7 +59,7 @@ async def run(
     inputs: Mapping[str, Any],
     provider: Provider,
     *,
-    check: Check | None = None,
+    check: Check | Look | None = None,
     agent_id: str | None = None,
     timeout: float = TIMEOUT,
     noted: Noted | None = None,
@@ -164,13 +167,21 @@ def ask(skill: Skill, values: Mapping[str, Any]) -> str:
     )
 
 
-def wrong(skill: str, problems: list[str]) -> AnswerError:
-    """The error for an answer that is wrong."""
-    more = f" There are {len(problems) - 3} more problems." if len(problems) > 3 else ""
+def wrong(
+    skill: str,
+    problems: list[str],
+    next_step: str = "Correct it and answer again.",
+    given: Sequence[dict[str, Any]] = (),
+) -> AnswerError:
+    """The error for an answer that is wrong; whoever gave it can correct it, unless `next_step` says otherwise. `given`
+    are the objects that a provider has answered."""
+    more = len(problems) - 3
+    others = f" There {'is' if more == 1 else 'are'} {more} more problem{'s' * (more != 1)}." if more > 0 else ""
     return AnswerError(
-        f"The answer is not what {skill} asks for: {' '.join(_sentence(one) for one in problems[:3])}{more}",
-        "Correct it and answer again.",
+        f"The answer is not what {skill} asks for: {' '.join(_sentence(one) for one in problems[:3])}{others}",
+        next_step,
         tuple(problems),
+        tuple(given),
     )
 
 
@@ -193,10 +204,10 @@ class _Tally:
 
 
 async def _answered(
-    skill: Skill, prompt: str, provider: Provider, check: Check | None, tally: _Tally, timeout: float
+    skill: Skill, prompt: str, provider: Provider, check: Check | Look | None, tally: _Tally, timeout: float
 ) -> str:
     """The answer as JSON text."""
-    asked, problems = prompt, list[str]()
+    asked, problems, objects = prompt, list[str](), list[dict[str, Any]]()
     for _ in range(_TRIES):
         tally.asked += 1
         completion = await provider.complete(
@@ -213,11 +224,13 @@ async def _answered(
         except AnswerError as error:
             problems = [str(error)]
         else:
-            problems = check(found) if check else answers.problems(found, skill.outputs)
+            objects.append(found)
+            told = check(found) if check else answers.problems(found, skill.outputs)
+            problems = told if isinstance(told, list) else await told
             if not problems:
                 return limits.json_object(found, "output", answers.ANSWER_BYTES)
         asked = prompt + _sent_back(completion.text, problems)
-    raise wrong(skill.name, problems)
+    raise wrong(skill.name, problems, "Run it again, or choose another model.", objects)
 
 
 def _sent_back(text: str, problems: list[str]) -> str:

@@ -82,6 +82,11 @@ async def test_bad_input_is_told_in_a_sentence_and_changes_nothing(
     assert (cli.directory / ".loom" / "config.yaml").read_text() == settings
 
 
+def test_what_a_run_says_went_wrong_names_commands_too(cli: Cli) -> None:
+    told = cli.inside("workflow", "start", "debug_and_fix", "--input", f"task_id={GONE}", "--json").json["error"]
+    assert told == f"load: There is no task {GONE} in this project. See `loom ready` or `loom graph` for its tasks."
+
+
 async def test_cycles_are_refused_by_name(cli: Cli, pool: Pool) -> None:
     epic = cli.create("epic", "--epic")
     child = cli.create("child", "--parent", epic)

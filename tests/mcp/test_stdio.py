@@ -182,6 +182,36 @@ async def test_nonsense_on_stdin_does_not_end_it(place: dict[str, str], loom: Lo
         assert (await server.call("loom_create", title="T"))["status"] == "pending"
 
 
+async def test_a_prompt_that_cannot_be_filled_in_says_why(place: dict[str, str], tmp_path: Path) -> None:
+    skills = tmp_path / "project" / ".loom" / "skills"
+    skills.mkdir()
+    (skills / "count.md").write_text(
+        "---\nname: count\ndescription: Counts.\ninputs: {n: {type: integer}}\noutputs: {type: object}\n---\n"
+        "{% for one in n %}{{ one }}{% endfor %}\n"
+    )
+    async with started(**place) as server:
+        await server.initialize()
+
+        async def refused(name: str, arguments: dict[str, str]) -> tuple[int, str]:
+            error = (await server.ask("prompts/get", name=name, arguments=arguments))["error"]
+            return error["code"], error["message"]
+
+        code, said = await refused("write_spec", {})
+        assert (code, said.startswith("invalid_input: The skill write_spec needs the input idea (")) == (-32602, True)
+        code, said = await refused("define_done", {"task": "not json"})
+        assert said == "invalid_input: The input task of define_done must be JSON of type object. Write it as JSON."
+        code, said = await refused("count", {"n": "3"})
+        assert (code, said.startswith("invalid_skill: ")) == (-32603, True)
+        code, said = await refused("orchestrate", {})
+        assert (code, said) == (-32602, "Unknown prompt: 'orchestrate'")
+        hostile = await server.ask("prompts/get", name="worker", arguments={"agent_id": "{x} %s \u202e", "more": "1"})
+        assert "agent_id={x} %s" in hostile["result"]["messages"][0]["content"]["text"]
+        server.process.send_signal(signal.SIGTERM)
+        await server.left()
+        assert server.process.stderr is not None
+        assert await server.process.stderr.read() == b""
+
+
 async def test_nothing_heavy_is_imported_before_the_first_answer() -> None:
     heavy = {"asyncpg", "redis", "griffe", "loom.graph.front", "loom.services", "loom.orchestration.sweeper"}
     code = f"""

@@ -334,4 +334,7 @@ async def test_the_prompts_name_the_agent_and_the_goal(agent: Agent) -> None:
     worker = await agent.client.get_prompt("worker", {"agent_id": "w1"})
     assert "agent_id=w1" in worker.messages[0].content.text  # type: ignore[union-attr]
     orchestrator = await agent.client.get_prompt("orchestrator", {"goal": "a parser"})
-    assert "a parser" in orchestrator.messages[0].content.text  # type: ignore[union-attr]
+    told = orchestrator.messages[0].content.text  # type: ignore[union-attr]
+    assert "a parser" in told
+    assert {"loom_decompose", "loom_workflow"} <= set(re.findall(r"loom_\w+", told))
+    assert len(told) < 2048

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,24 +76,6 @@ async def test_a_wrong_plan_goes_back_once_with_all_that_is_wrong(shop: Loom, mo
     assert "which nobody can test" in second
     assert "src/invented.py" in second
     assert await pool.fetchval("select asked from skill_runs") == 2
-
-
-async def test_a_task_that_is_not_there_is_told_before_anything_is_shown(shop: Loom, model: Model, pool: Pool) -> None:
-    there = await shop.create("Choose a hash")
-    await shop.done(there.id)
-    wrong, right = good_plan(), good_plan()
-    wrong["tasks"][1]["depends_on"] = ["loom-deadbeef"]
-    right["tasks"][1]["depends_on"] = [there.id]
-    model.answers(wrong, right)
-    assert (await faces.decompose(shop, "Add sign-in"))["status"] == "preview"
-    assert "names loom-deadbeef, and the project has no such task" in model.prompts[1]
-    for key in ("depends_on", "parent"):
-        given = tasks({"title": "Write it", "done_when": "pytest tests/x passes", key: "loom-deadbeef"})
-        if key == "depends_on":
-            given["tasks"][0][key] = ["loom-deadbeef"]
-        with pytest.raises(PlanError, match="the project has no such task"):
-            await decomposer.propose(shop, given)
-    assert await pool.fetchval("select count(*) from plans") == 1
 
 
 async def test_a_plan_that_stays_wrong_is_an_error_and_recorded(shop: Loom, model: Model, pool: Pool) -> None:
@@ -178,6 +161,37 @@ async def test_a_task_that_waits_for_one_that_exists(bare_shop: Loom) -> None:
     assert seen["waits_for"] == [first.id]
     answer = await decomposer.confirm(bare_shop, seen["plan_id"])
     assert answer["tasks"][0]["status"] == "blocked"
+
+
+async def test_tasks_that_the_project_does_not_have_are_told_before_anything_is_shown(bare_shop: Loom) -> None:
+    done, dropped = [(await bare_shop.create(title)).id for title in ("Choose a database", "Choose another")]
+    await bare_shop.claim(done)
+    await bare_shop.done(done, {})
+    await bare_shop.cancel(dropped)
+    plan = tasks(
+        {"key": "fill", "title": "Fill it", "depends_on": ["loom-00000000", done, "loom-deadbeef", dropped]},
+        {"key": "read", "title": "Read it", "parent": "loom-00000001"},
+    )
+    back = await faces.decompose(bare_shop, plan=plan)
+    assert back["status"] == "sent_back"
+    assert [one.split(". ")[0] for one in back["problems"]] == [
+        "Task “fill”, “Fill it”, names loom-00000000 in depends_on, a task that this project does not have",
+        "Task “fill”, “Fill it”, names loom-deadbeef in depends_on, a task that this project does not have",
+        "Task “read”, “Read it”, names loom-00000001 as its parent, a task that this project does not have",
+    ]
+    del plan["tasks"][1]
+    plan["tasks"][0]["depends_on"] = [done, dropped]
+    seen = await faces.decompose(bare_shop, plan=plan)
+    assert seen["status"] == "preview", "what the write takes is taken"
+    assert (await faces.decompose(bare_shop, plan_id=seen["plan_id"], confirm=True))["status"] == "written"
+
+
+async def test_a_model_that_names_a_task_that_is_not_there_is_told_once(shop: Loom, model: Model) -> None:
+    wrong = good_plan()
+    wrong["tasks"][1]["depends_on"] = ["loom-deadbeef"]
+    model.answers(wrong, good_plan())
+    assert (await faces.decompose(shop, "Add sign-in"))["status"] == "preview"
+    assert "names loom-deadbeef in depends_on" in model.prompts[1]
 
 
 async def test_only_previews_of_this_project_are_confirmed(bare_shop: Loom) -> None:
@@ -359,8 +373,11 @@ def test_decompose_on_the_command_line(terminal: Cli, model: Model) -> None:
 def test_at_a_terminal_it_asks(terminal: Cli, model: Model, answer: str, code: int, written: int) -> None:
     model.answers(good_plan())
     seen = terminal.asked("decompose", "Add sign-in", answer=answer)
-    assert "Write these 4 tasks? [y/N]: " in seen.out
+    before, asks, _ = seen.out.partition("Write these 4 tasks? [y/N]: ")
+    assert asks
+    (plan_id,) = set(re.findall(r"plan-[0-9a-f]{8}", before))
     assert seen.code == code, seen.out
+    assert terminal.ok("decompose", "--plan", plan_id)["status"] == ("written" if written else "preview")
     assert sum(terminal.ok("status")["counts"].values()) == written
 
 
@@ -380,9 +397,66 @@ def test_a_plan_is_saved_edited_and_applied(terminal: Cli, model: Model) -> None
     stored = terminal.ok("decompose", "--plan", seen["plan_id"], "--save", "stored.yaml")
     assert stored["status"] == "preview"
     assert yaml.safe_load((terminal.directory / "stored.yaml").read_text()) == good_plan()
+
+
+def test_a_refused_file_is_told_once_and_named(terminal: Cli) -> None:
+    place = terminal.directory / "plan.yaml"
+    place.write_text(yaml.safe_dump(good_plan()))
+    seen = terminal.ok("decompose", "--plan", "plan.yaml")
+    assert terminal.ok("decompose", "--plan", "plan.yaml", "--yes")["count"] == 5
     again = terminal.inside("decompose", "--plan", "plan.yaml", "--yes")
     assert again.code == 1
-    assert again.err.count("has the title of the open task") >= 6
+    assert again.err.count("has the title of the open task") == 5
+    assert again.err.splitlines()[-2:] == [
+        "error: The plan cannot be used as it is: 5 problems.",
+        "next: Correct plan.yaml and run it again.",
+    ]
+    told = terminal.inside("decompose", "--plan", "plan.yaml", "--json").json["error"]
+    assert "has the title of the open task" in told["cause"]
+    assert told["cause"].endswith("There are 4 more.")
+    assert told["next_step"] == "Correct plan.yaml and run it again."
+    stored = terminal.inside("decompose", "--plan", seen["plan_id"], "--yes")
+    assert stored.err.splitlines()[-1] == (
+        f"next: Save it with `loom decompose --plan {seen['plan_id']} --save FILE`, correct FILE and run"
+        " `loom decompose --plan FILE`."
+    )
+    place.write_text("tasks: [{title: Write it, type: job}]")
+    one = terminal.inside("decompose", "--plan", "plan.yaml")
+    assert one.err.splitlines() == [
+        "error: The plan cannot be used as it is: Task 1 “Write it”: type “job” does not exist. Use task or epic.",
+        "next: Correct plan.yaml and run it again.",
+    ]
+    place.write_text("tasks: [{title: Write it, type: job}, {title: Read it, size: []}]")
+    two = terminal.inside("decompose", "--plan", "-", stdin=place.read_text())
+    assert [two.err.count(words) for words in ("“job” does not exist", "size must be", "2 problems.")] == [1, 1, 1]
+    assert two.err.splitlines()[-1] == "next: Correct it and run it again."
+
+
+def test_a_refused_answer_is_saved_all_the_same(terminal: Cli, model: Model) -> None:
+    wrong = good_plan()
+    wrong["tasks"][1]["done_when"] = "it works"
+    place = terminal.directory / "plan.yaml"
+    refused = "decompose", "Add sign-in", "--save", "plan.yaml"
+    for answers in ((good_plan() | {"tasks": wrong["tasks"][:1]}, wrong), (wrong, "I cannot."), (wrong, {"tasks": 1})):
+        model.answers(*answers)
+        seen = terminal.inside(*refused)
+        assert seen.code == 1
+        assert seen.err.splitlines()[-1] == (
+            "next: The refused plan is in plan.yaml: correct it and run `loom decompose --plan plan.yaml`."
+        )
+        assert yaml.safe_load(place.read_text()) == wrong
+        place.unlink()
+        for prompt in model.place.glob("prompt-*"):
+            prompt.unlink()
+    model.answers(wrong)
+    assert "plan.yaml" in terminal.inside(*refused, "--json").json["error"]["next_step"]
+    place.unlink()
+    half = '{"tasks": [{"title": "\\ud800"}]}'  # a text that no file can hold
+    for nothing in ("No.", '{"tasks": []}', '{"tasks": ["x"]}', half, '{"a": NaN}'):
+        model.answers(nothing)
+        seen = terminal.inside(*refused)
+        assert (seen.code, seen.err.splitlines()[-1]) == (1, "next: Run it again, or choose another model.")
+        assert not place.exists()
 
 
 def test_decompose_without_a_provider_says_what_to_do(cli: Cli) -> None:
@@ -402,6 +476,8 @@ def test_a_saved_plan_is_read_as_it_was() -> None:
 def test_the_error_names_the_first_problem_and_has_all() -> None:
     error = decomposer.refusal(["One.", "Two."])
     assert isinstance(error, PlanError)
-    assert str(error).startswith("The plan cannot be used as it is: One. There are 1 more.")
+    assert str(error).startswith("The plan cannot be used as it is: One. There is 1 more.")
+    assert "There are 2 more." in str(decomposer.refusal(["One.", "Two.", "Three."]))
+    assert "There is 1 more problem." in str(runner.wrong("x", list("abcd")))
     assert error.problems == ("One.", "Two.")
     assert runner.wrong("x", ["a"]).problems == ("a",)

@@ -131,7 +131,7 @@ def test_an_unknown_skill_has_a_neighbour(home: Path) -> None:
         (text("Bad Name"), "`name`"),
         (text(extra="modle: x\n"), "Did you mean `model`"),
         (text(extra="temperature: hot\n"), "`temperature` must be a number"),
-        (text(extra="max_tokens: 0\n"), "`max_tokens`"),
+        (text(extra="max_tokens: 0\n"), "`max_tokens` must be a number from 1 to 1,000,000."),
         (text(extra="provider: oracle\n"), "`provider` must be one of"),
         (text().replace("type: string", "type: text"), "`inputs.who.type`"),
         (text().replace("type: string", "typ: string"), "`inputs.who` has no key `typ`"),
