@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -23,6 +22,7 @@ from loom.graph.task import Task
 from loom.orchestration.job import Step, What
 from loom.orchestration.left import Left
 from loom.orchestration.worker import Workers, command_line
+from tests.proxy import Door
 from tests.skills.conftest import bare, bare_shop, cli, directory, home, model, shop
 
 __all__ = ["bare", "bare_shop", "cli", "directory", "home", "model", "shop"]
@@ -80,58 +80,6 @@ class Work:
     def said(self, what: What) -> list[Step]:
         """Steps of one kind."""
         return [step for step in self.steps if step.what is what]
-
-
-class Door:
-    """A way to PostgreSQL that can be shut: who is inside is thrown out, and who comes is turned away."""
-
-    def __init__(self, url: str) -> None:
-        self._parts = urlsplit(url)
-        self._inside: set[asyncio.StreamWriter] = set()
-        self._shut = False
-
-    async def make(self) -> None:
-        self._server = await asyncio.start_server(self._come, "127.0.0.1", 0)
-
-    @property
-    def url(self) -> str:
-        who, port = self._parts.netloc.rpartition("@")[0], self._server.sockets[0].getsockname()[1]
-        return f"postgresql://{who}@127.0.0.1:{port}{self._parts.path}?sslmode=disable"
-
-    def shut(self) -> None:
-        self._shut = True
-        for writer in self._inside:
-            writer.transport.abort()
-
-    def open(self) -> None:
-        self._shut = False
-
-    def unmake(self) -> None:
-        self._server.close()
-        self.shut()
-
-    async def _come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._shut:
-            writer.transport.abort()
-            return
-        self._inside.add(writer)
-        query = parse_qs(self._parts.query)
-        port = self._parts.port or int(query.get("port", ["5432"])[0])
-        if "host" in query:
-            answers, server = await asyncio.open_unix_connection(f"{query['host'][0]}/.s.PGSQL.{port}")
-        else:
-            answers, server = await asyncio.open_connection(self._parts.hostname, port)
-        await asyncio.gather(_carry(reader, server), _carry(answers, writer), return_exceptions=True)
-        self._inside.discard(writer)
-
-
-async def _carry(come: asyncio.StreamReader, go: asyncio.StreamWriter) -> None:
-    try:
-        while data := await come.read(65536):
-            go.write(data)
-            await go.drain()
-    finally:
-        go.close()
 
 
 @pytest.fixture

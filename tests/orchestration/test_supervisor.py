@@ -19,7 +19,8 @@ from loom.orchestration.loop import Supervisor
 from tests.cli.conftest import Cli
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
-from tests.orchestration.conftest import Door, until
+from tests.orchestration.conftest import until
+from tests.proxy import Door
 
 Clock = Callable[[float], Awaitable[None]]
 

@@ -8,7 +8,6 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -19,6 +18,7 @@ from loom.graph.front import Loom
 from loom.orchestration.flows import Flows
 from loom.workflows import carrier, loader, runner
 from tests.mcp.test_stdio import place, started
+from tests.proxy import Lossy
 from tests.workflows.conftest import Clock, begun, put, source, until
 from tests.workflows.test_runner import ASK, MAKE, command, wait_for
 
@@ -27,64 +27,18 @@ __all__ = ["place"]
 STUBBORN = "trap '' TERM; touch ready; while :; do sleep 0.1; done"
 
 
-class Lossy:
-    """Stands before PostgreSQL, and loses the answer to the first COMMIT of a step that is done."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        query = parse_qs(parts.query)
-        self._port = parts.port or int(query.get("port", ["5432"])[0])
-        self._socket = f"{query['host'][0]}/.s.PGSQL.{self._port}" if "host" in query else None
-        self._host, self._parts = parts.hostname or "127.0.0.1", parts
-        self.lost = 0
-
-    async def url(self) -> str:
-        """Where it listens from now on."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        who = self._parts.netloc.rpartition("@")[0]
-        return f"postgresql://{who}@127.0.0.1:{port}{self._parts.path}?sslmode=disable"
-
-    def close(self) -> None:
-        self._server.close()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._socket:
-            answers, server = await asyncio.open_unix_connection(self._socket)
-        else:
-            answers, server = await asyncio.open_connection(self._host, self._port)
-        step_done = cut = False
-
-        async def there() -> None:
-            nonlocal step_done, cut
-            while data := await reader.read(65536):
-                step_done = step_done or b"workflow.step_completed" in data
-                if step_done and b"COMMIT" in data and not self.lost:
-                    self.lost, cut = 1, True
-                server.write(data)
-                await server.drain()
-            server.close()
-
-        async def back() -> None:
-            while (data := await answers.read(65536)) and not cut:
-                writer.write(data)
-                await writer.drain()
-            writer.transport.abort() if cut else writer.close()
-
-        await asyncio.gather(there(), back(), return_exceptions=True)
-
-
 @pytest.fixture
-async def lossy(config: LoomConfig) -> AsyncIterator[Lossy]:
-    proxy = Lossy(config.database.url or "")
-    yield proxy
-    proxy.close()
+async def lossy(database_url: str) -> AsyncIterator[Lossy]:
+    way = Lossy(database_url)
+    await way.make()
+    yield way
+    way.unmake()
 
 
 async def test_an_answer_that_was_lost_passes_no_step_by(loom: Loom, config: LoomConfig, lossy: Lossy) -> None:
     task = await loom.create("one")
     await loom.done(task.id)
-    async with Loom(replace(config, database=DatabaseConfig(url=await lossy.url())), agent="carrier") as other:
+    async with Loom(replace(config, database=DatabaseConfig(url=lossy.url)), agent="carrier") as other:
         with pytest.raises(DatabaseUnavailableError):
             await begun(other, f"{wait_for(task.id)}\n{ASK}\n{MAKE}", patient=True)
         assert lossy.lost
