@@ -240,6 +240,8 @@ def _run_lines(reply: Reply) -> Iterator[str]:
     facts = [reply["provider"], reply.get("model", ""), f"{reply.get('seconds', 0)} s"]
     facts += [f"{counted['input']:,} tokens in, {counted.get('output') or 0:,} out"] if counted else []
     yield f"{reply['run_id']}  {reply['status']}  {dim(', '.join(one for one in facts if one))}"
+    if "error" in reply:
+        yield f"  {one_line(reply['error'])}"
     if "output" in reply:
         yield from block("output", pretty(reply["output"]))
 

@@ -193,8 +193,12 @@ class Job:
 
     async def _review(self, reviewer: Reviewer, ended: Ended, output: dict[str, Any]) -> Review | _Report:
         """Has an output reviewed while its claim is held, or reports why there is no review."""
-        shown, seen = material(output, ended), await self._changes()
-        asking = asyncio.create_task(self._shift.asked(lambda: reviewer.review(self._claim, shown, seen, self._agent)))
+        shown = material(output, ended)
+
+        async def ask() -> Review:
+            return await reviewer.review(self._claim, shown, await self._changes(), self._agent)
+
+        asking = asyncio.create_task(self._shift.asked(ask))
         cut = await self._while_held(asking, set(_Standing) - {_Standing.HELD})
         await end([asking])
         error = None if asking.cancelled() else asking.exception()

@@ -219,6 +219,15 @@ def test_skills_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     assert "401" in shown.out
 
 
+async def test_why_a_run_has_failed_is_shown(cli: Cli, pool: Pool) -> None:
+    cli.ok("config", "set", "skills.command", "sh -c 'echo no key >&2; exit 3'")
+    failed = cli.inside("skill", "run", "define_done", "--input", f"task={json.dumps(TASK['task'])}")
+    assert (failed.code, "no key" in failed.err) == (1, True)
+    shown = cli.inside("skill", "run", await pool.fetchval("select id from skill_runs")).out
+    assert "failed" in shown.splitlines()[0]
+    assert "no key" in shown.splitlines()[1]
+
+
 def test_a_person_is_told_what_an_answer_must_look_like_and_how_to_give_inputs(cli: Cli) -> None:
     task = json.dumps(TASK["task"])
     opened = cli.inside("skill", "run", "define_done", "--input", f"task={task}").out
