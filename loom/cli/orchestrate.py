@@ -104,7 +104,8 @@ def _lines(turn: Turn) -> Iterator[str]:
         where = f" at {one.step}" if one.step else ""
         yield f"workflow   {one.run.id}  {one.run.workflow}  {one.run.status}{where}"
     for row in _unattended(turn):
-        why = f"failed  {one_line(row['error'])[:100]}" if "error" in row else f"waits for somebody at {row['step']}"
+        where = f" at {row['step']}" if "step" in row else ""  # it is not known where another Loom began it
+        why = f"failed  {one_line(row['error'])[:100]}" if "error" in row else f"waits for somebody{where}"
         yield f"{heading('workflow')}   {row['run_id']}  {row['workflow']}  {why}"
         yield dim(f"           loom workflow status {row['run_id']} shows it; resume goes on with it, cancel ends it")
     for mended in turn.diagnosed:
