@@ -226,8 +226,8 @@ print(sorted({heavy} & set(sys.modules)))
 
 
 async def test_ratios_to_a_server_that_does_nothing(place: dict[str, str], loom: Loom) -> None:
-    """Measures, in one run, the time to the first answer (aim: 1.15 times an empty server's; 1.5 on a busy machine, in
-    the best of three rounds) and the medians of claim and done (aim: 2 times a tool that does nothing; 4 on a busy
+    """Measures, in one run, the time to the first answer (aim: 1.15 times an empty server's; 1.5 on a busy machine, the
+    median of three rounds) and the medians of claim and done (aim: 2 times a tool that does nothing; 4 on a busy
     machine)."""
     tasks = [(await loom.create(f"task {number}")).id for number in range(60)]
 
@@ -260,5 +260,5 @@ async def test_ratios_to_a_server_that_does_nothing(place: dict[str, str], loom:
                 assert "error" not in reply
     medians = {tool: statistics.median(taken) for tool, taken in times.items()}
     print(firsts, {tool: f"{median * 1000:.1f} ms" for tool, median in medians.items()})  # noqa: T201
-    assert min(ours / empty for ours, empty in firsts) < 1.5, firsts
+    assert statistics.median(ours / empty for ours, empty in firsts) < 1.5, firsts
     assert max(medians.values()) < 4 * medians["nothing"], medians

@@ -61,7 +61,7 @@ class Work:
 
     async def finish(self) -> list[Left]:
         """Works until nothing can be done, and returns what is left."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(15):
             left = await self.workers.run()
         assert left is not None
         return left
@@ -74,7 +74,7 @@ class Work:
             yield running
         finally:
             self.workers.stop()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 await running
 
     def said(self, what: What) -> list[Step]:
@@ -90,7 +90,7 @@ async def door(database_url: str) -> AsyncIterator[Door]:
     door.unmake()
 
 
-async def until(true: Callable[[], object], seconds: float = 20) -> None:
+async def until(true: Callable[[], object], seconds: float = 8) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - processes and files do not announce themselves
             await asyncio.sleep(0.02)
@@ -164,7 +164,7 @@ class Command:
         begin = time.monotonic()
         running.send_signal(sent)
         out, err = await asyncio.to_thread(running.communicate, timeout=10)
-        assert time.monotonic() - begin < 4  # less than it would be given otherwise
+        assert time.monotonic() - begin < 3
         assert (running.returncode, err) == (128 + sent, "")
         assert "given back" in out
         found = await task_now(self._loom, task)

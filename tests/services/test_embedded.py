@@ -139,12 +139,9 @@ def test_the_secret_stays_in_private_files(instance: Path) -> None:
 
 def test_second_up_changes_nothing(instance: Path) -> None:
     before = pids(instance)
-    spans = []
-    for _ in range(4):
-        begin = time.monotonic()
-        assert services.up(CONFIG) == services.ensure(CONFIG) == services.endpoints(CONFIG)
-        spans.append(time.monotonic() - begin)
-    assert min(spans) < 0.5
+    begin = time.monotonic()
+    assert services.up(CONFIG) == services.ensure(CONFIG) == services.endpoints(CONFIG)
+    assert time.monotonic() - begin < 0.5
     assert pids(instance) == before
 
 

@@ -66,7 +66,7 @@ async def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(ProviderError, match="no answer within 4 seconds"):
         await ask(command, timeout=4.0)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 11
     pid = int((tmp_path / "pid").read_text())
     await asyncio.sleep(0.2)
     state = Path(f"/proc/{pid}/stat")
@@ -177,12 +177,12 @@ async def test_errors_that_no_retry_cures(remote: Provider, api: Api) -> None:
 
 
 async def test_a_server_that_does_not_answer(remote: Provider, api: Api) -> None:
-    api.turns[:] = [Turn('{"a": 1}'), Turn(sleep=4)]
+    api.turns[:] = [Turn('{"a": 1}'), Turn(sleep=3)]
     await ask(remote)  # so that what follows does not import the client, which takes seconds
     began = time.monotonic()
     with pytest.raises(ProviderError, match=r"no answer within 0.5 seconds"):
         await ask(remote, timeout=0.5)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 2.5
 
 
 async def test_an_answer_that_is_cut(remote: Provider, api: Api) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -342,8 +343,7 @@ def test_the_supervisor_says_which_runs_wait_for_a_person(work: Cli) -> None:
 
 
 def test_a_yes_is_no_answer_to_a_prompt(work: Cli) -> None:
-    anything = SKILL.replace("outputs: {", "outputs: {type: object}\nmodel: {").partition("model: {")
-    put(work.directory, f"{anything[0]}---\nSay it louder: {{{{ words }}}}\n", "shout.md", "skills")
+    put(work.directory, re.sub(r"outputs: .*", "outputs: {type: object}", SKILL), "shout.md", "skills")
     put(work.directory, source(f"{SHOUT}\n{TASK}"))
     run_id = work.inside("workflow", "start", "trial").out.split()[0]
     refused = work.inside("workflow", "resume", run_id, "--yes")
