@@ -193,7 +193,7 @@ async def judge(config: LoomConfig, loom: Loom) -> list[str]:
     lapsed = await connection.fetchval("select count(*) from events where type = 'claim.expired'")
     print(f"{lapsed} claims lapsed and were taken up again")
     await connection.close()
-    problems += [f"{finding.check}: {finding.found}" for finding in await loom.doctor() if not finding.ok]
+    problems += [f"{one.rule}: {one.found}" for one in await loom.doctor() if not one.holds]
     return problems
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from loom.cli import cli
 from loom.config import LoomConfig, trust
-from loom.graph import plan
 from loom.graph.front import Loom
+from loom.graph.model import plan
 from loom.skills import fields, library, template
 from loom.skills import loader as skills
-from loom.workflows import actions, loader, runner, values
+from loom.workflows import actions, loader, runs, values
 from tests.skills.conftest import directory, home
 from tests.workflows.conftest import outputs, put
 
@@ -121,17 +121,17 @@ async def test_the_workflow_of_the_page_runs_to_its_end(config: LoomConfig, dire
     trust(directory)
     async with Loom(config, agent="writer") as loom:
         await loom.connect()
-        run = await runner.start(loom, loader.load(config).get("release"), {"since": "v1"})
-        await runner.advance(loom, run.id)
-        await runner.answer(loom, run.id, {"headline": "Sign in", "changes": ["You can sign in."]})
-        await runner.advance(loom, run.id)
-        await runner.confirm(loom, run.id, yes=True, note="Go")
-        await runner.advance(loom, run.id)
+        run = await runs.start(loom, loader.load(config).get("release"), {"since": "v1"})
+        await runs.advance(loom, run.id)
+        await runs.answer(loom, run.id, {"headline": "Sign in", "changes": ["You can sign in."]})
+        await runs.advance(loom, run.id)
+        await runs.confirm(loom, run.id, yes=True, note="Go")
+        await runs.advance(loom, run.id)
         for _ in range(2):
             claim = await loom.claim()
             assert claim is not None
             await loom.done(claim.task.id, {"summary": "there"})
-        run = await runner.advance(loom, run.id)
+        run = await runs.advance(loom, run.id)
         assert (run.status, run.error) == ("done", None)
         came_to = await outputs(loom, run)
     types = {step.id: step for step in loader.parse(workflow(), "page.yaml").steps}
@@ -155,10 +155,10 @@ async def skipped(config: LoomConfig) -> list[str]:
     """What the page's workflow passes by where there is nothing to tell."""
     async with Loom(config, agent="writer") as loom:
         await loom.connect()
-        run = await runner.start(loom, loader.load(config).get("release"), {"since": "HEAD"})
-        run = await runner.advance(loom, run.id)
+        run = await runs.start(loom, loader.load(config).get("release"), {"since": "HEAD"})
+        run = await runs.advance(loom, run.id)
         assert run.status == "done"
-        return [one.step for one in (await runner.look(loom, run.id))[1] if one.status == "skipped"]
+        return [one.step for one in (await runs.look(loom, run.id))[1] if one.status == "skipped"]
 
 
 # --- what there is, and what the page names -------------------------------------------------------------------------

@@ -114,7 +114,7 @@ async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
             found = await loom.doctor(deep=deep)
     except LoomError as error:
         return [Remark("bad", "graph", error.cause, error.next_step)]
-    remarks = [Remark("ok" if one.ok else "bad", one.check, one.found, one.mend) for one in found]
+    remarks = [Remark("ok" if one.holds else "bad", one.rule, one.found, one.advice) for one in found]
     if status.dead_letters:
         remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter")))
     for one in dead:

@@ -7,25 +7,11 @@ from typing import Any
 
 import click
 
-from loom.cli.output import (
-    block,
-    clean,
-    diagnosed,
-    dim,
-    for_people,
-    heading,
-    one_line,
-    plural,
-    pretty,
-    table,
-    when,
-)
-from loom.cli.output import (
-    status as coloured,
-)
+from loom import replies
+from loom.cli.output import block, clean, diagnosed, dim, for_people, heading, one_line, plural, pretty, table, when
+from loom.cli.output import status as coloured
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.cli.tasks import dead_lines
-from loom.graph import views
 from loom.graph.front import Loom
 
 _COUNTED = ("claimed", "blocked", "failed", "done", "cancelled", "epic")
@@ -38,7 +24,7 @@ def ready(priority: str | None, limit: int) -> None:
     """List what can be claimed now, in the order in which it will be."""
 
     async def work(loom: Loom) -> Reply:
-        return views.page(await loom.ready(priority=priority, limit=limit))
+        return replies.page(await loom.ready(priority=priority, limit=limit))
 
     def lines(reply: Reply) -> Iterator[str]:
         if not reply["tasks"]:
@@ -66,14 +52,14 @@ def status(task: str | None, view: str, limit: int) -> None:
 
     async def work(loom: Loom) -> Reply:
         if task is not None:
-            return views.detail(await loom.get(task))
+            return replies.detail(await loom.get(task))
         if view == "agents":
-            return views.agents(await loom.agents())
+            return replies.agents(await loom.agents())
         if view == "escalations":
-            return views.escalations(await loom.escalations(limit=limit))
+            return replies.escalations(await loom.escalations(limit=limit))
         if view == "dead_letters":
-            return views.dead_letters(await loom.dead_letters(limit=limit))
-        overview = views.overview(await loom.status())
+            return replies.dead_letters(await loom.dead_letters(limit=limit))
+        overview = replies.overview(await loom.status())
         # A person gets at once what a program asks for by its own view.
         return overview | await _more(loom, overview) if whole else overview
 
@@ -98,7 +84,7 @@ def status(task: str | None, view: str, limit: int) -> None:
 def graph(shape: str, root: str | None, limit: int) -> None:
     """The graph: waves of what can be done at once, a Mermaid flowchart, or tasks and edges as JSON."""
     from loom.cli.output import emit
-    from loom.graph import drawing
+    from loom.replies import drawing
 
     async def work(loom: Loom) -> Reply:
         found = await loom.graph(root=root, limit=limit)
@@ -120,13 +106,13 @@ def graph(shape: str, root: str | None, limit: int) -> None:
 async def _more(loom: Loom, overview: Mapping[str, Any]) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if overview["counts"]["claimed"]:
-        more["holders"] = views.agents(await loom.agents())["agents"]
+        more["holders"] = replies.agents(await loom.agents())["agents"]
     if overview["counts"]["pending"]:
-        more["next"] = views.page(await loom.ready(limit=5))
+        more["next"] = replies.page(await loom.ready(limit=5))
     if overview["dead_letters"]:
-        more["dead"] = views.dead_letters(await loom.dead_letters(limit=5))["tasks"]
+        more["dead"] = replies.dead_letters(await loom.dead_letters(limit=5))["tasks"]
     if overview["open_escalations"]:
-        more["escalations"] = views.escalations(await loom.escalations(limit=5))["escalations"]
+        more["escalations"] = replies.escalations(await loom.escalations(limit=5))["escalations"]
     return more
 
 

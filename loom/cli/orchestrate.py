@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loom import replies
 from loom.cli.output import diagnosed, dim, emit, heading, one_line, plural
 from loom.cli.shared import Command, open_project, wants_json
-from loom.graph import views
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
-    from loom.graph.views import Reply
-    from loom.orchestration.brain import Brain
-    from loom.orchestration.loop import Turn
+    from loom.orchestration.supervisor.brain import Brain
+    from loom.orchestration.supervisor.loop import Turn
+    from loom.replies import Reply
 
 
 @click.command(cls=Command)
@@ -44,7 +44,7 @@ def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
             click.echo(line)
 
     async def supervise() -> None:
-        from loom.orchestration.loop import Supervisor
+        from loom.orchestration.supervisor.loop import Supervisor
 
         async with open_project() as loom:
             supervisor = Supervisor(loom, _brain(loom) if diagnose else None)
@@ -68,22 +68,22 @@ def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
 
 
 def _brain(loom: Loom) -> Brain:
-    from loom.orchestration.brain import Brain
+    from loom.orchestration.supervisor.brain import Brain
 
     return Brain.of(loom)
 
 
 def _reply(turn: Turn) -> Reply:
-    return views.full(
+    return replies.full(
         expired=[task.id for task in turn.swept.expired],
         retried=[task.id for task in turn.swept.retried],
         workflows=[
-            views.full(run_id=one.run.id, workflow=one.run.workflow, status=one.run.status, step=one.step)
+            replies.full(run_id=one.run.id, workflow=one.run.workflow, status=one.run.status, step=one.step)
             for one in turn.carried
         ],
         unattended=_unattended(turn),
         diagnosed=[{"escalation": one.escalation, "task_id": one.task_id, **one.reply} for one in turn.diagnosed],
-        escalations=views.escalations(turn.escalations).get("escalations"),
+        escalations=replies.escalations(turn.escalations).get("escalations"),
         stale_agents=[agent.agent for agent in turn.stale],
         complete=turn.complete,
         counts=turn.status.counts,
@@ -120,10 +120,10 @@ def _lines(turn: Turn) -> Iterator[str]:
 
 
 def _unattended(turn: Turn) -> list[Reply]:
-    from loom.workflows import faces
+    from loom.workflows import tools
 
-    rows = faces.runs(turn.unattended)["runs"]
-    return [views.full(**row, error=run.error) for row, run in zip(rows, turn.unattended, strict=True)]
+    rows = tools.listed_runs(turn.unattended)["runs"]
+    return [replies.full(**row, error=run.error) for row, run in zip(rows, turn.unattended, strict=True)]
 
 
 def _standing(turn: Turn) -> str:

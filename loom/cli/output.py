@@ -44,7 +44,7 @@ def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
     indent = 2 if whole and sys.stdout.isatty() else None
     text = json.dumps({"schema": SCHEMA, **value}, ensure_ascii=plain, indent=indent)
     if not text.isascii():
-        from loom.graph.views import UNSEEN
+        from loom.texts import UNSEEN
 
         text = UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     click.echo(text)
@@ -54,9 +54,9 @@ def clean(text: str) -> str:
     """A text written by somebody else, without characters that cannot be seen."""
     if text.isascii() and text.isprintable():
         return text
-    from loom.graph import views
+    from loom import texts
 
-    return views.clean(text)
+    return texts.clean(text)
 
 
 def one_line(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from loom import replies
 from loom.cli.output import block, for_people, heading, one_line, pretty, status, table, when
 from loom.cli.shared import (
     Command,
@@ -20,7 +21,6 @@ from loom.cli.shared import (
     token_option,
 )
 from loom.cli.tasks import outcome_lines
-from loom.graph import views
 from loom.graph.front import Loom
 
 
@@ -37,7 +37,7 @@ def claim(task: str | None, lease: float | None, agent: str | None) -> None:
             swept, _ = await loom.sweep()
             if swept.expired or swept.retried:
                 made = await loom.claim(task, lease_seconds=lease)
-        return views.nothing_ready(await loom.status()) if made is None else views.claimed(made)
+        return replies.nothing_ready(await loom.status()) if made is None else replies.claimed(made)
 
     answer(work, _claim_lines, agent=agent, changes=True)
 
@@ -51,7 +51,7 @@ def done(task: str, output: dict[str, Any] | None, token: int | None, agent: str
     """Finish TASK; what waited for it becomes ready."""
 
     async def work(loom: Loom) -> Reply:
-        return views.outcome(await loom.done(task, output, token=token))
+        return replies.outcome(await loom.done(task, output, token=token))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -68,7 +68,7 @@ def fail(task: str, reason: str | None, no_retry: bool, file: str | None, token:
     why = needed_text(reason, file, "--reason")
 
     async def work(loom: Loom) -> Reply:
-        return views.outcome(await loom.fail(task, why, retry=not no_retry, token=token))
+        return replies.outcome(await loom.fail(task, why, retry=not no_retry, token=token))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -84,7 +84,7 @@ def release(task: str, note: str | None, file: str | None, token: int | None, ag
     text = given_text(note, file, "--note")
 
     async def work(loom: Loom) -> Reply:
-        return views.outcome(await loom.release(task, note=text, token=token))
+        return replies.outcome(await loom.release(task, note=text, token=token))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -100,7 +100,7 @@ def escalate(task: str, text: str | None, file: str | None, token: int | None, a
     question = needed_text(text, file, "TEXT")
 
     async def work(loom: Loom) -> Reply:
-        return views.outcome(await loom.escalate(task, question, token=token))
+        return replies.outcome(await loom.escalate(task, question, token=token))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -113,7 +113,7 @@ def heartbeat(tasks: tuple[str, ...], token: int | None, agent: str | None) -> N
     """Renew the leases of these tasks, or of all that you hold."""
 
     async def work(loom: Loom) -> Reply:
-        return views.leases(await loom.heartbeat(tasks or None, token=token))
+        return replies.leases(await loom.heartbeat(tasks or None, token=token))
 
     def lines(reply: Reply) -> Iterator[str]:
         if not reply["claims"]:

@@ -163,7 +163,7 @@ def answer(
                     click.echo(line)
             if changes:
                 sys.stdout.flush()
-                from loom.orchestration.sweeper import once
+                from loom.orchestration.housekeeping import once
 
                 await once(loom)
 
@@ -247,7 +247,7 @@ def _read_object(ctx: click.Context, param: click.Parameter, value: str | None) 
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InvalidInputError(f"{param.name} is not valid JSON{where}.", advice) from None
     if not isinstance(found, dict):
-        from loom.graph.limits import kind
+        from loom.graph.model.limits import kind
 
         raise InvalidInputError(f"{param.name} must be a JSON object, not {kind(found)}.", advice)
     return found

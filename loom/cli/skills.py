@@ -48,9 +48,9 @@ def skill() -> None:
 @skill.command("list")
 def list_skills() -> None:
     """List the skills that count here: Loom's own, yours in ~/.loom/skills, the project's in .loom/skills."""
-    from loom.skills import faces, loader
+    from loom.skills import loader, tools
 
-    reply = faces.listed(loader.load(settings()))
+    reply = tools.listed(loader.load(settings()))
     if wants_json():
         emit(reply)
         return
@@ -66,9 +66,9 @@ def list_skills() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show the skill NAME: what it takes, what it answers, and its text."""
-    from loom.skills import faces, loader
+    from loom.skills import loader, tools
 
-    reply = faces.described(loader.load(settings()).get(name))
+    reply = tools.described(loader.load(settings()).get(name))
     if wants_json():
         emit(reply)
         return
@@ -93,14 +93,14 @@ def run(
 ) -> None:
     """Run the skill NAME. Without a provider it prints the prompt and a run id: answer with `loom skill run RUN
     --output JSON`."""
-    from loom.skills import faces, fields, loader
+    from loom.skills import fields, loader, tools
 
     async def work(loom: Loom) -> Reply:
         if name.startswith("run-"):
-            return await faces.skill(loom, None, run_id=name, output=output)
+            return await tools.skill(loom, None, run_id=name, output=output)
         chosen = loader.load(loom.config).get(name)
         values = {**(inputs or {}), **fields.from_texts(chosen.inputs, input_pairs(pairs), name)}
-        return await faces.skill(loom, name, values, output=output)
+        return await tools.skill(loom, name, values, output=output)
 
     answer(work, _run_lines, agent=agent, changes=True)
 
@@ -126,7 +126,7 @@ def decompose(
 async def _decompose(
     goal: str, spec: str, name: str | None, text: str | None, *, yes: bool, save: str | None, agent: str | None
 ) -> None:
-    from loom.orchestration.sweeper import once
+    from loom.orchestration.housekeeping import once
     from loom.skills import decomposer
 
     seen: Mapping[str, Any] = {}
@@ -158,7 +158,7 @@ async def _plan(
     loom: Loom, goal: str, spec: str, text: str | None, save: str | None
 ) -> tuple[dict[str, Any], str | None]:
     """The plan that was given, or one that a provider makes; one that is refused is saved all the same."""
-    from loom.graph import plan
+    from loom.graph.model import plan
     from loom.skills import decomposer, loader, providers
 
     if text is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from loom import replies
 from loom.cli.output import clean, dim, emit, for_people, heading, one_line, status, when
 from loom.cli.shared import (
     Command,
@@ -24,7 +25,6 @@ from loom.cli.shared import (
     wants_json,
 )
 from loom.exceptions import TaskNotFoundError
-from loom.graph import views
 from loom.graph.front import LONGEST_WAIT, Loom
 
 
@@ -39,7 +39,7 @@ def message(to: str, text: str | None, thread: str | None, file: str | None, age
     body = needed_text(text, file, "TEXT")
 
     async def work(loom: Loom) -> Reply:
-        return views.message(await loom.send(to, body, thread_id=thread))
+        return replies.message(await loom.send(to, body, thread_id=thread))
 
     def lines(reply: Reply) -> Iterator[str]:
         yield f"message {reply['id']} to {reply['to']}, thread {reply['thread_id']}"
@@ -57,7 +57,7 @@ def inbox(ack: tuple[int, ...], thread: str | None, everything: bool, limit: int
     """Read your messages, after acknowledging those of --ack."""
 
     async def work(loom: Loom) -> Reply:
-        return views.inbox(await loom.inbox(ack=ack, thread_id=thread, unread=not everything, limit=limit))
+        return replies.inbox(await loom.inbox(ack=ack, thread_id=thread, unread=not everything, limit=limit))
 
     def lines(reply: Reply) -> Iterator[str]:
         if "acked" in reply:
@@ -96,7 +96,7 @@ def wait(what: str | None, task: str | None, since: str | None, timeout: float, 
                 seen = await loom.wait(chosen, task_id=task, since=position, timeout=min(left, LONGEST_WAIT))
                 position = seen.since
                 if seen.changed or time.monotonic() >= end:
-                    return views.waited(seen)
+                    return replies.waited(seen)
 
     def lines(reply: Reply) -> Iterator[str]:
         if not reply["changed"]:
@@ -130,7 +130,7 @@ def watch(since: str | None, limit: int | None) -> None:
                 seen = await loom.wait("any", since=position, timeout=LONGEST_WAIT)
                 position = seen.since
                 for event in seen.events[:left]:
-                    one = views.event(event)
+                    one = replies.event(event)
                     if as_json:
                         emit(one | {"position": str(event.position)}, whole=False)
                     else:
@@ -148,7 +148,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @asynccontextmanager
 async def _living(loom: Loom) -> AsyncIterator[None]:
     """While a command waits it keeps house as every long-lived process does."""
-    from loom.orchestration.sweeper import Housekeeper
+    from loom.orchestration.housekeeping import Housekeeper
 
     keeper = Housekeeper(loom)
     keeper.start()

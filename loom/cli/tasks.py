@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from loom import replies
 from loom.cli.output import one_line, plural, status, table, when
 from loom.cli.shared import (
     Command,
@@ -21,7 +22,6 @@ from loom.cli.shared import (
     needed_text,
 )
 from loom.exceptions import TaskStateError
-from loom.graph import views
 from loom.graph.front import Loom
 
 _PRIORITY = click.Choice(["p0", "p1", "p2"], case_sensitive=False)
@@ -53,7 +53,7 @@ def create(
     text = needed_text(title, file, "TITLE")
 
     async def work(loom: Loom) -> Reply:
-        return views.created(
+        return replies.created(
             await loom.create(
                 text,
                 context=context,
@@ -94,7 +94,7 @@ def update(
         raise click.UsageError("Give --depends-on or --no-dependencies, not both.")
 
     async def work(loom: Loom) -> Reply:
-        return views.outcome(
+        return replies.outcome(
             await loom.update(
                 task,
                 title=title,
@@ -119,7 +119,7 @@ def cancel(task: str, reason: str | None, downstream: bool, file: str | None, ag
     why = given_text(reason, file, "--reason")
 
     async def work(loom: Loom) -> Reply:
-        return views.outcome(await loom.cancel(task, reason=why, downstream=downstream))
+        return replies.outcome(await loom.cancel(task, reason=why, downstream=downstream))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -151,7 +151,7 @@ def resolve(
         raise click.UsageError("answer needs --note TEXT or --from FILE.")
 
     async def work(loom: Loom) -> Reply:
-        return views.outcome(await loom.resolve(target, action, note=text, agent_id=to, downstream=downstream))
+        return replies.outcome(await loom.resolve(target, action, note=text, agent_id=to, downstream=downstream))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -167,7 +167,7 @@ def list_dead(limit: int) -> None:
     """List dead tasks, oldest first, with what they hold up."""
 
     async def work(loom: Loom) -> Reply:
-        return views.dead_letters(await loom.dead_letters(limit=limit))
+        return replies.dead_letters(await loom.dead_letters(limit=limit))
 
     answer(work, dead_lines)
 
@@ -181,7 +181,7 @@ def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
 
     async def work(loom: Loom) -> Reply:
         await _must_be_dead(loom, tasks)
-        return _together([views.outcome(await loom.resolve(one, "retry", note=note)) for one in tasks])
+        return _together([replies.outcome(await loom.resolve(one, "retry", note=note)) for one in tasks])
 
     answer(work, _lines_together, agent=agent, changes=True)
 
@@ -196,7 +196,9 @@ def cancel_dead(tasks: tuple[str, ...], reason: str | None, downstream: bool, ag
 
     async def work(loom: Loom) -> Reply:
         await _must_be_dead(loom, tasks)
-        return _together([views.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in tasks])
+        return _together(
+            [replies.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in tasks]
+        )
 
     answer(work, _lines_together, agent=agent, changes=True)
 

@@ -15,9 +15,9 @@ import click
 
 from loom.cli.output import dim, emit, heading, one_line, plural, status, table
 from loom.cli.shared import Command, open_project, wants_json
-from loom.orchestration.job import Step, What
-from loom.orchestration.left import Left
-from loom.orchestration.worker import RUNNERS, Workers, command_line
+from loom.orchestration.workers.job import Step, What
+from loom.orchestration.workers.left import Left
+from loom.orchestration.workers.worker import RUNNERS, Workers, command_line
 
 _LISTED = 500  # tasks left over, in JSON
 _SHOWN = 20  # tasks left over, to a person

@@ -48,10 +48,10 @@ def workflow() -> None:
 def list_workflows() -> None:
     """List the workflows that count here: Loom's own, yours in ~/.loom/workflows, the project's in .loom/workflows."""
     from loom.skills import loader as skills
-    from loom.workflows import faces, loader
+    from loom.workflows import loader, tools
 
     config = settings()
-    reply = faces.listed(loader.load(config), skills.load(config))
+    reply = tools.listed(loader.load(config), skills.load(config))
     if wants_json():
         emit(reply)
         return
@@ -79,11 +79,11 @@ def start(
 
     async def begin(loom: Loom) -> str:
         from loom.skills import fields
-        from loom.workflows import loader, runner
+        from loom.workflows import loader, runs
 
         chosen = loader.load(loom.config).get(name)
         values = {**(inputs or {}), **fields.from_texts(chosen.inputs, input_pairs(pairs), name)}
-        run = await runner.start(loom, chosen, values)
+        run = await runs.start(loom, chosen, values)
         show.begin(run.id)
         return run.id
 
@@ -115,12 +115,12 @@ def resume(
         raise click.UsageError("--note belongs to --yes or --no.")
 
     async def given(loom: Loom) -> str:
-        from loom.workflows import runner
+        from loom.workflows import runs
 
         if yes is not None:
-            await runner.confirm(loom, run, yes=yes, note=text)
+            await runs.confirm(loom, run, yes=yes, note=text)
         elif output is not None:
-            await runner.answer(loom, run, output)
+            await runs.answer(loom, run, output)
         return run
 
     _carry_on(given, _Show(), agent=agent, patient=not no_wait, step=step, declined=yes is False)
@@ -132,11 +132,11 @@ def resume(
 @agent_option
 def cancel(run: str, text: str, agent: str | None) -> None:
     """End RUN for good. The tasks that it has made stay; `loom cancel` ends them."""
-    from loom.workflows import faces, runner
+    from loom.workflows import runs, tools
 
     async def work(loom: Loom) -> Reply:
-        await runner.cancel(loom, run, note=text)
-        return _for_programs(await faces.shown(loom, run))
+        await runs.cancel(loom, run, note=text)
+        return _for_programs(await tools.shown(loom, run))
 
     answer(work, _lines, agent=agent, changes=True)
 
@@ -146,12 +146,12 @@ def cancel(run: str, text: str, agent: str | None) -> None:
 @limit_option(20)
 def show_status(run: str | None, limit: int) -> None:
     """Show where RUN stands and what its steps came to, or list the newest runs."""
-    from loom.workflows import faces, runner
+    from loom.workflows import runs, tools
 
     async def work(loom: Loom) -> Reply:
         if run is None:
-            return faces.runs(await runner.newest(loom, limit))
-        return _for_programs(await faces.shown(loom, run, whole=True))
+            return tools.listed_runs(await runs.newest(loom, limit))
+        return _for_programs(await tools.shown(loom, run, whole=True))
 
     answer(work, _list_lines if run is None else _whole_lines)
 
@@ -180,8 +180,8 @@ def _carry_on(
 async def _carried(
     begin: Begin, show: _Show, agent: str | None, patient: bool, yes: bool, step: str | None, declined: bool
 ) -> Reply:
-    from loom.orchestration.sweeper import Housekeeper
-    from loom.workflows import faces, runner
+    from loom.orchestration.housekeeping import Housekeeper
+    from loom.workflows import runs, tools
 
     task, caught = asyncio.current_task(), 0
     assert task is not None, "a coroutine runs in one"
@@ -201,13 +201,13 @@ async def _carried(
         try:
             run_id = await begin(loom)
             while not declined:
-                run = await runner.advance(loom, run_id, patient=patient, from_step=step, tell=show.step)
+                run = await runs.advance(loom, run_id, patient=patient, from_step=step, tell=show.step)
                 step = None
-                reply = await faces.shown(loom, run_id)
+                reply = await tools.shown(loom, run_id)
                 if reply.get("waits_for") != "confirm" or not (yes or await show.agreed(reply)):
                     return reply
-                await runner.confirm(loom, run.id, yes=True, step_id=reply["step"])
-            return await faces.shown(loom, run_id)
+                await runs.confirm(loom, run.id, yes=True, step_id=reply["step"])
+            return await tools.shown(loom, run_id)
         except asyncio.CancelledError:
             if not caught:
                 raise

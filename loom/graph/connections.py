@@ -17,14 +17,14 @@ from loom.config import LoomConfig
 from loom.db import connection as db
 from loom.db import migrate
 from loom.exceptions import DatabaseUnavailableError, ServersError
-from loom.graph import project
+from loom.graph.store import projects
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from loom.bus.subscriber import Subscriber
-    from loom.graph.cache import Cache
-    from loom.graph.relay import Relay
+    from loom.graph.cache.mirror import Cache
+    from loom.graph.cache.relay import Relay
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Connections:
     async def cache(self) -> Cache:
         """The mirror."""
         if self._cache is None:
-            from loom.graph.cache import Cache
+            from loom.graph.cache.mirror import Cache
 
             await self.pool()
             self._cache = Cache(
@@ -102,7 +102,7 @@ class Connections:
     async def relay(self) -> Relay:
         """The relay."""
         if self._relay is None:
-            from loom.graph.relay import Relay
+            from loom.graph.cache.relay import Relay
 
             pool, cache = await self.pool(), await self.cache()
             self._relay = Relay(pool, cache, self.project_id, replay=self.config.redis.stream_maxlen)
@@ -140,7 +140,7 @@ class Connections:
         with db.translated():
             async with pool.acquire() as connection:
                 await migrate.migrate(connection)
-                self.history = await project.enter(connection, self.project_id, self.config.project_name)
+                self.history = await projects.enter(connection, self.project_id, self.config.project_name)
         return pool
 
     async def _open_pool(self, endpoints: services.Endpoints) -> db.Pool:

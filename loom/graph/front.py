@@ -24,22 +24,25 @@ from loom.bus.events import Position
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
 from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError
-from loom.graph import claims, editing, limits, messages, outbox, project, reading, resolving, store, waiting
-from loom.graph.claims import Holder, Outcome, Refused, Terms
+from loom.graph import store
+from loom.graph.cache import waiting
 from loom.graph.connections import Connections
-from loom.graph.escalations import Escalation, open_escalations, take
-from loom.graph.messages import Message
-from loom.graph.reading import AgentView, DeadLetter, Detail, GraphView, Page
-from loom.graph.retry import RetryPolicy
-from loom.graph.store import Claim
-from loom.graph.task import Priority, Task, TaskStatus
-from loom.graph.transaction import Change, Transaction
+from loom.graph.model import limits
+from loom.graph.model.retry import RetryPolicy
+from loom.graph.model.task import Priority, Task, TaskStatus
+from loom.graph.rules import claims, editing, resolving
+from loom.graph.rules.claims import Holder, Outcome, Refused, Terms
+from loom.graph.store import Claim, messages, projects, reading
+from loom.graph.store.escalations import Escalation, open_escalations, take
+from loom.graph.store.messages import Message
+from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
+from loom.graph.store.transaction import Change, Transaction
 
 if TYPE_CHECKING:
+    from loom.graph.cache.relay import Relay
     from loom.graph.importing import Batch
-    from loom.graph.invariants import Finding
-    from loom.graph.planting import Imported
-    from loom.graph.relay import Relay
+    from loom.graph.importing.writing import Imported
+    from loom.graph.model.verdict import Verdict
 
 T = TypeVar("T")
 
@@ -144,29 +147,26 @@ class Loom:
         Raises:
             PlanError, InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
-        from loom.graph import plan, planting
+        from loom.graph.model import plan
+        from loom.graph.rules import plans
 
         drafts, agent = plan.parse(given), self._name(agent_id)
-        planted = await self.transact(
-            lambda tx: planting.plant(tx, drafts, agent=agent, max_attempts=self.max_attempts)
-        )
+        planted = await self.transact(lambda tx: plans.plant(tx, drafts, agent=agent, max_attempts=self.max_attempts))
         return planted.tasks
 
     async def import_tasks(self, batch: Batch, *, agent_id: str | None = None) -> Imported:
         """Creates what an import brought and the project has not had before; leaves everything else alone."""
-        from loom.graph import planting
+        from loom.graph.importing import writing
 
         agent = self._name(agent_id)
-        return await self.transact(
-            lambda tx: planting.plant_import(tx, batch, agent=agent, max_attempts=self.max_attempts)
-        )
+        return await self.transact(lambda tx: writing.write(tx, batch, agent=agent, max_attempts=self.max_attempts))
 
     async def export(self) -> dict[str, Any]:
         """The whole project as Loom's own import reads it."""
         from loom.graph.importing import native
 
         async with self._links.reading(snapshot=True) as connection:
-            shown = await project.get_project(connection, self.project_id)
+            shown = await projects.get_project(connection, self.project_id)
             tasks = [task async for some in store.all_tasks(connection, self.project_id, 500) for task in some]
             waived = await store.waived_edges(connection, self.project_id)
         return native.export(shown.id, shown.name, tasks, waived)
@@ -417,7 +417,7 @@ class Loom:
             raise claims.not_found(task_id)
         return found
 
-    async def status(self) -> project.ProjectStatus:
+    async def status(self) -> projects.ProjectStatus:
         """The project at a glance."""
         cache = self._links.cache_in_use
         known = None if cache is None else await cache.counts()
@@ -448,34 +448,38 @@ class Loom:
             raise claims.not_found(root)
         return found
 
-    async def projects(self) -> list[project.Project]:
+    async def projects(self) -> list[projects.Project]:
         """All projects of this database, oldest first."""
         async with self._links.reading() as connection:
-            return await project.list_projects(connection)
+            return await projects.list_projects(connection)
 
     async def archive(self) -> bool:
         """Hides this project from lists; nothing is removed. False if it was archived before."""
 
         async def work(pool: db.Pool) -> bool:
             async with pool.acquire() as connection:
-                return await project.archive(connection, self.project_id)
+                return await projects.archive(connection, self.project_id)
 
         return await self._links.run(work)
 
     async def neighbours(self) -> dict[str, int]:
         """Other projects whose processes are connected to the same database server now: name to connections."""
         async with self._links.reading() as connection:
-            return await project.connected(connection, self.project_id)
+            return await projects.connected(connection, self.project_id)
 
-    async def doctor(self, *, deep: bool = False) -> list[Finding]:
+    async def doctor(self, *, deep: bool = False) -> list[Verdict]:
         """Checks the invariants of the project on one snapshot, and the mirror against Postgres; with `deep` the mirror
         is built anew first."""
-        from loom.graph import invariants
+        from loom.graph.cache import comparison
+        from loom.graph.rules import invariants
 
         links = self._links
         if deep:
             await (await links.relay()).rebuild()
-        return await invariants.check(await links.pool(), await links.cache(), await links.relay(), self.project_id)
+        async with links.reading(snapshot=True) as connection:
+            found = await invariants.check(connection, self.project_id)
+        mirror = await comparison.compare(await links.pool(), await links.cache(), await links.relay(), self.project_id)
+        return [*found, mirror]
 
     # --- talking and waiting ------------------------------------------------------------------------------------------
 
@@ -557,7 +561,7 @@ class Loom:
         """A `since` for `wait` that begins so many seconds ago."""
         span = limits.seconds(seconds, "since", 0, _OLDEST)
         async with self._links.reading() as connection:
-            return str(await outbox.position_at(connection, self.project_id, span))
+            return str(await store.events.position_at(connection, self.project_id, span))
 
     # --- housekeeping, for who runs it --------------------------------------------------------------------------------
 
@@ -693,7 +697,7 @@ class Loom:
         async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
             tx = Transaction(connection, self.project_id)
             result = await work(tx)
-            await outbox.record(tx)
+            await store.events.record(tx)
             return result, tx.change()
 
         result, change = await self._links.run(lambda pool: db.in_transaction(pool, attempt), repeatable=False)

@@ -30,7 +30,7 @@ from loom.mcp.tools import Tools
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
-    from loom.orchestration.sweeper import Housekeeper
+    from loom.orchestration.housekeeping import Housekeeper
 
 INSTRUCTIONS = """\
 Loom holds this project's task graph. It is shared with other agents, and outlives this session.
@@ -73,7 +73,7 @@ class Application:
     def loom(self) -> Loom:
         """The front. Raises LoomError while there is no project."""
         if self._loom is None:
-            from loom.orchestration.sweeper import Housekeeper
+            from loom.orchestration.housekeeping import Housekeeper
 
             self._loom = self._make()
             self._housekeeper = Housekeeper(self._loom)

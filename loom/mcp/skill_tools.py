@@ -20,10 +20,10 @@ from fastmcp.utilities.components import FastMCPComponent
 from pydantic import Field
 
 from loom.exceptions import InvalidInputError, LoomError
-from loom.graph import views
-from loom.graph.views import Reply
 from loom.mcp.tool import tool
 from loom.mcp.tools import Object, reporting
+from loom.replies import Reply
+from loom.texts import clean
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -52,10 +52,10 @@ class SkillTools:
         with its plan_id; or status plan_wanted, and you make the plan as the prompt says and call again with goal and
         plan; or sent_back with problems to correct. Nothing is written yet. Then, when the user agrees, with plan_id
         and confirm=true: exactly that plan is written, all of it or nothing, and once."""
-        from loom.skills import faces
+        from loom.skills import tools
 
         async with reporting(ctx, _LONGEST):
-            return await faces.decompose(self._loom(), goal, spec_path, plan, plan_id, confirm=confirm)
+            return await tools.decompose(self._loom(), goal, spec_path, plan, plan_id, confirm=confirm)
 
     @tool("Run a skill", outside=True)
     async def loom_skill(
@@ -69,10 +69,10 @@ class SkillTools:
         """Run a skill, a prompt with a checked answer: define_done, review_output, debug_failure and others. With name
         and inputs the reply is the answer; or status open with run_id, a prompt and a schema, and you do what the
         prompt says and call again with run_id and output, which is checked and recorded once."""
-        from loom.skills import faces
+        from loom.skills import tools
 
         async with reporting(ctx, _LONGEST):
-            return await faces.skill(self._loom(), name, inputs, run_id, output)
+            return await tools.skill(self._loom(), name, inputs, run_id, output)
 
     @tool("Run a workflow", destroys=True, outside=True)
     async def loom_workflow(
@@ -88,10 +88,10 @@ class SkillTools:
         inputs; the reply says how far it came and, in next, what it waits for: an answer, a yes of your user, tasks.
         resume goes on with run_id, with inputs as the answer if one is wanted, also after a crash or a failed step.
         status shows a run or, without run_id, all."""
-        from loom.workflows import faces
+        from loom.workflows import tools
 
         async with reporting(ctx, _LONGEST):
-            return await faces.workflow(self._loom(), action, name, run_id, inputs)
+            return await tools.workflow(self._loom(), action, name, run_id, inputs)
 
 
 class SkillPrompts(Provider):
@@ -106,11 +106,11 @@ class SkillPrompts(Provider):
         return ()
 
     async def _list_prompts(self) -> Sequence[Prompt]:
-        for module in ("loom.graph.front", "loom.skills.faces"):
+        for module in ("loom.graph.front", "loom.skills.tools"):
             await asyncio.to_thread(import_module, module)
-        from loom.skills import faces, loader
+        from loom.skills import loader, tools
 
-        found = await asyncio.to_thread(loader.load, faces.config(self._loom))
+        found = await asyncio.to_thread(loader.load, tools.config(self._loom))
         return [_SkillPrompt.of(skill) for skill in found.all.values()]
 
 
@@ -130,10 +130,10 @@ class _SkillPrompt(Prompt):
 
     async def render(self, arguments: dict[str, Any] | None = None) -> str:
         """The skill's prompt. Raises only what FastMCP passes on as it is, and does not log with a traceback."""
-        from loom.skills import faces
+        from loom.skills import tools
 
         try:
-            return faces.prompt(self.skill, arguments or {})
+            return tools.prompt(self.skill, arguments or {})
         except LoomError as error:
             kind = ValidationError if isinstance(error, InvalidInputError) else PromptError
-            raise kind(views.clean(f"{error.code}: {error}"), log_level=logging.DEBUG) from None
+            raise kind(clean(f"{error.code}: {error}"), log_level=logging.DEBUG) from None

@@ -16,8 +16,8 @@ from fastmcp.tools import FunctionTool, ToolResult
 from mcp_types import ToolAnnotations
 from pydantic import ValidationError as Invalid
 
+from loom import replies, texts
 from loom.exceptions import LoomError
-from loom.graph import views
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -82,7 +82,7 @@ class LoomTool(FunctionTool):
         try:
             return await super().run(arguments)
         except LoomError as error:
-            text = views.clean(f"{error.code}: {error}")
+            text = texts.clean(f"{error.code}: {error}")
         except ValidationError as error:
             text = f"invalid_input: {self._wanted(error)}"
         except Exception as error:
@@ -95,7 +95,7 @@ class LoomTool(FunctionTool):
 
     def convert_result(self, raw_value: Any) -> ToolResult:
         """A reply within an agent's means, the same in text and structured form."""
-        return super().convert_result(views.fit(raw_value) if isinstance(raw_value, dict) else raw_value)
+        return super().convert_result(replies.fit(raw_value) if isinstance(raw_value, dict) else raw_value)
 
     def _wanted(self, error: ValidationError) -> str:
         """What was wrong with the arguments, in one sentence."""

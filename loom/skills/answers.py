@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from loom import texts
 from loom.exceptions import AnswerError, InvalidInputError
-from loom.graph import limits, views
+from loom.graph.model import limits
 
 ANSWER_BYTES = 5_000_000
 PROBLEMS_TOLD = 20
@@ -50,7 +51,7 @@ def problems(answer: object, schema: Mapping[str, Any]) -> list[str]:
     from itertools import islice
 
     found = islice(_validator(schema).iter_errors(answer), PROBLEMS_TOLD)
-    return [f"{_path(error.absolute_path)}: {views.clean(_short(error.message))}" for error in found]
+    return [f"{_path(error.absolute_path)}: {texts.clean(_short(error.message))}" for error in found]
 
 
 def fault_of(schema: Mapping[str, Any]) -> str | None:

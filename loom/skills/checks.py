@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from loom import texts
 from loom.exceptions import DependencyCycleError, PlanError
-from loom.graph import limits, plan, views
-from loom.graph.bulk import uncollected
-from loom.graph.plan import Draft
+from loom.graph.model import limits, plan
+from loom.graph.model.bulk import uncollected
+from loom.graph.model.plan import Draft
 
 FEW = 4  # tasks; more than these have an order among them
 PROBLEMS_TOLD = 50
@@ -112,7 +113,7 @@ def read(given: object) -> tuple[list[Draft], list[str]]:
         drafts = plan.read(given)
         text(given)
     except PlanError as error:
-        return [], [views.clean(one) for one in error.problems]
+        return [], [texts.clean(one) for one in error.problems]
     return drafts, []
 
 
@@ -142,13 +143,13 @@ def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
     if len(found) > PROBLEMS_TOLD:
         more = len(found) - PROBLEMS_TOLD
         found = [*found[:PROBLEMS_TOLD], f"And {more:,} problem{'s' * (more != 1)} more."]
-    return [views.clean(one) for one in found]
+    return [texts.clean(one) for one in found]
 
 
 def few(drafts: Sequence[Draft]) -> list[str]:
     """As `problems`, for a handful of tasks that go together: nothing is asked of the order among them, and the files
     that they name need not be there yet."""
-    return [views.clean(one) for one in (*_cycle(drafts), *_ends(drafts), *_files(drafts, Known()))]
+    return [texts.clean(one) for one in (*_cycle(drafts), *_ends(drafts), *_files(drafts, Known()))]
 
 
 def outside(drafts: Sequence[Draft]) -> list[str]:

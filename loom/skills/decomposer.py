@@ -23,19 +23,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom import replies
 from loom.bus.events import EventType
 from loom.exceptions import AnswerError, InvalidInputError, PlanError, PlanNotFoundError
-from loom.graph import deps, drawing, limits, plan, planting, previews, store, views
-from loom.graph.bulk import uncollected
-from loom.graph.plan import Draft
-from loom.graph.reading import GraphView
-from loom.graph.runs import SkillRun
-from loom.graph.task import Task, TaskStatus
-from loom.graph.transaction import Transaction
-from loom.skills import checks, loader, runner
+from loom.graph import store
+from loom.graph.model import dependencies, limits, plan
+from loom.graph.model.bulk import uncollected
+from loom.graph.model.plan import Draft
+from loom.graph.model.task import Task, TaskStatus
+from loom.graph.rules import plans
+from loom.graph.store.reading import GraphView
+from loom.graph.store.skill_runs import SkillRun
+from loom.graph.store.transaction import Transaction
+from loom.replies import drawing
+from loom.skills import asking, checks, loader
+from loom.skills.asking import Noted
 from loom.skills.checks import Known
 from loom.skills.providers import Provider
-from loom.skills.runner import Noted
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -122,7 +126,7 @@ async def ask(
     provider: Provider,
     *,
     agent_id: str | None = None,
-    timeout: float = runner.TIMEOUT,
+    timeout: float = asking.TIMEOUT,
     noted: Noted | None = None,
 ) -> tuple[dict[str, Any], SkillRun]:
     """Has a provider make a plan; one that is wrong is sent back once, with everything that is wrong with it. `timeout`
@@ -133,7 +137,7 @@ async def ask(
         drafts, problems = checks.read(answer)
         return problems or checks.problems(drafts, await _held_against(loom, drafts, files))
 
-    made = await runner.run(
+    made = await asking.run(
         loom,
         loader.load(loom.config).get(SKILL),
         material.inputs(),
@@ -190,16 +194,16 @@ async def propose(
     async def write(tx: Transaction) -> str:
         made_by = run_id
         if skill is not None:
-            made_by = await runner.record(tx, skill, {"goal": said}, text, agent=agent)
-        return await previews.store(tx, text, goal=said, agent=agent, run_id=made_by)
+            made_by = await asking.record(tx, skill, {"goal": said}, text, agent=agent)
+        return await store.plans.store(tx, text, goal=said, agent=agent, run_id=made_by)
 
     plan_id = await loom.transact(write)
     return {"plan_id": plan_id, "status": "preview", **preview(drafts)}
 
 
-async def get(loom: Loom, plan_id: str) -> previews.Preview:
+async def get(loom: Loom, plan_id: str) -> store.plans.Preview:
     """A stored plan as it is. Raises PlanNotFoundError."""
-    stored = await loom.look(lambda connection: previews.get(connection, loom.project_id, _known(plan_id)))
+    stored = await loom.look(lambda connection: store.plans.get(connection, loom.project_id, _known(plan_id)))
     if stored is None:
         raise _missing(plan_id)
     return stored
@@ -230,7 +234,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
     files = frozenset(await asyncio.to_thread(tracked_files, directory))
 
     async def write(tx: Transaction) -> dict[str, Any]:
-        stored = await previews.lock(tx, plan_id)
+        stored = await store.plans.lock(tx, plan_id)
         if stored is None:
             raise _missing(plan_id)
         if stored.answer is not None:
@@ -239,14 +243,14 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
         drafts = plan.read(stored.plan)
         if problems := checks.problems(drafts, await _around(tx.connection, tx.project_id, drafts, directory, files)):
             raise refusal(problems)
-        planted = await planting.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
+        planted = await plans.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
         counts = Counter(task.status for task in planted.tasks)
-        data = views.full(
+        data = replies.full(
             plan_id=plan_id, tasks=len(planted.tasks), epics=counts[TaskStatus.EPIC], goal=stored.goal[:200]
         )
         tx.happened(EventType.PROJECT_DECOMPOSED, agent=agent, data=data)
         answer = _written(plan_id, planted.tasks, counts)
-        await previews.applied(tx, plan_id, answer)
+        await store.plans.applied(tx, plan_id, answer)
         return answer
 
     return write
@@ -262,7 +266,7 @@ def preview(drafts: Sequence[Draft]) -> dict[str, Any]:
     waves = [[one.id for one in wave] for wave in drawing.waves(view)]
     path = _critical(drafts)
     outside = {name for draft in drafts for name in draft.depends_on if name not in short}
-    return views.full(
+    return replies.full(
         count=sum(not draft.epic for draft in drafts),
         epics=sum(draft.epic for draft in drafts),
         edges=sum(len(draft.depends_on) for draft in drafts),
@@ -285,7 +289,7 @@ def _chart(view: GraphView) -> str:
         shown = {one.id for one in view.tasks[:kept]}
         edges = [edge for edge in view.edges if edge[0] in shown]
         chart = drawing.mermaid(GraphView(view.tasks[:kept], edges, max(len(view.tasks) - kept, 0)))
-        if len(chart) <= views.FIELD_CHARACTERS or kept == 1:
+        if len(chart) <= replies.FIELD_CHARACTERS or kept == 1:
             return chart
         kept = kept * 2 // 3
 
@@ -379,7 +383,7 @@ async def _around(
 
 def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, int]) -> dict[str, Any]:
     rows = [{"id": one.id, "status": str(one.status), "title": one.title} for one in tasks[:_ROWS]]
-    return views.full(
+    return replies.full(
         plan_id=plan_id,
         status="written",
         count=len(tasks),
@@ -421,23 +425,23 @@ def _view(drafts: Sequence[Draft], short: Mapping[str, str]) -> GraphView:
 def _critical(drafts: Sequence[Draft]) -> list[str]:
     """The keys of the tasks on the longest way through the plan, by size."""
     by_key = {draft.key: draft for draft in drafts}
-    edges = deps.waits_for(
+    edges = dependencies.waits_for(
         {draft.key: [name for name in draft.depends_on if name in by_key] for draft in drafts},
         {draft.key: draft.parent for draft in drafts if draft.parent in by_key},
         {draft.key for draft in drafts if draft.epic},
     )
-    order, _ = deps.topological(edges)
+    order, _ = dependencies.topological(edges)
     length: dict[str, int] = {}
     before: dict[str, str | None] = {}
     for node in order:
-        draft = by_key[deps.task_of(node)]
+        draft = by_key[dependencies.task_of(node)]
         weight = 0 if draft.epic else _WEIGHT.get(str(draft.context.get("size", "")).lower(), 2)
         last = max(edges.get(node, ()), key=lambda one: length.get(one, 0), default=None)
         length[node], before[node] = weight + (length.get(last, 0) if last else 0), last
     node_now: str | None = max(order, key=lambda one: length[one], default=None)
     way: list[str] = []
     while node_now is not None:
-        if not by_key[deps.task_of(node_now)].epic:
+        if not by_key[dependencies.task_of(node_now)].epic:
             way.append(node_now)
         node_now = before[node_now]
     return way[::-1]

@@ -19,17 +19,21 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom import replies
 from loom.config import mask
-from loom.graph import claims, escalations, limits, mending, store, views
-from loom.graph.mending import Finding, Remedy
-from loom.graph.task import Task
-from loom.graph.transaction import Transaction
-from loom.skills import answers, checks, loader, runner
+from loom.graph import store
+from loom.graph.model import limits
+from loom.graph.model.task import Task
+from loom.graph.rules import claims, mending
+from loom.graph.rules.mending import Finding, Remedy
+from loom.graph.store import escalations
+from loom.graph.store.transaction import Transaction
+from loom.skills import answers, asking, checks, loader
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
-    from loom.graph.escalations import Escalation
     from loom.graph.front import Loom
+    from loom.graph.store.escalations import Escalation
 
 SKILL = "debug_failure"
 _CONTEXT = 20_000  # characters, as all below
@@ -57,7 +61,7 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
 
     task, raised, before = await loom.look(read)
     return {
-        "task": views.full(
+        "task": replies.full(
             id=task.id,
             title=task.title,
             status=str(task.status),
@@ -66,7 +70,7 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
             context=_short(task.context, _CONTEXT),
         ),
         "failures": [
-            views.full(
+            replies.full(
                 kind=str(one.kind),
                 attempt=one.attempt or None,
                 message=_short(mask(one.message), _MESSAGE),
@@ -78,7 +82,7 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
         ],
         "log": await asyncio.to_thread(_log, loom.config.loom_dir, task),
         "neighbours": [
-            views.full(id=one.id, title=one.title, status=str(one.status), output=_short(one.output, _OUTPUT))
+            replies.full(id=one.id, title=one.title, status=str(one.status), output=_short(one.output, _OUTPUT))
             for one in before.values()
         ],
     }
@@ -139,7 +143,7 @@ async def mend(
     if task is None:
         raise claims.not_found(task_id)
     if found := problems(diagnosis, title=task.title):
-        raise runner.wrong(SKILL, found)
+        raise asking.wrong(SKILL, found)
     assert isinstance(diagnosis, dict), "the check says so"
     finding = Finding(
         cause=diagnosis["cause"],
@@ -153,7 +157,7 @@ async def mend(
     )
     mended = await mending.mend(tx, task_id, finding, agent=agent, max_attempts=max_attempts, left=left)
     return {
-        **views.full(
+        **replies.full(
             id=task_id,
             status=str(mended.task.status),
             escalation=mended.escalation,

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from loom import documents
 from loom.exceptions import InvalidInputError, LoomError
-from loom.graph import limits
+from loom.graph.model import limits
 from loom.skills.library import FILE_BYTES
 
 INPUTS_BYTES = 900_000

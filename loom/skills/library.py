@@ -14,9 +14,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from loom import texts
 from loom.config import LoomConfig, is_trusted, user_config_path
 from loom.exceptions import LoomError
-from loom.graph import limits, views
+from loom.graph.model import limits
 
 FILE_BYTES = 256 * 1024
 _FILES = 500  # in one place
@@ -102,7 +103,7 @@ def collect(kind: Kind[D], config: LoomConfig) -> Library[D]:
                 if root is not None:
                     _must_be_trusted(kind, one, found, root, Path(str(file)))
             except kind.error as error:
-                notes.append(views.clean(str(error)))
+                notes.append(texts.clean(str(error)))
             else:
                 found[one.name] = one
     return Library(kind, dict(sorted(found.items())), tuple(notes))

@@ -18,10 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from loom import process
+from loom import process, texts
 from loom.config import API_KEY_VARIABLE, LoomConfig, mask
 from loom.exceptions import ConfigError, ProviderError
-from loom.graph import views
 from loom.skills.answers import ANSWER_BYTES
 
 MAX_TOKENS = 16_000  # of an answer, where neither skill nor caller says
@@ -148,7 +147,7 @@ class Command:
         if ended.cut:
             raise _too_long(name)
         if ended.status:
-            said = views.clean(ended.err.decode(errors="replace")).strip()[-500:] or "it said nothing"
+            said = texts.clean(ended.err.decode(errors="replace")).strip()[-500:] or "it said nothing"
             raise ProviderError(f"{name} ended with status {ended.status}: {mask(said)}", "Run it by hand to see why.")
         return Completion(ended.out.decode(errors="replace"), model)
 
@@ -223,7 +222,7 @@ class _Api:
             ) from None
 
     def _status(self, error: Any) -> ProviderError:
-        said = views.clean(" ".join(str(getattr(error, "message", "")).split()))
+        said = texts.clean(" ".join(str(getattr(error, "message", "")).split()))
         if self._key:
             said = said.replace(self._key, "***")
         match error.status_code:

@@ -21,8 +21,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import SandboxedEnvironment
 
+from loom import texts
 from loom.exceptions import LoomError, SkillError
-from loom.graph import views
 
 TEMPLATE_BYTES = 256 * 1024
 RENDERED_CHARACTERS = 1_000_000
@@ -221,13 +221,13 @@ class _Sandbox(SandboxedEnvironment):
         return _Ready(f"----- {self.word} begins: {label} -----\n{body}\n----- {self.word} ends -----")
 
     def _text(self, value: Any) -> str:
-        return views.clean(value) if isinstance(value, str) else self._json(value)
+        return texts.clean(value) if isinstance(value, str) else self._json(value)
 
     def _json(self, value: Any) -> str:
         if isinstance(value, StrictUndefined):
             str(value)  # says what is missing
         self.measure(value)
-        return views.clean(json.dumps(value, ensure_ascii=False, indent=1))
+        return texts.clean(json.dumps(value, ensure_ascii=False, indent=1))
 
     def _join(self, value: Iterable[Any], between: str = ", ") -> str:
         rows = list(self._counted(value))
@@ -283,7 +283,7 @@ class _telling:  # noqa: N801 - read as a statement: `with _telling(...):`
         if isinstance(error, TemplateError):
             line = getattr(error, "lineno", None)
             place = f" in line {line}" if line else ""
-            what = views.clean(error.message or type(error).__name__)[:200].rstrip(".")
+            what = texts.clean(error.message or type(error).__name__)[:200].rstrip(".")
             self._sandbox.refuse(f"fails{place}: {what}")
         if isinstance(error, SyntaxError | RecursionError | MemoryError | TypeError | ValueError | AttributeError):
             self._sandbox.refuse(f"cannot be filled in ({type(error).__name__})")

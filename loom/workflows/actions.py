@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom import process
+from loom import process, texts
 from loom.config import API_KEY_VARIABLE
 from loom.exceptions import InvalidInputError, WorkflowError
-from loom.graph import limits, messages, plan, planting, reading, resolving, views
-from loom.graph.claims import Terms
-from loom.graph.transaction import Transaction
+from loom.graph.model import limits, plan
+from loom.graph.rules import plans, resolving
+from loom.graph.rules.claims import Terms
+from loom.graph.store import messages, reading
+from loom.graph.store.transaction import Transaction
 from loom.skills import decomposer, diagnosis
 from loom.skills.fields import Input
 
@@ -70,7 +72,7 @@ async def _create_tasks(loom: Loom, values: Mapping[str, Any], agent: str) -> Wo
     drafts = plan.parse({"tasks": values["tasks"]})
 
     async def write(tx: Transaction) -> Output:
-        planted = await planting.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
+        planted = await plans.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
         return {"count": len(planted.tasks), "ids": [one.id for one in planted.tasks]}
 
     return write
@@ -140,7 +142,7 @@ async def _load_results(loom: Loom, values: Mapping[str, Any], timeout: float) -
         if left < 0:
             parts[-1] = f"… and {len(results) - number:,} tasks more, which are not shown."
             break
-    return {"count": len(results), "text": views.clean("\n\n".join(parts))}
+    return {"count": len(results), "text": texts.clean("\n\n".join(parts))}
 
 
 async def _run_command(loom: Loom, values: Mapping[str, Any], timeout: float) -> Output:
@@ -157,7 +159,7 @@ async def _run_command(loom: Loom, values: Mapping[str, Any], timeout: float) ->
         raise
     except OSError as error:
         raise WorkflowError(f"The command {words[0]} cannot be started: {error.strerror}.", "Correct it.") from None
-    out, err = (views.clean(data.decode(errors="replace")).strip() for data in (ended.out, ended.err))
+    out, err = (texts.clean(data.decode(errors="replace")).strip() for data in (ended.out, ended.err))
     if ended.cut:
         raise WorkflowError(
             f"The command {words[0]} was stopped: it printed more than {_OUT_BYTES:,} bytes.",

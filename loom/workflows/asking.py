@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from loom.graph import runs
-from loom.graph.runs import SkillRun
-from loom.skills import decomposer, diagnosis, loader, providers, runner
+from loom.graph.store import skill_runs
+from loom.graph.store.skill_runs import SkillRun
+from loom.skills import asking, decomposer, diagnosis, loader, providers
+from loom.skills.asking import Check, Noted
 from loom.skills.loader import Skill
 from loom.skills.providers import Provider
-from loom.skills.runner import Check, Noted
 from loom.workflows import actions
 from loom.workflows.loader import Step, StepType
 
@@ -56,12 +56,12 @@ class SkillQuestion:
     inputs: Mapping[str, Any]
 
     async def ask(self, provider: Provider, noted: Noted, timeout: float) -> SkillRun:
-        return await runner.run(
+        return await asking.run(
             self.loom, self.skill, self.inputs, provider, check=self._check(), timeout=timeout, noted=noted
         )
 
     async def open(self, noted: Noted) -> None:
-        await runner.start(self.loom, self.skill, self.inputs, noted=noted)
+        await asking.start(self.loom, self.skill, self.inputs, noted=noted)
 
     async def prompt(self) -> dict[str, Any]:
         return {"expects": self.skill.outputs, "prompt": self.skill.render(self.skill.accept(self.inputs))}
@@ -70,14 +70,14 @@ class SkillQuestion:
         assert skill_run_id is not None, "it was opened"
         check = self._check()
         if check is not None and (wrong := check(dict(answer))):
-            raise runner.wrong(self.skill.name, wrong)
-        return await self.result(await runner.answer(self.loom, skill_run_id, answer))
+            raise asking.wrong(self.skill.name, wrong)
+        return await self.result(await asking.answer(self.loom, skill_run_id, answer))
 
     async def result(self, run: SkillRun) -> dict[str, Any]:
         assert run.output is not None, "it is done"
         check = self._check()
         if check is not None and (wrong := check(run.output)):  # given beside the workflow, to the skill's run itself
-            raise runner.wrong(self.skill.name, wrong)
+            raise asking.wrong(self.skill.name, wrong)
         return run.output
 
     def _check(self) -> Check | None:
@@ -138,8 +138,8 @@ def provider_for(loom: Loom, question: Question) -> Provider | None:
 async def begun_before(loom: Loom, skill_run_id: str) -> SkillRun:
     """The run of a skill that an earlier attempt of a step had begun: done, open, or failed, as what was broken off is
     from now on."""
-    found = await runner.get(loom, skill_run_id)
+    found = await asking.get(loom, skill_run_id)
     if found.status == "running":
-        await loom.transact(lambda tx: runs.finish(tx, skill_run_id, error="It was interrupted.", asked=1))
-        found = await runner.get(loom, skill_run_id)
+        await loom.transact(lambda tx: skill_runs.finish(tx, skill_run_id, error="It was interrupted.", asked=1))
+        found = await asking.get(loom, skill_run_id)
     return found

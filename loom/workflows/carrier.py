@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from loom import texts
 from loom.exceptions import (
     DatabaseUnavailableError,
     LoomError,
@@ -23,10 +24,12 @@ from loom.exceptions import (
     ServersError,
     WorkflowError,
 )
-from loom.graph import limits, store, views, workflow_runs
-from loom.graph.runs import SkillRun
-from loom.graph.transaction import Transaction
-from loom.graph.workflow_runs import Awaited, Run, StepRun
+from loom.graph import store
+from loom.graph.model import limits
+from loom.graph.store import workflow_runs
+from loom.graph.store.skill_runs import SkillRun
+from loom.graph.store.transaction import Transaction
+from loom.graph.store.workflow_runs import Awaited, Run, StepRun
 from loom.skills import fields
 from loom.workflows import actions, asking, loader, values
 from loom.workflows.loader import FAIL, LONGEST, Step, StepType, Workflow
@@ -382,7 +385,7 @@ class Carrier:
         self._tell(Progress(What.WAITING, step.id, step.type, why))
 
     async def _fail(self, step: Step, why: str) -> None:
-        why = views.clean(why)[:8000]
+        why = texts.clean(why)[:8000]
 
         async def write(tx: Transaction, run: Run) -> Run:
             if self._unfinished() is None:  # it failed before it could begin

@@ -40,9 +40,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from loom import texts
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, WorkflowError, WorkflowNotFoundError
-from loom.graph import limits, views
+from loom.graph.model import limits
 from loom.skills import fields, library
 from loom.skills import loader as skills
 from loom.skills.fields import Input, Reader
@@ -187,7 +188,7 @@ def notes(found: Library[Workflow], known: Library[skills.Skill]) -> list[str]:
         try:
             check_skills(one, known)
         except WorkflowError as error:
-            told.append(views.clean(str(error)))
+            told.append(texts.clean(str(error)))
     return told
 
 

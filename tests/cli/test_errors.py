@@ -136,7 +136,7 @@ def test_a_broken_configuration(cli: Cli) -> None:
 
 def test_what_nobody_expected_is_a_sentence_and_a_log_without_secrets(cli: Cli) -> None:
     (cli.directory / "sitecustomize.py").write_text(
-        "from loom.graph import reading\n"
+        "from loom.graph.store import reading\n"
         "async def broken(*a, **k): raise KeyError('redis://:hunter2@host')\n"
         "reading.overview = broken\n"
     )

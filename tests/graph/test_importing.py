@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.exceptions import ImportFormatError, PlanError
-from loom.graph import limits, plan
 from loom.graph.importing import Batch, Kind, Known, Note, fit, native, read
 from loom.graph.importing.reconcile import Item, reconcile
-from loom.graph.plan import Draft
-from loom.graph.task import Priority, Task, TaskStatus
+from loom.graph.model import limits, plan
+from loom.graph.model.plan import Draft
+from loom.graph.model.task import Priority, Task, TaskStatus
 
 DONE, CANCELLED, PENDING = TaskStatus.DONE, TaskStatus.CANCELLED, TaskStatus.PENDING
 

@@ -15,9 +15,9 @@ from loom.exceptions import (
     TaskNotFoundError,
     TaskStateError,
 )
-from loom.graph import drawing
 from loom.graph.front import Loom
-from loom.graph.task import TaskStatus
+from loom.graph.model.task import TaskStatus
+from loom.replies import drawing
 from tests.conftest import Opener
 
 Clock = Callable[[float], Awaitable[None]]
@@ -25,7 +25,7 @@ Clock = Callable[[float], Awaitable[None]]
 
 async def holds(loom: Loom) -> None:
     """Every invariant holds, Redis included."""
-    assert [finding for finding in await loom.doctor() if not finding.ok] == []
+    assert [one for one in await loom.doctor() if not one.holds] == []
 
 
 async def status(loom: Loom, task_id: str) -> TaskStatus:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.exceptions import InvalidInputError
-from loom.graph import limits
-from loom.graph.task import Priority
+from loom.graph.model import limits
+from loom.graph.model.task import Priority
 
 
 def nested(levels: int) -> dict[str, Any]:

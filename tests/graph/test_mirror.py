@@ -17,11 +17,11 @@ from loom.bus.events import Position
 from loom.config import LoomConfig, RedisConfig
 from loom.db.connection import Pool
 from loom.exceptions import TaskNotFoundError
-from loom.graph import outbox
-from loom.graph.cache import BATCH
+from loom.graph import store
+from loom.graph.cache.mirror import BATCH
 from loom.graph.front import Loom
-from loom.graph.task import Priority, ready_score
-from loom.graph.transaction import Change
+from loom.graph.model.task import Priority, ready_score
+from loom.graph.store.transaction import Change
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
 
@@ -289,8 +289,8 @@ async def test_names_of_one_project_do_not_reach_another(open_loom: Opener, conf
 
 async def test_the_horizon_is_where_a_reader_begins(pool: Pool, loom: Loom) -> None:
     async with pool.acquire() as connection:
-        start = await outbox.horizon(connection)
+        start = await store.events.horizon(connection)
     await loom.create("A")
     async with pool.acquire() as connection:
-        (event,) = await outbox.after(connection, loom.project_id, start, limit=10)
+        (event,) = await store.events.after(connection, loom.project_id, start, limit=10)
     assert event.type == "task.created"

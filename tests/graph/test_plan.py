@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.exceptions import DependencyCycleError, LoomError, PlanError
-from loom.graph import plan
-from loom.graph.deps import detect_cycle, topological
-from loom.graph.plan import Draft
-from loom.graph.task import Priority, TaskStatus
+from loom.graph.model import plan
+from loom.graph.model.dependencies import detect_cycle, topological
+from loom.graph.model.plan import Draft
+from loom.graph.model.task import Priority, TaskStatus
 
 
 def parse(*tasks: Any) -> dict[str, Draft]:

@@ -15,10 +15,11 @@ from loom.config import LoomConfig
 from loom.db import connection as db
 from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError, LoomError
-from loom.graph import editing, outbox, store
+from loom.graph import store
 from loom.graph.front import Loom
-from loom.graph.task import Priority, TaskStatus
-from loom.graph.transaction import Transaction
+from loom.graph.model.task import Priority, TaskStatus
+from loom.graph.rules import editing
+from loom.graph.store.transaction import Transaction
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
 
@@ -116,7 +117,7 @@ async def test_an_edge_added_while_its_parent_completes(loom: Loom, pool: Pool) 
         new = store.NewTask("loom-11111111", "child", TaskStatus.PENDING, Priority.P1, 4, depends_on=(parent.id,))
         child = await editing.create(tx, new, "other")
         await go.wait()
-        await outbox.record(tx)
+        await store.events.record(tx)
         return child.status
 
     creating = asyncio.create_task(db.in_transaction(pool, create_slowly))

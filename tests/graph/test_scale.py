@@ -14,11 +14,11 @@ import pytest
 from loom.config import LoomConfig
 from loom.db import connection as db
 from loom.db.connection import Pool
-from loom.graph import reading, store
+from loom.graph import store
 from loom.graph.front import Loom
-from loom.graph.store import NewTask
-from loom.graph.task import Priority, TaskStatus
-from loom.graph.transaction import Transaction
+from loom.graph.model.task import Priority, TaskStatus
+from loom.graph.store import NewTask, reading
+from loom.graph.store.transaction import Transaction
 
 BUFFERS = 30
 

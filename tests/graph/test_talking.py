@@ -12,7 +12,7 @@ import pytest
 
 from loom.config import LoomConfig, RedisConfig
 from loom.exceptions import InvalidInputError, MessageNotFoundError, TaskNotFoundError
-from loom.graph import waiting
+from loom.graph.cache import waiting
 from loom.graph.front import Loom
 from tests.conftest import Opener
 

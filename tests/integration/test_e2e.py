@@ -157,7 +157,7 @@ async def test_full_agent_workflow(
 
     finished_once = Counter(await pool.fetchval("select array_agg(task_id) from events where type = 'task.done'"))
     assert finished_once == Counter([design["id"], build["id"], test["id"], ship["id"], epic["id"]])
-    assert [finding for finding in await loom.doctor() if not finding.ok] == []
+    assert [one for one in await loom.doctor() if not one.holds] == []
     assert await redis_conn.scard(channels.status_set(project, "done")) == 5
 
 

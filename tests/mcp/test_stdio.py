@@ -213,7 +213,7 @@ async def test_a_prompt_that_cannot_be_filled_in_says_why(place: dict[str, str],
 
 
 async def test_nothing_heavy_is_imported_before_the_first_answer() -> None:
-    heavy = {"asyncpg", "redis", "griffe", "loom.graph.front", "loom.services", "loom.orchestration.sweeper"}
+    heavy = {"asyncpg", "redis", "griffe", "loom.graph.front", "loom.services", "loom.orchestration.housekeeping"}
     code = f"""
 import sys
 from loom.mcp.server import build

@@ -18,10 +18,10 @@ import pytest
 
 from loom.config import LoomConfig, SkillsConfig
 from loom.graph.front import Loom
-from loom.graph.task import Task
-from loom.orchestration.job import Step, What
-from loom.orchestration.left import Left
-from loom.orchestration.worker import Workers, command_line
+from loom.graph.model.task import Task
+from loom.orchestration.workers.job import Step, What
+from loom.orchestration.workers.left import Left
+from loom.orchestration.workers.worker import Workers, command_line
 from tests.proxy import Door
 from tests.skills.conftest import bare, bare_shop, cli, directory, home, model, shop
 

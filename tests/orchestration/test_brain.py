@@ -24,12 +24,12 @@ from loom.db.connection import Pool
 from loom.exceptions import ConfigError
 from loom.graph.front import Loom
 from loom.mcp.server import build
-from loom.orchestration.brain import Brain, Diagnosed
-from loom.orchestration.loop import Supervisor
+from loom.orchestration.supervisor.brain import Brain, Diagnosed
+from loom.orchestration.supervisor.loop import Supervisor
 from loom.skills import diagnosis, loader, providers
 from tests.cli.conftest import Cli
 from tests.graph.test_lifecycle import holds
-from tests.orchestration.test_sweeper import soon
+from tests.orchestration.test_housekeeping import soon
 from tests.skills.conftest import Model
 from tests.skills.test_diagnosis import dead, fix, found
 

@@ -14,9 +14,9 @@ import pytest
 from loom.config import LoomConfig, SkillsConfig
 from loom.db.connection import Pool
 from loom.graph.front import Loom
-from loom.orchestration.flows import Flows
-from loom.orchestration.loop import Supervisor
-from loom.workflows import loader, runner
+from loom.orchestration.supervisor.flows import Flows
+from loom.orchestration.supervisor.loop import Supervisor
+from loom.workflows import loader, runs
 from tests.cli.conftest import Cli
 
 Clock = Callable[[float], Awaitable[None]]
@@ -50,8 +50,8 @@ def given(directory: Path, text: str = _WAITS) -> None:
 
 async def begun(loom: Loom) -> str:
     """Starts it, and carries it on as far as it goes."""
-    run = await runner.start(loom, loader.load(loom.config).get("waits"), {})
-    assert (await runner.advance(loom, run.id)).status == "waiting"
+    run = await runs.start(loom, loader.load(loom.config).get("waits"), {})
+    assert (await runs.advance(loom, run.id)).status == "waiting"
     return run.id
 
 
@@ -76,7 +76,7 @@ async def test_it_goes_on_when_the_tasks_are_done_and_stops_where_a_person_is_as
     turn = await supervisor.turn(whole=True)
     assert (turn.carried, turn.unattended) == ((), ()), "it waits for somebody's yes, which was said"
     assert [run.id for run in (await Supervisor(bare_shop).turn()).unattended] == [run_id], "another says it, too"
-    await runner.confirm(bare_shop, run_id, yes=True)
+    await runs.confirm(bare_shop, run_id, yes=True)
     assert (await supervisor.turn(whole=True)).carried == (), "whoever has answered goes on with it"
     await clock(6)
     (carried,) = (await supervisor.turn(whole=True)).carried
@@ -89,13 +89,13 @@ async def test_what_a_killed_process_held_is_carried_on_when_its_lease_is_over(
     bare_shop: Loom, directory: Path, pool: Pool, clock: Clock
 ) -> None:
     given(directory)
-    run = await runner.start(bare_shop, loader.load(bare_shop.config).get("waits"), {})
+    run = await runs.start(bare_shop, loader.load(bare_shop.config).get("waits"), {})
     await pool.execute(
         "update workflow_runs set holder = 'killed', token = 1, lease_expires_at = loom_now() + interval '30 s'"
     )
-    assert await runner.movable(bare_shop) == []
+    assert await runs.movable(bare_shop) == []
     await clock(31)
-    assert await runner.movable(bare_shop) == [run.id]
+    assert await runs.movable(bare_shop) == [run.id]
     supervisors = [Supervisor(bare_shop) for _ in range(3)]
     turns = await asyncio.gather(*(one.turn(whole=True) for one in supervisors))
     assert sum(len(turn.carried) for turn in turns) == 1, "one of them has taken it"
@@ -117,7 +117,7 @@ async def test_it_carries_on_beside_and_lets_go_when_it_is_stopped(
     slow = replace(config, project_dir=directory, skills=SkillsConfig(command="sleep 60"))
     async with Loom(slow, agent="supervisor") as loom:
         flows = Flows(loom)
-        run = await runner.start(loom, loader.load(loom.config).get("waits"), {})
+        run = await runs.start(loom, loader.load(loom.config).get("waits"), {})
         await clock(6)
         await flows.begin()
         while not await pool.fetchval("select skill_run_id from workflow_steps"):  # noqa: ASYNC110
@@ -125,19 +125,19 @@ async def test_it_carries_on_beside_and_lets_go_when_it_is_stopped(
         await flows.begin()
         await flows.stop()
         await clock(6)
-        assert await runner.movable(loom) == [run.id], "nobody holds it now"
-        assert (await runner.look(loom, run.id))[0].token == 1, "it was taken once"
+        assert await runs.movable(loom) == [run.id], "nobody holds it now"
+        assert (await runs.look(loom, run.id))[0].token == 1, "it was taken once"
         assert await pool.fetchval("select status from skill_runs") == "failed", "and the model is not asked any more"
 
 
 async def test_more_than_are_carried_on_at_once_are_worked_off(bare_shop: Loom, directory: Path, clock: Clock) -> None:
     given(directory)
     workflow = loader.load(bare_shop.config).get("waits")
-    begun = {(await runner.start(bare_shop, workflow, {})).id for _ in range(20)}
+    begun = {(await runs.start(bare_shop, workflow, {})).id for _ in range(20)}
     await clock(6)
     flows = Flows(bare_shop)
     await flows.work_off()
-    assert await runner.movable(bare_shop) == []
+    assert await runs.movable(bare_shop) == []
     assert {carried.run.id for carried in flows.news()} == begun
 
 
@@ -145,18 +145,18 @@ async def test_what_cannot_be_carried_on_is_neither_taken_nor_tried_again_at_onc
     bare_shop: Loom, directory: Path, pool: Pool, clock: Clock
 ) -> None:
     given(directory)
-    run = await runner.start(bare_shop, loader.load(bare_shop.config).get("waits"), {})
+    run = await runs.start(bare_shop, loader.load(bare_shop.config).get("waits"), {})
     await pool.execute("update workflow_runs set definition = definition || '{\"steps\": []}'")
     await clock(6)
     flows = Flows(bare_shop)
     await flows.work_off()
-    assert (await runner.look(bare_shop, run.id))[0].token == 0, "nobody holds what this Loom does not understand"
-    assert await runner.movable(bare_shop) == [run.id]
+    assert (await runs.look(bare_shop, run.id))[0].token == 0, "nobody holds what this Loom does not understand"
+    assert await runs.movable(bare_shop) == [run.id]
     await pool.execute("update workflow_runs set definition = $1", json.dumps(run.definition))
     await flows.work_off()
     assert flows.news() == (), "it rests after an error"
     await Flows(bare_shop).work_off()
-    assert (await runner.look(bare_shop, run.id))[0].status == "waiting", "another may carry it on"
+    assert (await runs.look(bare_shop, run.id))[0].status == "waiting", "another may carry it on"
 
 
 _MORE = """

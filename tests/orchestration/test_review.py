@@ -20,20 +20,10 @@ from loom.config import SkillsConfig
 from loom.db.connection import Pool
 from loom.exceptions import ConfigError
 from loom.graph.front import Loom
-from loom.graph.task import Task
-from loom.orchestration.job import What
-from loom.orchestration.worker import Workers
-from tests.orchestration.conftest import (
-    Clock,
-    Command,
-    Project,
-    Work,
-    alive,
-    in_environment,
-    pids,
-    task_now,
-    until,
-)
+from loom.graph.model.task import Task
+from loom.orchestration.workers.job import What
+from loom.orchestration.workers.worker import Workers
+from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
 from tests.skills.conftest import Model
 
 BLOCKER = {

@@ -14,8 +14,8 @@ from loom.bus import channels
 from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError, ServersError
 from loom.graph.front import Loom
-from loom.orchestration import loop
-from loom.orchestration.loop import Supervisor
+from loom.orchestration.supervisor import loop
+from loom.orchestration.supervisor.loop import Supervisor
 from tests.cli.conftest import Cli
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds

@@ -16,19 +16,9 @@ import pytest
 from loom.bus.events import EventType
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.front import Loom
-from loom.orchestration.job import What
-from loom.orchestration.worker import Workers, command_line
-from tests.orchestration.conftest import (
-    Clock,
-    Command,
-    Project,
-    Work,
-    alive,
-    in_environment,
-    pids,
-    task_now,
-    until,
-)
+from loom.orchestration.workers.job import What
+from loom.orchestration.workers.worker import Workers, command_line
+from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
 
 
 @pytest.fixture
@@ -110,7 +100,7 @@ WEIGHED = """
 import asyncio, resource, sys
 from loom import process
 from loom.graph.front import Loom
-from loom.orchestration.worker import Workers, command_line
+from loom.orchestration.workers.worker import Workers, command_line
 
 process.LOG_BYTES = 1_000_000
 

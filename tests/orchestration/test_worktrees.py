@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from loom.exceptions import LoomError
-from loom.orchestration import worktrees
-from loom.orchestration.worktrees import Worktrees
+from loom.orchestration.workers import worktrees
+from loom.orchestration.workers.worktrees import Worktrees
 from tests.orchestration.conftest import alive, pids
 
 

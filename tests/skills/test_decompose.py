@@ -12,12 +12,12 @@ import pytest
 import yaml
 from fastmcp import Client
 
+from loom import replies
 from loom.db.connection import Pool
 from loom.exceptions import InvalidInputError, LoomError, PlanError
-from loom.graph import views
 from loom.graph.front import Loom
 from loom.mcp.server import build
-from loom.skills import checks, decomposer, faces, runner
+from loom.skills import asking, checks, decomposer, tools
 from loom.skills.checks import Known
 from tests.cli.conftest import Cli
 from tests.skills.conftest import Model, good_plan, track
@@ -39,7 +39,7 @@ def tasks(*rows: dict[str, Any]) -> dict[str, Any]:
 async def test_a_command_makes_the_plan_and_a_yes_writes_it(shop: Loom, model: Model, pool: Pool) -> None:
     model.answers(f"Here it is:\n```json\n{json.dumps(good_plan(), indent=1)}\n```\nGood luck!")
     existing = await shop.create("Buy milk")
-    seen = await faces.decompose(shop, "Add sign-in")
+    seen = await tools.decompose(shop, "Add sign-in")
     assert seen["status"] == "preview"
     assert (seen["count"], seen["epics"], seen["edges"]) == (4, 1, 3)
     assert [wave["tasks"] for wave in seen["waves"]] == [
@@ -53,10 +53,10 @@ async def test_a_command_makes_the_plan_and_a_yes_writes_it(shop: Loom, model: M
     (prompt,) = model.prompts
     for part in ("Add sign-in", "src/app.py", existing.id, "Buy milk", "never an instruction"):
         assert part in prompt
-    answer = await faces.decompose(shop, plan_id=seen["plan_id"], confirm=True)
+    answer = await tools.decompose(shop, plan_id=seen["plan_id"], confirm=True)
     assert (answer["status"], answer["count"], answer["ready"]) == ("written", 5, 1)
-    assert await faces.decompose(shop, plan_id=seen["plan_id"], confirm=True) == answer
-    assert await faces.decompose(shop, plan_id=seen["plan_id"]) == answer
+    assert await tools.decompose(shop, plan_id=seen["plan_id"], confirm=True) == answer
+    assert await tools.decompose(shop, plan_id=seen["plan_id"]) == answer
     assert (await shop.status()).counts["blocked"] == 3
     events = await pool.fetch("select agent, data from events where type = 'project.decomposed'")
     assert [(row["agent"], json.loads(row["data"])["tasks"]) for row in events] == [("planner", 5)]
@@ -71,7 +71,7 @@ async def test_a_wrong_plan_goes_back_once_with_all_that_is_wrong(shop: Loom, mo
     wrong["tasks"][1]["done_when"] = "it works"
     wrong["tasks"][2]["files"] = ["src/invented.py"]
     model.answers(wrong, good_plan())
-    assert (await faces.decompose(shop, "Add sign-in"))["status"] == "preview"
+    assert (await tools.decompose(shop, "Add sign-in"))["status"] == "preview"
     second = model.prompts[1]
     assert "which nobody can test" in second
     assert "src/invented.py" in second
@@ -81,7 +81,7 @@ async def test_a_wrong_plan_goes_back_once_with_all_that_is_wrong(shop: Loom, mo
 async def test_a_plan_that_stays_wrong_is_an_error_and_recorded(shop: Loom, model: Model, pool: Pool) -> None:
     model.answers(tasks(*({"title": f"Write part {n}"} for n in range(6))))
     with pytest.raises(LoomError, match="no dependency") as caught:
-        await faces.decompose(shop, "Everything")
+        await tools.decompose(shop, "Everything")
     assert caught.value.code == "invalid_answer"
     (row,) = await pool.fetch("select status, error, output from skill_runs")
     assert (row["status"], row["output"]) == ("failed", None)
@@ -126,7 +126,7 @@ async def test_an_agent_gets_the_whole_prompt_whatever_there_is(bare_shop: Loom)
         await bare_shop.create(f"{n} {'long title ' * 40}")
     material = await decomposer.gather(bare_shop, "goal " * 5_000, spec="spec " * 10_000)
     reply = decomposer.prompt(bare_shop, material)
-    assert views.fit(reply)["prompt"] == reply["prompt"]
+    assert replies.fit(reply)["prompt"] == reply["prompt"]
     assert "more open tasks" in reply["prompt"]
 
 
@@ -139,7 +139,7 @@ async def test_confirmed_by_many_at_once_it_is_written_once(bare_shop: Loom) -> 
 
 async def test_of_two_plans_with_the_same_tasks_one_is_written(bare_shop: Loom) -> None:
     plans = [(await decomposer.propose(bare_shop, good_plan()))["plan_id"] for _ in range(2)]
-    replies = await asyncio.gather(*(faces.decompose(bare_shop, plan_id=one, confirm=True) for one in plans))
+    replies = await asyncio.gather(*(tools.decompose(bare_shop, plan_id=one, confirm=True) for one in plans))
     assert sorted(reply["status"] for reply in replies) == ["sent_back", "written"]
     assert len((await bare_shop.graph()).tasks) == 5
 
@@ -147,7 +147,7 @@ async def test_of_two_plans_with_the_same_tasks_one_is_written(bare_shop: Loom) 
 async def test_what_changed_meanwhile_is_seen_at_the_yes(bare_shop: Loom) -> None:
     seen = await decomposer.propose(bare_shop, good_plan())
     twin = await bare_shop.create("add the  table USERS")
-    back = await faces.decompose(bare_shop, plan_id=seen["plan_id"], confirm=True)
+    back = await tools.decompose(bare_shop, plan_id=seen["plan_id"], confirm=True)
     assert back["status"] == "sent_back"
     assert twin.id in back["problems"][0]
     assert len((await bare_shop.graph()).tasks) == 1
@@ -172,7 +172,7 @@ async def test_tasks_that_the_project_does_not_have_are_told_before_anything_is_
         {"key": "fill", "title": "Fill it", "depends_on": ["loom-00000000", done, "loom-deadbeef", dropped]},
         {"key": "read", "title": "Read it", "parent": "loom-00000001"},
     )
-    back = await faces.decompose(bare_shop, plan=plan)
+    back = await tools.decompose(bare_shop, plan=plan)
     assert back["status"] == "sent_back"
     assert [one.split(". ")[0] for one in back["problems"]] == [
         "Task “fill”, “Fill it”, names loom-00000000 in depends_on, a task that this project does not have",
@@ -181,16 +181,16 @@ async def test_tasks_that_the_project_does_not_have_are_told_before_anything_is_
     ]
     del plan["tasks"][1]
     plan["tasks"][0]["depends_on"] = [done, dropped]
-    seen = await faces.decompose(bare_shop, plan=plan)
+    seen = await tools.decompose(bare_shop, plan=plan)
     assert seen["status"] == "preview", "what the write takes is taken"
-    assert (await faces.decompose(bare_shop, plan_id=seen["plan_id"], confirm=True))["status"] == "written"
+    assert (await tools.decompose(bare_shop, plan_id=seen["plan_id"], confirm=True))["status"] == "written"
 
 
 async def test_a_model_that_names_a_task_that_is_not_there_is_told_once(shop: Loom, model: Model) -> None:
     wrong = good_plan()
     wrong["tasks"][1]["depends_on"] = ["loom-deadbeef"]
     model.answers(wrong, good_plan())
-    assert (await faces.decompose(shop, "Add sign-in"))["status"] == "preview"
+    assert (await tools.decompose(shop, "Add sign-in"))["status"] == "preview"
     assert "names loom-deadbeef in depends_on" in model.prompts[1]
 
 
@@ -200,9 +200,9 @@ async def test_only_previews_of_this_project_are_confirmed(bare_shop: Loom) -> N
     with pytest.raises(InvalidInputError, match="not the id of a plan"):
         await decomposer.confirm(bare_shop, "../../etc")
     with pytest.raises(InvalidInputError, match="needs the plan_id"):
-        await faces.decompose(bare_shop, "goal", plan=good_plan(), confirm=True)
+        await tools.decompose(bare_shop, "goal", plan=good_plan(), confirm=True)
     with pytest.raises(InvalidInputError, match="neither a goal"):
-        await faces.decompose(bare_shop, " ")
+        await tools.decompose(bare_shop, " ")
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_problems_are_bounded() -> None:
 
 
 async def test_titles_with_markup_and_control_characters(bare_shop: Loom) -> None:
-    back = await faces.decompose(bare_shop, plan=tasks({"title": "a\x1b[31m\nb"}))
+    back = await tools.decompose(bare_shop, plan=tasks({"title": "a\x1b[31m\nb"}))
     assert "control character" in back["problems"][0]
     assert "\x1b" not in json.dumps(back, ensure_ascii=False)
     hostile = '<img src=x onerror=alert(1)>"]; click t1 "javascript:alert(1)"; %%'
@@ -293,13 +293,13 @@ async def test_titles_with_markup_and_control_characters(bare_shop: Loom) -> Non
 
 async def test_too_many_tasks_and_too_large_plans(bare_shop: Loom) -> None:
     many = {"tasks": [{"title": f"Task {n}"} for n in range(10_001)]}
-    assert "the limit is 10,000" in (await faces.decompose(bare_shop, plan=many))["problems"][0]
+    assert "the limit is 10,000" in (await tools.decompose(bare_shop, plan=many))["problems"][0]
     large = tasks(*({"title": f"Task {n}", "context": {"x": "y" * 260_000}} for n in range(20)))
-    assert "the limit is 5,000,000" in (await faces.decompose(bare_shop, plan=large))["problems"][0]
+    assert "the limit is 5,000,000" in (await tools.decompose(bare_shop, plan=large))["problems"][0]
     deep: dict[str, Any] = {}
     for _ in range(100):
         deep = {"deeper": deep}
-    back = await faces.decompose(bare_shop, plan=tasks({"title": "A", "context": deep}))
+    back = await tools.decompose(bare_shop, plan=tasks({"title": "A", "context": deep}))
     assert "nested" in back["problems"][0]
 
 
@@ -467,7 +467,7 @@ def test_decompose_without_a_provider_says_what_to_do(cli: Cli) -> None:
 
 
 def test_a_saved_plan_is_read_as_it_was() -> None:
-    from loom.graph import plan
+    from loom.graph.model import plan
 
     odd = {"tasks": [{"title": "1e3"}, {"title": "no"}, {"title": "2026-01-01"}, {"key": "0o7", "title": "~"}]}
     assert plan.load(decomposer.dumped(odd)) == odd
@@ -478,6 +478,6 @@ def test_the_error_names_the_first_problem_and_has_all() -> None:
     assert isinstance(error, PlanError)
     assert str(error).startswith("The plan cannot be used as it is: One. There is 1 more.")
     assert "There are 2 more." in str(decomposer.refusal(["One.", "Two.", "Three."]))
-    assert "There is 1 more problem." in str(runner.wrong("x", list("abcd")))
+    assert "There is 1 more problem." in str(asking.wrong("x", list("abcd")))
     assert error.problems == ("One.", "Two.")
-    assert runner.wrong("x", ["a"]).problems == ("a",)
+    assert asking.wrong("x", ["a"]).problems == ("a",)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from loom import replies
 from loom.db.connection import Pool
 from loom.exceptions import AnswerError, LoomError, TaskNotFoundError, TaskStateError
-from loom.graph import views
 from loom.graph.front import Loom
-from loom.skills import diagnosis, loader, providers, runner
+from loom.skills import asking, diagnosis, loader, providers
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
 from tests.skills.conftest import Model
@@ -110,7 +110,7 @@ async def test_what_is_for_a_person_changes_nothing(loom: Loom, action: str) -> 
     assert "person" in reply["left"]
     assert (await loom.get(task_id)).task == before
     (still,) = await loom.escalations()
-    shown = views.escalations([still])["escalations"][0]["diagnosis"]
+    shown = replies.escalations([still])["escalations"][0]["diagnosis"]
     assert shown["cause"] == "The parser drops the last line."
     assert shown.get("question") == ("Which key?" if action == "ask_person" else None)
     assert "person" in shown["left"]
@@ -129,8 +129,8 @@ async def test_the_longest_diagnoses_fit_into_a_reply(loom: Loom) -> None:
     )
     for n in range(30):
         await mended(loom, await dead(loom, f"T{n}"), longest, left="Because.")
-    reply = views.fit(views.escalations(await loom.escalations()))
-    assert len(json.dumps(reply)) <= views.REPLY_CHARACTERS
+    reply = replies.fit(replies.escalations(await loom.escalations()))
+    assert len(json.dumps(reply)) <= replies.REPLY_CHARACTERS
     assert reply["escalations_left_out"] > 0
     assert reply["escalations"][0]["diagnosis"]["question"] == "q" * 1000
 
@@ -286,7 +286,7 @@ async def test_a_model_is_told_what_there_is(bare_shop: Loom, clock: Clock, dire
     assert (inputs["task"]["attempts"], inputs["task"]["done_when"]) == ("3 of 4", "it has 3 lines")
     assert len(inputs["task"]["context"]) < 21_000
     skill = loader.load(bare_shop.config).get(diagnosis.SKILL)
-    assert "the end" in runner.ask(skill, skill.accept(inputs))
+    assert "the end" in asking.ask(skill, skill.accept(inputs))
     with pytest.raises(TaskNotFoundError):
         await diagnosis.material(bare_shop, "loom-00000000")
     with pytest.raises(LoomError):
@@ -321,7 +321,7 @@ async def test_what_others_wrote_stands_between_the_marks(shop: Loom, model: Mod
     skill = loader.load(shop.config).get(diagnosis.SKILL)
     provider = providers.choose(shop.config)
     assert provider is not None
-    run = await runner.run(shop, skill, await diagnosis.material(shop, task_id), provider, check=diagnosis.problems)
+    run = await asking.run(shop, skill, await diagnosis.material(shop, task_id), provider, check=diagnosis.problems)
     assert run.output == found("retry")
     prompt = model.prompts[0]
     word = prompt.split("the lines with ")[1].split()[0]

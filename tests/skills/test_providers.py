@@ -268,7 +268,7 @@ def test_the_clients_are_imported_when_they_are_used() -> None:
 
     heavy = ("anthropic", "openai", "jinja2", "jsonschema")
     code = f"""
-import sys, loom.skills.faces
+import sys, loom.skills.tools
 from loom.skills.providers import Anthropic, OpenAI
 for kind in (Anthropic, OpenAI):
     kind("key", None, "m").check()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from loom.graph.front import Loom
-from loom.graph.workflow_runs import Run, StepRun
-from loom.workflows import loader, runner
+from loom.graph.store.workflow_runs import Run, StepRun
+from loom.workflows import loader, runs
 from loom.workflows.carrier import Progress
 from loom.workflows.loader import Workflow
 from tests.skills.conftest import Model, bare, bare_shop, cli, directory, home, model, shop
@@ -53,13 +53,13 @@ def put(project: Path, text: str, name: str = "trial.yaml", folder: str = "workf
 
 async def begun(loom: Loom, steps: str, inputs: str = "", given: Mapping[str, Any] | None = None, **more: Any) -> Run:
     """A run that was started and carried on as far as it goes."""
-    run = await runner.start(loom, flow(steps, inputs), given or {})
-    return await runner.advance(loom, run.id, **more)
+    run = await runs.start(loom, flow(steps, inputs), given or {})
+    return await runs.advance(loom, run.id, **more)
 
 
 async def rows(loom: Loom, run: Run) -> dict[str, StepRun]:
     """The steps of a run by their ids."""
-    return {row.step: row for row in (await runner.look(loom, run.id))[1]}
+    return {row.step: row for row in (await runs.look(loom, run.id))[1]}
 
 
 async def outputs(loom: Loom, run: Run) -> dict[str, Any]:

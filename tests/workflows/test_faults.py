@@ -15,12 +15,12 @@ from loom.config import DatabaseConfig, LoomConfig, trust
 from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError
 from loom.graph.front import Loom
-from loom.orchestration.flows import Flows
-from loom.workflows import carrier, loader, runner
+from loom.orchestration.supervisor.flows import Flows
+from loom.workflows import carrier, loader, runs
 from tests.mcp.test_stdio import place, started
 from tests.proxy import Lossy
 from tests.workflows.conftest import Clock, begun, put, source, until
-from tests.workflows.test_runner import ASK, MAKE, command, wait_for
+from tests.workflows.test_runs import ASK, MAKE, command, wait_for
 
 __all__ = ["place"]
 
@@ -42,9 +42,9 @@ async def test_an_answer_that_was_lost_passes_no_step_by(loom: Loom, config: Loo
         with pytest.raises(DatabaseUnavailableError):
             await begun(other, f"{wait_for(task.id)}\n{ASK}\n{MAKE}", patient=True)
         assert lossy.lost
-        (run,) = await runner.newest(loom)
+        (run,) = await runs.newest(loom)
         assert run.position == 1, "the COMMIT was carried out"
-        run = await runner.advance(loom, run.id, patient=True)
+        run = await runs.advance(loom, run.id, patient=True)
     assert (run.status, run.position) == ("waiting", 1), "a person has to agree first"
 
 
@@ -53,7 +53,7 @@ async def test_who_is_stopped_lets_go_however_long_its_command_takes(
 ) -> None:
     put(directory, source(command(f"[sh, -c, {json.dumps(STUBBORN)}]")))
     trust(directory)
-    await runner.start(bare_shop, loader.load(bare_shop.config).get("trial"), {})
+    await runs.start(bare_shop, loader.load(bare_shop.config).get("trial"), {})
     await clock(6)
     flows = Flows(bare_shop)
     await flows.begin()
@@ -84,8 +84,8 @@ async def test_a_lease_that_cannot_be_renewed_for_once_ends_nothing(
     monkeypatch.setattr(carrier, "LEASE", 1.5)
     put(directory, source(command("[sh, -c, 'touch ready; while ! test -e go; do sleep 0.05; done']")))
     trust(directory)
-    run = await runner.start(bare_shop, loader.load(bare_shop.config).get("trial"), {})
-    going = asyncio.create_task(runner.advance(bare_shop, run.id))
+    run = await runs.start(bare_shop, loader.load(bare_shop.config).get("trial"), {})
+    going = asyncio.create_task(runs.advance(bare_shop, run.id))
     await until((directory / "ready").exists)
     await pool.execute(
         "create function full_disk() returns trigger language plpgsql as"

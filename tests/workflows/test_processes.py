@@ -16,11 +16,11 @@ import pytest
 
 from loom.db.connection import Pool
 from loom.graph import store
-from loom.graph.transaction import Transaction
+from loom.graph.store.transaction import Transaction
 from loom.process import identity
 from tests.cli.conftest import Cli
 from tests.workflows.conftest import SKILL, Model, configure, put, source, until
-from tests.workflows.test_runner import ASK, LOUD, SAY, command
+from tests.workflows.test_runs import ASK, LOUD, SAY, command
 
 SHOUT = "- {id: shout, type: skill, skill: shout, inputs: {words: hello}}"
 TASK = "- {id: make, type: action, action: create_tasks, inputs: {tasks: [{title: Made}]}}"

@@ -9,9 +9,9 @@ import json
 from typing import Any
 
 from loom.exceptions import ImportFormatError, PlanError
-from loom.graph import limits, plan
 from loom.graph.importing import beads, native, taskmaster
 from loom.graph.importing.reconcile import Adjustment, Batch, Kind, Known, Note, fit, reconcile
+from loom.graph.model import limits, plan
 
 __all__ = ["Adjustment", "Batch", "Kind", "Known", "Note", "fit", "read"]
 

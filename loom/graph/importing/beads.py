@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from loom.graph.importing.reconcile import Item, Kind, Note, moment, origin, put_done_when, relate
-from loom.graph.task import Priority, TaskStatus
+from loom.graph.model.task import Priority, TaskStatus
 
 _BLOCKING = frozenset(("", "blocks", "conditional-blocks", "waits-for"))
 _NOT_WORK = frozenset(("event", "agent", "role", "message", "rig", "slot", "config"))

@@ -13,9 +13,9 @@ from pathlib import PurePath
 from typing import Any
 
 from loom.exceptions import ImportFormatError
-from loom.graph import limits, plan
 from loom.graph.importing.reconcile import Batch, Item, Kind, Note, exported, moment, origin
-from loom.graph.task import Priority, Task, TaskStatus
+from loom.graph.model import limits, plan
+from loom.graph.model.task import Priority, Task, TaskStatus
 
 VERSION = 1
 

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from loom.graph import deps, limits
-from loom.graph.plan import Draft
-from loom.graph.task import Priority, TaskStatus
+from loom.graph.model import dependencies, limits
+from loom.graph.model.plan import Draft
+from loom.graph.model.task import Priority, TaskStatus
 
 ORIGIN_CHARACTERS = 200
 
@@ -339,7 +339,7 @@ class _Graph:
 
         Parent links alone make no cycle, and what exists has none, so that each has an edge to drop.
         """
-        edges = deps.waits_for(self.depends_on, self.parents, self.epics)
+        edges = dependencies.waits_for(self.depends_on, self.parents, self.epics)
         dropped: set[tuple[str, str]] = set()
         finished: set[str] = set()
         for root in edges:
@@ -356,7 +356,7 @@ class _Graph:
                         path.popitem()
                         node, target = next(reversed(path)), node
                     dropped.add((node, target))
-                    self._drop(deps.task_of(node), target)
+                    self._drop(dependencies.task_of(node), target)
                     break
                 else:
                     path.popitem()
@@ -377,9 +377,9 @@ class _Graph:
                     self._note(Kind.STUCK, key, name)
 
     def _droppable(self, node: str, target: str) -> bool:
-        task = deps.task_of(node)
+        task = dependencies.task_of(node)
         places_task = node != task or task not in self.epics  # an epic's end has children, no dependencies
-        return places_task and target == deps.task_of(target) and target not in self.fixed.get(task, ())
+        return places_task and target == dependencies.task_of(target) and target not in self.fixed.get(task, ())
 
     def _drop(self, key: str, name: str) -> None:
         self.depends_on[key] = [other for other in self.depends_on[key] if other != name]
@@ -392,7 +392,7 @@ class _Graph:
 
 def _deepest_first(keys: Iterable[str], parents: Mapping[str, str]) -> list[str]:
     """The keys, each before its parent."""
-    order = deps.topological({key: [parents[key]] if key in parents else [] for key in keys})[0]
+    order = dependencies.topological({key: [parents[key]] if key in parents else [] for key in keys})[0]
     return order[::-1]
 
 

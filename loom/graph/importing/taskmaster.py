@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loom.graph import limits
 from loom.graph.importing.reconcile import Item, Kind, Note, moment, origin, put_done_when
-from loom.graph.task import Priority, TaskStatus
+from loom.graph.model import limits
+from loom.graph.model.task import Priority, TaskStatus
 
 _TRUNK = "master"  # the tag Task Master begins with, and the one it moved tasks without tags to
 _STATUS = {

@@ -1,0 +1,10 @@
+-- Begins a rebuild, unless one is under way whose time is not over; each draws the next generation. KEYS: the mirror
+-- hash. ARGV: layout, history, seconds of patience, and both of the first as one word, which tells whose rebuild it is.
+local now = tonumber(redis.call('TIME')[1])
+local held = redis.call('HMGET', KEYS[1], 'building', 'identity', 'generation')
+if held[1] and tonumber(held[1]) > now and held[2] == ARGV[4] then return false end
+local generation = tostring((tonumber(held[3]) or 0) + 1)
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'generation', generation, 'layout', ARGV[1], 'history', ARGV[2], 'identity', ARGV[4],
+           'building', tostring(now + tonumber(ARGV[3])))
+return generation

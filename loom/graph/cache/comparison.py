@@ -1,0 +1,39 @@
+"""Whether the mirror shows what Postgres holds, looked at while both are in use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loom.db.connection import snapshot, translated
+from loom.graph import store
+from loom.graph.cache.mirror import Cache
+from loom.graph.cache.relay import Relay
+from loom.graph.model.verdict import Verdict, verdict
+
+if TYPE_CHECKING:
+    from loom.db.connection import Pool
+
+
+async def compare(pool: Pool, cache: Cache, relay: Relay, project_id: str) -> Verdict:
+    """Compares Redis with Postgres, looking again at what differs, since others write meanwhile."""
+    name = "Redis equals Postgres"
+    if not await relay.step():
+        return Verdict(name, True, "not compared: Redis is away or being filled; every command works without it")
+    held = await cache.everything()
+    suspects: set[str] | None = None
+    for _ in range(3):
+        if held is None:
+            return Verdict(name, True, "not compared: Redis is away; every command works without it")
+        differing, known = set[str](), set[str]()
+        with translated():
+            async with snapshot(pool) as connection:
+                async for tasks in store.all_tasks(connection, project_id, 500):
+                    known |= {task.id for task in tasks}
+                    differing |= {task.id for task in tasks if not held.shows(task)}
+        differing |= held.ids - known
+        suspects = differing if suspects is None else suspects & differing
+        if not suspects:
+            break
+        await relay.step()
+        held = await cache.everything()
+    return verdict(name, sorted(suspects or ()), "Run `loom doctor --deep` to build the mirror anew from Postgres.")

@@ -1,0 +1,405 @@
+"""Task data in Redis: the only reader and writer of it, with Postgres behind.
+
+Writes come after the commit, guarded by row versions, so that they may arrive in any order. Reads are answered here
+only while the mirror is known to hold what this process has written itself; else they go to Postgres, and a caller
+never sees which. Redis slow or away costs one short timeout, then the breaker keeps everybody off until it is tried
+again.
+
+The mirror belongs to one history of one database. Another history, another layout or an empty Redis makes it
+`missing`, and the relay rebuilds it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loom.bus import channels
+from loom.bus.connection import Breaker
+from loom.bus.events import START, Event, Position
+from loom.graph.model.task import PRIORITY_SCORES, Listed, Priority, Task, TaskStatus, ready_score
+from loom.graph.store.transaction import Change, Notice
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+T = TypeVar("T")
+
+LAYOUT = "1"
+BATCH = 500  # tasks or entries that one script call carries
+_FINISHED_SECONDS = 3600  # how long the hash of a finished task stays
+_BUILDING_SECONDS = 15  # a rebuild that has not got on for this long is taken over
+_LOG = logging.getLogger(__name__)
+
+_LISTED = ["id", "title", "status", "priority", "parent_id", "created_at"]
+_TIMES = ("created_at", "updated_at", "ready_at", "claimed_at", "done_at", "deadline_at", "retry_at")
+_NUMBERS = ("version", "attempt", "max_attempts", "claim_token")
+_TEXTS = (
+    "id",
+    "project_id",
+    "title",
+    "status",
+    "priority",
+    "assignee",
+    "parent_id",
+    "done_when",
+    "dead_reason",
+    "origin_id",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorState:
+    """What the mirror says of itself. `usable` for this process: its own layout and history, and not being rebuilt."""
+
+    usable: bool
+    newer: bool
+    position: Position
+    generation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that the mirror holds of a project's tasks, for comparing it with Postgres."""
+
+    hashes: dict[str, dict[str, str]]
+    sets: dict[str, set[str]]
+    ready: dict[str, float]
+    dead: set[str]
+
+    @property
+    def ids(self) -> set[str]:
+        """Every id that appears anywhere."""
+        return set(self.hashes).union(*self.sets.values(), self.ready, self.dead)
+
+    def shows(self, task: Task) -> bool:
+        """Whether all of this is as it should be for a task."""
+        pending = task.status is TaskStatus.PENDING and task.ready_at is not None
+        score = ready_score(task.priority, task.ready_at) if pending and task.ready_at is not None else None
+        found = self.hashes.get(task.id)
+        return (
+            {status for status, ids in self.sets.items() if task.id in ids} == {str(task.status)}
+            and self.ready.get(task.id) == score
+            and (task.id in self.dead) == task.dead
+            and (found == _fields(task) or (found is None and task.status.finished))
+        )
+
+
+class Cache:
+    """The mirror of one project in one Redis."""
+
+    def __init__(
+        self, redis: Callable[[], Awaitable[Redis]], project_id: str, *, history: str, stream_maxlen: int
+    ) -> None:
+        """
+        Args:
+            redis: gives the client, made on first use.
+            project_id: whose tasks.
+            history: which history of which database, see `project.enter`.
+            stream_maxlen: how many events the stream keeps.
+        """
+        self._redis = redis
+        self._project = project_id
+        self.history = history
+        self._maxlen = stream_maxlen
+        self._breaker = Breaker()
+        self._script: Any = None
+        self._keys = [
+            channels.mirror_key(project_id),
+            channels.event_stream(project_id),
+            channels.ready_queue(project_id),
+            channels.dead_letter_set(project_id),
+            channels.status_set(project_id, TaskStatus.DONE),
+            channels.status_set(project_id, TaskStatus.CANCELLED),
+            *(channels.status_set(project_id, status) for status in TaskStatus if not status.finished),
+        ]
+        self._unseen = START  # the last event of this process that may not have reached the mirror
+
+    # --- writes -----------------------------------------------------------------------------------------------------
+
+    async def apply(self, change: Change) -> bool:
+        """Mirrors a committed change; False if that failed, and reads go to Postgres until the relay has caught up."""
+        done = True
+        for tasks in _batches(change.tasks):
+            done = done and await self._write(tasks=tasks) == "written"
+        if done and change.notices:
+            done = await self._write(notices=change.notices) == "written"
+        if not done:
+            self._unseen = max(self._unseen, change.position)
+        return done
+
+    async def follow(
+        self, expect: Position, events: Sequence[Event], tasks: Sequence[Task], notices: Sequence[Notice]
+    ) -> bool:
+        """The relay's write: at most `BATCH` events in order with the tasks they met, and the position they reach.
+
+        False: another relay was first, or Redis is away; nothing was written.
+        """
+        answer = await self._write(
+            tasks=tasks, events=events, notices=notices, expect=expect, position=events[-1].position
+        )
+        return answer == "written"
+
+    async def load(self, generation: str, tasks: Sequence[Task]) -> bool:
+        """A rebuild's write; False if another rebuild has taken over, or Redis is away."""
+        return await self._write(tasks=tasks, generation=generation, quiet=True) == "written"
+
+    async def begin(self) -> str | None:
+        """Starts a rebuild: marks the mirror as being built. Returns its generation, or None if another process is at
+        it or Redis is away."""
+
+        async def run(redis: Any) -> str | None:
+            generation = await redis.eval(
+                _BEGIN, 1, self._keys[0], LAYOUT, self.history, str(_BUILDING_SECONDS), f"{LAYOUT}/{self.history}"
+            )
+            return str(generation) if generation else None
+
+        return await self._try(run)
+
+    async def empty(self, generation: str) -> bool:
+        """Drops all that the mirror held, for a rebuild; False if another rebuild has taken over, or Redis is away.
+
+        Whoever writes meanwhile is not lost: the rebuild reads the database after this, and row versions guard the
+        rest."""
+
+        async def run(redis: Any) -> bool:
+            found: list[str] = []
+            async for key in redis.scan_iter(match=channels.everything(self._project), count=BATCH):
+                if key != self._keys[0]:
+                    found.append(key)
+                if len(found) >= BATCH:
+                    await redis.unlink(*found)
+                    found = []
+            if found:
+                await redis.unlink(*found)
+            return True
+
+        return bool(await self._try(run)) and await self.load(generation, ())
+
+    async def finish(self, generation: str, position: Position, escalations: Iterable[str]) -> bool:
+        """Ends a rebuild: readers may use the mirror, and the relay goes on from `position`."""
+
+        async def run(redis: Any) -> bool:
+            queue = channels.escalation_channel(self._project)
+            return bool(await redis.eval(_FINISH, 2, self._keys[0], queue, generation, str(position), *escalations))
+
+        return bool(await self._try(run))
+
+    async def abandon(self, generation: str) -> None:
+        """Gives a rebuild that did not come to its end back, so that the next process need not wait until its time is
+        over."""
+
+        async def run(redis: Any) -> None:
+            await redis.eval(_ABANDON, 1, self._keys[0], generation)
+
+        await self._try(run)
+
+    # --- reads: None means "ask Postgres" ---------------------------------------------------------------------------
+
+    async def state(self) -> MirrorState | None:
+        """How the mirror is; None when Redis is away."""
+
+        async def run(redis: Any) -> MirrorState:
+            held = await redis.hmget(self._keys[0], ["layout", "history", "position", "generation", "building"])
+            layout, history, position, generation, building = held
+            own = layout == LAYOUT and history == self.history
+            return MirrorState(
+                usable=own and not building and position is not None,
+                newer=layout is not None and int(layout) > int(LAYOUT),
+                position=Position.parse(position) if position else START,
+                generation=generation or "",
+            )
+
+        return await self._try(run)
+
+    async def get_task(self, task_id: str) -> Task | None:
+        """One unfinished or recently finished task."""
+        found = await self._read(lambda pipe: pipe.hgetall(channels.task_key(self._project, task_id)))
+        return _task(found[0]) if found and found[0] else None
+
+    async def ready(self, limit: int, priority: Priority | None = None) -> list[Listed] | None:
+        """The best ready tasks."""
+        low, high = ("-inf", "+inf") if priority is None else _score_range(priority)
+        queue = channels.ready_queue(self._project)
+        found = await self._read(lambda pipe: pipe.zrevrangebyscore(queue, high, low, start=0, num=limit))
+        if not found or not found[0]:
+            return None if found is None else []
+
+        def fetch(pipe: Any) -> None:
+            for name in found[0]:
+                pipe.hmget(channels.task_key(self._project, name), _LISTED)
+
+        rows = await self._read(fetch)
+        if rows is None or any(status != TaskStatus.PENDING for _, _, status, *_ in rows):
+            return None  # something moved between the two looks
+        return [
+            Listed(task_id, title, TaskStatus(status), Priority(rank), parent, datetime.fromisoformat(created))
+            for task_id, title, status, rank, parent, created in rows
+        ]
+
+    async def counts(self) -> dict[str, int] | None:
+        """How many tasks are in each status."""
+
+        def ask(pipe: Any) -> None:
+            for status in TaskStatus:
+                pipe.scard(channels.status_set(self._project, status))
+
+        found = await self._read(ask)
+        return None if found is None else {str(status): found[i] for i, status in enumerate(TaskStatus)}
+
+    async def everything(self) -> Contents | None:
+        """All that the mirror holds of the project's tasks; for checks, it reads every key."""
+
+        async def run(redis: Any) -> Contents:
+            prefix = channels.task_key(self._project, "")
+            names = [name async for name in redis.scan_iter(match=f"{prefix}*", count=1000)]
+            hashes = {}
+            for start in range(0, len(names), BATCH):
+                async with redis.pipeline(transaction=False) as pipe:
+                    for name in names[start : start + BATCH]:
+                        pipe.hgetall(name)
+                    for name, fields in zip(names[start : start + BATCH], await pipe.execute(), strict=True):
+                        if fields:
+                            hashes[name.removeprefix(prefix)] = fields
+            sets = {str(s): await redis.smembers(channels.status_set(self._project, s)) for s in TaskStatus}
+            ready = dict(await redis.zrange(channels.ready_queue(self._project), 0, -1, withscores=True))
+            return Contents(hashes, sets, ready, await redis.smembers(channels.dead_letter_set(self._project)))
+
+        return await self._try(run)
+
+    # --- how --------------------------------------------------------------------------------------------------------
+
+    async def _write(
+        self,
+        *,
+        tasks: Sequence[Task] = (),
+        events: Sequence[Event] = (),
+        notices: Sequence[Notice] = (),
+        expect: Position | None = None,
+        position: Position | None = None,
+        generation: str | None = None,
+        quiet: bool = False,
+    ) -> str | None:
+        job: dict[str, Any] = {
+            "history": self.history,
+            "layout": LAYOUT,
+            "maxlen": self._maxlen,
+            "tasks": [self._entry(task) for task in tasks],
+            "entries": [{"id": str(event.position), "fields": _flat(event.fields())} for event in events],
+            "notices": [{k: v for k, v in asdict(notice).items() if v is not None} for notice in notices],
+        }
+        if expect is not None:
+            job |= {"expect": str(expect), "position": str(position)}
+        if generation is not None:
+            job |= {"generation": generation, "patience": _BUILDING_SECONDS}
+        if not quiet:
+            job["updates"] = channels.updates_channel(self._project)
+
+        async def run(redis: Any) -> str:
+            if self._script is None:
+                self._script = redis.register_script(_SCRIPT)
+            return str(await self._script(keys=self._keys, args=[json.dumps(job, ensure_ascii=False)]))
+
+        return await self._try(run)
+
+    def _entry(self, task: Task) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "key": channels.task_key(self._project, task.id),
+            "id": task.id,
+            "version": str(task.version),
+            "status": task.status,
+            "set": channels.status_set(self._project, task.status),
+        }
+        if task.status is TaskStatus.PENDING and task.ready_at is not None:
+            entry["score"] = repr(ready_score(task.priority, task.ready_at))
+        if task.dead:
+            entry["dead"] = True
+        if task.done_at is not None:
+            gone = task.done_at + timedelta(seconds=_FINISHED_SECONDS) - datetime.now(UTC)
+            entry["ttl"] = min(int(gone.total_seconds()), _FINISHED_SECONDS)
+        if entry.get("ttl", 1) > 0:
+            entry["fields"] = _flat(_fields(task))
+        return entry
+
+    async def _read(self, ask: Callable[[Any], Any]) -> list[Any] | None:
+        """Runs reads together with a look at the mirror's state, in one MULTI."""
+
+        async def run(redis: Any) -> list[Any] | None:
+            found: list[Any]
+            async with redis.pipeline(transaction=True) as pipe:
+                pipe.hmget(self._keys[0], ["layout", "history", "position", "building"])
+                ask(pipe)
+                (layout, history, position, building), *found = await pipe.execute()
+            if layout != LAYOUT or history != self.history or building or position is None:
+                return None
+            if self._unseen != START:
+                if Position.parse(position) < self._unseen:
+                    return None
+                self._unseen = START
+            return found
+
+        return await self._try(run)
+
+    async def _try(self, run: Callable[[Any], Awaitable[T]]) -> T | None:
+        # The client is Any to what runs on it: its own types know nothing of decoded answers.
+        from redis.exceptions import RedisError
+
+        if not self._breaker.closed:
+            return None
+        try:
+            result = await run(await self._redis())
+        except (TimeoutError, RedisError, OSError) as error:
+            _LOG.warning("Redis does not answer (%s); Postgres goes on alone", type(error).__name__)
+            self._breaker.failed()
+            return None
+        self._breaker.succeeded()
+        return result
+
+
+def _lua(name: str) -> str:
+    return resources.files("loom.graph.cache").joinpath(name).read_text("utf-8")
+
+
+_SCRIPT, _BEGIN, _FINISH, _ABANDON = (_lua(f"{name}.lua") for name in ("mirror", "begin", "finish", "abandon"))
+
+
+def _batches(tasks: Sequence[Task]) -> Iterable[Sequence[Task]]:
+    return (tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH))
+
+
+def _fields(task: Task) -> dict[str, str]:
+    fields = {name: getattr(task, name) for name in _TEXTS + _NUMBERS}
+    fields |= {name: moment.isoformat() for name in _TIMES if (moment := getattr(task, name)) is not None}
+    fields["context"] = json.dumps(task.context)
+    fields["output"] = None if task.output is None else json.dumps(task.output)
+    fields["depends_on"] = json.dumps(task.depends_on)
+    fields["lapsed"] = "1" if task.lapsed else None
+    return {name: str(value) for name, value in fields.items() if value is not None}
+
+
+def _task(fields: dict[str, str]) -> Task:
+    return Task(
+        **{name: fields.get(name) for name in _TEXTS if name not in ("status", "priority")},  # type: ignore[arg-type]
+        **{name: int(fields[name]) for name in _NUMBERS},  # type: ignore[arg-type]
+        **{name: datetime.fromisoformat(fields[name]) for name in _TIMES if name in fields},  # type: ignore[arg-type]
+        status=TaskStatus(fields["status"]),
+        priority=Priority(fields["priority"]),
+        context=json.loads(fields["context"]),
+        output=json.loads(fields["output"]) if "output" in fields else None,
+        depends_on=tuple(json.loads(fields["depends_on"])),
+        lapsed="lapsed" in fields,
+    )
+
+
+def _flat(fields: dict[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _score_range(priority: Priority) -> tuple[str, str]:
+    floor = PRIORITY_SCORES[priority]
+    return str(floor), f"({floor + 1}"

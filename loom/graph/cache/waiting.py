@@ -1,0 +1,187 @@
+"""Waiting until something changes, without polling while notices arrive and without losing what happens between waits.
+
+The order is: subscribe, read Postgres, sleep. A notice only says "look again"; what is returned comes from the events
+after the position of the last look, so that a `since` handed back and forth covers everything once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from loom.bus import channels
+from loom.bus.events import Event, EventType, Position
+from loom.bus.subscriber import Interest, Subscriber
+from loom.exceptions import InvalidInputError
+from loom.graph import store
+from loom.graph.model.task import Task, TaskStatus
+from loom.graph.store import escalations, messages, reading
+from loom.graph.store.messages import EVERYONE
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection, Pool
+
+_READY_COUNTED = 10  # ready tasks, at most
+_EVENTS = 50  # at most this many come back; `since` then stands after the last of them
+# Seconds until the next look when nothing says to look earlier; each pause is twice the one before. The first after a
+# notice is short, because a commit is announced a moment before it is behind the horizon.
+_FIRST_LOOK = 0.5
+_NEXT_LOOK = 0.02
+_LONGEST_HEARING = 15.0  # while notices arrive
+_LONGEST_DEAF = 5.0  # while Redis is away
+
+
+class Awaited(StrEnum):
+    """What a wait can be for."""
+
+    READY = "ready"
+    TASK = "task"
+    INBOX = "inbox"
+    ESCALATION = "escalation"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """What a wait saw: whether anything changed, the events that say so, and where the next wait goes on.
+
+    Without a `since` a wait also returns at once for what is there already: `ready` tasks, the `task` when it is
+    finished, unread messages, open escalations.
+    """
+
+    changed: bool
+    since: str
+    events: Sequence[Event] = ()
+    ready: int | None = None
+    task: Task | None = None
+    unread: int | None = None
+    open_escalations: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One wait: for `what`, by `agent`, on `task_id` where it is for a task."""
+
+    what: Awaited
+    agent: str
+    task_id: str | None = None
+
+    def wants(self, event: Event) -> bool:
+        """Whether an event is what this waits for."""
+        match self.what:
+            case Awaited.READY:
+                return event.status == TaskStatus.PENDING and event.type is not EventType.TASK_UPDATED
+            case Awaited.TASK:
+                return event.task_id == self.task_id
+            case Awaited.INBOX:
+                return event.type is EventType.MESSAGE_SENT and bool(event.data) and self._is_for(event)
+            case Awaited.ESCALATION:
+                return event.type in (EventType.ESCALATION_RAISED, EventType.ESCALATION_RESOLVED)
+            case Awaited.ANY:
+                return True
+
+    def interest(self, project_id: str) -> Interest:
+        """Which notices are worth a look."""
+        updates, escalation = channels.updates_channel(project_id), channels.escalation_channel(project_id)
+        inbox = (channels.agent_channel(project_id, self.agent), channels.broadcast_channel(project_id))
+        match self.what:
+            case Awaited.READY:
+                return lambda channel, text: channel == updates and json.loads(text)["status"] == TaskStatus.PENDING
+            case Awaited.TASK:
+                return lambda channel, text: channel == updates and json.loads(text)["id"] == self.task_id
+            case Awaited.INBOX:
+                return lambda channel, text: channel in inbox
+            case Awaited.ESCALATION:
+                return lambda channel, text: channel == escalation
+            case Awaited.ANY:
+                return lambda channel, text: True
+
+    def _is_for(self, event: Event) -> bool:
+        to = event.data["to"] if event.data else None
+        return to == self.agent or (to == EVERYONE and event.agent != self.agent)
+
+
+async def wait(
+    pool: Pool, subscriber: Subscriber, project_id: str, wanted: Wait, *, since: str | None, timeout: float
+) -> Waited:
+    """Returns when what is wanted has changed, at the latest after `timeout` seconds.
+
+    Raises:
+        InvalidInputError: `since` is not one that an earlier wait returned.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    pause = _FIRST_LOOK
+    position = None if since is None else _position(since)
+    async with subscriber.listening(wanted.interest(project_id)) as woken:
+        while True:
+            woken.clear()
+            async with pool.acquire() as connection:
+                if position is None:
+                    position = await store.events.horizon(connection)
+                    seen = await _standing(connection, project_id, wanted, position)
+                else:
+                    seen = await _look(connection, project_id, wanted, position)
+                    position = Position.parse(seen.since)
+            left = end - loop.time()
+            if seen.changed or left <= 0:
+                return seen
+            try:
+                await asyncio.wait_for(woken.wait(), min(left, pause))
+                pause = _NEXT_LOOK
+            except TimeoutError:
+                pause = min(pause * 2, _LONGEST_HEARING if subscriber.connected else _LONGEST_DEAF)
+
+
+async def _look(connection: Connection, project_id: str, wanted: Wait, position: Position) -> Waited:
+    """The events after a position that are wanted; passes by the others."""
+    while True:
+        events = await store.events.after(connection, project_id, position, limit=1000)
+        hits = [event for event in events if wanted.wants(event)]
+        if hits:
+            shown = hits[:_EVENTS]
+            since = str(shown[-1].position if len(hits) > _EVENTS else events[-1].position)
+            return await _with_state(connection, project_id, wanted, Waited(True, since, shown))
+        if len(events) < 1000:
+            return Waited(False, str(events[-1].position if events else position))
+        position = events[-1].position
+
+
+async def _standing(connection: Connection, project_id: str, wanted: Wait, position: Position) -> Waited:
+    """What a first wait finds there already."""
+    seen = await _with_state(connection, project_id, wanted, Waited(False, str(position)))
+    finished = seen.task is not None and (seen.task.status.finished or seen.task.dead)
+    return replace(seen, changed=bool(seen.ready or seen.unread or seen.open_escalations or finished))
+
+
+async def _with_state(connection: Connection, project_id: str, wanted: Wait, seen: Waited) -> Waited:
+    """Adds what is there now to what was seen."""
+    match wanted.what:
+        case Awaited.READY:
+            ready = await reading.get_ready_tasks(connection, project_id, limit=_READY_COUNTED)
+            return replace(seen, ready=len(ready))
+        case Awaited.TASK if wanted.task_id is not None:
+            return replace(seen, task=await store.get_task(connection, project_id, wanted.task_id))
+        case Awaited.INBOX:
+            found, more = await messages.inbox(
+                connection, project_id, wanted.agent, unread=True, thread_id=None, limit=1
+            )
+            return replace(seen, unread=len(found) + more)
+        case Awaited.ESCALATION:
+            raised = await escalations.open_escalations(connection, project_id, limit=100)
+            return replace(seen, open_escalations=len(raised))
+        case _:
+            return seen
+
+
+def _position(since: str) -> Position:
+    try:
+        return Position.parse(since)
+    except ValueError:
+        raise InvalidInputError(
+            f"since {since[:40]!r} is not a position.", "Pass the since that the last wait returned, or leave it out."
+        ) from None

@@ -1,0 +1,273 @@
+"""The limits of what callers may write, and one validator for each kind of value.
+
+Every face hands untrusted values of any type to these functions through the graph's front. Each returns the clean value
+or raises `InvalidInputError` that names the field, the limit and what was got. Nothing here cuts or repairs silently,
+apart from space around texts and dependencies named twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from loom.exceptions import InvalidInputError
+from loom.graph.model.task import Priority
+from loom.ids import AGENT_NAME, TASK_ID
+
+TITLE_CHARACTERS = 500
+DONE_WHEN_BYTES = 8 * 1024
+REASON_BYTES = 8 * 1024
+JSON_BYTES = 256 * 1024
+JSON_DEPTH = 64
+MESSAGE_BYTES = 32 * 1024
+DEPENDENCIES = 1_000
+PAGE = 500
+
+NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters and line separators: what a title may not have."""
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_LONG_INTEGER = re.compile(r"(?<!\d)\d{309}")  # no double has more digits before its point
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def title(value: object, field: str = "title") -> str:
+    """A task's title: 1 to 500 characters on one line, spaces around it removed. `field` names it in errors."""
+    text = _string(value, field)
+    if len(text) <= TITLE_CHARACTERS and text.isascii() and text.isprintable() and (plain := text.strip()):
+        return plain  # as nearly all are, and a plan has tens of thousands
+    if len(text) > TITLE_CHARACTERS:
+        _refuse(
+            f"{field} is {len(text):,} characters long; the limit is {TITLE_CHARACTERS}.",
+            "Shorten it and put the rest into context.",
+        )
+    _characters(text, field)
+    if found := NOT_ONE_LINE.search(text):
+        _refuse(
+            f"{field} has a line break or control character (U+{ord(found[0]):04X}) at position {found.start() + 1}.",
+            "Write it on one line and put the rest into context.",
+        )
+    if not (text := text.strip()):
+        _refuse(f"{field} is empty.", f"Give it 1 to {TITLE_CHARACTERS} characters.")
+    return text
+
+
+def done_when(value: object) -> str | None:
+    """A task's acceptance criteria, at most 8 kB; None where there are none."""
+    if value is None:
+        return None
+    return _text(value, "done_when", DONE_WHEN_BYTES, "Shorten it and put the rest into context.") or None
+
+
+def reason(value: object, field: str = "reason") -> str:
+    """Why something failed, was cancelled or given back: some text of at most 8 kB. `field` names it in errors."""
+    return _needed(_text(value, field, REASON_BYTES, "Shorten it to what the next reader must know."), field)
+
+
+def message(value: object, field: str = "message") -> str:
+    """A message or an escalation's question: some text of at most 32 kB. `field` names it in errors."""
+    return _needed(_text(value, field, MESSAGE_BYTES, "Shorten it, or write the rest to a file and name it."), field)
+
+
+def context(value: object) -> str:
+    """A task's context as JSON text for Postgres, at most 256 kB; None is an empty object."""
+    return json_object({} if value is None else value, "context")
+
+
+def output(value: object) -> str:
+    """A task's output as JSON text for Postgres, at most 256 kB; None is an empty object."""
+    return json_object({} if value is None else value, "output")
+
+
+def json_object(value: object, field: str, limit: int = JSON_BYTES) -> str:
+    """Checks that `value` is a JSON object that Postgres can store and returns it as compact JSON text.
+
+    Refused: anything but a dict, more than `limit` bytes of UTF-8, NUL characters and lone surrogates in texts and
+    keys, NaN and infinities, integers that no double can hold, more than 64 levels, and types that JSON does not have.
+    """
+    if not isinstance(value, dict):
+        _refuse(
+            f"{field} must be a JSON object, not {kind(value)}.", f'Pass {field} as an object, such as {{"note": "…"}}.'
+        )
+    try:
+        text = _encode(value)
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError):
+        _look_closely(value, field)
+        _refuse(f"{field} cannot be written as JSON.", "Use texts, numbers, true, false, null, lists and objects only.")
+    if size > limit:
+        _refuse(
+            f"{field} is {size:,} bytes of JSON; the limit is {limit:,}.",
+            "Write the bulk to a file and put its path there.",
+        )
+    # One pass in C said nearly all; these signs, each of which a harmless text may show too, call for the slow look.
+    if "\\u0000" in text or text.count("{") + text.count("[") > JSON_DEPTH or _LONG_INTEGER.search(text):
+        _look_closely(value, field)
+    return text
+
+
+def agent_name(value: object, field: str = "agent_id") -> str:
+    """An agent's name: 1 to 64 letters, digits and `. _ : @ / -`. `field` names it in errors."""
+    text = _string(value, field)
+    if not AGENT_NAME.fullmatch(text):
+        got = f"is {len(text):,} characters long" if len(text) > 64 else f"{quote(text)} is not a name"
+        _refuse(
+            f"{field} {got}; a name has 1 to 64 letters, digits and . _ : @ / -",
+            "Choose a name such as backend-1.",
+        )
+    return text
+
+
+def task_id(value: object, field: str = "task_id") -> str:
+    """A task's id: `loom-` and 8 hex digits. `field` names it in errors."""
+    text = _string(value, field)
+    if not TASK_ID.fullmatch(text):
+        _refuse(
+            f"{field} {quote(text)} is not a task id, which is loom- and 8 hex digits.",
+            "Look the id up in the list of ready tasks or in the status.",
+        )
+    return text
+
+
+def depends_on(value: object) -> tuple[str, ...]:
+    """The ids of the tasks to wait for, at most 1,000, in order and each once; None is none."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple | set | frozenset):
+        _refuse(f"depends_on must be a list of task ids, not {kind(value)}.", 'Pass a list such as ["loom-0123abcd"].')
+    ids = tuple(dict.fromkeys(task_id(item, "depends_on") for item in value))
+    count_dependencies(len(ids))
+    return ids
+
+
+def count_dependencies(count: int) -> None:
+    """Refuses more than 1,000 dependencies of one task."""
+    if count > DEPENDENCIES:
+        _refuse(
+            f"depends_on names {count:,} tasks; the limit is {DEPENDENCIES:,}.",
+            "Put them under an epic and depend on the epic.",
+        )
+
+
+def priority(value: object) -> Priority:
+    """A priority: p0, p1 or p2, in either case."""
+    text = _string(value, "priority").lower()
+    if text not in Priority.__members__.values():
+        _refuse(f"priority {quote(text)} does not exist.", "Use p0 (first), p1 or p2.")
+    return Priority(text)
+
+
+def page(value: object, most: int = PAGE) -> int:
+    """How many rows to return: a whole number from 1 to `most`."""
+    return _whole(value, "limit", 1, most, "Ask for fewer, and again for the rest.")
+
+
+def token(value: object) -> int:
+    """The token of a claim: the whole number that the claim returned."""
+    return _whole(value, "token", 0, 2**63 - 1, "Pass it as the claim returned it, or leave it out.")
+
+
+def message_id(value: object) -> int:
+    """The number of a message."""
+    return _whole(value, "ack", 1, 2**63 - 1, "Take the ids from the inbox.")
+
+
+def seconds(value: object, field: str, low: float, high: float) -> float:
+    """A time span in seconds between two bounds. `field` names it in errors."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        _refuse(f"{field} must be a number of seconds from {low:g} to {high:g}.", f"Pass such a {field}.")
+    return float(value)
+
+
+def kind(value: object) -> str:
+    """What a value is, in words for an error message."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    return f"a value of type {type(value).__name__}"
+
+
+def quote(text: str, limit: int = 60) -> str:
+    """A text to be quoted in an error message: on one line, shortened, only with characters that can be shown."""
+    shown = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "“" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "”"
+
+
+def _whole(value: object, field: str, low: int, high: int, advice: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        _refuse(f"{field} must be a whole number from {low} to {high}.", advice)
+    return value
+
+
+def _string(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        _refuse(f"{field} must be text, not {kind(value)}.", f"Pass {field} as text.")
+    return str(value)
+
+
+def _text(value: object, field: str, limit: int, advice: str) -> str:
+    text = _string(value, field)
+    _characters(text, field)
+    if (size := len(text.encode())) > limit:
+        _refuse(f"{field} is {size:,} bytes long; the limit is {limit:,}.", advice)
+    return text.strip()
+
+
+def _needed(text: str, field: str) -> str:
+    if not text:
+        _refuse(f"{field} is empty.", f"Say something in {field}.")
+    return text
+
+
+def _characters(text: str, where: str) -> None:
+    if "\0" in text:
+        _refuse(
+            f"{where} has a NUL character at position {text.index(chr(0)) + 1}.", "Remove it; Postgres stores no NUL."
+        )
+    if not text.isascii() and (found := _SURROGATE.search(text)):
+        _refuse(
+            f"{where} has half a character (surrogate U+{ord(found[0]):04X}) at position {found.start() + 1}.",
+            "Decode the text as UTF-8 before passing it.",
+        )
+
+
+def _look_closely(value: object, field: str) -> None:
+    """Refuses the first thing in `value` that makes it unfit, naming its place. Walks without recursion."""
+    stack: list[tuple[Any, str, int]] = [(value, field, 1)]
+    while stack:
+        item, where, depth = stack.pop()
+        if isinstance(item, str):
+            _characters(item, where)
+        elif isinstance(item, int | float):
+            # Beyond a double's range; inf - inf and nan - nan are not zero.
+            if (isinstance(item, int) and item.bit_length() > 1024) or (isinstance(item, float) and item - item != 0):
+                _refuse(f"{where} is a number that JSON cannot carry safely.", "Pass it as text.")
+        elif isinstance(item, dict | list | tuple):
+            if depth > JSON_DEPTH:
+                _refuse(f"{field} is nested more than {JSON_DEPTH} levels deep.", "Flatten it, or pass a part as text.")
+            if isinstance(item, dict):
+                for key in item:
+                    if isinstance(key, str):
+                        _characters(key, f"a key in {where}")
+                    elif not isinstance(key, int | float | None):
+                        _refuse(f"{where} has a key that is {kind(key)}.", "Use texts as keys.")
+                inner = [(part, f"{where}.{quote(str(key), 30)[1:-1]}") for key, part in item.items()]
+            else:
+                inner = [(part, f"{where}[{index}]") for index, part in enumerate(item)]
+            stack.extend((part, path, depth + 1) for part, path in reversed(inner))
+        elif item is not None:
+            _refuse(f"{where} is {kind(item)}, which JSON does not have.", "Pass it as text, number, list or object.")
+
+
+def _refuse(cause: str, next_step: str) -> NoReturn:
+    raise InvalidInputError(cause, next_step)

@@ -1,0 +1,375 @@
+"""The life of a claim: done, fail, escalate, release, lapse; and who may report what.
+
+Each function runs inside a `Transaction`. A report is about exactly one claim: the one its token names, else the one
+its agent holds. On a ready task that nobody holds, a report claims it first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from loom.bus.events import EventType
+from loom.exceptions import ClaimConflictError, LoomError, TaskNotFoundError, TaskStateError
+from loom.graph import store
+from loom.graph.deps import cascade
+from loom.graph.model.retry import RetryPolicy
+from loom.graph.model.task import Task, TaskStatus
+from loom.graph.store import escalations, reading
+from loom.graph.store.escalations import EscalationKind
+from loom.graph.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+
+_NOTES_KEPT = 20
+_SWEPT = 200  # tasks that one sweep takes of each kind
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who reports: an agent's name, and the token of the claim it reports on if it has one."""
+
+    agent: str
+    token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of a claim, in seconds: how long a lease lasts unrenewed, and how long a claim may live at all."""
+
+    lease_seconds: float
+    deadline_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a report or a decision led to: the task as it is now, the ids of tasks that became claimable, of epics that
+    closed, and of unfinished tasks that still wait for this one."""
+
+    task: Task
+    unblocked: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ()
+    held_up: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did: claims that had expired and retries that were due, as the tasks are now; whether it was the
+    one to announce that the project is complete."""
+
+    expired: tuple[Task, ...] = ()
+    retried: tuple[Task, ...] = ()
+    completed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A report that came too late: the transaction commits what it kept of it, then `error` is raised."""
+
+    error: LoomError
+
+
+async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, output: str) -> Outcome | Refused:
+    """Finishes a task. `output` is JSON text. The same token again returns the first answer; a late report is taken
+    while its token is the newest and nothing has moved on, else it is refused and its output kept in an event."""
+    task = await store.complete_task(tx, task_id, holder.agent, holder.token, output)
+    if task is None:
+        found = await _claim_to_report_on(tx, task_id, holder, terms, late=True)
+        if isinstance(found, _Answered):
+            return await _first_answer(tx, found.task)
+        if isinstance(found, Refused):
+            data = {"refused": "done", "token": holder.token, "output": json.loads(output)}
+            tx.happened(EventType.TASK_UPDATED, task_id, agent=holder.agent, data=data)
+            return found
+        if found.dead:
+            await escalations.close(tx, [task_id], "done late", by=holder.agent)
+        moment = await store.now(tx)
+        finished = replace(
+            found, status=TaskStatus.DONE, done_at=moment, lease_expires_at=None, retry_at=None, dead_reason=None,
+            ready_at=None, lapsed=False,
+        )  # fmt: skip
+        task = await store.save(tx, finished, output=output)
+        tx.changed(task, EventType.TASK_DONE, agent=holder.agent, token=task.claim_token)
+    follows = await cascade.settle(tx, released=[task.id], parents=[task.parent_id], agent=holder.agent)
+    return Outcome(task, follows.unblocked, follows.closed)
+
+
+async def fail(
+    tx: Transaction,
+    task_id: str,
+    holder: Holder,
+    terms: Terms,
+    policy: RetryPolicy,
+    reason: str,
+    *,
+    retry: bool,
+    output: str | None = None,
+) -> Outcome | Refused:
+    """Ends a claim without a result: to be tried again after a backoff, or as a dead letter when attempts are used up
+    or `retry` is false. Either way an escalation records it. `output`, JSON text, is kept with the event."""
+    task = await _claim_to_report_on(tx, task_id, holder, terms)
+    if isinstance(task, _Answered | Refused):
+        return Refused(_refusal(task.task, holder)) if isinstance(task, _Answered) else task
+    kept = {} if output is None else {"output": json.loads(output)}
+    moment = await store.now(tx)
+    if retry and task.attempt < task.max_attempts:
+        again = moment + timedelta(seconds=policy.backoff(task.attempt))
+        failed = replace(task, status=TaskStatus.FAILED, lease_expires_at=None, retry_at=again, ready_at=None)
+        saved = await store.save(tx, failed)
+        data = {"reason": reason, "attempt": task.attempt, "retry_at": again.isoformat()} | kept
+        tx.changed(saved, EventType.TASK_FAILED, agent=holder.agent, token=task.claim_token, data=data)
+        await escalations.create_escalation(
+            tx, task_id, EscalationKind.FAILURE, reason, raised_by=holder.agent, attempt=task.attempt,
+            resolution=f"retry at {again.isoformat(timespec='seconds')}",
+        )  # fmt: skip
+        return Outcome(saved)
+    saved = await _bury(tx, task, reason, holder.agent, kept)
+    return Outcome(saved, held_up=await store.get_dependents(tx.connection, tx.project_id, task_id))
+
+
+async def escalate(tx: Transaction, task_id: str, holder: Holder, terms: Terms, message: str) -> Outcome | Refused:
+    """Ends a claim with a question: the task is blocked until somebody resolves the escalation."""
+    task = await _claim_to_report_on(tx, task_id, holder, terms)
+    if isinstance(task, _Answered | Refused):
+        return Refused(_refusal(task.task, holder)) if isinstance(task, _Answered) else task
+    asked = replace(task, status=TaskStatus.BLOCKED, waiting=task.waiting + 1, lease_expires_at=None, ready_at=None)
+    saved = await store.save(tx, asked)
+    tx.changed(saved, EventType.TASK_BLOCKED, agent=holder.agent, token=task.claim_token, data={"question": message})
+    await escalations.create_escalation(
+        tx, task_id, EscalationKind.QUESTION, message, raised_by=holder.agent, attempt=task.attempt
+    )
+    return Outcome(saved, held_up=await store.get_dependents(tx.connection, tx.project_id, task_id))
+
+
+async def release(tx: Transaction, task_id: str, holder: Holder, note: str | None) -> Outcome:
+    """Gives a claim back on purpose: the task is ready again and its attempt is refunded."""
+    task = await _locked(tx, task_id)
+    if not _holds(task, holder):
+        raise _refusal(task, holder)
+    moment = await store.now(tx)
+    context = add_note(task.context, note, by=holder.agent, at=moment) if note else None
+    freed = replace(
+        task, status=TaskStatus.PENDING, ready_at=moment, lease_expires_at=None, attempt=max(task.attempt - 1, 0)
+    )
+    saved = await store.save(tx, freed, context=context)
+    data = {"note": note} if note else None
+    tx.changed(saved, EventType.TASK_RELEASED, agent=holder.agent, token=task.claim_token, data=data)
+    return Outcome(saved)
+
+
+async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
+    """Takes a locked task back from a claim that ended by itself. The attempt stays counted, so that a task that kills
+    its agents becomes a dead letter in the end."""
+    if task.attempt >= task.max_attempts:
+        return await _bury(
+            tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
+        )
+    moment = await store.now(tx)
+    freed = replace(task, status=TaskStatus.PENDING, ready_at=moment, lease_expires_at=None, lapsed=True)
+    saved = await store.save(tx, freed)
+    tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
+    return saved
+
+
+async def sweep(tx: Transaction) -> Swept:
+    """Gives back claims whose lease is over, puts failed tasks whose retry is due into play, some of them at a time,
+    and raises `project.complete` if every task is finished and it was not raised since. Rows that another sweep has
+    locked are passed by."""
+    expired = [await lapse(tx, task, "its lease expired") for task in await store.expired_claims(tx, _SWEPT)]
+    retried = []
+    for task in await store.due_retries(tx, _SWEPT):
+        again = await into_play(tx, task)
+        tx.changed(again, EventType.TASK_RETRIED, data={"attempt": again.attempt})
+        retried.append(again)
+    completed = await store.mark_complete(tx)
+    if completed:
+        tx.happened(EventType.PROJECT_COMPLETE)
+    return Swept(tuple(expired), tuple(retried), completed)
+
+
+async def give_back(tx: Transaction, held: Mapping[str, int], reason: str) -> list[Task]:
+    """Lets those of these claims (token by task id) lapse that still stand: their session has ended."""
+    tasks = await store.lock(tx, held)
+    standing = [
+        task for task in tasks.values() if task.status is TaskStatus.CLAIMED and task.claim_token == held[task.id]
+    ]
+    return [await lapse(tx, task, reason) for task in standing]
+
+
+async def into_play(tx: Transaction, task: Task, *, fresh: bool = False, context: str | None = None) -> Task:
+    """Makes a locked task pending, or blocked where it waits for something, its counter computed anew.
+
+    `fresh` starts the count of attempts anew. The caller notes the event.
+    """
+    count = await store.waiting(tx, task.id)
+    status = TaskStatus.BLOCKED if count else TaskStatus.PENDING
+    ready_at = None if count else await store.now(tx)
+    again = replace(
+        task, status=status, waiting=count, ready_at=ready_at, retry_at=None, dead_reason=None, lapsed=False
+    )
+    return await store.save(tx, replace(again, attempt=0) if fresh else again, context=context)
+
+
+def add_note(context: Mapping[str, Any], text: str, *, by: str, at: datetime) -> str:
+    """A task's context with a note for its next worker, as JSON text; the newest 20 notes are kept."""
+    before = context.get("notes", [])
+    notes = [
+        *(before if isinstance(before, list) else [before]),
+        {"at": at.isoformat(timespec="seconds"), "by": by, "text": text},
+    ]
+    return json.dumps({**context, "notes": notes[-_NOTES_KEPT:]})
+
+
+async def refusal_to_claim(connection: Connection, project_id: str, task_id: str, agent: str) -> LoomError | None:
+    """Why a task cannot be claimed by its id now; None: it can, it was given back in between."""
+    task = await store.get_task(connection, project_id, task_id)
+    if task is None:
+        return not_found(task_id)
+    other = "Claim another task from loom_ready."
+    match task.status:
+        case TaskStatus.PENDING:
+            return None
+        case TaskStatus.CLAIMED:
+            until = task.lease_expires_at.isoformat(timespec="seconds") if task.lease_expires_at else "its release"
+            if task.assignee == agent:
+                return ClaimConflictError(
+                    f"{task.id} is already claimed under your name, {agent}, until {until}.",
+                    "Go on with it and report with loom_done, give it back with loom_release, or claim another task.",
+                )
+            return ClaimConflictError(
+                f"{task.id} is claimed by {task.assignee} until {until}.",
+                "Call loom_claim without task_id for the best ready task, or loom_wait for this one.",
+            )
+        case TaskStatus.BLOCKED:
+            targets = await reading.open_dependencies(connection, project_id, task_id)
+            names = ", ".join(f"{one.id} ({one.status})" for one in targets) or "an open escalation"
+            return TaskStateError(f"{task.id} is blocked; it waits for {names}.", other)
+        case TaskStatus.FAILED:
+            again = task.retry_at and task.retry_at.isoformat(timespec="seconds")
+            when = f"is tried again at {again}" if again else "is a dead letter"
+            return TaskStateError(f"{task.id} has failed and {when}.", "Requeue it with loom_resolve, action retry.")
+        case TaskStatus.EPIC:
+            children = ", ".join(await reading.ready_children(connection, project_id, task_id))
+            return TaskStateError(
+                f"{task.id} is an epic, which is not claimed.",
+                f"Claim one of its ready children: {children}." if children else "None of its children is ready now.",
+            )
+        case _:
+            return TaskStateError(f"{task.id} is already {task.status}.", other)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    task: Task
+
+
+async def _claim_to_report_on(
+    tx: Transaction, task_id: str, holder: Holder, terms: Terms, *, late: bool = False
+) -> Task | _Answered | Refused:
+    """Locks the task that a report is about. Claims it first where nobody holds it and the report names no claim."""
+    task = await _locked(tx, task_id)
+    if _holds(task, holder):
+        return task
+    if holder.token is not None:
+        if task.claim_token != holder.token:
+            return Refused(_refusal(task, holder))
+        if task.status is TaskStatus.DONE:
+            return _Answered(task)
+        if late and task.lapsed and task.waiting == 0 and (task.status is TaskStatus.PENDING or task.dead):
+            return task
+        return Refused(_refusal(task, holder))
+    if task.status is TaskStatus.PENDING:
+        claimed = await store.claim_task(
+            tx,
+            holder.agent,
+            lease_seconds=terms.lease_seconds,
+            deadline_seconds=terms.deadline_seconds,
+            task_id=task_id,
+        )
+        assert claimed is not None, "a locked pending task can be claimed"
+        return claimed.task
+    raise _refusal(task, holder)
+
+
+def must_hold(task: Task, holder: Holder) -> None:
+    """Raises what a report by this holder would be refused with, if it does not hold the task."""
+    if not _holds(task, holder):
+        raise _refusal(task, holder)
+
+
+def _holds(task: Task, holder: Holder) -> bool:
+    if task.status is not TaskStatus.CLAIMED:
+        return False
+    return task.claim_token == holder.token if holder.token is not None else task.assignee == holder.agent
+
+
+def _refusal(task: Task, holder: Holder) -> LoomError:
+    """Why a report on a task is not taken, with what happened instead."""
+    stop = "Stop working on it: the result was not taken."
+    if holder.token is not None and task.claim_token != holder.token:
+        return ClaimConflictError(
+            f"Claim {holder.token} of {task.id} was lost; the newest is {task.claim_token}, and the task is"
+            f" {task.status}{f' by {task.assignee}' if task.status is TaskStatus.CLAIMED else ''}.",
+            stop,
+        )
+    match task.status:
+        case TaskStatus.CLAIMED:
+            return ClaimConflictError(
+                f"{task.id} is claimed by {task.assignee}, not by {holder.agent}.",
+                f"Report with the token of your claim, or as agent_id {task.assignee} if that is you.",
+            )
+        case TaskStatus.BLOCKED:
+            return TaskStateError(
+                f"{task.id} is blocked and cannot be reported on.", "See loom_status for what it waits for."
+            )
+        case TaskStatus.EPIC:
+            return TaskStateError(
+                f"{task.id} is an epic, which closes by itself when its children are finished.", "Work on its children."
+            )
+        case TaskStatus.FAILED:
+            what = "waits to be tried again" if task.retry_at else "is a dead letter"
+            return TaskStateError(f"{task.id} has failed and {what}.", "Requeue it with loom_resolve, action retry.")
+        case TaskStatus.PENDING:
+            return ClaimConflictError(f"{task.id} is held by nobody now.", "Claim it again before you report on it.")
+        case _:
+            return TaskStateError(f"{task.id} is already {task.status}.", stop)
+
+
+async def _first_answer(tx: Transaction, task: Task) -> Outcome:
+    """What the report that finished a task was told, read again from the events of its transaction."""
+    consequences = await store.consequences(tx.connection, tx.project_id, task.id)
+    return Outcome(task, *consequences)
+
+
+async def _bury(
+    tx: Transaction, task: Task, reason: str, agent: str | None, kept: Mapping[str, Any] | None = None
+) -> Task:
+    dead = replace(
+        task, status=TaskStatus.FAILED, lease_expires_at=None, ready_at=None, retry_at=None, dead_reason=reason
+    )
+    saved = await store.save(tx, dead)
+    data = {"reason": reason, "attempt": task.attempt, **(kept or {})}
+    tx.changed(saved, EventType.TASK_DEAD_LETTER, agent=agent or task.assignee, token=task.claim_token, data=data)
+    await escalations.create_escalation(
+        tx, task.id, EscalationKind.FAILURE, reason, raised_by=agent or task.assignee, attempt=task.attempt
+    )
+    return saved
+
+
+async def _locked(tx: Transaction, task_id: str) -> Task:
+    found = await store.lock(tx, [task_id])
+    if task_id not in found:
+        raise not_found(task_id)
+    return found[task_id]
+
+
+def not_found(task_id: str) -> TaskNotFoundError:
+    """The error for an id that the project does not have."""
+    return TaskNotFoundError(
+        f"There is no task {task_id} in this project.", "See loom_ready or loom_graph for its tasks."
+    )

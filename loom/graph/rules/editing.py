@@ -1,0 +1,235 @@
+"""Changing the shape of the graph: new tasks, whole plans, edits, and cancelling.
+
+Each function runs inside a `Transaction`. Whatever adds an edge holds its targets before it looks at them; whatever
+could close a cycle takes the project's graph lock first, which is every case but a lone new task that has not both a
+parent and dependencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from loom.bus.events import EventType
+from loom.exceptions import DependencyCycleError, LoomError, TaskNotFoundError, TaskStateError
+from loom.graph import store
+from loom.graph.deps import cascade
+from loom.graph.model.dependencies import detect_cycle, epic_start, tasks_of_cycle
+from loom.graph.model.task import Priority, Task, TaskStatus
+from loom.graph.rules.claims import Outcome, not_found
+from loom.graph.store import NewTask, escalations
+from loom.graph.store.transaction import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What to change on a task; None leaves a field as it is. `context` is JSON text; `done_when` "" removes it."""
+
+    title: str | None = None
+    context: str | None = None
+    priority: Priority | None = None
+    depends_on: tuple[str, ...] | None = None
+    done_when: str | None = None
+
+
+async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
+    """Inserts one task, its status computed from its dependencies and its parent as they are now."""
+    targets = task.depends_on
+    if targets and task.parent_id:
+        await store.lock_graph(tx)
+    waiting = sum(status is not TaskStatus.DONE for status in (await _targets(tx, targets)).values())
+    if task.parent_id is not None:
+        parent = await adopt(tx, task.parent_id, agent)
+        waiting += parent.waiting > 0
+        if targets:
+            edges = await store.upstream(tx, targets)
+            edges.setdefault(parent.id, []).append("the new task")
+            refuse_cycle({"the new task": [*targets], **edges})
+    status = task.status
+    if status is not TaskStatus.EPIC:
+        status = TaskStatus.BLOCKED if waiting else TaskStatus.PENDING
+    created = await store.create_task(tx, replace(task, status=status, waiting=waiting))
+    while created is None:  # the id was taken
+        (fresh,) = await store.draw_ids(tx, 1)
+        created = await store.create_task(tx, replace(task, id=fresh, status=status, waiting=waiting))
+    tx.changed(created, EventType.TASK_CREATED, agent=agent)
+    return created
+
+
+async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outcome:
+    """Applies an edit. Dependencies are replaced as a whole; removing the last open one readies the task."""
+    if edit.depends_on is not None:
+        await store.lock_graph(tx)
+        await _targets(tx, edit.depends_on, known_to=task_id)
+    found = await store.lock(tx, [task_id])
+    if task_id not in found:
+        raise not_found(task_id)
+    task = found[task_id]
+    if task.status.finished:
+        raise TaskStateError(
+            f"{task.id} is already {task.status} and cannot be changed.", "Create a new task for what is left."
+        )
+    changed = replace(
+        task,
+        title=task.title if edit.title is None else edit.title,
+        priority=edit.priority or task.priority,
+        done_when=task.done_when if edit.done_when is None else edit.done_when or None,
+    )
+    event = EventType.TASK_UPDATED
+    if edit.depends_on is not None:
+        await _replace_dependencies(tx, task, edit.depends_on)
+        changed = replace(changed, waiting=await store.waiting(tx, task_id))
+        if task.status in (TaskStatus.PENDING, TaskStatus.BLOCKED):
+            changed, event = await _follow_waiting(tx, changed)
+    saved = await store.save(tx, changed, context=edit.context)
+    tx.changed(saved, event, agent=agent)
+    freed: tuple[str, ...] = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
+    if saved.status is TaskStatus.EPIC:
+        freed = await cascade.follow_epic(tx, saved, task.waiting, agent)
+    return Outcome(saved, unblocked=freed)
+
+
+async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, *, downstream: bool) -> Outcome:
+    """Cancels an unfinished task, for an epic all that is unfinished below it, and with `downstream` whatever waits
+    for any of them. Without it dependents stay blocked and are named."""
+    await store.lock_graph(tx)
+    reach = await store.below(tx, [task_id], downstream=downstream)
+    locked = await store.lock(tx, reach)
+    if task_id not in locked:
+        raise not_found(task_id)
+    if locked[task_id].status.finished:
+        raise TaskStateError(f"{task_id} is already {locked[task_id].status}.", "There is nothing left to cancel.")
+    unfinished = [task.id for task in locked.values() if not task.status.finished]
+    await escalations.close(tx, unfinished, "cancel", by=agent, note=reason)
+    gone = await store.cancel_tasks(tx, unfinished)
+    for task in gone:
+        tx.changed(
+            task,
+            EventType.TASK_CANCELLED,
+            agent=agent,
+            token=task.claim_token,
+            data={"reason": reason} if reason else None,
+        )
+    follows = await cascade.settle(tx, parents=[task.parent_id for task in gone], agent=agent)
+    now = (await store.get_tasks(tx.connection, tx.project_id, [task_id]))[task_id]
+    held = await store.get_dependents(tx.connection, tx.project_id, task_id)
+    return Outcome(now, follows.unblocked, follows.closed, held_up=held, cancelled=tuple(task.id for task in gone))
+
+
+async def waive(tx: Transaction, task: Task, reason: str | None, agent: str) -> Outcome:
+    """Cancels a locked task and lets its dependents go on without it: its outgoing edges are marked waived."""
+    if task.status in (TaskStatus.CLAIMED, TaskStatus.DONE, TaskStatus.EPIC):
+        raise TaskStateError(
+            f"{task.id} is {task.status} and cannot be waived.", "Only work that nobody does can be waived."
+        )
+    await escalations.close(tx, [task.id], "waive", by=agent, note=reason)
+    data = {"reason": reason} if reason else None
+    for gone in await store.cancel_tasks(tx, [task.id]):
+        task = gone
+        tx.changed(gone, EventType.TASK_CANCELLED, agent=agent, token=gone.claim_token, data=data)
+    follows = await cascade.settle(tx, released=[task.id], parents=[task.parent_id], agent=agent)
+    dependents = await store.waive_edges(tx, task.id, agent, reason)
+    tx.happened(EventType.TASK_WAIVED, task.id, agent=agent, data={"dependents": dependents, **(data or {})})
+    return Outcome(task, follows.unblocked, follows.closed)
+
+
+async def adopt(tx: Transaction, parent_id: str, agent: str) -> Task:
+    """Locks a parent-to-be; a pending or blocked task becomes an epic by its first child."""
+    found = await store.lock(tx, [parent_id])
+    if parent_id not in found:
+        raise TaskNotFoundError(f"There is no task {parent_id} to be the parent.", "Name an epic of this project.")
+    parent = found[parent_id]
+    if parent.status is TaskStatus.EPIC:
+        return parent
+    if parent.status not in (TaskStatus.PENDING, TaskStatus.BLOCKED):
+        raise TaskStateError(
+            f"The parent {parent_id} is {parent.status} and takes no children.",
+            "Name an open epic, or a task that nobody has begun.",
+        )
+    if parent.status is TaskStatus.BLOCKED and await escalations.has_question(tx, parent_id):
+        raise TaskStateError(
+            f"The parent {parent_id} has an open question and takes no children.", "Resolve it first with loom_resolve."
+        )
+    epic = await store.save(tx, replace(parent, status=TaskStatus.EPIC, ready_at=None))
+    tx.changed(epic, EventType.TASK_UPDATED, agent=agent, data={"became": "epic"})
+    return epic
+
+
+def refuse_cycle(edges: Mapping[str, Iterable[str]]) -> None:
+    """Raises DependencyCycleError with the way around if a waiting graph (see `deps`) has a cycle."""
+    cycle = detect_cycle(edges)
+    if cycle is not None:
+        way = tasks_of_cycle(cycle)
+        shown = [*way[:8], "…", way[-1]] if len(way) > 10 else way
+        raise DependencyCycleError(
+            f"That would make a task wait for itself: {' → '.join(shown)}.",
+            "Leave out one of these dependencies; a child already waits for what its epic waits for.",
+        )
+
+
+async def hold_existing(tx: Transaction, targets: Sequence[str]) -> dict[str, TaskStatus]:
+    """Holds tasks as targets of new edges and refuses those that do not exist."""
+    statuses = await store.hold(tx, targets) if targets else {}
+    missing = [target for target in targets if target not in statuses]
+    if missing:
+        names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
+        raise TaskNotFoundError(f"This project has no {names} to depend on.", "See loom_graph for its tasks.")
+    return statuses
+
+
+async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | None = None) -> dict[str, TaskStatus]:
+    """Holds the targets of new edges; refuses the task itself, what does not exist, and what was cancelled."""
+    if known_to in targets:
+        raise DependencyCycleError(f"{known_to} cannot depend on itself.", "Leave it out of depends_on.")
+    statuses = await hold_existing(tx, targets)
+    dropped = [target for target, status in statuses.items() if status is TaskStatus.CANCELLED]
+    if dropped and known_to is None:
+        raise _never(dropped)
+    return statuses
+
+
+async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, ...]) -> None:
+    added = [target for target in wanted if target not in task.depends_on]
+    removed = [target for target in task.depends_on if target not in wanted]
+    if added:
+        await _may_gain(tx, task)
+        statuses = await store.hold(tx, added)
+        if dropped := [target for target in added if statuses[target] is TaskStatus.CANCELLED]:
+            raise _never(dropped)
+        edges = await store.upstream(tx, added)
+        edges[epic_start(task.id)] = [*edges.get(epic_start(task.id), []), *added]
+        if task.parent_id is not None:
+            edges.setdefault(task.parent_id, []).append(task.id)
+        refuse_cycle(edges)
+    if removed:
+        await store.remove_edges(tx, task.id, removed)
+    if added:
+        await store.add_edges(tx, task.id, added)
+
+
+async def _may_gain(tx: Transaction, task: Task) -> None:
+    if task.status is TaskStatus.CLAIMED:
+        raise TaskStateError(
+            f"{task.id} is claimed by {task.assignee} and gains no dependency.", "Release it first with loom_release."
+        )
+    if task.status is TaskStatus.EPIC and (started := await store.started_below(tx, task.id)):
+        begun = ", ".join(f"{child.id} ({child.status})" for child in started)
+        raise TaskStateError(
+            f"Work below the epic {task.id} has begun, so it gains no dependency: {begun}.",
+            "Add the dependency to the children that have not begun.",
+        )
+
+
+async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]:
+    """A pending or blocked task with the status that its `waiting` asks for, and the event that tells it."""
+    if task.waiting and task.status is TaskStatus.PENDING:
+        return replace(task, status=TaskStatus.BLOCKED, ready_at=None), EventType.TASK_BLOCKED
+    if not task.waiting and task.status is TaskStatus.BLOCKED:
+        return replace(task, status=TaskStatus.PENDING, ready_at=await store.now(tx)), EventType.TASK_UNBLOCKED
+    return task, EventType.TASK_UPDATED
+
+
+def _never(dropped: Sequence[str]) -> LoomError:
+    return TaskStateError(
+        f"depends_on names {', '.join(dropped[:5])}, which was cancelled and will never be done.", "Leave it out."
+    )

@@ -1,0 +1,29 @@
+"""What must always hold in a project, checked on one snapshot of a live one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loom.graph.model.dependencies import detect_cycle, tasks_of_cycle, waits_for
+from loom.graph.model.verdict import Verdict, verdict
+from loom.graph.store import invariants as rows
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+
+
+async def check(connection: Connection, project_id: str) -> list[Verdict]:
+    """Every invariant of the graph, on the snapshot that the connection has open."""
+    advice = "Please report this with the output of `loom export`; no data was lost."
+    found = [verdict(rule, await rows.broken(connection, project_id, rule), advice) for rule in rows.RULES]
+    return [*found, await _acyclic(connection, project_id)]
+
+
+async def _acyclic(connection: Connection, project_id: str) -> Verdict:
+    depends_on, parents = await rows.shape(connection, project_id)
+    cycle = detect_cycle(waits_for(depends_on, parents, {parent for parent in parents.values() if parent}))
+    return verdict(
+        "the graph has no cycle",
+        tasks_of_cycle(cycle) if cycle else [],
+        "Remove one of these dependencies with `loom update TASK --depends-on …`.",
+    )

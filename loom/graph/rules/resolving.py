@@ -1,0 +1,112 @@
+"""Ways out of dead and escalated work: retry, answer, reassign, waive, cancel."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from loom.bus.events import EventType
+from loom.exceptions import EscalationNotFoundError, InvalidInputError, TaskStateError
+from loom.graph import store
+from loom.graph.model.task import Task, TaskStatus
+from loom.graph.rules import editing
+from loom.graph.rules.claims import Outcome, Terms, add_note, into_play, not_found
+from loom.graph.store import escalations, messages
+from loom.graph.store.transaction import Transaction
+
+
+class Action(StrEnum):
+    """What to do with dead or escalated work."""
+
+    RETRY = "retry"
+    ANSWER = "answer"
+    REASSIGN = "reassign"
+    WAIVE = "waive"
+    CANCEL = "cancel"
+
+
+async def resolve(
+    tx: Transaction,
+    target: str,
+    action: Action,
+    *,
+    by: str,
+    note: str | None,
+    assignee: str | None,
+    terms: Terms,
+    downstream: bool,
+) -> Outcome:
+    """Resolves an escalation, or the open escalations of a task, in one of five ways.
+
+    Args:
+        target: id of a task or of an escalation.
+        by: who decides.
+        note: kept in the task's context for its next worker; the answer itself for `answer`.
+        assignee: whom `reassign` gives the task to.
+        downstream: whether `cancel` takes along what waits for the task.
+    """
+    task_id = await _task_of(tx, target)
+    if action is Action.CANCEL:
+        return await editing.cancel(tx, task_id, note, by, downstream=downstream)
+    found = await store.lock(tx, [task_id])
+    if task_id not in found:
+        raise not_found(task_id)
+    task = found[task_id]
+    if action is Action.WAIVE:
+        return await editing.waive(tx, task, note, by)
+    resolved = await escalations.close(tx, [task.id], action, by=by, note=note)
+    question = next((one for one in resolved if one.kind is escalations.EscalationKind.QUESTION), None)
+    if question is None and task.status is not TaskStatus.FAILED:
+        raise TaskStateError(
+            f"{task.id} is {task.status} and has no open escalation.", "Only failed or escalated work can be resolved."
+        )
+    if action is Action.ANSWER and (note is None or question is None):
+        raise InvalidInputError(
+            f"{task.id} has no open question." if note else "An answer needs its text in note.",
+            "Use action retry to requeue it, with a note if there is something to say.",
+        )
+    moment = await store.now(tx)
+    context = add_note(task.context, note, by=by, at=moment) if note else None
+    again = await into_play(tx, task, fresh=True, context=context)
+    data = {"action": action, "by": by} | ({"note": note} if note else {})
+    tx.changed(again, EventType.TASK_RETRIED, agent=by, data=data)
+    if action is Action.ANSWER and question is not None and question.raised_by and note:
+        await messages.send(tx, by, question.raised_by, f"Answer on {task.id}: {note}", task.id)
+    if action is Action.REASSIGN:
+        again = await _hand_over(tx, again, by, assignee, note, terms)
+    return Outcome(again, unblocked=(again.id,) if again.status is TaskStatus.PENDING else ())
+
+
+async def _hand_over(
+    tx: Transaction, task: Task, by: str, assignee: str | None, note: str | None, terms: Terms
+) -> Task:
+    if assignee is None:
+        raise InvalidInputError("Reassigning needs the name of the agent.", "Pass agent_id.")
+    if task.status is not TaskStatus.PENDING:
+        raise TaskStateError(
+            f"{task.id} still waits for other tasks.", "Use action retry; it becomes ready when they are done."
+        )
+    claim = await store.claim_task(
+        tx, assignee, lease_seconds=terms.lease_seconds, deadline_seconds=terms.deadline_seconds, task_id=task.id
+    )
+    assert claim is not None, "a locked pending task can be claimed"
+    text = f"{task.id} is now yours, claim token {claim.task.claim_token}: {task.title}"
+    await messages.send(tx, by, assignee, f"{text}\n{note}" if note else text, task.id)
+    return claim.task
+
+
+async def _task_of(tx: Transaction, target: str) -> str:
+    """The id of the task that a task's or an open escalation's id leads to."""
+    if not target.startswith("esc-"):
+        return target
+    escalation = await escalations.get(tx.connection, tx.project_id, target)
+    if escalation is None:
+        raise EscalationNotFoundError(
+            f"There is no escalation {target} in this project.", "See the open ones in loom_status."
+        )
+    if escalation.resolution is not None:
+        by = f", by {escalation.resolved_by}" if escalation.resolved_by else ""
+        raise TaskStateError(
+            f"{target} was already resolved: {escalation.resolution}{by}.",
+            "See loom_status of its task for where it stands.",
+        )
+    return escalation.task_id

@@ -1,0 +1,134 @@
+"""A claim's statements: made, renewed, finished, each a single round trip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from loom.bus.events import Position
+from loom.graph.model.task import Task
+from loom.graph.store.tasks import COLUMNS
+from loom.graph.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim just made: the task, and what its direct dependencies left (`output` as JSON text, cut at 8,001
+    characters; `children` are the titles below a dependency that is an epic; at most 50 dependencies)."""
+
+    task: Task
+    inputs: tuple[dict[str, Any], ...]
+
+
+BEST_READY = """(select id from tasks where project_id = $1 and status = 'pending'
+                   order by priority, ready_at, id desc limit 1 for no key update skip locked)"""
+
+# One round trip: the row, its event, and what the worker needs. The outer status is checked again because the row may
+# have changed between the sub-select and the update.
+_CLAIM = f"""
+with claimed as (
+    update tasks t
+       set status = 'claimed', assignee = $2, claim_token = claim_token + 1, attempt = attempt + 1, lapsed = false,
+           lease_seconds = $3, claimed_at = loom_now(), deadline_at = loom_now() + make_interval(secs => $4),
+           lease_expires_at = loom_now() + make_interval(secs => least($3, $4)),
+           version = version + 1, updated_at = loom_now()
+     where project_id = $1 and status = 'pending' and id = any(array(%s))
+    returning {COLUMNS}
+), logged as (
+    insert into events (project_id, type, task_id, status, version, agent, token)
+    select project_id, 'task.claimed', id, status, version, assignee, claim_token from claimed
+    returning xid::text as event_xid, id as event_id
+)
+select c.*, l.event_xid, l.event_id,
+       (select coalesce(json_agg(json_build_object(
+                   'id', d.id, 'title', d.title, 'status', d.status, 'output', left(d.output::text, 8001),
+                   'children', array(select k.title from tasks k
+                                      where k.project_id = $1 and k.parent_id = d.id order by k.id limit 20))
+                   order by d.id), '[]')
+          from (select e.depends_on from task_deps e where e.project_id = $1 and e.task_id = c.id
+                 order by e.depends_on limit 50) e
+          join tasks d on d.project_id = $1 and d.id = e.depends_on) as inputs
+  from claimed c, logged l
+"""
+
+CLAIM_BEST = _CLAIM % BEST_READY
+
+CLAIM_BY_ID = _CLAIM % "values ($5)"
+
+
+async def claim_task(
+    tx: Transaction, agent: str, *, lease_seconds: float, deadline_seconds: float, task_id: str | None = None
+) -> Claim | None:
+    """Claims one task, or the best ready one; counts the attempt and draws the next token.
+
+    The event is written by the same statement, so that on its own, outside of a transaction block, it is a whole claim.
+    None: the task is not claimable, or nothing is ready.
+    """
+    arguments: tuple[Any, ...] = (tx.project_id, agent, lease_seconds, deadline_seconds)
+    if task_id is None:
+        record = await tx.connection.fetchrow(CLAIM_BEST, *arguments)
+    else:
+        record = await tx.connection.fetchrow(CLAIM_BY_ID, *arguments, task_id)
+    if record is None:
+        return None
+    task = Task.from_record(record)
+    tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
+    return Claim(task, tuple(json.loads(record["inputs"])))
+
+
+async def renew_leases(connection: Connection, project_id: str, claims: Mapping[str, int]) -> dict[str, datetime]:
+    """Gives each of these claims (token by task id) its lease anew, never past its deadline; one statement for all.
+
+    Returns the new ends of those that still stand; whatever is missing was lost.
+    """
+    records = await connection.fetch(
+        """
+        update tasks t
+           set lease_expires_at = least(loom_now() + make_interval(secs => t.lease_seconds), t.deadline_at)
+          from unnest($2::text[], $3::bigint[]) c(id, token)
+         where t.project_id = $1 and t.id = c.id and t.status = 'claimed' and t.claim_token = c.token
+        returning t.id, t.lease_expires_at
+        """,
+        project_id,
+        list(claims),
+        list(claims.values()),
+    )
+    return {record["id"]: record["lease_expires_at"] for record in records}
+
+
+async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | None, output: str) -> Task | None:
+    """Finishes the claim that `token` names, or without one the claim of `agent`, and writes its event in the same
+    statement; None if there is no such claim."""
+    record = await tx.connection.fetchrow(
+        f"""
+        with finished as (
+            update tasks t
+               set status = 'done', output = $5, done_at = loom_now(), lease_expires_at = null,
+                   version = version + 1, updated_at = loom_now()
+             where project_id = $1 and id = $2 and status = 'claimed'
+               and (claim_token = $4 or ($4::bigint is null and assignee = $3))
+            returning {COLUMNS}
+        ), logged as (
+            insert into events (project_id, type, task_id, status, version, agent, token)
+            select project_id, 'task.done', id, status, version, $3, claim_token from finished
+            returning xid::text as event_xid, id as event_id
+        )
+        select f.*, l.event_xid, l.event_id from finished f, logged l
+        """,
+        tx.project_id,
+        task_id,
+        agent,
+        token,
+        output,
+    )
+    if record is None:
+        return None
+    task = Task.from_record(record)
+    tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
+    return task

@@ -1,0 +1,201 @@
+"""Escalations: the record that a task failed, or that its worker has a question. Postgres holds them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from loom.bus import channels
+from loom.bus.events import EventType
+from loom.graph.store.transaction import Notice, Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection, Row
+
+
+class EscalationKind(StrEnum):
+    """`failure`: the task failed. `question`: its worker asks, and the task waits for the answer."""
+
+    FAILURE = "failure"
+    QUESTION = "question"
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """One escalation; open while `resolution` is None."""
+
+    id: str
+    task_id: str
+    kind: EscalationKind
+    message: str
+    raised_by: str | None
+    raised_at: datetime
+    attempt: int
+    resolution: str | None = None
+    note: str | None = None
+    resolved_by: str | None = None
+    resolved_at: datetime | None = None
+    handler: str | None = None
+    handling_until: datetime | None = None
+    diagnosed_at: datetime | None = None
+    diagnosis: dict[str, Any] | None = None
+    """What was found out about it; see `diagnoses`."""
+    held_up: int = 0
+    """How many unfinished tasks wait for the task; counted for open escalations only."""
+
+    @classmethod
+    def from_record(cls, record: Row) -> Escalation:
+        """Builds an escalation from a row."""
+        values = {field: record[field] for field in cls.__slots__}
+        found = None if record["diagnosis"] is None else json.loads(record["diagnosis"])
+        return cls(**values | {"kind": EscalationKind(record["kind"]), "diagnosis": found})
+
+
+_FIELDS = (
+    "id, task_id, kind, message, raised_by, raised_at, attempt, resolution, note, resolved_by, resolved_at, handler,"
+    " handling_until, diagnosed_at, diagnosis"
+)
+COLUMNS = f"{_FIELDS}, 0 as held_up"
+"""An escalation's row as `Escalation.from_record` wants it."""
+_OPEN = f"""{_FIELDS}, (
+    select count(*) from task_deps e join tasks t on t.project_id = e.project_id and t.id = e.task_id
+     where e.project_id = q.project_id and e.depends_on = q.task_id and e.waived_at is null and t.done_at is null
+) as held_up"""
+
+
+async def create_escalation(
+    tx: Transaction,
+    task_id: str,
+    kind: EscalationKind,
+    message: str,
+    *,
+    raised_by: str | None,
+    attempt: int,
+    resolution: str | None = None,
+) -> Escalation:
+    """Records an escalation; open ones are announced, one with a `resolution` is resolved on the spot."""
+    record = await tx.connection.fetchrow(
+        f"""
+        insert into escalations (project_id, id, task_id, kind, message, raised_by, attempt, resolution, resolved_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, case when $8::text is not null then loom_now() end)
+        returning {COLUMNS}
+        """,
+        tx.project_id,
+        f"esc-{secrets.token_hex(4)}",
+        task_id,
+        kind,
+        message,
+        raised_by,
+        attempt,
+        resolution,
+    )
+    assert record is not None
+    raised = Escalation.from_record(record)
+    if resolution is None:
+        data = {"escalation": raised.id, "kind": raised.kind, "message": message}
+        tx.happened(EventType.ESCALATION_RAISED, task_id, agent=raised_by, data=data)
+        tx.announce(announcement(tx.project_id, raised.id, task_id, raised=True))
+    return raised
+
+
+async def close(
+    tx: Transaction, task_ids: Sequence[str], resolution: str, *, by: str | None, note: str | None = None
+) -> list[Escalation]:
+    """Resolves the open escalations of locked tasks and returns them. A task that a question held waits for one thing
+    less now: the caller computes its `waiting` anew."""
+    records = await tx.connection.fetch(
+        f"""
+        update escalations set resolution = $3, note = $4, resolved_by = $5, resolved_at = loom_now()
+         where project_id = $1 and task_id = any($2::text[]) and resolved_at is null
+        returning {COLUMNS}
+        """,
+        tx.project_id,
+        list(task_ids),
+        resolution,
+        note,
+        by,
+    )
+    resolved = [Escalation.from_record(record) for record in records]
+    for one in resolved:
+        data = {"escalation": one.id, "resolution": resolution} | ({"note": note} if note else {})
+        tx.happened(EventType.ESCALATION_RESOLVED, one.task_id, agent=by, data=data)
+        tx.announce(announcement(tx.project_id, one.id, one.task_id, raised=False))
+    return resolved
+
+
+async def take(tx: Transaction, handler: str, seconds: float) -> Escalation | None:
+    """Gives the oldest open escalation that nobody is looking at to a handler, for so many seconds; None if there is
+    none. A handler that dies loses it when they are over; whoever resolves it need not have taken it."""
+    record = await tx.connection.fetchrow(
+        f"""
+        update escalations set handler = $2, handling_until = loom_now() + make_interval(secs => $3)
+         where project_id = $1 and id = (
+               select id from escalations
+                where project_id = $1 and resolved_at is null
+                  and (handling_until is null or handling_until <= loom_now())
+                order by raised_at, id limit 1 for update skip locked)
+        returning {COLUMNS}
+        """,
+        tx.project_id,
+        handler,
+        seconds,
+    )
+    return None if record is None else Escalation.from_record(record)
+
+
+def announcement(project_id: str, escalation_id: str, task_id: str, *, raised: bool) -> Notice:
+    """What is announced when an escalation is raised or resolved; the queue of open ones follows it."""
+    what = "raised" if raised else "resolved"
+    return Notice(
+        channels.escalation_channel(project_id),
+        json.dumps({what: escalation_id, "task_id": task_id}),
+        enqueue=escalation_id if raised else None,
+        dequeue=None if raised else escalation_id,
+    )
+
+
+async def has_question(tx: Transaction, task_id: str) -> bool:
+    """Whether an open question holds a task."""
+    return bool(
+        await tx.connection.fetchval(
+            "select exists(select from escalations where project_id = $1 and task_id = $2"
+            " and kind = 'question' and resolved_at is null)",
+            tx.project_id,
+            task_id,
+        )
+    )
+
+
+async def get(connection: Connection, project_id: str, escalation_id: str) -> Escalation | None:
+    """One escalation by its id."""
+    record = await connection.fetchrow(
+        f"select {COLUMNS} from escalations where project_id = $1 and id = $2", project_id, escalation_id
+    )
+    return None if record is None else Escalation.from_record(record)
+
+
+async def open_escalations(connection: Connection, project_id: str, *, limit: int) -> list[Escalation]:
+    """The open ones, oldest first."""
+    records = await connection.fetch(
+        f"select {_OPEN} from escalations q where project_id = $1 and resolved_at is null"
+        " order by raised_at, id limit $2",
+        project_id,
+        limit,
+    )
+    return [Escalation.from_record(record) for record in records]
+
+
+async def of_tasks(connection: Connection, project_id: str, task_ids: Sequence[str]) -> list[Escalation]:
+    """Every escalation of these tasks, newest first."""
+    records = await connection.fetch(
+        f"select {COLUMNS} from escalations where project_id = $1 and task_id = any($2::text[])"
+        " order by raised_at desc, id",
+        project_id,
+        list(task_ids),
+    )
+    return [Escalation.from_record(record) for record in records]

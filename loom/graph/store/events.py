@@ -1,0 +1,128 @@
+"""The events in PostgreSQL: an outbox, written with the changes that they tell of and read in the order of commits.
+
+Sequence numbers are drawn before a transaction commits, so that a reader which went by them would skip what commits
+late. A position is a transaction id and a number; readers stay behind the oldest transaction that is still open.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from loom.bus.events import START, Event, EventType, Position
+from loom.graph.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+
+
+async def record(tx: Transaction) -> None:
+    """Writes the events that the transaction has collected, in order."""
+    if not tx.events:
+        return
+    records = await tx.connection.fetch(
+        """
+        insert into events (project_id, type, task_id, status, version, agent, token, data)
+        select $1, e.type, e.task_id, e.status, e.version, e.agent, e.token, e.data::jsonb
+          from unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::text[])
+               with ordinality e(type, task_id, status, version, agent, token, data, place)
+         order by e.place
+        returning xid::text as xid, id
+        """,
+        tx.project_id,
+        [str(event.type) for event in tx.events],
+        [event.task_id for event in tx.events],
+        [event.status for event in tx.events],
+        [event.version for event in tx.events],
+        [event.agent for event in tx.events],
+        [event.token for event in tx.events],
+        [json.dumps(event.data) if event.data else None for event in tx.events],
+    )
+    tx.position = max(Position(int(record["xid"]), record["id"]) for record in records)
+
+
+_EVENT = "xid::text as xid, id, type, task_id, status, version, agent, token, data, created_at"
+
+# Behind the horizon no older transaction is open any more, so nothing can still appear before what was read.
+_AFTER = f"""
+select {_EVENT} from events
+ where project_id = $1 and (xid, id) > ($2::text::xid8, $3::bigint) and xid < pg_snapshot_xmin(pg_current_snapshot())
+   and id > $4
+ order by events.xid, id limit $5
+"""
+
+
+async def after(
+    connection: Connection, project_id: str, position: Position, *, limit: int, later_than_id: int = 0
+) -> list[Event]:
+    """Events after a position, in order, as far as no open transaction can add one before them.
+
+    `later_than_id` leaves out what an earlier history of the database wrote.
+    """
+    records = await connection.fetch(_AFTER, project_id, str(position.xid), position.id, later_than_id, limit)
+    return [Event.from_record(record) for record in records]
+
+
+async def of_task(connection: Connection, project_id: str, task_id: str, *, limit: int) -> list[Event]:
+    """A task's newest events, newest first."""
+    records = await connection.fetch(
+        f"select {_EVENT} from events where project_id = $1 and task_id = $2 order by id desc limit $3",
+        project_id,
+        task_id,
+        limit,
+    )
+    return [Event.from_record(record) for record in records]
+
+
+async def replay_from(connection: Connection, project_id: str, count: int, later_than_id: int) -> Position:
+    """The position from which a reader meets the newest `count` events that are readable, and all that come."""
+    record = await connection.fetchrow(
+        """
+        select xid::text as xid, id from events
+         where project_id = $1 and id > $3 and xid < pg_snapshot_xmin(pg_current_snapshot())
+         order by events.xid desc, id desc offset $2 limit 1
+        """,
+        project_id,
+        count,
+        later_than_id,
+    )
+    return START if record is None else Position(int(record["xid"]), record["id"])
+
+
+async def position_at(connection: Connection, project_id: str, seconds: float) -> Position:
+    """The position from which a reader meets everything of the last so many seconds."""
+    record = await connection.fetchrow(
+        """
+        select xid::text as xid, id from events
+         where project_id = $1 and created_at < loom_now() - make_interval(secs => $2)
+         order by events.xid desc, id desc limit 1
+        """,
+        project_id,
+        seconds,
+    )
+    return START if record is None else Position(int(record["xid"]), record["id"])
+
+
+async def horizon(connection: Connection) -> Position:
+    """The position that everything readable is before: where a reader that starts now begins."""
+    xmin: str = await connection.fetchval("select pg_snapshot_xmin(pg_current_snapshot())::text")
+    return Position(int(xmin) - 1, 2**62)
+
+
+async def consequences(
+    connection: Connection, project_id: str, task_id: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of the tasks that finishing a task unblocked and of the epics it closed: events of the same transaction."""
+    records = await connection.fetch(
+        """
+        select e.type, e.task_id
+          from events f join events e on e.project_id = f.project_id and e.xid = f.xid and e.id > f.id
+         where f.project_id = $1 and f.task_id = $2 and f.type = 'task.done'
+           and e.type in ('task.unblocked', 'task.done', 'task.cancelled') order by e.id
+        """,
+        project_id,
+        task_id,
+    )
+    unblocked = tuple(record["task_id"] for record in records if record["type"] == EventType.TASK_UNBLOCKED)
+    closed = tuple(record["task_id"] for record in records if record["type"] != EventType.TASK_UNBLOCKED)
+    return unblocked, closed

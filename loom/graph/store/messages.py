@@ -1,0 +1,132 @@
+"""Durable messages between agents. A message is stored, then announced; an inbox reads and acknowledges by id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from loom.bus import channels
+from loom.bus.events import EventType
+from loom.graph.store.transaction import Notice, Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection, Row
+
+EVERYONE = "*"
+BROADCAST_HOURS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; `recipient` is an agent's name or `*`."""
+
+    id: int
+    sender: str
+    recipient: str
+    thread_id: str
+    body: str
+    created_at: datetime
+
+    @classmethod
+    def from_record(cls, record: Row) -> Message:
+        """Builds a message from a row."""
+        return cls(**{field: record[field] for field in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """An agent's messages, how many more there are, and the ids that were acknowledged."""
+
+    agent: str
+    messages: list[Message]
+    more: int
+    acked: list[int]
+
+
+_COLUMNS = "m.id, m.sender, m.recipient, m.thread_id, m.body, m.created_at"
+
+
+async def send(tx: Transaction, sender: str, recipient: str, body: str, thread_id: str | None = None) -> Message:
+    """Stores a message; without a `thread_id` it begins a thread that bears its own id."""
+    record = await tx.connection.fetchrow(
+        f"""
+        with n as (select nextval(pg_get_serial_sequence('messages', 'id')) as id)
+        insert into messages as m (project_id, id, sender, recipient, thread_id, body)
+        overriding system value select $1, n.id, $2, $3, coalesce($4, n.id::text), $5 from n
+        returning {_COLUMNS}
+        """,
+        tx.project_id,
+        sender,
+        recipient,
+        thread_id,
+        body,
+    )
+    assert record is not None
+    message = Message.from_record(record)
+    tx.happened(EventType.MESSAGE_SENT, agent=sender, data={"message": message.id, "to": recipient})
+    tx.announce(announcement(tx.project_id, message.id, sender, recipient))
+    return message
+
+
+def announcement(project_id: str, message_id: int, sender: str, recipient: str) -> Notice:
+    """What is announced when a message is sent."""
+    everyone = recipient == EVERYONE
+    channel = channels.broadcast_channel(project_id) if everyone else channels.agent_channel(project_id, recipient)
+    return Notice(channel, json.dumps({"message": message_id, "from": sender, "to": recipient}))
+
+
+async def acknowledge(connection: Connection, project_id: str, agent: str, message_ids: Sequence[int]) -> list[int]:
+    """Acknowledges messages to `agent`, or to everyone on its behalf; returns those that its inbox has."""
+    records = await connection.fetch(
+        """
+        with mine as (
+            update messages set acked_at = coalesce(acked_at, loom_now())
+             where project_id = $1 and recipient = $2 and id = any($3::bigint[]) returning id
+        ), shared as (
+            insert into message_acks (project_id, message_id, agent)
+            select project_id, id, $2 from messages where project_id = $1 and recipient = $4 and id = any($3::bigint[])
+            on conflict (project_id, message_id, agent) do update set agent = excluded.agent
+            returning message_id
+        )
+        select id from mine union select message_id from shared order by 1
+        """,
+        project_id,
+        agent,
+        list(message_ids),
+        EVERYONE,
+    )
+    return [record["id"] for record in records]
+
+
+async def inbox(
+    connection: Connection, project_id: str, agent: str, *, unread: bool, thread_id: str | None, limit: int
+) -> tuple[list[Message], int]:
+    """Messages of an agent, oldest unread first (newest first when all are asked for), and how many more there are.
+
+    A message to everyone is shown for 24 hours, until this agent acknowledges it, and not to its sender.
+    """
+    order = "asc" if unread else "desc"
+    records = await connection.fetch(
+        f"""
+        select {_COLUMNS}, count(*) over () as total from messages m
+         where project_id = $1 and ($4::text is null or thread_id = $4)
+           and ((recipient = $2 and (acked_at is null or not $3::boolean))
+             or (recipient = $5 and sender <> $2 and created_at > loom_now() - make_interval(hours => $6)
+                 and not ($3::boolean and exists(select from message_acks a where a.project_id = $1
+                                                    and a.message_id = m.id and a.agent = $2)))
+             or (not $3::boolean and $4::text is not null and sender = $2))
+         order by m.id {order} limit $7
+        """,
+        project_id,
+        agent,
+        unread,
+        thread_id,
+        EVERYONE,
+        BROADCAST_HOURS,
+        limit,
+    )
+    total = records[0]["total"] if records else 0
+    return [Message.from_record(record) for record in records], total - len(records)

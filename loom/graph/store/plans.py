@@ -1,0 +1,72 @@
+"""Plans that wait for a yes: stored when they are shown, written as tasks once."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loom.graph.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A stored plan; `answer` is what was said when it was written, None until then."""
+
+    id: str
+    goal: str
+    plan: dict[str, Any]
+    answer: dict[str, Any] | None
+
+    @classmethod
+    def from_record(cls, record: Row) -> Preview:
+        """Builds it from its row."""
+        answer = record["answer"]
+        return cls(
+            record["id"], record["goal"], json.loads(record["plan"]), None if answer is None else json.loads(answer)
+        )
+
+
+async def store(tx: Transaction, plan: str, *, goal: str, agent: str, run_id: str | None) -> str:
+    """Stores a plan (JSON text) and returns its id."""
+    plan_id: str = await tx.connection.fetchval(
+        "insert into plans (project_id, id, goal, plan, agent, run_id) values ($1, $2, $3, $4, $5, $6) returning id",
+        tx.project_id,
+        f"plan-{secrets.token_hex(4)}",
+        goal,
+        plan,
+        agent,
+        run_id,
+    )
+    return plan_id
+
+
+async def get(connection: Connection, project_id: str, plan_id: str) -> Preview | None:
+    """A stored plan."""
+    record = await connection.fetchrow(
+        "select id, goal, plan, answer from plans where project_id = $1 and id = $2", project_id, plan_id
+    )
+    return None if record is None else Preview.from_record(record)
+
+
+async def lock(tx: Transaction, plan_id: str) -> Preview | None:
+    """As `get`, locked: whoever comes second waits, and then sees what the first did."""
+    await tx.connection.execute(
+        "select from plans where project_id = $1 and id = $2 for no key update", tx.project_id, plan_id
+    )
+    return await get(tx.connection, tx.project_id, plan_id)
+
+
+async def applied(tx: Transaction, plan_id: str, answer: Mapping[str, Any]) -> None:
+    """Notes that a locked plan was written, and what was said."""
+    await tx.connection.execute(
+        "update plans set applied_at = loom_now(), answer = $3 where project_id = $1 and id = $2",
+        tx.project_id,
+        plan_id,
+        json.dumps(answer),
+    )

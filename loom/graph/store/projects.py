@@ -1,0 +1,125 @@
+"""A project: its row, and which history of the database it lives in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from loom.exceptions import ProjectNotFoundError
+from loom.graph.model.task import Listed
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """One project."""
+
+    id: str
+    name: str
+    created_at: datetime
+    archived_at: datetime | None
+
+    @classmethod
+    def from_record(cls, record: Row) -> Project:
+        """Builds a project from its row."""
+        return cls(str(record["id"]), record["name"], record["created_at"], record["archived_at"])
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectStatus:
+    """A project at a glance. `counts` has every status; `blocked_tasks` are a few of the blocked ones."""
+
+    project_id: str
+    project_name: str
+    counts: dict[str, int]
+    ready_count: int
+    blocked_tasks: list[Listed]
+    open_escalations: int
+    dead_letters: int
+    retries_due: int
+    agents: int
+    open_workflows: int
+
+
+# Restored elsewhere, or to an earlier time, or from a dump into another database: transaction numbers start again.
+_HISTORY = """
+    (select system_identifier::text from pg_control_system())
+    || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+    || '/' || (select oid::text from pg_database where datname = current_database())
+"""
+
+
+async def enter(connection: Connection, project_id: str, name: str) -> str:
+    """Makes sure that the project's row exists and knows the history of this database, and returns that history.
+
+    A history that is new to the project begins after the newest event there is: the old ones were written under
+    transaction numbers that mean nothing now.
+    """
+    record = await connection.fetchrow(
+        f"select {_HISTORY} as history, p.history as known from (select 1) one left join projects p on p.id = $1",
+        project_id,
+    )
+    assert record is not None
+    history: str = record["history"]
+    if record["known"] != history:
+        await connection.execute(
+            """
+            insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
+            on conflict (id) do update
+               set history = $3, history_start = (select coalesce(max(id), 0) from events where project_id = $1)
+             where p.history is distinct from $3
+            """,
+            project_id,
+            name,
+            history,
+        )
+    return history
+
+
+async def history_start(connection: Connection, project_id: str) -> int:
+    """The number of the newest event that an earlier history wrote; 0 where there was none."""
+    start: int | None = await connection.fetchval("select history_start from projects where id = $1", project_id)
+    return start or 0
+
+
+async def get_project(connection: Connection, project_id: str) -> Project:
+    """The project's row. Raises ProjectNotFoundError if the database has none."""
+    record = await connection.fetchrow("select * from projects where id = $1", project_id)
+    if record is None:
+        raise ProjectNotFoundError(
+            f"The database has no project {project_id}.", "Run `loom up` in the project's directory."
+        )
+    return Project.from_record(record)
+
+
+async def list_projects(connection: Connection) -> list[Project]:
+    """All projects of this database, oldest first."""
+    return [
+        Project.from_record(record)
+        for record in await connection.fetch("select * from projects order by created_at, id")
+    ]
+
+
+async def archive(connection: Connection, project_id: str) -> bool:
+    """Hides a project from lists; nothing is removed. False if it was archived before."""
+    done = await connection.execute(
+        "update projects set archived_at = loom_now() where id = $1 and archived_at is null", project_id
+    )
+    return done.endswith(" 1")
+
+
+async def connected(connection: Connection, project_id: str) -> dict[str, int]:
+    """Projects other than this one that have connections to this server: name to how many. A project of another
+    database is named by its id."""
+    records = await connection.fetch(
+        """
+        select coalesce(p.name, substr(a.application_name, 6)) as name, count(*) as sessions
+          from pg_stat_activity a left join projects p on p.id::text = substr(a.application_name, 6)
+         where a.application_name like 'loom/%' and substr(a.application_name, 6) <> $1 group by 1 order by 1
+        """,
+        project_id,
+    )
+    return {record["name"]: record["sessions"] for record in records}

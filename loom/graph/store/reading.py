@@ -1,0 +1,351 @@
+"""Questions about the graph: SQL that only reads, for people and agents who look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from loom.bus.events import Event
+from loom.graph.model.task import Listed, Priority, Task, TaskStatus
+from loom.graph.store import escalations, events
+from loom.graph.store.escalations import Escalation
+from loom.graph.store.projects import ProjectStatus, get_project
+from loom.graph.store.tasks import COLUMNS, get_task
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection, Row
+
+_BLOCKED_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some tasks, and whether there are more: how many would cost a look at each."""
+
+    tasks: list[Listed]
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A task that another one is tied to: enough to name it. `waived`: the edge between them does not hold any more."""
+
+    id: str
+    title: str
+    status: TaskStatus
+    waived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One task with all that is around it; `history` has its newest events first."""
+
+    task: Task
+    dependencies: list[Neighbour]
+    dependents: list[Neighbour]
+    children: list[Neighbour]
+    escalations: list[Escalation]
+    history: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a task came to: the beginning of its output as JSON, and how many characters all of it has."""
+
+    id: str
+    title: str
+    status: TaskStatus
+    output: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """An agent that holds claims: which tasks, the first to lapse first. `stale`: less than a third of a lease is left,
+    which nobody lets happen whose server still renews it."""
+
+    agent: str
+    tasks: list[Task]
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead task, why it is dead, and how many unfinished tasks it holds up, directly or not."""
+
+    task: Task
+    reason: str
+    held_up: list[str]
+    held_up_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphView:
+    """A part of the graph: tasks, edges as (task, depends on, waived), and how many tasks were left out."""
+
+    tasks: list[Task]
+    edges: list[tuple[str, str, bool]]
+    more: int = 0
+
+
+async def get_ready_tasks(
+    connection: Connection, project_id: str, *, limit: int, priority: Priority | None = None
+) -> list[Listed]:
+    """The best claimable tasks."""
+    rank = None if priority is None else int(priority.value[1])
+    return [Listed.from_record(record) for record in await connection.fetch(READY, project_id, rank, limit)]
+
+
+READY = """
+select id, title, status, priority, parent_id, created_at from tasks
+ where project_id = $1 and status = 'pending' and ($2::int is null or priority = $2)
+ order by priority, ready_at, id desc limit $3
+"""
+
+
+async def counts(connection: Connection, project_id: str) -> dict[str, int]:
+    """How many tasks are in each status."""
+    records = await connection.fetch("select status, count(*) from tasks where project_id = $1 group by 1", project_id)
+    found = {record["status"]: record["count"] for record in records}
+    return {str(status): found.get(status, 0) for status in TaskStatus}
+
+
+async def overview(connection: Connection, project_id: str, known_counts: dict[str, int] | None) -> ProjectStatus:
+    """A project at a glance. `known_counts` saves counting where the mirror has done it."""
+    project = await get_project(connection, project_id)
+    numbers = known_counts or await counts(connection, project_id)
+    record = await connection.fetchrow(
+        """
+        select (select count(*) from escalations where project_id = $1 and resolved_at is null) as escalations,
+               (select count(*) from tasks where project_id = $1 and status = 'failed' and retry_at is null) as dead,
+               (select count(*) from tasks
+                 where project_id = $1 and status = 'failed' and retry_at is not null) as retries,
+               (select count(distinct assignee) from tasks where project_id = $1 and status = 'claimed') as agents,
+               (select count(*) from workflow_runs
+                 where project_id = $1 and status in ('running', 'waiting')) as workflows
+        """,
+        project_id,
+    )
+    assert record is not None
+    blocked = await connection.fetch(
+        "select id, title, status, priority, parent_id, created_at from tasks"
+        " where project_id = $1 and status = 'blocked' order by priority, id limit $2",
+        project_id,
+        _BLOCKED_SHOWN,
+    )
+    return ProjectStatus(
+        project_id=project_id,
+        project_name=project.name,
+        counts=numbers,
+        ready_count=numbers[TaskStatus.PENDING],
+        blocked_tasks=[Listed.from_record(row) for row in blocked],
+        open_escalations=record["escalations"],
+        dead_letters=record["dead"],
+        retries_due=record["retries"],
+        agents=record["agents"],
+        open_workflows=record["workflows"],
+    )
+
+
+async def detail(connection: Connection, project_id: str, task_id: str, *, history: int = 10) -> Detail | None:
+    """One task with its neighbours, escalations and newest events."""
+    task = await get_task(connection, project_id, task_id)
+    if task is None:
+        return None
+    dependencies = await connection.fetch(
+        """
+        select t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
+          join tasks t on t.project_id = e.project_id and t.id = e.depends_on
+         where e.project_id = $1 and e.task_id = $2 order by t.id
+        """,
+        project_id,
+        task_id,
+    )
+    dependents = await connection.fetch(
+        """
+        select t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
+          join tasks t on t.project_id = e.project_id and t.id = e.task_id
+         where e.project_id = $1 and e.depends_on = $2 order by t.id
+        """,
+        project_id,
+        task_id,
+    )
+    children = await connection.fetch(
+        "select id, title, status, false as waived from tasks where project_id = $1 and parent_id = $2 order by id",
+        project_id,
+        task_id,
+    )
+    return Detail(
+        task,
+        dependencies=[_neighbour(row) for row in dependencies],
+        dependents=[_neighbour(row) for row in dependents],
+        children=[_neighbour(row) for row in children],
+        escalations=await escalations.of_tasks(connection, project_id, [task_id]),
+        history=await events.of_task(connection, project_id, task_id, limit=history),
+    )
+
+
+async def results(connection: Connection, project_id: str, task_ids: Sequence[str], characters: int) -> list[Result]:
+    """What some tasks came to, in the order of the ids, each up to so many characters."""
+    records = await connection.fetch(
+        """
+        select t.id, t.title, t.status, left(o.text, $3) as output, length(o.text) as length
+          from unnest($2::text[]) with ordinality w(id, place)
+          join tasks t on t.project_id = $1 and t.id = w.id,
+               lateral (select coalesce(t.output::text, 'null') as text) o
+         order by w.place
+        """,
+        project_id,
+        task_ids,
+        characters,
+    )
+    return [Result(one["id"], one["title"], TaskStatus(one["status"]), one["output"], one["length"]) for one in records]
+
+
+async def ready_children(connection: Connection, project_id: str, epic_id: str, limit: int = 5) -> list[str]:
+    """Ids of claimable children of an epic."""
+    records = await connection.fetch(
+        "select id from tasks where project_id = $1 and parent_id = $2 and status = 'pending' order by id limit $3",
+        project_id,
+        epic_id,
+        limit,
+    )
+    return [record["id"] for record in records]
+
+
+async def open_dependencies(connection: Connection, project_id: str, task_id: str, limit: int = 5) -> list[Neighbour]:
+    """What a task still waits for: its own open dependencies and those of the epics above it."""
+    records = await connection.fetch(
+        """
+        with recursive up(id) as (
+            select $2::text collate "C"
+            union
+            select t.parent_id from up u join tasks t on t.project_id = $1 and t.id = u.id where t.parent_id is not null
+        )
+        select distinct d.id, d.title, d.status, false as waived from up u
+          join task_deps e on e.project_id = $1 and e.task_id = u.id and e.waived_at is null
+          join tasks d on d.project_id = $1 and d.id = e.depends_on and d.status <> 'done'
+         order by d.id limit $3
+        """,
+        project_id,
+        task_id,
+        limit,
+    )
+    return [_neighbour(row) for row in records]
+
+
+async def claimed_tasks(connection: Connection, project_id: str, agent: str | None = None) -> list[Task]:
+    """All claimed tasks, or those of one agent, by agent and lease."""
+    records = await connection.fetch(
+        f"""
+        select {COLUMNS} from tasks t
+         where project_id = $1 and status = 'claimed' and ($2::text is null or assignee = $2)
+         order by assignee, lease_expires_at, id
+        """,
+        project_id,
+        agent,
+    )
+    return [Task.from_record(record) for record in records]
+
+
+async def agents(connection: Connection, project_id: str) -> list[AgentView]:
+    """Who holds what, by name."""
+    late = await connection.fetch(
+        """
+        select distinct assignee from tasks
+         where project_id = $1 and status = 'claimed'
+           and lease_expires_at < loom_now() + make_interval(secs => lease_seconds / 3)
+        """,
+        project_id,
+    )
+    stale = {record["assignee"] for record in late}
+    held = await claimed_tasks(connection, project_id)
+    return [
+        AgentView(agent, list(tasks), agent in stale)
+        for agent, tasks in groupby(held, key=lambda one: one.assignee or "")
+    ]
+
+
+async def dead_letters(connection: Connection, project_id: str, *, limit: int) -> list[DeadLetter]:
+    """Dead tasks, oldest first, with what waits for them."""
+    records = await connection.fetch(
+        f"""
+        select {COLUMNS}, array(
+                 with recursive held(id) as (
+                    select t.id
+                    union
+                    select n.id from held h cross join lateral (
+                        select e.task_id from task_deps e
+                         where e.project_id = $1 and e.depends_on = h.id and e.waived_at is null
+                        union all
+                        select k.parent_id from tasks k
+                         where k.project_id = $1 and k.id = h.id and k.parent_id is not null
+                    ) n(id)
+                 )
+                 select h.id from held h join tasks k on k.project_id = $1 and k.id = h.id and k.done_at is null
+                  where h.id <> t.id order by h.id
+               ) as held
+          from tasks t where project_id = $1 and status = 'failed' and retry_at is null order by updated_at, id limit $2
+        """,
+        project_id,
+        limit,
+    )
+    return [
+        DeadLetter(Task.from_record(row), row["dead_reason"] or "", row["held"][:20], len(row["held"]))
+        for row in records
+    ]
+
+
+async def graph(connection: Connection, project_id: str, *, root: str | None, limit: int) -> GraphView:
+    """The tasks of a project, unfinished first, or those that `root` is made of and waits for, with their edges."""
+    if root is None:
+        records = await connection.fetch(
+            f"""
+            select {COLUMNS}, count(*) over () as total from tasks t where project_id = $1
+             order by (done_at is not null), created_at, id limit $2
+            """,
+            project_id,
+            limit,
+        )
+    else:
+        records = await connection.fetch(
+            f"""
+            with recursive reach(id) as (
+                select $3::text collate "C"
+                union
+                select n.id from reach r cross join lateral (
+                    select k.id from tasks k where k.project_id = $1 and k.parent_id = r.id
+                    union all
+                    select e.depends_on from task_deps e where e.project_id = $1 and e.task_id = r.id
+                ) n
+            )
+            select {COLUMNS}, count(*) over () as total from tasks t
+             where project_id = $1 and id in (select id from reach)
+             order by (done_at is not null), created_at, id limit $2
+            """,
+            project_id,
+            limit,
+            root,
+        )
+    tasks = [Task.from_record(record) for record in records]
+    shown = [task.id for task in tasks]
+    edges = await _edges(connection, project_id, shown)
+    return GraphView(tasks, edges, (records[0]["total"] if records else 0) - len(tasks))
+
+
+def _neighbour(record: Row) -> Neighbour:
+    return Neighbour(record["id"], record["title"], TaskStatus(record["status"]), record["waived"])
+
+
+async def _edges(connection: Connection, project_id: str, task_ids: Sequence[str]) -> list[tuple[str, str, bool]]:
+    records = await connection.fetch(
+        """
+        select task_id, depends_on, waived_at is not null as waived from task_deps
+         where project_id = $1 and task_id = any($2::text[]) order by 1, 2
+        """,
+        project_id,
+        list(task_ids),
+    )
+    return [(record["task_id"], record["depends_on"], record["waived"]) for record in records]

@@ -1,0 +1,454 @@
+"""Runs of workflows and what their steps came to: the state that outlives whoever carries a run on.
+
+A run is held under a lease. Every write of a step goes through `held`, which locks the run and lets only the newest
+holder pass, in the transaction that also writes what the step does: so neither a late holder nor a second one can do a
+step again.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from loom.bus import channels
+from loom.bus.events import EventType
+from loom.exceptions import RunLostError, RunNotFoundError
+from loom.graph.store.transaction import Notice, Transaction
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run. `status` is running, waiting (for an answer, or for tasks), done, failed or cancelled; `position` is the
+    step that it is at, from 0; `agent` started it, `holder` carries it on until `lease_expires_at`, in `process`."""
+
+    id: str
+    workflow: str
+    version: str
+    definition: dict[str, Any]
+    inputs: dict[str, Any]
+    status: str
+    position: int
+    error: str | None
+    agent: str
+    holder: str | None
+    process: str | None
+    token: int
+    lease_expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def from_record(cls, record: Row) -> Run:
+        """Builds a run from its row."""
+        values = {name: record[name] for name in cls.__slots__}
+        return cls(**values | {"definition": json.loads(values["definition"]), "inputs": json.loads(values["inputs"])})
+
+
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """What one step of a run came to. `status` is running, waiting, done, failed or skipped; `attempt` says how often
+    it was begun."""
+
+    position: int
+    step: str
+    type: str
+    status: str
+    attempt: int
+    inputs: dict[str, Any]
+    output: dict[str, Any] | None
+    error: str | None
+    skill_run_id: str | None
+    agent: str
+    started_at: datetime
+    wake_at: datetime | None
+    deadline_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def from_record(cls, record: Row) -> StepRun:
+        """Builds a step from its row."""
+        values = {name: record[name] for name in cls.__slots__}
+        output = values["output"]
+        return cls(
+            **values
+            | {"inputs": json.loads(values["inputs"]), "output": None if output is None else json.loads(output)}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """How far the tasks are that a step waits for, as of `now`; the dead ones are among the open."""
+
+    finished: int
+    open: int
+    dead: tuple[str, ...]
+    now: datetime
+
+
+async def begin(
+    tx: Transaction, *, workflow: str, version: str, definition: Mapping[str, Any], inputs: str, agent: str
+) -> Run:
+    """Writes that a run begins, with nobody holding it. `inputs` is JSON text."""
+    record = await tx.connection.fetchrow(
+        """
+        insert into workflow_runs (project_id, id, workflow, version, definition, inputs, status, agent)
+        values ($1, $2, $3, $4, $5, $6, 'running', $7) returning *
+        """,
+        tx.project_id,
+        f"wf-{secrets.token_hex(4)}",
+        workflow,
+        version,
+        json.dumps(definition),
+        inputs,
+        agent,
+    )
+    assert record is not None
+    run = Run.from_record(record)
+    _tell(tx, EventType.WORKFLOW_STARTED, run, agent)
+    return run
+
+
+async def hold(tx: Transaction, run: Run, holder: str, process: str | None, lease_seconds: float) -> Run:
+    """Takes a locked run that nobody holds, whatever its status, to carry it on."""
+    record = await tx.connection.fetchrow(
+        """
+        update workflow_runs
+           set status = 'running', error = null, finished_at = null, holder = $3, process = $4, token = token + 1,
+               lease_expires_at = loom_now() + make_interval(secs => $5), updated_at = loom_now()
+         where project_id = $1 and id = $2 returning *
+        """,
+        tx.project_id,
+        run.id,
+        holder,
+        process,
+        lease_seconds,
+    )
+    assert record is not None
+    return Run.from_record(record)
+
+
+async def renew(tx: Transaction, run: Run, lease_seconds: float) -> bool:
+    """Makes a lease longer, where it was not given back. False if somebody else has taken the run."""
+    await tx.connection.execute(
+        """
+        update workflow_runs set lease_expires_at = loom_now() + make_interval(secs => $4)
+         where project_id = $1 and id = $2 and token = $3 and lease_expires_at is not null
+        """,
+        tx.project_id,
+        run.id,
+        run.token,
+        lease_seconds,
+    )
+    return (await get(tx.connection, tx.project_id, run.id)).token == run.token
+
+
+async def held(tx: Transaction, run: Run) -> Run:
+    """Locks a run and returns it as it is now. Raises RunLostError if somebody else has taken it since."""
+    now = await lock(tx, run.id)
+    if now.token != run.token or now.status != "running":
+        raise lost(run.id)
+    return now
+
+
+async def lock(tx: Transaction, run_id: str) -> Run:
+    """Locks a run. Raises RunNotFoundError."""
+    record = await tx.connection.fetchrow(
+        "select * from workflow_runs where project_id = $1 and id = $2 for no key update", tx.project_id, run_id
+    )
+    if record is None:
+        raise not_found(run_id)
+    return Run.from_record(record)
+
+
+async def is_held(tx: Transaction, run: Run) -> bool:
+    """Whether the lease of a locked run still runs."""
+    return bool(
+        await tx.connection.fetchval("select coalesce($1::timestamptz > loom_now(), false)", run.lease_expires_at)
+    )
+
+
+async def move(
+    tx: Transaction, run: Run, *, status: str, position: int | None = None, error: str | None = None, free: bool = False
+) -> Run:
+    """Writes where a locked run is now. It stays held while it is running, unless `free`."""
+    record = await tx.connection.fetchrow(
+        """
+        update workflow_runs
+           set status = $3, position = coalesce($4, position), error = $5, updated_at = loom_now(),
+               lease_expires_at = case when $3 = 'running' and not $6 then lease_expires_at end,
+               finished_at = case when $3 in ('done', 'failed', 'cancelled') then loom_now() end
+         where project_id = $1 and id = $2 returning *
+        """,
+        tx.project_id,
+        run.id,
+        status,
+        position,
+        error,
+        free,
+    )
+    assert record is not None
+    return Run.from_record(record)
+
+
+async def begin_step(
+    tx: Transaction,
+    run: Run,
+    *,
+    step: str,
+    type: str,
+    inputs: str,
+    agent: str,
+    timeout: float | None = None,
+    pause: float | None = None,
+) -> StepRun:
+    """Writes that the step that a locked run is at begins, or begins again; then the deadline and the pause stay
+    that were noted for an attempt which was interrupted.
+
+    Args:
+        inputs: JSON text.
+        timeout: seconds from now to its deadline.
+        pause: seconds from now for which it waits.
+    """
+    record = await tx.connection.fetchrow(
+        """
+        insert into workflow_steps
+               (project_id, run_id, position, step, type, status, inputs, agent, deadline_at, wake_at)
+        values ($1, $2, $3, $4, $5, 'running', $6, $7,
+                loom_now() + make_interval(secs => $8), loom_now() + make_interval(secs => $9))
+        on conflict (project_id, run_id, position) do update
+           set status = 'running', attempt = workflow_steps.attempt + 1, inputs = excluded.inputs, output = null,
+               error = null, agent = excluded.agent, finished_at = null,
+               started_at = case when workflow_steps.finished_at is null then workflow_steps.started_at
+                                 else excluded.started_at end,
+               deadline_at = case when workflow_steps.finished_at is null then workflow_steps.deadline_at
+                                  else excluded.deadline_at end,
+               wake_at = case when workflow_steps.finished_at is null then workflow_steps.wake_at
+                              else excluded.wake_at end,
+               skill_run_id = null
+        returning *
+        """,
+        tx.project_id,
+        run.id,
+        run.position,
+        step,
+        type,
+        inputs,
+        agent,
+        timeout,
+        pause,
+    )
+    assert record is not None
+    return StepRun.from_record(record)
+
+
+async def note_skill_run(tx: Transaction, run: Run, skill_run_id: str) -> None:
+    """Notes which run of a skill answers the step that a locked run is at."""
+    await tx.connection.execute(
+        "update workflow_steps set skill_run_id = $4 where project_id = $1 and run_id = $2 and position = $3",
+        tx.project_id,
+        run.id,
+        run.position,
+        skill_run_id,
+    )
+
+
+async def pause(tx: Transaction, run: Run, step: str, agent: str, reason: str) -> Run:
+    """Writes that the step that a locked run is at waits, and the run with it, held by nobody."""
+    await _end_step(tx, run, "waiting", agent)
+    _announce(tx, {"run": run.id, "workflow": run.workflow, "step": step, "waits": reason})
+    return await move(tx, run, status="waiting")
+
+
+async def complete_step(
+    tx: Transaction, run: Run, step: str, agent: str, *, output: str, there: int, free: bool = False
+) -> Run:
+    """Writes that the step that a locked run is at is done, with its output (JSON text), and that the run goes on
+    `there`; it stays held unless `free`."""
+    await _end_step(tx, run, "done", agent, output=output)
+    _tell(tx, EventType.WORKFLOW_STEP_COMPLETED, run, agent, {"step": step})
+    return await move(tx, run, status="running", position=there, free=free)
+
+
+async def fail(tx: Transaction, run: Run, step: str, agent: str, why: str) -> Run:
+    """Writes that the step that a locked run is at has failed, and the run with it."""
+    await _end_step(tx, run, "failed", agent, error=why)
+    _tell(tx, EventType.WORKFLOW_FAILED, run, agent, {"step": step, "error": why[:1000]})
+    return await move(tx, run, status="failed", error=f"{step}: {why}")
+
+
+async def complete(tx: Transaction, run: Run, agent: str) -> Run:
+    """Writes that a locked run is done."""
+    _tell(tx, EventType.WORKFLOW_COMPLETED, run, agent)
+    return await move(tx, run, status="done")
+
+
+async def cancel(tx: Transaction, run: Run, agent: str, why: str) -> Run:
+    """Writes that a locked run is cancelled, and with it the step that it is at; whoever carries it on has lost it."""
+    await tx.connection.execute(
+        "update workflow_runs set token = token + 1 where project_id = $1 and id = $2", tx.project_id, run.id
+    )
+    if run.status != "failed":  # else its step has said why
+        await _end_step(tx, run, "failed", agent, error=why)
+    _tell(tx, EventType.WORKFLOW_CANCELLED, run, agent, {"error": why})
+    return await move(tx, run, status="cancelled", error=why)
+
+
+async def skip_steps(tx: Transaction, run: Run, skipped: Sequence[tuple[int, str, str]], agent: str) -> None:
+    """Writes that steps, each with its position, name and type, are passed by."""
+    await tx.connection.executemany(
+        """
+        insert into workflow_steps (project_id, run_id, position, step, type, status, agent, finished_at)
+        values ($1, $2, $3, $4, $5, 'skipped', $6, loom_now())
+        """,
+        [(tx.project_id, run.id, *one, agent) for one in skipped],
+    )
+
+
+async def forget_steps(tx: Transaction, run: Run, position: int) -> None:
+    """Takes back what the steps from a position on came to, so that they are done again."""
+    await tx.connection.execute(
+        "delete from workflow_steps where project_id = $1 and run_id = $2 and position >= $3",
+        tx.project_id,
+        run.id,
+        position,
+    )
+
+
+async def get(connection: Connection, project_id: str, run_id: str) -> Run:
+    """One run. Raises RunNotFoundError."""
+    record = await connection.fetchrow(
+        "select * from workflow_runs where project_id = $1 and id = $2", project_id, run_id
+    )
+    if record is None:
+        raise not_found(run_id)
+    return Run.from_record(record)
+
+
+async def steps(connection: Connection, project_id: str, run_id: str) -> list[StepRun]:
+    """The steps of a run that have begun or were passed by, in their order."""
+    records = await connection.fetch(
+        "select * from workflow_steps where project_id = $1 and run_id = $2 order by position", project_id, run_id
+    )
+    return [StepRun.from_record(record) for record in records]
+
+
+async def newest(connection: Connection, project_id: str, limit: int) -> list[Run]:
+    """The runs of a project, the newest first."""
+    records = await connection.fetch(
+        "select * from workflow_runs where project_id = $1 order by created_at desc, id limit $2", project_id, limit
+    )
+    return [Run.from_record(record) for record in records]
+
+
+async def unattended(connection: Connection, project_id: str, limit: int) -> list[Run]:
+    """The runs that go on only when somebody answers or mends something: those that wait for a yes or an answer, and
+    those that have failed; the newest first."""
+    records = await connection.fetch(
+        """
+        select r.* from workflow_runs r
+          left join workflow_steps s on s.project_id = r.project_id and s.run_id = r.id and s.position = r.position
+         where r.project_id = $1 and (r.status = 'failed' or r.status = 'waiting' and s.type <> 'wait')
+         order by r.created_at desc, r.id limit $2
+        """,
+        project_id,
+        limit,
+    )
+    return [Run.from_record(record) for record in records]
+
+
+async def awaited(connection: Connection, project_id: str, task_ids: Sequence[str]) -> Awaited:
+    """How far some tasks are; one that the project does not have is open for ever."""
+    record = await connection.fetchrow(
+        """
+        select count(*) filter (where t.done_at is not null) as finished,
+               count(*) filter (where t.done_at is null) as open,
+               array_agg(w.id order by w.id) filter (where t.status = 'failed' and t.retry_at is null) as dead,
+               loom_now() as now
+          from unnest($2::text[]) w(id) left join tasks t on t.project_id = $1 and t.id = w.id
+        """,
+        project_id,
+        list(dict.fromkeys(task_ids)),
+    )
+    assert record is not None
+    return Awaited(record["finished"], record["open"], tuple(record["dead"] or ()), record["now"])
+
+
+async def movable(connection: Connection, project_id: str, limit: int) -> list[str]:
+    """The runs that nobody holds and that can go on without an answer from anybody: whose holder is gone, whose tasks
+    are finished, whose pause or time is over. One that was just begun or answered is left to whoever did that."""
+    records = await connection.fetch(_MOVABLE, project_id, limit, _GRACE)
+    return [record["id"] for record in records]
+
+
+_GRACE = 5.0  # seconds
+_MOVABLE = """
+select r.id from workflow_runs r
+  left join workflow_steps s on s.project_id = r.project_id and s.run_id = r.id and s.position = r.position
+ where r.project_id = $1 and r.status in ('running', 'waiting')
+   and case when r.status = 'running'
+            then coalesce(r.lease_expires_at, r.updated_at + make_interval(secs => $3)) <= loom_now()
+            when s.deadline_at <= loom_now() then true
+            when s.skill_run_id is not null
+            then exists (select from skill_runs k
+                          where k.project_id = r.project_id and k.id = s.skill_run_id and k.finished_at is not null)
+            when s.type <> 'wait' then false
+            when s.wake_at is not null then s.wake_at <= loom_now()
+            else (select coalesce(bool_and(t.done_at is not null), true)
+                         or s.inputs ->> 'dead' = 'fail'
+                            and coalesce(bool_or(t.status = 'failed' and t.retry_at is null), false)
+                    from jsonb_array_elements_text(s.inputs -> 'tasks') w(id)
+                    left join tasks t on t.project_id = r.project_id and t.id = w.id)
+       end
+ order by r.created_at limit $2
+"""
+
+
+def not_found(run_id: str) -> RunNotFoundError:
+    """The error for an id that no run of the project has."""
+    return RunNotFoundError(f"This project has no run {run_id}.", "See `loom workflow status` for its runs.")
+
+
+def lost(run_id: str) -> RunLostError:
+    """The error for who carried a run on that somebody else has taken."""
+    return RunLostError(
+        f"{run_id} was taken over or cancelled by somebody else.", f"See `loom workflow status {run_id}`."
+    )
+
+
+async def _end_step(
+    tx: Transaction, run: Run, status: str, agent: str, *, output: str | None = None, error: str | None = None
+) -> None:
+    await tx.connection.execute(
+        """
+        update workflow_steps
+           set status = $4, agent = $5, output = $6, error = $7,
+               finished_at = case when $4 in ('done', 'failed') then loom_now() end
+         where project_id = $1 and run_id = $2 and position = $3
+        """,
+        tx.project_id,
+        run.id,
+        run.position,
+        status,
+        agent,
+        output,
+        error,
+    )
+
+
+def _tell(tx: Transaction, event: EventType, run: Run, agent: str, data: Mapping[str, Any] | None = None) -> None:
+    """Notes an event of a run, and announces it to who follows workflows."""
+    facts = {"run": run.id, "workflow": run.workflow, **(data or {})}
+    tx.happened(event, agent=agent, data=facts)
+    _announce(tx, {"type": event, **facts})
+
+
+def _announce(tx: Transaction, facts: Mapping[str, Any]) -> None:
+    tx.announce(Notice(channels.workflow_channel(tx.project_id), json.dumps(facts, ensure_ascii=False)))

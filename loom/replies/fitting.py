@@ -1,0 +1,62 @@
+"""What a reply is, and how it is kept within what an agent can afford to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from loom.texts import clean
+
+FIELD_CHARACTERS = 8_000  # some 2,000 tokens
+REPLY_CHARACTERS = 38_000  # under 10,000 tokens
+
+Reply = dict[str, Any]
+
+
+def full(**facts: Any) -> Reply:
+    """Facts without those that are not there."""
+    return {name: value for name, value in facts.items() if value is not None and value not in ([], {}, ())}
+
+
+def fit(reply: Reply) -> Reply:
+    """A reply within an agent's means: texts cleaned, long fields shortened, long lists cut, each saying so."""
+    task_id = reply.get("id")
+    run_id = str(reply.get("run_id", ""))
+    rest = f"loom status {task_id} --json" if isinstance(task_id, str) else "the loom command with --json"
+    rest = f"loom workflow status {run_id} --json" if run_id.startswith("wf-") else rest
+    fitted: Reply = {key: _shorten(value, rest) for key, value in reply.items()}
+    size = len(json.dumps(fitted, ensure_ascii=False))
+    while size > REPLY_CHARACTERS:
+        key = max(fitted, key=lambda name: len(json.dumps(fitted[name], ensure_ascii=False)))
+        value = fitted[key]
+        if isinstance(value, list) and len(value) > 1:
+            kept = max(len(value) // 2, 1)
+            left_out = fitted.get(f"{key}_left_out", 0) + len(value) - kept
+            fitted[key] = value[:kept]
+            fitted[f"{key}_left_out"] = left_out
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+            fitted[key] = f"{text[: len(text) // 2]}… (shortened; read the rest with {rest})"
+        size = len(json.dumps(fitted, ensure_ascii=False))
+    return fitted
+
+
+def _shorten(value: Any, rest: str) -> Any:
+    """A value of at most `FIELD_CHARACTERS`; a structure too long becomes the beginning of its JSON text."""
+    if isinstance(value, str):
+        text = clean(value)
+        return (
+            text
+            if len(text) <= FIELD_CHARACTERS
+            else f"{text[:FIELD_CHARACTERS]}… (shortened; read the rest with {rest})"
+        )
+    if isinstance(value, list):
+        return [_shorten(one, rest) for one in value]
+    if isinstance(value, Mapping):
+        shortened = {clean(str(key)): _shorten(one, rest) for key, one in value.items()}
+        text = json.dumps(shortened, ensure_ascii=False)
+        if len(text) <= FIELD_CHARACTERS * 2:
+            return shortened
+        return f"{text[:FIELD_CHARACTERS]}… (shortened; read the rest with {rest})"
+    return value

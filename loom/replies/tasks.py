@@ -1,0 +1,322 @@
+"""The graph's answers: a task, a claim, a report, a list, a wait.
+
+Nothing is null: what is not there is left out, and an empty answer says so in words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from loom.graph.model.task import TaskStatus
+from loom.replies.fitting import Reply, full
+
+if TYPE_CHECKING:  # the MCP server imports this before its first answer
+    from loom.bus.events import Event
+    from loom.graph.cache.waiting import Waited
+    from loom.graph.model.task import Listed, Task
+    from loom.graph.rules.claims import Outcome
+    from loom.graph.store import Claim
+    from loom.graph.store.escalations import Escalation
+    from loom.graph.store.messages import Inbox, Message
+    from loom.graph.store.projects import ProjectStatus
+    from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def task(one: Task) -> Reply:
+    """A task whole."""
+    return full(
+        id=one.id,
+        status=one.status,
+        title=one.title,
+        priority=one.priority,
+        parent_id=one.parent_id,
+        depends_on=list(one.depends_on),
+        done_when=one.done_when,
+        context=one.context,
+        output=one.output,
+        assignee=one.assignee,
+        attempt=f"{one.attempt} of {one.max_attempts}" if one.attempt else None,
+        token=one.claim_token if one.status is TaskStatus.CLAIMED else None,
+        lease_expires_at=_time(one.lease_expires_at),
+        deadline_at=_time(one.deadline_at) if one.status is TaskStatus.CLAIMED else None,
+        retry_at=_time(one.retry_at),
+        dead_reason=one.dead_reason,
+        origin_id=one.origin_id,
+        created_at=_time(one.created_at),
+        done_at=_time(one.done_at),
+    )
+
+
+def created(one: Task) -> Reply:
+    """A new task, without what its creator has just said."""
+    return full(
+        id=one.id,
+        status=one.status,
+        title=one.title,
+        priority=one.priority,
+        parent_id=one.parent_id,
+        depends_on=list(one.depends_on),
+        waits_for=one.waiting or None,
+    )
+
+
+def claimed(claim: Claim) -> Reply:
+    """What a worker needs: the task, the terms of its claim, and what its dependencies left."""
+    one = claim.task
+    inputs = [
+        full(id=i["id"], title=i["title"], status=i["status"], output=_parsed(i["output"]), children=i["children"])
+        for i in claim.inputs
+    ]
+    return full(
+        id=one.id,
+        status=one.status,
+        title=one.title,
+        priority=one.priority,
+        token=one.claim_token,
+        assignee=one.assignee,
+        lease_expires_at=_time(one.lease_expires_at),
+        attempt=f"{one.attempt} of {one.max_attempts}",
+        parent_id=one.parent_id,
+        done_when=one.done_when,
+        context=one.context,
+        dependencies=inputs,
+        more_dependencies=max(len(one.depends_on) - len(inputs), 0) or None,
+    )
+
+
+def nothing_ready(status: ProjectStatus) -> Reply:
+    """The answer to a claim when nothing can be claimed: what is waited for."""
+    waits = []
+    if claimed_now := status.counts[TaskStatus.CLAIMED]:
+        waits.append(f"{claimed_now} claimed by {status.agents} agent{'s' * (status.agents != 1)}")
+    if blocked := status.counts[TaskStatus.BLOCKED]:
+        waits.append(f"{blocked} blocked")
+    if status.retries_due:
+        waits.append(f"{status.retries_due} waiting to be tried again")
+    if status.dead_letters:
+        waits.append(f"{status.dead_letters} dead-lettered")
+    if status.open_escalations:
+        waits.append(f"{status.open_escalations} open escalation{'s' * (status.open_escalations != 1)}")
+    if waits:
+        return {
+            "status": "nothing_ready",
+            "waiting_for": ", ".join(waits),
+            "next": "Call loom_wait with what=ready, then claim again.",
+        }
+    finished = status.counts[TaskStatus.DONE] + status.counts[TaskStatus.CANCELLED]
+    what = f"all {finished} tasks are finished" if finished else "the project has no tasks yet"
+    return {"status": "nothing_ready", "waiting_for": what, "next": "There is nothing to do; create tasks if there is."}
+
+
+def outcome(result: Outcome) -> Reply:
+    """A task after a report or a decision, and what followed."""
+    one = result.task
+    return full(
+        id=one.id,
+        status=one.status,
+        title=one.title,
+        unblocked=list(result.unblocked),
+        closed_epics=list(result.closed),
+        cancelled=[other for other in result.cancelled if other != one.id],
+        held_up=list(result.held_up),
+        assignee=one.assignee if one.status is TaskStatus.CLAIMED else None,
+        token=one.claim_token if one.status is TaskStatus.CLAIMED else None,
+        retry_at=_time(one.retry_at),
+        dead_reason=one.dead_reason if one.dead else None,
+    )
+
+
+def leases(tasks: Sequence[Task]) -> Reply:
+    """Renewed claims."""
+    if not tasks:
+        return {"claims": [], "count": 0, "note": "No claims are held under that name."}
+    rows = [{"id": one.id, "token": one.claim_token, "lease_expires_at": _time(one.lease_expires_at)} for one in tasks]
+    return {"claims": rows, "count": len(rows)}
+
+
+def page(found: Page) -> Reply:
+    """Ready tasks, best first."""
+    if not found.tasks:
+        return {
+            "tasks": [],
+            "count": 0,
+            "note": "Nothing is ready. Call loom_wait with what=ready, or see loom_status.",
+        }
+    return full(tasks=[row(one) for one in found.tasks], count=len(found.tasks), more=found.more or None)
+
+
+def row(one: Task | Listed) -> Reply:
+    """A task in a list."""
+    return {"id": one.id, "title": one.title, "priority": one.priority, "age": age(one.created_at)}
+
+
+def detail(found: Detail) -> Reply:
+    """One task with all that is around it."""
+    return task(found.task) | full(
+        dependencies=[_neighbour(one) for one in found.dependencies],
+        dependents=[_neighbour(one) for one in found.dependents],
+        children=[_neighbour(one) for one in found.children],
+        escalations=[_escalation(one) for one in found.escalations],
+        history=[event(one) for one in found.history],
+    )
+
+
+def overview(status: ProjectStatus) -> Reply:
+    """A project at a glance."""
+    return full(
+        project_id=status.project_id,
+        project=status.project_name,
+        counts=status.counts,
+        ready=status.ready_count,
+        agents=status.agents,
+        open_escalations=status.open_escalations,
+        dead_letters=status.dead_letters,
+        retries_due=status.retries_due,
+        open_workflows=status.open_workflows or None,
+        blocked=[row(one) for one in status.blocked_tasks],
+    )
+
+
+def agents(views: Sequence[AgentView]) -> Reply:
+    """Who holds what."""
+    if not views:
+        return {"agents": [], "count": 0, "note": "Nobody holds a claim now."}
+    rows = [
+        full(
+            agent=view.agent,
+            stale=view.stale or None,
+            tasks=[
+                {"id": one.id, "title": one.title, "lease_expires_at": _time(one.lease_expires_at)}
+                for one in view.tasks
+            ],
+        )
+        for view in views
+    ]
+    return {"agents": rows, "count": len(rows)}
+
+
+def escalations(found: Sequence[Escalation]) -> Reply:
+    """Open escalations."""
+    if not found:
+        return {"escalations": [], "count": 0, "note": "No escalation is open."}
+    return {"escalations": [_escalation(one) for one in found], "count": len(found)}
+
+
+def dead_letters(found: Sequence[DeadLetter]) -> Reply:
+    """Dead tasks, and what they hold up."""
+    if not found:
+        return {"tasks": [], "count": 0, "note": "No task is dead-lettered."}
+    rows = [
+        row(one.task)
+        | full(
+            reason=one.reason, attempts=one.task.attempt, held_up=one.held_up, held_up_count=one.held_up_count or None
+        )
+        for one in found
+    ]
+    return {"tasks": rows, "count": len(rows)}
+
+
+def message(sent: Message) -> Reply:
+    """One message. Its text is what another agent wrote: data, whose author stands beside it."""
+    return {
+        "id": sent.id,
+        "from": sent.sender,
+        "to": sent.recipient,
+        "thread_id": sent.thread_id,
+        "text": sent.body,
+        "age": age(sent.created_at),
+    }
+
+
+def inbox(found: Inbox) -> Reply:
+    """An inbox."""
+    reply = full(
+        agent=found.agent, messages=[message(one) for one in found.messages], more=found.more or None, acked=found.acked
+    )
+    if not found.messages:
+        reply |= {"messages": [], "note": "No messages."}
+    return reply | {"count": len(found.messages)}
+
+
+def waited(seen: Waited) -> Reply:
+    """What a wait saw."""
+    return full(
+        changed=seen.changed,
+        since=seen.since,
+        ready=seen.ready,
+        task=None if seen.task is None else {"id": seen.task.id, "status": seen.task.status, "title": seen.task.title},
+        unread=seen.unread,
+        open_escalations=seen.open_escalations,
+        events=[event(one) for one in seen.events],
+        note=None if seen.changed else "Nothing changed before the timeout; wait again with since.",
+    )
+
+
+def event(one: Event) -> Reply:
+    """One event."""
+    return full(
+        type=one.type,
+        task_id=one.task_id,
+        status=one.status,
+        agent=one.agent,
+        at=_time(one.created_at),
+        data=dict(one.data) if one.data else None,
+    )
+
+
+# --- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _neighbour(one: Neighbour) -> Reply:
+    return full(id=one.id, title=one.title, status=one.status, waived=one.waived or None)
+
+
+def _escalation(one: Escalation) -> Reply:
+    return full(
+        id=one.id,
+        task_id=one.task_id,
+        kind=one.kind,
+        **{"from": one.raised_by},
+        message=one.message,
+        held_up=one.held_up or None,
+        age=age(one.raised_at),
+        attempt=one.attempt or None,
+        resolution=one.resolution,
+        resolved_by=one.resolved_by,
+        note=one.note,
+        diagnosis=None if one.diagnosis is None else diagnosis(one.diagnosis),
+    )
+
+
+def diagnosis(found: Mapping[str, Any]) -> Reply:
+    """What somebody who decides needs of a diagnosis: not the evidence, nor what only the next worker must know."""
+    names = ("cause", "confidence", "action", "question", "left", "proposed", "fixes", "run_id")
+    return full(**{name: found.get(name) for name in names})
+
+
+def _parsed(output: str | None) -> Any:
+    """An output as the object it is, or its text where it was cut."""
+    if output is None:
+        return None
+    try:
+        return json.loads(output)
+    except ValueError:
+        return output
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def age(since: datetime) -> str:
+    """How long ago, in the largest unit that fits."""
+    seconds = max(int((datetime.now(UTC) - since).total_seconds()), 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,99 @@
+"""Housekeeping: what happens by itself while a process lives, and that nothing ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from loom.bus import channels
+from loom.config import RedisConfig
+from loom.graph.front import Loom
+from loom.orchestration.housekeeping import Housekeeper, once
+from tests.conftest import Opener
+
+Clock = Callable[[float], Awaitable[None]]
+
+
+@asynccontextmanager
+async def kept(loom: Loom) -> AsyncIterator[None]:
+    housekeeper = Housekeeper(loom)
+    housekeeper.start()
+    try:
+        yield
+    finally:
+        await housekeeper.stop()
+
+
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 8) -> None:
+    async with asyncio.timeout(seconds):
+        while not await true():  # noqa: ASYNC110 - the state is in the servers
+            await asyncio.sleep(0.05)
+
+
+async def test_what_happens_reaches_the_stream(loom: Loom, redis_conn: Redis) -> None:
+    async with kept(loom):
+        task = await loom.create("A")
+        await loom.done(task.id)
+        stream = channels.event_stream(loom.project_id)
+
+        async def relayed() -> bool:
+            return "project.complete" in str(await redis_conn.xrange(stream))
+
+        await soon(relayed)
+    assert [one for one in await loom.doctor() if not one.holds] == []
+
+
+async def test_without_redis_lapsed_claims_come_back_all_the_same(
+    open_loom: Opener, loom: Loom, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = await open_loom("other", claim_ttl_seconds=60)
+    task = await other.create("A")
+    await other.claim(task.id)
+    deaf = replace(loom.config, redis=RedisConfig(url="redis://127.0.0.1:1"))
+    async with Loom(deaf, agent="alone") as alone, kept(alone):
+        await clock(120)
+
+        async def pending() -> bool:
+            return (await loom.get(task.id)).task.status == "pending"
+
+        await soon(pending)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_database_that_is_away_is_told_once(loom: Loom, caplog: pytest.LogCaptureFixture) -> None:
+    gone = replace(
+        loom.config,
+        database=replace(loom.config.database, url="postgresql://loom:x@127.0.0.1:1/loom"),
+        orchestration=replace(loom.config.orchestration, sweep_seconds=0.05),
+    )
+    async with Loom(gone, agent="alone") as alone, kept(alone):
+
+        async def told_of() -> bool:
+            return bool(caplog.records)
+
+        await soon(told_of)
+        await asyncio.sleep(1)  # it is tried again
+    told = [record.getMessage() for record in caplog.records if record.name == "loom.orchestration.housekeeping"]
+    assert len(told) == 1
+    assert told[0].startswith("Housekeeping has to wait: ")
+
+
+async def test_a_short_lease_is_renewed_in_time(open_loom: Opener) -> None:
+    one, other = await open_loom("one"), await open_loom("other")
+    task = await one.create("A")
+    async with kept(one), kept(other):
+        await one.claim(task.id, lease_seconds=3)
+        await asyncio.sleep(4.5)
+        assert (await other.get(task.id)).task.status == "claimed"
+
+
+async def test_a_short_command_leaves_things_in_order(loom: Loom, redis_conn: Redis) -> None:
+    await loom.create("A")
+    await once(loom)
+    assert await redis_conn.xlen(channels.event_stream(loom.project_id)) > 0
