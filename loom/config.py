@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from loom import documents
+from loom import documents, texts
 from loom.exceptions import ConfigError
 
 COMPOSE_FILE = "docker-compose.loom.yml"
@@ -160,7 +160,7 @@ class LoomConfig:
     def shown(self) -> dict[str, Any]:
         """Dotted key to value for every key, fit to be printed: passwords in URLs are masked."""
         values = {key: _reach(self, key) for key in KEYS}
-        return {key: mask(value) if KEYS[key].secret and value else value for key, value in values.items()}
+        return {key: texts.mask(value) if KEYS[key].secret and value else value for key, value in values.items()}
 
 
 _SECTIONS: Mapping[str, type[Any]] = {
@@ -558,9 +558,3 @@ def _trusted() -> dict[str, dict[str, str]]:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def mask(text: str) -> str:
-    """`text` with the passwords of the URLs in it hidden."""
-    text = re.sub(r"(://[^:@/\s]*):\S*@", r"\1:***@", text)
-    return re.sub(r"(?i)\b((?:ssl)?password|pass|api_?key|token|secret)=[^&\s]+", r"\1=***", text)

@@ -9,13 +9,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loom.config import load_config, mask
+from loom import texts
+from loom.config import load_config
 from loom.exceptions import LoomError
 
 
 def record(error: BaseException) -> str:
     """Appends an error with all its details, secrets masked, to the project's log and says where that is."""
-    details = mask("".join(traceback.format_exception(error)))
+    details = texts.mask("".join(traceback.format_exception(error)))
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     for directory in _places():
         path = directory / "cli.log"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loom import texts
 from loom.cli.output import dim, emit, one_line, table, when
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
-from loom.config import GUARDED, KEYS, guarded, is_trusted, mask, set_value, user_config_path
+from loom.config import GUARDED, KEYS, guarded, is_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
 
@@ -53,7 +54,7 @@ def set_key(key: str, value: str, user: bool) -> None:
     set_value(path, key, value)
     if root is not None and key in GUARDED:
         record_trust(root, [key])  # who sets it here means it
-    shown = mask(value) if KEYS[key].secret else value
+    shown = texts.mask(value) if KEYS[key].secret else value
     if wants_json():
         emit({"key": key, "value": shown, "file": str(path)})
     else:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 
-from loom.config import mask
+from loom import texts
 from loom.exceptions import DatabaseUnavailableError
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -120,7 +120,7 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
     """Turns errors that mean "the database is not there" into `DatabaseUnavailableError`; others pass."""
 
     def __init__(self, url: str = "") -> None:
-        self._where = f" at {mask(url)}" if url else ""
+        self._where = f" at {texts.mask(url)}" if url else ""
 
     def __enter__(self) -> None:
         return None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fastmcp import FastMCP
 
-from loom.config import mask
+from loom import texts
 from loom.exceptions import LoomError
 from loom.mcp.prompts import add_prompts
 from loom.mcp.skill_tools import SkillPrompts, SkillTools
@@ -183,7 +183,7 @@ class _Masked(logging.Formatter):
     """Log lines without the passwords of URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record))
+        return texts.mask(super().format(record))
 
 
 def _log_to(handler: logging.Handler) -> None:

@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from loom.config import COMPOSE_FILE, LoomConfig, is_trusted, mask, trust, write_atomically
+from loom import texts
+from loom.config import COMPOSE_FILE, LoomConfig, is_trusted, trust, write_atomically
 from loom.exceptions import ServersError, ServersStoppedError
 from loom.services import Endpoints, ServerHealth, silent
 from loom.services.launcher import every, last_line, locked
@@ -129,7 +130,7 @@ def check(config: LoomConfig) -> list[ServerHealth]:
     def health(name: str, url: str, answer: Answer) -> ServerHealth:
         hint = "It was stopped with `loom down`" if state.stopped else f"It {answer}"
         ready = answer is Answer.READY
-        return ServerHealth(name, ready, None, mask(url), "" if ready else f"{hint}; run `loom up`.")
+        return ServerHealth(name, ready, None, texts.mask(url), "" if ready else f"{hint}; run `loom up`.")
 
     return [
         health("PostgreSQL", urls.database_url, ask_postgres(urls.database_url)),

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from loom.config import LoomConfig, mask
+from loom import texts
+from loom.config import LoomConfig
 from loom.exceptions import ServersError, ServersStoppedError
 from loom.services import Endpoints, ServerHealth, silent
 from loom.services.instance import State, instance_dir, new_state, read_state, write_state
@@ -51,7 +52,7 @@ def check(config: LoomConfig) -> list[ServerHealth]:
     def health(name: str, version: str, url: str, answer: Answer) -> ServerHealth:
         hint = "It was stopped with `loom down`" if state.stopped else f"It {answer}"
         ready = answer is Answer.READY
-        return ServerHealth(name, ready, version or None, mask(url), "" if ready else f"{hint}; run `loom up`.")
+        return ServerHealth(name, ready, version or None, texts.mask(url), "" if ready else f"{hint}; run `loom up`.")
 
     return [
         health("PostgreSQL", state.postgres_version, where.database_url, ask_postgres(where.database_url)),

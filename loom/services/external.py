@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from loom.config import LoomConfig, mask
+from loom import texts
+from loom.config import LoomConfig
 from loom.exceptions import ServersError
 from loom.services import Endpoints, ServerHealth, silent
 from loom.services.probe import Answer, ask_postgres, ask_redis
@@ -40,7 +41,7 @@ def check(config: LoomConfig) -> list[ServerHealth]:
 
     def health(name: str, url: str, answer: Answer, key: str) -> ServerHealth:
         hint = "" if answer is Answer.READY else f"It {answer}; start it, or correct `{key}` (`loom config show`)."
-        return ServerHealth(name, answer is Answer.READY, None, mask(url), hint)
+        return ServerHealth(name, answer is Answer.READY, None, texts.mask(url), hint)
 
     return [
         health("PostgreSQL", where.database_url, ask_postgres(where.database_url), "database.url"),

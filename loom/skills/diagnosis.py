@@ -19,8 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom import replies
-from loom.config import mask
+from loom import replies, texts
 from loom.graph import store
 from loom.graph.model import limits
 from loom.graph.model.task import Task
@@ -73,7 +72,7 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
             replies.full(
                 kind=str(one.kind),
                 attempt=one.attempt or None,
-                message=_short(mask(one.message), _MESSAGE),
+                message=_short(texts.mask(one.message), _MESSAGE),
                 resolution=one.resolution,
                 cause_found=one.diagnosis and one.diagnosis.get("cause"),
                 note=one.note and _short(one.note, _MESSAGE),
@@ -234,6 +233,6 @@ def _log(loom_dir: Path | None, task: Task) -> str:
             if not stat.S_ISREG(facts.st_mode):
                 return ""
             file.seek(max(facts.st_size - _LOG_BYTES, 0))
-            return mask(file.read(_LOG_BYTES).decode(errors="replace"))
+            return texts.mask(file.read(_LOG_BYTES).decode(errors="replace"))
     except (OSError, RuntimeError):  # none, not readable, or a loop of links
         return ""

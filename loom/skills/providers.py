@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loom import process, texts
-from loom.config import API_KEY_VARIABLE, LoomConfig, mask
+from loom.config import API_KEY_VARIABLE, LoomConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills.answers import ANSWER_BYTES
 
@@ -148,7 +148,9 @@ class Command:
             raise _too_long(name)
         if ended.status:
             said = texts.clean(ended.err.decode(errors="replace")).strip()[-500:] or "it said nothing"
-            raise ProviderError(f"{name} ended with status {ended.status}: {mask(said)}", "Run it by hand to see why.")
+            raise ProviderError(
+                f"{name} ended with status {ended.status}: {texts.mask(said)}", "Run it by hand to see why."
+            )
         return Completion(ended.out.decode(errors="replace"), model)
 
 
@@ -212,7 +214,7 @@ class _Api:
         except package.APIStatusError as error:
             raise self._status(error) from None
         except package.APIConnectionError:
-            where = mask(self._base_url) if self._base_url else "its API"
+            where = texts.mask(self._base_url) if self._base_url else "its API"
             raise ProviderError(
                 f"{self.name} cannot be reached at {where}, or broke off.", "Check skills.base_url and the network."
             ) from None
@@ -236,7 +238,7 @@ class _Api:
                 step = "Try again later."
             case _:
                 step = "Check skills.model, and what the skill sets."
-        return ProviderError(f"{self.name} answered {error.status_code}: {mask(said)[:300]}", step)
+        return ProviderError(f"{self.name} answered {error.status_code}: {texts.mask(said)[:300]}", step)
 
 
 class Anthropic(_Api):
