@@ -12,10 +12,7 @@ rules and store, mirrors its change, and returns the tasks as they are now.
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +28,8 @@ from loom.graph.model import limits
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims, editing, resolving
-from loom.graph.rules.claims import Holder, Outcome, Refused, Terms
+from loom.graph.rules.claims import Outcome, Refused, Terms
+from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
 from loom.graph.store.escalations import Escalation, open_escalations, take
 from loom.graph.store.messages import Message
@@ -48,20 +46,8 @@ T = TypeVar("T")
 
 LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
 _LONGEST_LEASE = 7 * 86400.0
-_LONGEST_RENEWAL = 60.0
 _LARGE = 1_000  # tasks
 _OLDEST = 100 * 365 * 86400.0
-
-
-@dataclass(slots=True)
-class _Held:
-    """A claim that this process handed out: under which name, its token, when a call last touched it, and how many
-    seconds its lease lasts."""
-
-    agent: str
-    token: int
-    touched: float
-    lease: float
 
 
 class Loom:
@@ -81,12 +67,16 @@ class Loom:
             raise ProjectNotFoundError("There is no Loom project here.", "Run `loom init` in the project's directory.")
         self.config = config
         self.project_id = config.project_id
-        self.agent = limits.agent_name(agent) if agent else default_agent(config)
         self.committed = asyncio.Event()  # set at each commit, for who follows them
-        self._held: dict[str, _Held] = {}
+        self._session = Session(limits.agent_name(agent) if agent else default_agent(config))
         self._links = Connections(config, self.project_id)
         self._terms = Terms(config.orchestration.claim_ttl_seconds, config.orchestration.deadline_seconds)
         self._policy = RetryPolicy.of(config.orchestration)
+
+    @property
+    def agent(self) -> str:
+        """The name of whoever calls without one."""
+        return self._session.agent
 
     @classmethod
     def here(cls, project_dir: Path | None = None, *, agent: str | None = None) -> Loom:
@@ -138,7 +128,7 @@ class Loom:
             done_when=limits.done_when(done_when),
             depends_on=limits.depends_on(depends_on),
         )
-        agent = self._name(agent_id)
+        agent = self._session.name(agent_id)
         return await self._commit(lambda tx: editing.create(tx, task, agent))
 
     async def apply_plan(self, given: object, *, agent_id: str | None = None) -> list[Task]:
@@ -150,7 +140,7 @@ class Loom:
         from loom.graph.model import plan
         from loom.graph.rules import plans
 
-        drafts, agent = plan.parse(given), self._name(agent_id)
+        drafts, agent = plan.parse(given), self._session.name(agent_id)
         planted = await self.transact(lambda tx: plans.plant(tx, drafts, agent=agent, max_attempts=self.max_attempts))
         return planted.tasks
 
@@ -158,7 +148,7 @@ class Loom:
         """Creates what an import brought and the project has not had before; leaves everything else alone."""
         from loom.graph.importing import writing
 
-        agent = self._name(agent_id)
+        agent = self._session.name(agent_id)
         return await self.transact(lambda tx: writing.write(tx, batch, agent=agent, max_attempts=self.max_attempts))
 
     async def export(self) -> dict[str, Any]:
@@ -198,7 +188,7 @@ class Loom:
             raise InvalidInputError(
                 "Nothing to change was given.", "Pass title, context, priority, depends_on or done_when."
             )
-        task_id, agent = limits.task_id(task_id), self._name(agent_id)
+        task_id, agent = limits.task_id(task_id), self._session.name(agent_id)
         return await self._commit(lambda tx: editing.update(tx, task_id, edit, agent))
 
     async def cancel(
@@ -209,7 +199,7 @@ class Loom:
         Raises:
             InvalidInputError, TaskNotFoundError, TaskStateError.
         """
-        task_id, agent = limits.task_id(task_id), self._name(agent_id)
+        task_id, agent = limits.task_id(task_id), self._session.name(agent_id)
         why = None if reason is None else limits.reason(reason)
         return await self._commit(lambda tx: editing.cancel(tx, task_id, why, agent, downstream=downstream))
 
@@ -227,7 +217,7 @@ class Loom:
             ClaimConflictError: somebody holds that task.
             TaskNotFoundError, TaskStateError: that task cannot be claimed.
         """
-        agent = self._name(agent_id)
+        agent = self._session.name(agent_id)
         wanted = None if task_id is None else limits.task_id(task_id)
         terms = (
             self._terms
@@ -258,7 +248,7 @@ class Loom:
         if made is None:
             return None
         claim, change = made
-        self._held[claim.task.id] = _Held(agent, claim.task.claim_token, time.monotonic(), terms.lease_seconds)
+        self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds)
         await self._mirror(change)
         return claim
 
@@ -277,7 +267,7 @@ class Loom:
             TaskNotFoundError, TaskStateError, InvalidInputError.
         """
         task_id, text = limits.task_id(task_id), limits.output(output)
-        holder = self._holder(task_id, agent_id, token)
+        holder = self._session.holder(task_id, agent_id, token)
         return await self._report(task_id, lambda tx: claims.done(tx, task_id, holder, self._terms, text))
 
     async def fail(
@@ -295,7 +285,7 @@ class Loom:
         `done`."""
         task_id, reason = limits.task_id(task_id), limits.reason(reason)
         kept = None if output is None else limits.output(output)
-        holder = self._holder(task_id, agent_id, token)
+        holder = self._session.holder(task_id, agent_id, token)
         return await self._report(
             task_id,
             lambda tx: claims.fail(tx, task_id, holder, self._terms, self._policy, reason, retry=retry, output=kept),
@@ -306,7 +296,7 @@ class Loom:
     ) -> Outcome:
         """Ends a claim with a question; the task is blocked until somebody resolves it. Raises as `done`."""
         task_id, message = limits.task_id(task_id), limits.message(message)
-        holder = self._holder(task_id, agent_id, token)
+        holder = self._session.holder(task_id, agent_id, token)
         return await self._report(task_id, lambda tx: claims.escalate(tx, task_id, holder, self._terms, message))
 
     async def release(
@@ -315,7 +305,7 @@ class Loom:
         """Gives a claim back, its attempt refunded; a note goes into the task's context. Raises as `done`."""
         task_id = limits.task_id(task_id)
         note = None if note is None else limits.reason(note, "note")
-        holder = self._holder(task_id, agent_id, token)
+        holder = self._session.holder(task_id, agent_id, token)
         return await self._report(task_id, lambda tx: claims.release(tx, task_id, holder, note))
 
     async def heartbeat(
@@ -327,7 +317,7 @@ class Loom:
             ClaimConflictError: one of the named tasks is not held by this agent any more.
         """
         wanted = None if task_ids is None else [limits.task_id(task_id) for task_id in task_ids]
-        agent = self._name(agent_id)
+        agent = self._session.name(agent_id)
 
         async def work(pool: db.Pool) -> list[Task]:
             async with pool.acquire() as connection:
@@ -337,7 +327,7 @@ class Loom:
                     held = list((await store.get_tasks(connection, self.project_id, wanted)).values())
                 tokens = {}
                 for task in held:
-                    holder = self._holder(task.id, agent_id, token)
+                    holder = self._session.holder(task.id, agent_id, token)
                     claims.must_hold(task, holder)
                     tokens[task.id] = task.claim_token
                 if wanted is not None and len(held) < len(set(wanted)):
@@ -347,7 +337,7 @@ class Loom:
 
         renewed = await self._links.run(work)
         for task in renewed:
-            self._touch(task.id)
+            self._session.touch(task.id)
         return renewed
 
     async def resolve(
@@ -379,7 +369,7 @@ class Loom:
                 tx,
                 target,
                 chosen,
-                by=self._name(by),
+                by=self._session.name(by),
                 note=said,
                 assignee=assignee,
                 terms=self._terms,
@@ -390,7 +380,7 @@ class Loom:
     async def take_escalation(self, *, agent_id: str | None = None, seconds: float = 600.0) -> Escalation | None:
         """Takes the oldest open escalation that no other handler is looking at, for so many seconds; None if there is
         none. `resolve` ends it; a handler that dies gives it back when the time is over."""
-        handler = self._name(agent_id)
+        handler = self._session.name(agent_id)
         span = limits.seconds(seconds, "seconds", 1, _LONGEST_LEASE)
         return await self._commit(lambda tx: take(tx, handler, span))
 
@@ -410,7 +400,7 @@ class Loom:
     async def get(self, task_id: str) -> Detail:
         """One task with its neighbours, escalations and newest events. Raises TaskNotFoundError."""
         task_id = limits.task_id(task_id)
-        self._touch(task_id)
+        self._session.touch(task_id)
         async with self._links.reading() as connection:
             found = await reading.detail(connection, self.project_id, task_id)
         if found is None:
@@ -488,7 +478,7 @@ class Loom:
     ) -> Message:
         """Stores a message for an agent, for `orchestrator`, or for everyone (`*`), and announces it."""
         recipient = to if to == messages.EVERYONE else limits.agent_name(to, "to")
-        body, sender = limits.message(message), self._name(agent_id)
+        body, sender = limits.message(message), self._session.name(agent_id)
         thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
         return await self._commit(lambda tx: messages.send(tx, sender, recipient, body, thread))
 
@@ -502,7 +492,7 @@ class Loom:
         limit: int = 20,
     ) -> messages.Inbox:
         """Acknowledges the messages named in `ack`, then reads. Raises MessageNotFoundError for one it lacks."""
-        agent = self._name(agent_id)
+        agent = self._session.name(agent_id)
         thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
         wanted = sorted({limits.message_id(one) for one in ack or ()})
 
@@ -546,11 +536,11 @@ class Loom:
             raise InvalidInputError("A task_id belongs to what=task, and only there.", "Pass both or neither.")
         if task_id is not None:
             task_id = limits.task_id(task_id)
-            self._touch(task_id)
+            self._session.touch(task_id)
             async with self._links.reading() as connection:
                 if await store.get_task(connection, self.project_id, task_id) is None:
                     raise claims.not_found(task_id)
-        wanted = waiting.Wait(chosen, self._name(agent_id), task_id)
+        wanted = waiting.Wait(chosen, self._session.name(agent_id), task_id)
         seconds = limits.seconds(timeout, "timeout", 0, LONGEST_WAIT)
         subscriber = await self._links.subscriber()
         return await self._links.run(
@@ -584,32 +574,27 @@ class Loom:
     @property
     def renew_every(self) -> float:
         """Seconds between renewals: a third of the shortest lease that this process holds, a minute at most."""
-        return min([_LONGEST_RENEWAL, *(held.lease / 3 for held in self._held.values())])
+        return self._session.renew_every
 
     async def renew(self) -> list[str]:
         """Renews, in one statement, the claims that this process handed out and that somebody has asked about within
         the idle limit. Returns the ids of those that were lost."""
-        oldest = time.monotonic() - self.config.orchestration.idle_limit_seconds
-        alive = {task_id: held.token for task_id, held in self._held.items() if held.touched >= oldest}
-        if not alive:
+        wanted = self._session.wanted(self.config.orchestration.idle_limit_seconds)
+        if not wanted:
             return []
 
         async def work(pool: db.Pool) -> list[str]:
             async with pool.acquire() as connection:
-                renewed = await store.renew_leases(connection, self.project_id, alive)
-                return [task_id for task_id in alive if task_id not in renewed]
+                renewed = await store.renew_leases(connection, self.project_id, wanted)
+                return [task_id for task_id in wanted if task_id not in renewed]
 
         lost = await self._links.run(work)
-        for task_id in lost:
-            held = self._held.get(task_id)
-            if held is not None and held.token == alive[task_id]:
-                del self._held[task_id]
+        self._session.lose(wanted, lost)
         return lost
 
     async def end_session(self) -> list[Task]:
         """Gives back, at once, the claims that this process handed out and that still stand; their attempts count."""
-        held = {task_id: one.token for task_id, one in self._held.items()}
-        self._held.clear()
+        held = self._session.end()
         if not held or not self._links.open:
             return []
         return await self._commit(lambda tx: claims.give_back(tx, held, "its session ended"))
@@ -627,7 +612,7 @@ class Loom:
 
     def caller(self, agent_id: str | None = None) -> str:
         """Whoever calls: `agent_id`, which is thereby known to be alive, or the name of this process."""
-        return self._name(agent_id)
+        return self._session.name(agent_id)
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Runs `work` as one mutation: a transaction, its events, the mirror. It may be run again after a deadlock, so
@@ -655,41 +640,11 @@ class Loom:
     # --- how ----------------------------------------------------------------------------------------------------------
 
     async def _report(self, task_id: str, work: Callable[[Transaction], Awaitable[Outcome | Refused]]) -> Outcome:
-        self._touch(task_id)
+        self._session.touch(task_id)
         outcome = await self._commit(work)
         if outcome.task.status is not TaskStatus.CLAIMED:
-            self._held.pop(task_id, None)
+            self._session.forget(task_id)
         return outcome
-
-    def _name(self, agent_id: str | None) -> str:
-        if agent_id is None:
-            return self.agent
-        name = limits.agent_name(agent_id)
-        now = time.monotonic()
-        for held in self._held.values():
-            if held.agent == name:
-                held.touched = now
-        return name
-
-    def _touch(self, task_id: str) -> None:
-        if task_id in self._held:
-            self._held[task_id].touched = time.monotonic()
-
-    def _holder(self, task_id: str, agent_id: str | None, token: int | None) -> Holder:
-        """Who a report is from: the claim of its token, else of its agent, else the one this process handed out."""
-        held = self._held.get(task_id)
-        if token is not None:
-            token = limits.token(token)
-            return Holder(
-                self._name(agent_id) if agent_id else held.agent if held and held.token == token else self.agent, token
-            )
-        if agent_id is not None:
-            return Holder(self._name(agent_id))
-        if held is None and task_id == os.environ.get("LOOM_TASK_ID"):
-            # A worker started this process for that task, and handed on the claim that it holds.
-            handed = os.environ.get("LOOM_CLAIM_TOKEN", "")
-            return Holder(self.agent, int(handed) if handed.isdecimal() else None)
-        return Holder(held.agent, held.token) if held else Holder(self.agent)
 
     async def _commit(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
         """Runs one mutation: a transaction, its events, the mirror. Raises what a refusal carries, after the commit."""
@@ -710,13 +665,3 @@ class Loom:
         if change != Change():
             await (await self._links.cache()).apply(change)
             self.committed.set()
-
-
-def default_agent(config: LoomConfig) -> str:
-    """The name of an agent that gave none: `LOOM_AGENT_ID`, else one derived from the client's session, else fresh."""
-    if config.agent_id:
-        return limits.agent_name(config.agent_id, "LOOM_AGENT_ID")
-    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
-    if session and ids.AGENT_NAME.fullmatch(session[:8]):
-        return f"claude-{session[:8]}"
-    return ids.agent_name("agent")

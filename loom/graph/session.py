@@ -1,0 +1,112 @@
+"""Who calls, and the claims that were handed out to him: what one process remembers between calls.
+
+Nothing here is authority: that is the token of a claim, which the database judges. A session only knows which claims to
+keep alive, and which one a report means that names none.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from loom import ids
+from loom.config import LoomConfig
+from loom.graph.model import limits
+from loom.graph.rules.claims import Holder
+
+_LONGEST_RENEWAL = 60.0  # seconds
+
+
+@dataclass(slots=True)
+class _Held:
+    """A claim that was handed out: under which name, its token, when a call last touched it, and how many seconds its
+    lease lasts."""
+
+    agent: str
+    token: int
+    touched: float
+    lease: float
+
+
+class Session:
+    """The memory of one process on one project. `agent` is the name of whoever calls without one."""
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        self._held: dict[str, _Held] = {}
+
+    def name(self, agent_id: str | None) -> str:
+        """Whoever calls: `agent_id`, whose claims are thereby known to be wanted, or this session's own name."""
+        if agent_id is None:
+            return self.agent
+        name = limits.agent_name(agent_id)
+        now = time.monotonic()
+        for held in self._held.values():
+            if held.agent == name:
+                held.touched = now
+        return name
+
+    def touch(self, task_id: str) -> None:
+        """Somebody has asked about a task: a claim of it is still wanted."""
+        if task_id in self._held:
+            self._held[task_id].touched = time.monotonic()
+
+    def holder(self, task_id: str, agent_id: str | None, token: int | None) -> Holder:
+        """Who a report is from: the claim of its token, else of its agent, else the one that was handed out here."""
+        held = self._held.get(task_id)
+        if token is not None:
+            token = limits.token(token)
+            named = self.name(agent_id) if agent_id else held.agent if held and held.token == token else self.agent
+            return Holder(named, token)
+        if agent_id is not None:
+            return Holder(self.name(agent_id))
+        if held is None and task_id == os.environ.get("LOOM_TASK_ID"):
+            # A worker started this process for that task, and handed on the claim that it holds.
+            handed = os.environ.get("LOOM_CLAIM_TOKEN", "")
+            return Holder(self.agent, int(handed) if handed.isdecimal() else None)
+        return Holder(held.agent, held.token) if held else Holder(self.agent)
+
+    # --- the claims that were handed out ------------------------------------------------------------------------------
+
+    @property
+    def renew_every(self) -> float:
+        """Seconds between renewals: a third of the shortest lease that was handed out, a minute at most."""
+        return min([_LONGEST_RENEWAL, *(held.lease / 3 for held in self._held.values())])
+
+    def hand_out(self, task_id: str, agent: str, token: int, lease_seconds: float) -> None:
+        """A claim was made here."""
+        self._held[task_id] = _Held(agent, token, time.monotonic(), lease_seconds)
+
+    def wanted(self, idle_seconds: float) -> dict[str, int]:
+        """The claims, token by task id, that a call has touched within so many seconds."""
+        oldest = time.monotonic() - idle_seconds
+        return {task_id: held.token for task_id, held in self._held.items() if held.touched >= oldest}
+
+    def forget(self, task_id: str) -> None:
+        """A claim has ended, whichever it was."""
+        self._held.pop(task_id, None)
+
+    def lose(self, claims: Mapping[str, int], lost: Iterable[str]) -> None:
+        """Of `claims` these were lost; one that was handed out anew meanwhile stays."""
+        for task_id in lost:
+            held = self._held.get(task_id)
+            if held is not None and held.token == claims[task_id]:
+                del self._held[task_id]
+
+    def end(self) -> dict[str, int]:
+        """Forgets all claims, and returns them, token by task id."""
+        held = {task_id: one.token for task_id, one in self._held.items()}
+        self._held.clear()
+        return held
+
+
+def default_agent(config: LoomConfig) -> str:
+    """The name of an agent that gave none: `LOOM_AGENT_ID`, else one derived from the client's session, else fresh."""
+    if config.agent_id:
+        return limits.agent_name(config.agent_id, "LOOM_AGENT_ID")
+    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
+    if session and ids.AGENT_NAME.fullmatch(session[:8]):
+        return f"claude-{session[:8]}"
+    return ids.agent_name("agent")
