@@ -1,8 +1,9 @@
-"""Tasks that run beside others: ending them, and having them end in peace."""
+"""Tasks that run beside others: ending them, having them end in peace, and how long they rest when they fail."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Collection
 from typing import Any
 
@@ -33,3 +34,32 @@ async def through(task: asyncio.Task[Any]) -> None:
     task.result()
     if cancelled:
         raise asyncio.CancelledError
+
+
+class Backoff:
+    """How long to rest before something that has failed is tried again: each time twice as long, up to a bound."""
+
+    def __init__(self, first: float, longest: float, *, jitter: float = 0.0) -> None:
+        """
+        Args:
+            first: seconds after the first failure; longest: at most.
+            jitter: the share, up to 1, by which a rest may be shorter or longer than that, so that what failed together
+                does not come back together.
+        """
+        self._first, self._longest, self._jitter = first, longest, jitter
+        self._failures = 0
+
+    def rest(self) -> float:
+        """It has failed once more: the seconds to rest."""
+        self._failures += 1
+        return self.after(self._failures)
+
+    def renew(self) -> None:
+        """It has succeeded: the next rest is a first one."""
+        self._failures = 0
+
+    def after(self, failures: int) -> float:
+        """The seconds to rest after so many failures in a row, from 1."""
+        doublings = min(max(failures - 1, 0), 62)  # beyond that the power would overflow, and any bound is reached
+        rest = min(self._first * 2.0**doublings, self._longest)
+        return rest * random.uniform(1 - self._jitter, 1 + self._jitter)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from loom.background import Backoff
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
@@ -39,7 +41,7 @@ class Breaker:
     """Open after a failure, for a pause that doubles up to 30 s; while it is open nobody tries."""
 
     def __init__(self) -> None:
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._until = 0.0
 
     @property
@@ -49,10 +51,9 @@ class Breaker:
 
     def failed(self) -> None:
         """A call failed: nobody tries before the pause is over."""
-        self._until = time.monotonic() + self._pause
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        self._until = time.monotonic() + self._backoff.rest()
 
     def succeeded(self) -> None:
         """A call succeeded: the next failure pauses briefly again."""
-        self._pause = _FIRST_PAUSE
+        self._backoff.renew()
         self._until = 0.0

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from loom.background import end
+from loom.background import Backoff, end
 from loom.bus.connection import TIMEOUT
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 Interest = Callable[[str, str], bool]
-_LONGEST_PAUSE = 10.0
+_PAUSES = (1.0, 10.0)  # seconds between tries while Redis is away: at first, at most
 
 
 class Subscriber:
@@ -32,6 +32,7 @@ class Subscriber:
         self._listeners: dict[asyncio.Event, Interest] = {}
         self._task: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
+        self._backoff = Backoff(*_PAUSES)
 
     @property
     def connected(self) -> bool:
@@ -63,13 +64,11 @@ class Subscriber:
             await end([self._task])
 
     async def _listen(self) -> None:
-        pause = 0.5
         while True:
             with contextlib.suppress(*_unreachable()):
                 await self._hear()
             self._heard.clear()
-            pause = min(pause * 2, _LONGEST_PAUSE)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(self._backoff.rest())
 
     async def _hear(self) -> None:
         redis = self._redis()
@@ -79,6 +78,7 @@ class Subscriber:
                 async for message in pubsub.listen():
                     if message["type"] == "psubscribe":
                         self._heard.set()
+                        self._backoff.renew()
                         self._wake(None, "")
                     elif message["type"] == "pmessage":
                         self._wake(message["channel"], message["data"])

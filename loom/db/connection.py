@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -16,6 +15,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import asyncpg
 
 from loom import texts
+from loom.background import Backoff
 from loom.exceptions import DatabaseUnavailableError
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -30,6 +30,7 @@ class Row(Protocol):
 
 
 _TRIES = 8
+_PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _AWAY = (
     OSError,
@@ -90,6 +91,7 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
     Deadlocks and serialization failures (40P01, 40001) roll everything back and run `work` again, after a random pause
     that grows; callers never see them. So `work` must be free of effects outside of the transaction.
     """
+    backoff = Backoff(*_PAUSES, jitter=1)
     for attempt in range(1, _TRIES + 1):
         try:
             async with begun(pool) as connection, connection.transaction():
@@ -97,7 +99,7 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
         except _CONFLICTS:
             if attempt == _TRIES:
                 raise
-        await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        await asyncio.sleep(backoff.rest())
     raise AssertionError("unreachable")
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from loom.background import end
+from loom.background import Backoff, end
 from loom.exceptions import LoomError
 
 if TYPE_CHECKING:
@@ -99,17 +99,16 @@ class Patience:
             what: the work, as a sentence about it begins.
             shortest: seconds to rest at first; longest: at most.
         """
-        self._what, self._shortest, self._longest = what, shortest, longest
-        self.renew()
+        self._what, self._backoff = what, Backoff(shortest, longest)
+        self._told: set[str] = set()
 
     def renew(self) -> None:
         """The work has succeeded."""
-        self._told: set[str] = set()
-        self._pause = self._shortest
+        self._told.clear()
+        self._backoff.renew()
 
     def after(self, error: Exception) -> float:
         """The work has failed; returns how many seconds to rest."""
-        pause, self._pause = self._pause, min(self._pause * 2, self._longest)
         kind = type(error).__name__
         if kind not in self._told:
             self._told.add(kind)
@@ -117,7 +116,7 @@ class Patience:
                 _LOG.warning("%s has to wait: %s", self._what, error)
             else:
                 _LOG.error("%s failed and is tried again", self._what, exc_info=error)
-        return pause
+        return self._backoff.rest()
 
 
 async def once(loom: Loom) -> None:

@@ -39,7 +39,8 @@ def members(mark: str, groups: Collection[int]) -> list[int]:
 def ending(mark: str, groups: Collection[int], grace: float) -> Iterator[float]:
     """Ends these processes: with SIGTERM, and after `grace` seconds with SIGKILL. Yields the seconds to sleep until
     its next look; exhausted when none of them lives."""
-    begin, asked, pause = time.monotonic(), False, 0.01
+    begin, asked = time.monotonic(), False
+    pause = 0.01  # doubled by hand: run as a bare script, this file imports nothing of Loom
     while found := members(mark, groups):
         waited = time.monotonic() - begin
         if waited > grace + _UNKILLABLE:

@@ -178,7 +178,7 @@ def _answers(state: _State) -> set[Answer]:
 
 def _await(config: LoomConfig, state: _State) -> None:
     """Asks the servers themselves: where health checks never run, Compose's own `--wait` hangs."""
-    for _ in every(_READY_SECONDS, pause=0.1):
+    for _ in every(_READY_SECONDS):
         if _answers(state) == {Answer.READY}:
             return
     silent_ones = " and ".join(f"{health.name} ({health.hint})" for health in check(config) if not health.running)

@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loom.background import Backoff
 from loom.exceptions import ServersError
 from loom.services.places import is_root
 
 _UNPRIVILEGED = ("postgres", "nobody")
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+_TURNS = (0.02, 0.1)  # seconds between two looks at what is waited for: at first, at most
 _LOG_LIMIT = 5_000_000  # bytes; a larger log is begun anew at the next start
 
 
@@ -181,12 +183,12 @@ def locked(path: Path, seconds: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def every(seconds: float, pause: float = 0.02) -> Iterator[float]:
-    """Turns of a waiting loop: yields the seconds waited so far, ends when `seconds` are over."""
-    begin = time.monotonic()
+def every(seconds: float) -> Iterator[float]:
+    """Turns of a waiting loop, rarer with time: yields the seconds waited so far, ends when `seconds` are over."""
+    begin, backoff = time.monotonic(), Backoff(*_TURNS)
     while (waited := time.monotonic() - begin) < seconds:
         yield waited
-        time.sleep(pause)
+        time.sleep(backoff.rest())
 
 
 def _identity(who: Account) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from loom.background import Backoff
 from loom.bus import channels
 from loom.bus.events import Event, EventType, Position
 from loom.bus.subscriber import Interest, Subscriber
@@ -115,7 +117,7 @@ async def wait(
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
-    pause = _FIRST_LOOK
+    looks = Backoff(_FIRST_LOOK, _LONGEST_HEARING)
     position = None if since is None else _position(since)
     async with subscriber.listening(wanted.interest(project_id)) as woken:
         while True:
@@ -130,11 +132,10 @@ async def wait(
             left = end - loop.time()
             if seen.changed or left <= 0:
                 return seen
-            try:
-                await asyncio.wait_for(woken.wait(), min(left, pause))
-                pause = _NEXT_LOOK
-            except TimeoutError:
-                pause = min(pause * 2, _LONGEST_HEARING if subscriber.connected else _LONGEST_DEAF)
+            longest = left if subscriber.connected else min(left, _LONGEST_DEAF)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), min(longest, looks.rest()))
+                looks = Backoff(_NEXT_LOOK, _LONGEST_HEARING)
 
 
 async def _look(connection: Connection, project_id: str, wanted: Wait, position: Position) -> Waited:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
+from loom.background import Backoff
 from loom.config import OrchestrationConfig
 
 
@@ -24,5 +24,4 @@ class RetryPolicy:
     def backoff(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1): exponential, capped, and spread by ±20 % so
         that tasks that failed together do not come back together."""
-        exponent = min(max(attempt - 1, 0), 62)  # beyond that the power alone would overflow, and any cap is reached
-        return min(self.base_seconds * 2.0**exponent, self.cap_seconds) * random.uniform(0.8, 1.2)
+        return Backoff(self.base_seconds, self.cap_seconds, jitter=0.2).after(attempt)

@@ -22,6 +22,7 @@ from loom.background import end
 from loom.exceptions import AnswerError, ConfigError, InvalidInputError, LoomError, TaskStateError
 from loom.graph.rules import diagnoses
 from loom.graph.store.escalations import EscalationKind
+from loom.orchestration.housekeeping import Patience
 from loom.skills import asking, diagnosis, loader, providers
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ class Brain:
         self._news: list[Diagnosed] = []
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._pause, self._rest_until = _PAUSES[0], 0.0
-        self._told = ""
+        self._patience, self._rest_until = Patience("Diagnosing", *_PAUSES), 0.0
         self._enough_until: datetime | None = None  # as it was said
 
     @classmethod
@@ -120,7 +120,7 @@ class Brain:
         except ConfigError:
             raise
         except Exception as error:
-            self._rest(error)
+            self._rest_until = time.monotonic() + self._patience.after(error)
 
     async def _work(self) -> None:
         while True:
@@ -163,7 +163,7 @@ class Brain:
             with suppress(LoomError):
                 await asyncio.shield(self._loom.transact(lambda tx: diagnoses.give_back(tx, taken, self._name)))
             raise
-        self._pause, self._told = _PAUSES[0], ""
+        self._patience.renew()
 
     async def _diagnose(self, taken: Escalation) -> None:
         inputs = await diagnosis.material(self._loom, taken.task_id)
@@ -219,17 +219,6 @@ class Brain:
 
     def _note(self, taken: Escalation, reply: Mapping[str, Any]) -> None:
         self._news.append(Diagnosed(taken.id, taken.task_id, reply))
-
-    def _rest(self, error: Exception) -> None:
-        """Asks nobody for a while, longer each time, and says so."""
-        self._rest_until = time.monotonic() + self._pause
-        if self._told != type(error).__name__:
-            self._told = type(error).__name__
-            if isinstance(error, LoomError):
-                _LOG.warning("Diagnosing has to wait %d seconds: %s", self._pause, error)
-            else:
-                _LOG.error("Diagnosing failed and is tried again", exc_info=error)
-        self._pause = min(self._pause * 2, _PAUSES[1])
 
 
 def _unsure(taken: Escalation, answer: Mapping[str, Any]) -> str | None:

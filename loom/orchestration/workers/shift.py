@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from loom.background import Backoff
 from loom.exceptions import DatabaseUnavailableError, ServersError
 
 T = TypeVar("T")
@@ -40,12 +41,11 @@ class Shift:
 
     async def asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         """An answer of the servers, however long they are away; None when the shift is over before they are back."""
-        pause, longest = _PAUSES
+        backoff = Backoff(*_PAUSES)
         while True:
             try:
                 return await ask()
             except (DatabaseUnavailableError, ServersError):  # the housekeeper says so
-                await self.until(timeout=pause)
+                await self.until(timeout=backoff.rest())
                 if self.over:
                     return None
-                pause = min(pause * 2, longest)

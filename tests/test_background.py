@@ -1,0 +1,50 @@
+"""How long rests what has failed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from loom.background import Backoff
+from loom.bus import subscriber
+from loom.bus.connection import open_redis
+from loom.services import Endpoints
+
+
+def test_a_rest_is_twice_the_one_before_up_to_the_longest() -> None:
+    backoff = Backoff(0.5, 3)
+    assert [backoff.rest() for _ in range(5)] == [0.5, 1, 2, 3, 3]
+    backoff.renew()
+    assert backoff.rest() == 0.5
+
+
+def test_however_often_something_fails_its_rest_can_be_told() -> None:
+    assert Backoff(1, 30).after(10**9) == 30
+    assert Backoff(0, 0).rest() == 0
+
+
+def test_jitter_spreads_rests_to_both_sides() -> None:
+    rests = [Backoff(10, 100, jitter=0.2).rest() for _ in range(1000)]
+    assert 8 <= min(rests) < 9 < 11 < max(rests) <= 12
+
+
+async def test_a_subscription_that_stood_is_made_anew_without_a_longer_rest_each_time(
+    servers: Endpoints, redis_conn: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "_PAUSES", (0.05, 10.0))
+    url = servers.redis_url
+    named = f"{url}{'&' if '?' in url else '?'}client_name=rests"
+    heard = subscriber.Subscriber(lambda: open_redis(named, timeout=None), "nothing:*")
+    began = time.monotonic()
+    async with heard.listening(lambda channel, text: False) as woken:
+        for _ in range(7):
+            woken.clear()
+            for client in await redis_conn.client_list(_type="pubsub"):
+                if client["name"] == "rests":
+                    await redis_conn.client_kill_filter(_id=client["id"])
+            await asyncio.wait_for(woken.wait(), 10)
+    await heard.close()
+    assert time.monotonic() - began < 3, "without it the seventh alone rests 3.2 seconds"
