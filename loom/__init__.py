@@ -1,19 +1,192 @@
-"""Loom: one durable, dependency-aware task graph for many AI coding agents."""
+"""Loom: one durable, dependency-aware task graph for many AI coding agents.
+
+    from loom import Loom, TaskNotFoundError
+
+Everything that is meant for use from outside is here: the front, what it takes and gives back, the configuration, and
+every error. Other modules may move.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from loom.exceptions import (
+    AnswerError,
+    ClaimConflictError,
+    ConfigError,
+    DatabaseUnavailableError,
+    DependencyCycleError,
+    EscalationNotFoundError,
+    ImportFormatError,
+    InvalidInputError,
+    LoomError,
+    MessageNotFoundError,
+    PlanError,
+    PlanNotFoundError,
+    ProjectNotFoundError,
+    ProviderError,
+    RunAnsweredError,
+    RunLostError,
+    RunNotFoundError,
+    SchemaTooNewError,
+    ServersError,
+    ServersStoppedError,
+    SkillError,
+    SkillNotFoundError,
+    TaskNotFoundError,
+    TaskStateError,
+    WorkflowError,
+    WorkflowNotFoundError,
+    WorkflowStateError,
+)
+
 if TYPE_CHECKING:
+    from loom.bus.events import Event, EventType, Position
+    from loom.config import (
+        DatabaseConfig,
+        LoomConfig,
+        McpConfig,
+        OrchestrationConfig,
+        RedisConfig,
+        ServersConfig,
+        SkillsConfig,
+        load_config,
+    )
+    from loom.graph.cache.waiting import Waited
     from loom.graph.front import Loom
+    from loom.graph.importing import Adjustment, Batch
+    from loom.graph.importing import Kind as AdjustmentKind
+    from loom.graph.importing import read as read_batch
+    from loom.graph.importing.writing import Imported
+    from loom.graph.model.task import Listed, Priority, Task, TaskStatus
+    from loom.graph.model.verdict import Verdict
+    from loom.graph.rules.claims import Outcome, Swept
+    from loom.graph.store.claiming import Claim
+    from loom.graph.store.escalations import Escalation, EscalationKind
+    from loom.graph.store.messages import Inbox, Message
+    from loom.graph.store.projects import Project, ProjectStatus
+    from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Page
 
-__all__ = ["Loom"]
+__all__ = [
+    "Adjustment",
+    "AdjustmentKind",
+    "AgentView",
+    "AnswerError",
+    "Batch",
+    "Claim",
+    "ClaimConflictError",
+    "ConfigError",
+    "DatabaseConfig",
+    "DatabaseUnavailableError",
+    "DeadLetter",
+    "DependencyCycleError",
+    "Detail",
+    "Escalation",
+    "EscalationKind",
+    "EscalationNotFoundError",
+    "Event",
+    "EventType",
+    "GraphView",
+    "ImportFormatError",
+    "Imported",
+    "Inbox",
+    "InvalidInputError",
+    "Listed",
+    "Loom",
+    "LoomConfig",
+    "LoomError",
+    "McpConfig",
+    "Message",
+    "MessageNotFoundError",
+    "Neighbour",
+    "OrchestrationConfig",
+    "Outcome",
+    "Page",
+    "PlanError",
+    "PlanNotFoundError",
+    "Position",
+    "Priority",
+    "Project",
+    "ProjectNotFoundError",
+    "ProjectStatus",
+    "ProviderError",
+    "RedisConfig",
+    "RunAnsweredError",
+    "RunLostError",
+    "RunNotFoundError",
+    "SchemaTooNewError",
+    "ServersConfig",
+    "ServersError",
+    "ServersStoppedError",
+    "SkillError",
+    "SkillNotFoundError",
+    "SkillsConfig",
+    "Swept",
+    "Task",
+    "TaskNotFoundError",
+    "TaskStateError",
+    "TaskStatus",
+    "Verdict",
+    "Waited",
+    "WorkflowError",
+    "WorkflowNotFoundError",
+    "WorkflowStateError",
+    "load_config",
+    "read_batch",
+]
+
+# The front brings the database's driver with it; `import loom` alone stays light.
+_PLACES = {
+    "Adjustment": "graph.importing",
+    "AdjustmentKind": "graph.importing:Kind",
+    "AgentView": "graph.store.reading",
+    "Batch": "graph.importing",
+    "Claim": "graph.store.claiming",
+    "DatabaseConfig": "config",
+    "DeadLetter": "graph.store.reading",
+    "Detail": "graph.store.reading",
+    "Escalation": "graph.store.escalations",
+    "EscalationKind": "graph.store.escalations",
+    "Event": "bus.events",
+    "EventType": "bus.events",
+    "GraphView": "graph.store.reading",
+    "Imported": "graph.importing.writing",
+    "Inbox": "graph.store.messages",
+    "Listed": "graph.model.task",
+    "Loom": "graph.front",
+    "LoomConfig": "config",
+    "McpConfig": "config",
+    "Message": "graph.store.messages",
+    "Neighbour": "graph.store.reading",
+    "OrchestrationConfig": "config",
+    "Outcome": "graph.rules.claims",
+    "Page": "graph.store.reading",
+    "Position": "bus.events",
+    "Priority": "graph.model.task",
+    "Project": "graph.store.projects",
+    "ProjectStatus": "graph.store.projects",
+    "RedisConfig": "config",
+    "ServersConfig": "config",
+    "SkillsConfig": "config",
+    "Swept": "graph.rules.claims",
+    "Task": "graph.model.task",
+    "TaskStatus": "graph.model.task",
+    "Verdict": "graph.model.verdict",
+    "Waited": "graph.cache.waiting",
+    "load_config": "config",
+    "read_batch": "graph.importing:read",
+}
 
 
-def __getattr__(name: str) -> Any:
-    # The front brings the database driver with it; `import loom` alone stays light.
-    if name == "Loom":
-        from loom.graph.front import Loom
+if not TYPE_CHECKING:  # for a type checker a name that is not above is a mistake
 
-        return Loom
-    raise AttributeError(f"module 'loom' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module 'loom' has no attribute {name!r}")
+        module, _, attribute = _PLACES[name].partition(":")
+        return getattr(import_module(f"loom.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
