@@ -55,8 +55,7 @@ if TYPE_CHECKING:
     )
     from loom.graph.cache.waiting import Waited
     from loom.graph.front import Loom
-    from loom.graph.importing import Adjustment, Batch
-    from loom.graph.importing import Kind as AdjustmentKind
+    from loom.graph.importing import Adjustment, AdjustmentKind, Batch
     from loom.graph.importing import read as read_batch
     from loom.graph.importing.writing import Imported
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
@@ -139,7 +138,7 @@ __all__ = [
 # The front brings the database's driver with it; `import loom` alone stays light.
 _PLACES = {
     "Adjustment": "graph.importing",
-    "AdjustmentKind": "graph.importing:Kind",
+    "AdjustmentKind": "graph.importing",
     "AgentView": "graph.store.reading",
     "Batch": "graph.importing",
     "Claim": "graph.store.claiming",

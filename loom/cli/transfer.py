@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import PurePath
 
 import click
@@ -43,10 +44,7 @@ async def bring_in(loom: Loom, text: str, name: str) -> Reply:
         "known": done.known,
         "linked": done.linked,
         "ready": sum(task.status == "pending" for task in done.tasks),
-        "adjustments": [
-            {"kind": str(one.kind), "count": one.count, "example": one.example, "text": str(one)}
-            for one in done.adjustments
-        ],
+        "adjustments": [{**asdict(one), "text": str(one)} for one in done.adjustments],
     }
 
 

@@ -15,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.exceptions import ImportFormatError, PlanError
-from loom.graph.importing import Batch, Kind, Known, Note, fit, native, read
-from loom.graph.importing.reconcile import Item, reconcile
+from loom.graph.importing import AdjustmentKind, Batch, Report, native, read
+from loom.graph.importing.fitting import fit
+from loom.graph.importing.items import Item
+from loom.graph.importing.reconcile import reconcile
 from loom.graph.model import limits, plan
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import Priority, Task, TaskStatus
+from loom.graph.store import TaskOutline
 
 DONE, CANCELLED, PENDING = TaskStatus.DONE, TaskStatus.CANCELLED, TaskStatus.PENDING
 
@@ -29,7 +32,7 @@ def by_key(batch: Batch) -> dict[str, Draft]:
     return {draft.key.split(":", 1)[1].removeprefix("master:"): draft for draft in batch.drafts}
 
 
-def counts(batch: Batch) -> dict[Kind, int]:
+def counts(batch: Batch) -> dict[AdjustmentKind, int]:
     return {found.kind: found.count for found in batch.adjustments}
 
 
@@ -92,7 +95,7 @@ def test_task_master() -> None:
     # In a subtask 1 means the sibling and 3, where there is none, the task; which gives up its dependency on 2.2.
     assert roof.depends_on == ("taskmaster:master:2.1", "taskmaster:master:3")
     assert garden.depends_on == ()
-    assert counts(batch) == {Kind.CYCLE: 1, Kind.PENDING: 2}
+    assert counts(batch) == {AdjustmentKind.CYCLE: 1, AdjustmentKind.PENDING: 2}
 
 
 def test_the_flat_form_is_the_trunk() -> None:
@@ -123,7 +126,7 @@ def test_task_master_ids_that_come_twice_lose_no_work() -> None:
     found = by_key(batch)
     assert {key: draft.title for key, draft in found.items()} == {"1": "a", "1#2": "b", "2": "c"}
     assert found["2"].depends_on == ("taskmaster:master:1",)
-    assert counts(batch) == {Kind.SAME_ID: 1}
+    assert counts(batch) == {AdjustmentKind.SAME_ID: 1}
 
 
 def test_odd_entries_do_no_harm() -> None:
@@ -135,7 +138,7 @@ def test_odd_entries_do_no_harm() -> None:
         {"id": 3, "subtasks": [{"id": "3.5"}, 7]},
     )
     check_invariants(batch.drafts)
-    assert counts(batch)[Kind.NOT_WORK] == 3
+    assert counts(batch)[AdjustmentKind.NOT_WORK] == 3
     assert by_key(batch)["3.5"].title == "Untitled"
 
 
@@ -195,7 +198,12 @@ def test_beads() -> None:
         {"type": "parent", "id": "beads:bd-3", "title": "bd-3"},
     ]
     assert third.depends_on == ("beads:bd-1.1",)
-    assert counts(batch) == {Kind.SECOND_PARENT: 1, Kind.DANGLING: 1, Kind.CONDITIONAL: 1, Kind.PENDING: 1}
+    assert counts(batch) == {
+        AdjustmentKind.SECOND_PARENT: 1,
+        AdjustmentKind.DANGLING: 1,
+        AdjustmentKind.CONDITIONAL: 1,
+        AdjustmentKind.PENDING: 1,
+    }
 
 
 def test_what_is_not_work_stays_out() -> None:
@@ -211,7 +219,7 @@ def test_what_is_not_work_stays_out() -> None:
     )
     assert [draft.key for draft in batch.drafts] == ["beads:h"]
     assert batch.drafts[0].depends_on == ()
-    assert counts(batch) == {Kind.NOT_WORK: 7, Kind.DANGLING: 1}
+    assert counts(batch) == {AdjustmentKind.NOT_WORK: 7, AdjustmentKind.DANGLING: 1}
 
 
 def test_of_two_lines_the_newer_counts() -> None:
@@ -219,7 +227,7 @@ def test_of_two_lines_the_newer_counts() -> None:
     for lines in ([old, new | {"title": "new"}], [new | {"title": "new"}, old]):
         batch = beads(*lines)
         assert [draft.title for draft in batch.drafts] == ["new"]
-        assert counts(batch) == {Kind.DUPLICATE: 1}
+        assert counts(batch) == {AdjustmentKind.DUPLICATE: 1}
 
 
 def test_a_single_line_and_an_array_are_beads_too() -> None:
@@ -263,9 +271,9 @@ def test_an_export_comes_back_as_it_was() -> None:
     assert (claimed.status, claimed.context) == (PENDING, {"imported_status": "claimed"})
     assert (failed.status, failed.origin_id) == (PENDING, "loom:p:loom-00000004")
     assert blocked.depends_on == (claimed.key, done.key)
-    assert counts(batch) == {Kind.PENDING: 2}
+    assert counts(batch) == {AdjustmentKind.PENDING: 2}
 
-    known = [Known(one.id, one.origin_id, one.status, one.parent_id, one.depends_on) for one in tasks]
+    known = [TaskOutline(one.id, one.origin_id, one.status, one.parent_id, one.depends_on) for one in tasks]
     again = fit(batch, known, "p")
     assert (again.drafts, again.known, again.links, again.adjustments) == ([], 5, [], [])
 
@@ -321,8 +329,8 @@ def test_parents_follow_their_children() -> None:
     )
     found = by_key(batch)
     assert [found[key].status for key in "123"] == [PENDING, DONE, CANCELLED]
-    assert counts(batch) == {Kind.OPENED: 1, Kind.CLOSED: 2}
-    opened = next(found for found in batch.adjustments if found.kind is Kind.OPENED)
+    assert counts(batch) == {AdjustmentKind.OPENED: 1, AdjustmentKind.CLOSED: 2}
+    opened = next(found for found in batch.adjustments if found.kind is AdjustmentKind.OPENED)
     assert "1 × closed parent with open children opened, such as taskmaster:master:1" in str(opened)
 
 
@@ -340,18 +348,18 @@ def test_finished_work_waives_what_it_did_not_wait_for() -> None:
         "done": {"beads:late"},
         "epic": {"beads:late"},
     }
-    assert counts(batch) == {Kind.WAIVED: 2}
+    assert counts(batch) == {AdjustmentKind.WAIVED: 2}
 
 
 def test_a_closed_epic_without_children_is_a_task() -> None:
     batch = beads({"id": "a", "issue_type": "epic", "status": "closed"}, {"id": "b", "issue_type": "epic"})
     assert [(draft.epic, draft.status) for draft in batch.drafts] == [(False, DONE), (True, PENDING)]
-    assert counts(batch) == {Kind.CHILDLESS: 1}
+    assert counts(batch) == {AdjustmentKind.CHILDLESS: 1}
 
 
 def test_what_waits_for_a_cancelled_task_is_told() -> None:
     batch = taskmaster({"id": 1, "status": "cancelled"}, {"id": 2, "dependencies": [1]})
-    assert counts(batch) == {Kind.STUCK: 1}
+    assert counts(batch) == {AdjustmentKind.STUCK: 1}
 
 
 def test_cycles_give_up_a_dependency_never_a_parent() -> None:
@@ -365,7 +373,7 @@ def test_cycles_give_up_a_dependency_never_a_parent() -> None:
     check_invariants(batch.drafts)
     found = by_key(batch)
     assert found["e.1"].parent == "beads:e"
-    assert counts(batch) == {Kind.PARENT_CYCLE: 1, Kind.CYCLE: 4}
+    assert counts(batch) == {AdjustmentKind.PARENT_CYCLE: 1, AdjustmentKind.CYCLE: 4}
     assert found["e"].depends_on == ("beads:x",)
 
 
@@ -397,13 +405,13 @@ def test_texts_are_made_fit() -> None:
     assert second.title == "Untitled"
     assert len(second.context["shortened"]) in (1, 2, 3)
     assert len(second.context["notes"]) > 10_000
-    assert counts(batch) == {Kind.TITLE: 1, Kind.SHORTENED: 1, Kind.CLEANED: 1}
+    assert counts(batch) == {AdjustmentKind.TITLE: 1, AdjustmentKind.SHORTENED: 1, AdjustmentKind.CLEANED: 1}
 
 
 def test_more_than_a_thousand_dependencies_are_cut() -> None:
     batch = taskmaster(*({"id": n, "title": "t"} for n in range(1002)), {"id": 2000, "dependencies": list(range(1002))})
     assert len(by_key(batch)["2000"].depends_on) == 1000
-    assert counts(batch) == {Kind.TOO_MANY: 2}
+    assert counts(batch) == {AdjustmentKind.TOO_MANY: 2}
 
 
 def test_a_long_id_is_shortened_and_stays_distinct() -> None:
@@ -425,7 +433,7 @@ def test_a_large_tangled_graph_takes_little_time() -> None:
         for n in range(10_000)
     ]
     start = time.perf_counter()
-    drafts = reconcile(items, [])
+    drafts = reconcile(items, Report())
     assert time.perf_counter() - start < 5
     plan.order(drafts)
 
@@ -456,19 +464,17 @@ def graphs(draw: st.DrawFn) -> list[Item]:
 @settings(max_examples=400)
 @given(graphs())
 def test_any_graph_comes_to_satisfy_the_invariants(items: list[Item]) -> None:
-    notes: list[Note] = []
-    drafts = reconcile(items, notes)
+    drafts = reconcile(items, Report())
     check_invariants(drafts)
     assert [draft.key for draft in drafts] == [item.key for item in items]
     plan.order(drafts)
     # What holds already is left as it is, and the same file gives the same drafts.
-    again: list[Note] = []
-    assert reconcile(items, again) == drafts
-    settled: list[Note] = []
+    assert reconcile(items, Report()) == drafts
+    settled = Report()
     assert [replace(draft, context={}) for draft in reconcile(map(item_of, drafts), settled)] == [
         replace(draft, context={}) for draft in drafts
     ]
-    assert {note.kind for note in settled} <= {Kind.STUCK}
+    assert {case.kind for case in settled} <= {AdjustmentKind.STUCK}
 
 
 def item_of(draft: Draft) -> Item:
@@ -492,11 +498,12 @@ def test_any_changed_file_fits_what_the_project_has(
     before: list[Item], after: list[Item], gone: set[str], data: st.DataObject
 ) -> None:
     known = {
-        f"loom-{at:08x}": draft for at, draft in enumerate(reconcile([i for i in before if i.key not in gone], []))
+        f"loom-{at:08x}": draft
+        for at, draft in enumerate(reconcile([i for i in before if i.key not in gone], Report()))
     }
     ids = {draft.key: id for id, draft in known.items()}
     tasks = {
-        id: Known(
+        id: TaskOutline(
             id,
             draft.key,
             TaskStatus.EPIC if draft.epic and draft.status is PENDING else draft.status,
@@ -508,9 +515,9 @@ def test_any_changed_file_fits_what_the_project_has(
     }
     for id, one in tasks.items():
         if one.status is PENDING and (to := data.draw(moved)):
-            tasks[id] = one._replace(status=to)
-    notes: list[Note] = []
-    batch = Batch("beads", reconcile(after, notes), notes)
+            tasks[id] = replace(one, status=to)
+    report = Report()
+    batch = Batch("beads", reconcile(after, report), report)
     fitted = fit(batch, tasks.values())
 
     assert {draft.key for draft in fitted.drafts}.isdisjoint(ids)
@@ -537,7 +544,7 @@ def test_any_changed_file_fits_what_the_project_has(
     plan.order([*union, *fitted.drafts])
 
     # And once it is in, the same file has nothing to add.
-    there = [Known(f"new-{draft.key}", draft.origin_id, draft.status) for draft in fitted.drafts]
+    there = [TaskOutline(f"new-{draft.key}", draft.origin_id, draft.status) for draft in fitted.drafts]
     again = fit(batch, [*tasks.values(), *there])
     assert again.links == []
     left = {draft.key for draft in again.drafts}
@@ -547,11 +554,11 @@ def test_any_changed_file_fits_what_the_project_has(
 
 def test_new_work_joins_what_loom_has_moved() -> None:
     tasks = [
-        Known("loom-00000001", "beads:a", DONE),
-        Known("loom-00000002", "beads:b", TaskStatus.CLAIMED),
-        Known("loom-00000003", "beads:c", TaskStatus.BLOCKED, depends_on=("loom-00000002",)),
-        Known("loom-00000004", "beads:e", TaskStatus.EPIC),
-        Known("loom-00000005", "beads:e.1", PENDING, "loom-00000004"),
+        TaskOutline("loom-00000001", "beads:a", DONE),
+        TaskOutline("loom-00000002", "beads:b", TaskStatus.CLAIMED),
+        TaskOutline("loom-00000003", "beads:c", TaskStatus.BLOCKED, depends_on=("loom-00000002",)),
+        TaskOutline("loom-00000004", "beads:e", TaskStatus.EPIC),
+        TaskOutline("loom-00000005", "beads:e.1", PENDING, "loom-00000004"),
     ]
     batch = beads(
         {"id": "a", "title": "changed"},
@@ -573,7 +580,7 @@ def test_new_work_joins_what_loom_has_moved() -> None:
     assert (found["e.2"].parent, found["e.2"].depends_on) == ("loom-00000004", ("loom-00000005", "beads:n"))
     assert found["n"].waived == {"loom-00000002"}
     assert fitted.links == [("loom-00000003", "beads:n")]
-    assert counts(fitted) == {Kind.ORPHANED: 1, Kind.WAIVED: 1}
+    assert counts(fitted) == {AdjustmentKind.ORPHANED: 1, AdjustmentKind.WAIVED: 1}
 
 
 # --- the invariants, written anew -------------------------------------------------------------------------------------

@@ -1,6 +1,13 @@
 """Importing: from the text of a file to drafts that satisfy Loom's invariants, and a report of what gave way.
 
-`read` does the file, `fit` what the project has already; the store writes what comes out in one transaction.
+| module | holds |
+|---|---|
+| `taskmaster` `beads` `native` | a reader for each format, which makes items |
+| `items` `report` `values` | what readers make, what they report, and values made fit |
+| `reconcile` | one file by itself: items to drafts |
+| `fitting` | those drafts beside what the project has |
+| `settling` | the graph that both settle |
+| `writing` | all of it in one transaction |
 """
 
 from __future__ import annotations
@@ -10,10 +17,12 @@ from typing import Any
 
 from loom.exceptions import ImportFormatError, PlanError
 from loom.graph.importing import beads, native, taskmaster
-from loom.graph.importing.reconcile import Adjustment, Batch, Kind, Known, Note, fit, reconcile
+from loom.graph.importing.items import Batch
+from loom.graph.importing.reconcile import reconcile
+from loom.graph.importing.report import Adjustment, AdjustmentKind, Report
 from loom.graph.model import limits, plan
 
-__all__ = ["Adjustment", "Batch", "Kind", "Known", "Note", "fit", "read"]
+__all__ = ["Adjustment", "AdjustmentKind", "Batch", "Report", "read"]
 
 _FORMATS = "Loom reads Task Master's tasks.json, Beads' issues.jsonl, its own export, and plans."
 
@@ -31,18 +40,18 @@ def read(text: str, name: str) -> Batch:
     """
     text = text.removeprefix("\ufeff")
     data = _values(text, name)
-    notes: list[Note] = []
+    report = Report()
     if native.recognises(data):
-        kind, (items, source) = "loom", native.read(data, name, notes)
+        kind, (items, source) = "loom", native.read(data, name, report)
     elif taskmaster.recognises(data):
-        kind, (items, source) = "taskmaster", taskmaster.read(data, notes)
+        kind, (items, source) = "taskmaster", taskmaster.read(data, report)
     elif beads.recognises(data):
-        kind, (items, source) = "beads", beads.read(data, notes)
+        kind, (items, source) = "beads", beads.read(data, report)
     elif isinstance(data, dict) and "tasks" in data:
         return native.plan_batch(data, name)
     else:
         raise ImportFormatError(f"{name} holds {_seen(data)}, which is no format that Loom knows.", _FORMATS)
-    return Batch(kind, reconcile(items, notes), notes, source)
+    return Batch(kind, reconcile(items, report), report, source)
 
 
 def _values(text: str, name: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from loom.graph.importing.reconcile import Item, Kind, Note, moment, origin, put_done_when, relate
+from loom.graph.importing.items import Item, moment, origin, put_done_when, relate
+from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model.task import Priority, TaskStatus
 
 _BLOCKING = frozenset(("", "blocks", "conditional-blocks", "waits-for"))
@@ -28,24 +29,24 @@ def recognises(rows: object) -> bool:
     )
 
 
-def read(rows: Sequence[object], notes: list[Note]) -> tuple[list[Item], dict[str, int]]:
-    """The items of a file, and what it held. Tombstones and what is not work are left out and noted."""
+def read(rows: Sequence[object], report: Report) -> tuple[list[Item], dict[str, int]]:
+    """The items of a file, and what it held. Tombstones and what is not work are left out and reported."""
     work: list[Mapping[str, Any]] = []
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not row.get("id"):
-            notes.append(Note(Kind.NOT_WORK, f"beads:#{number}", f"entry {number}"))
+            report.add(AdjustmentKind.NOT_WORK, f"beads:#{number}", f"entry {number}")
         elif why := _not_work(row):
-            notes.append(Note(Kind.NOT_WORK, _key(row["id"]), f"{_key(row['id'])} ({why})"))
+            report.add(AdjustmentKind.NOT_WORK, _key(row["id"]), f"{_key(row['id'])} ({why})")
         else:
             work.append(row)
     newest: dict[str, Mapping[str, Any]] = {}
     for row in work:  # a merge can leave an issue's older lines in the file
         id = str(row["id"])
         if id in newest:
-            notes.append(Note(Kind.DUPLICATE, _key(id), _key(id)))
+            report.add(AdjustmentKind.DUPLICATE, _key(id), _key(id))
         if id not in newest or _changed(newest[id]) <= _changed(row):
             newest[id] = row
-    items = [_item(row, newest, notes) for row in newest.values()]
+    items = [_item(row, newest, report) for row in newest.values()]
     source = {"issues": len(rows), "dependencies": sum(len(_links(row)) for row in rows if isinstance(row, dict))}
     return items, source
 
@@ -62,11 +63,11 @@ def _not_work(row: Mapping[str, Any]) -> str:
     return str(row["issue_type"]) if str(row.get("issue_type")) in _NOT_WORK else ""
 
 
-def _item(row: Mapping[str, Any], ids: Collection[str], notes: list[Note]) -> Item:
-    id, former = str(row["id"]), str(row.get("status") or "open").strip().lower()
+def _item(row: Mapping[str, Any], ids: Collection[str], report: Report) -> Item:
+    former = str(row.get("status") or "open").strip().lower()
     closed = former == "closed"
     item = Item(
-        key=_key(id),
+        key=_key(row["id"]),
         title=str(row.get("title") or ""),
         status=TaskStatus.DONE if closed else TaskStatus.PENDING,
         was=None if former in ("open", "closed") else former,
@@ -78,28 +79,36 @@ def _item(row: Mapping[str, Any], ids: Collection[str], notes: list[Note]) -> It
         done_at=moment(row.get("closed_at")),
     )
     for kind, target in _links(row):
-        if kind == "parent-child":
-            item.parents.append(_key(target))
-        elif kind in _BLOCKING:
-            item.depends_on.append(_key(target))
-            if kind == "conditional-blocks":  # to run only if the other fails: Loom has no such edge, a reader decides
-                relate(item.context, {"type": kind, "id": target})
-                notes.append(Note(Kind.CONDITIONAL, item.key, f"{item} on {target}"))
-        else:
-            relate(item.context, {"type": kind, "id": target})
-    if row.get("parent"):
-        item.parents.append(_key(row["parent"]))
-    above, _, last = id.rpartition(".")
-    if not item.parents and last.isdigit() and above in ids:
-        item.parents.append(_key(above))
+        _put_link(item, kind, target, report)
+    _put_parent(item, row, ids)
     put_done_when(item, ("acceptance_criteria", row.get("acceptance_criteria")))
     if comments := row.get("comments"):
-        item.context["comments"] = (
-            [_comment(comment) for comment in comments] if isinstance(comments, list) else comments
-        )
+        item.context["comments"] = list(map(_comment, comments)) if isinstance(comments, list) else comments
     extra = {name: value for name, value in row.items() if name not in _PLACED and value not in (None, "", [])}
-    item.context["origin"] = {"format": "beads", "id": id, **extra}
+    item.context["origin"] = {"format": "beads", "id": str(row["id"]), **extra}
     return item
+
+
+def _put_link(item: Item, kind: str, target: str, report: Report) -> None:
+    """One of an issue's dependencies as what it is for Loom: a parent, a dependency, or a related note."""
+    if kind == "parent-child":
+        item.parents.append(_key(target))
+        return
+    if kind in _BLOCKING:
+        item.depends_on.append(_key(target))
+    if kind == "conditional-blocks":  # to run only if the other fails: Loom has no such edge, a reader decides
+        report.add(AdjustmentKind.CONDITIONAL, item.key, f"{item} on {target}")
+    if kind == "conditional-blocks" or kind not in _BLOCKING:
+        relate(item.context, {"type": kind, "id": target})
+
+
+def _put_parent(item: Item, row: Mapping[str, Any], ids: Collection[str]) -> None:
+    """The parent that an issue names as such, or else shows by its id: bd-1.2 is a child of bd-1."""
+    if row.get("parent"):
+        item.parents.append(_key(row["parent"]))
+    above, _, last = str(row["id"]).rpartition(".")
+    if not item.parents and last.isdigit() and above in ids:
+        item.parents.append(_key(above))
 
 
 def _links(row: Mapping[str, Any]) -> list[tuple[str, str]]:

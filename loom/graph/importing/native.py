@@ -13,7 +13,8 @@ from pathlib import PurePath
 from typing import Any
 
 from loom.exceptions import ImportFormatError
-from loom.graph.importing.reconcile import Batch, Item, Kind, Note, exported, moment, origin
+from loom.graph.importing.items import Batch, Item, exported, moment, origin
+from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model import limits, plan
 from loom.graph.model.task import Priority, Task, TaskStatus
 
@@ -44,7 +45,7 @@ def recognises(data: object) -> bool:
     return isinstance(data, dict) and "loom_export" in data
 
 
-def read(data: Mapping[str, Any], name: str, notes: list[Note]) -> tuple[list[Item], dict[str, int]]:
+def read(data: Mapping[str, Any], name: str, report: Report) -> tuple[list[Item], dict[str, int]]:
     """The items of an export, and what it held.
 
     Raises:
@@ -64,7 +65,7 @@ def read(data: Mapping[str, Any], name: str, notes: list[Note]) -> tuple[list[It
         if isinstance(task, dict) and isinstance(task.get("id"), str):
             items.append(_item(task, prefix))
         else:
-            notes.append(Note(Kind.NOT_WORK, f"{prefix}#{number}", f"entry {number}"))
+            report.add(AdjustmentKind.NOT_WORK, f"{prefix}#{number}", f"entry {number}")
     return items, {"tasks": len(tasks), "dependencies": sum(len(item.depends_on) for item in items)}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loom.graph.importing.reconcile import Item, Kind, Note, moment, origin, put_done_when
+from loom.graph.importing.items import Item, moment, origin, put_done_when
+from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model import limits
 from loom.graph.model.task import Priority, TaskStatus
 
@@ -35,7 +36,7 @@ def recognises(data: object) -> bool:
     return any(isinstance(tag, dict) and isinstance(tag.get("tasks"), list) for tag in data.values())
 
 
-def read(data: Mapping[str, Any], notes: list[Note]) -> tuple[list[Item], dict[str, int]]:
+def read(data: Mapping[str, Any], report: Report) -> tuple[list[Item], dict[str, int]]:
     """The items of a file, and what it held.
 
     A task with subtasks is an epic. Tags are separate lists with ids of their own, most often one for each branch or
@@ -52,17 +53,15 @@ def read(data: Mapping[str, Any], notes: list[Note]) -> tuple[list[Item], dict[s
             metadata = tag.get("metadata") or {}
             epic = Item(origin(f"taskmaster:{name}"), name, TaskStatus.EPIC, epic=True, context=_origin(name, metadata))
             items.append(epic)
-        _Tag(name, None if epic is None else epic.key, items, source, notes).read(tag["tasks"])
+        _Tag(name, None if epic is None else epic.key, items, source, report).read(tag["tasks"])
     return items, source
 
 
 class _Tag:
     """Reads the tasks of one tag into `items`."""
 
-    def __init__(
-        self, name: str, epic: str | None, items: list[Item], source: dict[str, int], notes: list[Note]
-    ) -> None:
-        self._name, self._epic, self._items, self._source, self._notes = name, epic, items, source, notes
+    def __init__(self, name: str, epic: str | None, items: list[Item], source: dict[str, int], report: Report) -> None:
+        self._name, self._epic, self._items, self._source, self._report = name, epic, items, source, report
         self._ids: set[str] = set()
 
     def read(self, tasks: list[Any]) -> None:
@@ -88,13 +87,13 @@ class _Tag:
             id = f"{given}#{times}"
         if id != given:
             example = f"{self._key(given)} {limits.quote(str(task.get('title')))}"
-            self._notes.append(Note(Kind.SAME_ID, self._key(id), example))
+            self._report.add(AdjustmentKind.SAME_ID, self._key(id), example)
         self._ids.add(id)
         return id
 
     def _is_task(self, task: object, place: str) -> bool:
         if not isinstance(task, dict):
-            self._notes.append(Note(Kind.NOT_WORK, self._key(place), f"entry {place} of tag {self._name}"))
+            self._report.add(AdjustmentKind.NOT_WORK, self._key(place), f"entry {place} of tag {self._name}")
         return isinstance(task, dict)
 
     def _item(self, id: str, parent: str | None, task: Mapping[str, Any], top: Mapping[str, Any]) -> Item:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loom.graph import store
-from loom.graph.importing.reconcile import Adjustment, Batch, Known, fit
-from loom.graph.model.task import Task, TaskStatus
+from loom.graph.importing.fitting import NOT_BEGUN, fit
+from loom.graph.importing.items import Batch
+from loom.graph.importing.report import Adjustment
+from loom.graph.model.task import Task
 from loom.graph.rules import editing, plans
 from loom.graph.store.transaction import Transaction
 
@@ -26,18 +28,15 @@ async def write(tx: Transaction, batch: Batch, *, agent: str, max_attempts: int)
     """Inserts what an import brought and the project has not had before. Tasks that exist are left alone, but that
     those nobody has begun also wait for what the file newly puts before them."""
     await store.lock_graph(tx)
-    fitted = fit(batch, [Known(*row) for row in await store.outline(tx)], tx.project_id)
+    fitted = fit(batch, await store.outline(tx), tx.project_id)
     planted = await plans.plant(tx, fitted.drafts, agent=agent, max_attempts=max_attempts)
     before: dict[str, list[str]] = {}
     for task_id, key in fitted.links:
         before.setdefault(task_id, []).append(planted.ids[key])
     untouched = [
-        task for task in (await store.lock(tx, before)).values() if task.status in _WAITING and not task.attempt
+        task for task in (await store.lock(tx, before)).values() if task.status in NOT_BEGUN and not task.attempt
     ]
     for task in untouched:
         edit = editing.Edit(depends_on=(*task.depends_on, *before[task.id]))
         await editing.update(tx, task.id, edit, agent)
     return Imported(planted.tasks, fitted.known, len(untouched), fitted.adjustments)
-
-
-_WAITING = (TaskStatus.PENDING, TaskStatus.BLOCKED)

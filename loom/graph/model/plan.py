@@ -142,20 +142,6 @@ def _label(draft: Draft) -> str:
     return f"{draft.key} {limits.quote(draft.title, 40)}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """An entry of a plan, each value checked by itself, names not yet resolved."""
-
-    key: str | None
-    title: str
-    epic: bool
-    parent: str | None
-    depends_on: tuple[str, ...]
-    priority: Priority
-    context: dict[str, Any]
-    done_when: str | None
-
-
 def _entries(plan: object) -> Sequence[Mapping[str, Any]]:
     if not isinstance(plan, Mapping) or "tasks" not in plan:
         got = "an object without tasks" if isinstance(plan, Mapping) else limits.kind(plan)
@@ -198,7 +184,8 @@ def _place(entries: Sequence[Mapping[str, Any]], number: int) -> str:
     return f"Task {number + 1}{f' {limits.quote(str(given))}' if isinstance(given, str | int) else ''}"
 
 
-def _row(entry: Mapping[str, Any]) -> _Row:
+def _row(entry: Mapping[str, Any]) -> Draft:
+    """An entry of a plan, each value checked by itself: names not yet resolved, the key empty where it has none."""
     for name in entry:
         if name not in FIELDS:
             close = difflib.get_close_matches(str(name), FIELDS, 1)
@@ -220,8 +207,8 @@ def _row(entry: Mapping[str, Any]) -> _Row:
         limits.context(context)  # says what is wrong with it
     context = {**(context or {}), **_files_and_size(entry)}
     limits.context(context)
-    return _Row(
-        key=None if key is None else _name(key, "key"),
+    return Draft(
+        key="" if key is None else _name(key, "key"),
         title=limits.title(entry["title"]),
         epic=given_type == "epic",
         parent=None if parent is None else _name(parent, "parent"),
@@ -258,11 +245,11 @@ def _name(value: object, field: str) -> str:
 class _Names:
     """What the names in a plan stand for."""
 
-    def __init__(self, entries: Sequence[Mapping[str, Any]], rows: Sequence[_Row]) -> None:
-        times = Counter(row.key for row in rows if row.key is not None)
+    def __init__(self, entries: Sequence[Mapping[str, Any]], rows: Sequence[Draft]) -> None:
+        times = Counter(row.key for row in rows if row.key)
 
         def distinct(number: int) -> str:
-            if (key := rows[number].key) is None:
+            if not (key := rows[number].key):
                 key = f"#{number + 1}"
                 while key in times:
                     key = f"#{key}"
@@ -277,20 +264,12 @@ class _Names:
         for key, row in zip(self._keys, rows, strict=True):
             self._by_title.setdefault(row.title, []).append(key)
 
-    def draft(self, number: int, row: _Row) -> Draft:
+    def draft(self, number: int, row: Draft) -> Draft:
         """The entry with its names resolved."""
         depends_on = tuple(dict.fromkeys(self._resolve(name, "depends_on") for name in row.depends_on))
         limits.count_dependencies(len(depends_on))
-        return Draft(
-            key=self._keys[number],
-            title=row.title,
-            epic=row.epic,
-            parent=None if row.parent is None else self._resolve(row.parent, "parent"),
-            depends_on=depends_on,
-            priority=row.priority,
-            context=row.context,
-            done_when=row.done_when,
-        )
+        parent = None if row.parent is None else self._resolve(row.parent, "parent")
+        return replace(row, key=self._keys[number], parent=parent, depends_on=depends_on)
 
     def _resolve(self, name: str, field: str) -> str:
         if name in self._given:

@@ -18,7 +18,7 @@ from loom.graph.store.edges import add_edges
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection
+    from loom.db.connection import Connection, Row
 
 
 _FIELDS = (
@@ -273,32 +273,38 @@ async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, T
     return {one["id"]: Task.from_record({**one, "depends_on": edges[one["id"]]}) for one in records}
 
 
-async def outline(
-    tx: Transaction,
-) -> list[tuple[str, str | None, TaskStatus, str | None, tuple[str, ...], frozenset[str]]]:
-    """Every task of the project as far as an import has to know it: id, origin id, status, parent, what it depends on,
-    and which of that is waived."""
+@dataclass(frozen=True, slots=True)
+class TaskOutline:
+    """A task as far as an import has to know it. `waived` are those of `depends_on` that it no longer waits for."""
+
+    id: str
+    origin_id: str | None
+    status: TaskStatus
+    parent_id: str | None = None
+    depends_on: tuple[str, ...] = ()
+    waived: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_record(cls, record: Row) -> TaskOutline:
+        """Builds an outline from a row."""
+        values = {field: record[field] for field in cls.__slots__}
+        edges = {"depends_on": tuple(record["depends_on"]), "waived": frozenset(record["waived"])}
+        return cls(**values | edges | {"status": TaskStatus(record["status"])})
+
+
+async def outline(tx: Transaction) -> list[TaskOutline]:
+    """Every task of the project in outline."""
     records = await tx.connection.fetch(
         """
         select t.id, t.origin_id, t.status, t.parent_id,
                array_remove(array_agg(e.depends_on order by e.depends_on), null) as depends_on,
-               array_remove(array_agg(e.depends_on) filter (where e.waived_at is not null), null) as waived
+               coalesce(array_agg(e.depends_on) filter (where e.waived_at is not null), '{}') as waived
           from tasks t left join task_deps e on e.project_id = t.project_id and e.task_id = t.id
          where t.project_id = $1 group by t.project_id, t.id
         """,
         tx.project_id,
     )
-    return [
-        (
-            row["id"],
-            row["origin_id"],
-            TaskStatus(row["status"]),
-            row["parent_id"],
-            tuple(row["depends_on"]),
-            frozenset(row["waived"] or ()),
-        )
-        for row in records
-    ]
+    return [TaskOutline.from_record(record) for record in records]
 
 
 async def analyze(connection: Connection) -> None:
