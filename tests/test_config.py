@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,10 @@ from loom.config import (
     trust,
     user_config_path,
 )
+from loom.config import keys as rules
+from loom.config.files import read_layer
+from loom.config.keys import Keys
+from loom.config.trust import guarded_keys, hold_back
 from loom.exceptions import ConfigError
 
 PROJECT_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -106,6 +113,14 @@ def test_every_variable_is_read() -> None:
     assert config.skills_api_key == "sk-1"
     assert "sk-1" not in repr(config) + repr(config.shown())
     assert "u:p" not in repr(config) + repr(config.shown())
+
+
+def test_only_what_differs_from_the_defaults_is_shown(project: Path) -> None:
+    project_file(project).write_text(
+        f"project_id: {PROJECT_ID}\nmcp: {{port: 9000}}\nredis: {{stream_maxlen: 10000}}\n"
+    )
+    assert load(project).shown(changed=True) == {"project_name": "shop", "project_id": PROJECT_ID, "mcp.port": 9000}
+    assert set(load(project).shown()) == set(KEYS)
 
 
 def test_an_address_means_servers_of_the_users_own() -> None:
@@ -279,6 +294,208 @@ def test_set_value_makes_a_private_file_and_refuses_nonsense() -> None:
         set_value(path, "mcp.port", "many")
     assert path.read_text() == "skills:\n  model: m\n"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_set_value_adds_to_and_replaces_what_is_there_in_any_style(project: Path) -> None:
+    path = project_file(project)
+    path.write_text("mcp: {host: h} # one line\nredis: # none yet\nskills:\n  model:\n    a long\n    name\n# the end")
+    set_value(path, "mcp.port", "9000")
+    set_value(path, "redis.stream_maxlen", "500")
+    set_value(path, "skills.model", "m, n")
+    set_value(path, "log_level", "INFO")
+    assert path.read_text() == (
+        "mcp: {port: 9000, host: h} # one line\nredis: # none yet\n  stream_maxlen: 500\nskills:\n  model:\n"
+        "    m, n\n# the end\nlog_level: INFO\n"
+    )
+    assert load(project).warnings == ()
+
+
+# --- lists, flags, tables --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    command: tuple[str, ...] = rules.words(None, most=5, of="words", guarded=True)
+    timeout: int = rules.whole(900, 1, 7200)
+    protect: tuple[str, ...] = rules.words()
+
+
+@dataclass(frozen=True)
+class Place:
+    shallow: bool = rules.flag(False)
+    keep: tuple[str, ...] = rules.words()
+
+
+@dataclass(frozen=True)
+class Work:
+    place: Place = field(default_factory=Place)
+
+
+@dataclass(frozen=True)
+class Own:
+    work: Work = field(default_factory=Work)
+    checks: Mapping[str, Check] = field(default_factory=dict, metadata={"table": Check})
+
+
+OWN = Keys(Own)
+CHECKS = """\
+work:
+  place: {shallow: true, keep: [.venv, node_modules]}
+checks:
+  unit: {command: [pytest, -q], protect: [tests/]}
+  lint:
+    timeout: 5
+    command:
+      - ruff
+      - check
+"""
+
+
+def own(path: Path) -> Own:
+    """The file's keys as an object, warnings not expected."""
+    warnings: list[str] = []
+    made, lacking = OWN.build(read_layer(path, warnings, OWN))
+    assert (warnings, lacking) == ([], [])
+    return Own(**made)
+
+
+def test_lists_flags_and_tables_of_named_rows_are_read(project: Path) -> None:
+    path = project_file(project)
+    path.write_text(CHECKS)
+    found = own(path)
+    assert found.work.place == Place(True, (".venv", "node_modules"))
+    assert found.checks == {
+        "unit": Check(("pytest", "-q"), protect=("tests/",)),
+        "lint": Check(("ruff", "check"), timeout=5),
+    }
+    assert dict(OWN.of(found))["checks.lint.timeout"] == 5
+    assert list(OWN) == [
+        "work.place.shallow",
+        "work.place.keep",
+        "checks.*.command",
+        "checks.*.timeout",
+        "checks.*.protect",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("work: {place: {shallow: 1}}", "`work.place.shallow` must be true or false, and is '1' (int)."),
+        ("work: {place: {shallow: 'true'}}", "`work.place.shallow` must be true or false, and is 'true' (str)."),
+        ("work: {place: [a]}", "`work.place` must be a mapping of keys."),
+        (
+            "work: {place: {keep: .venv}}",
+            "`work.place.keep` must be a list of at most 100 texts, and is '.venv' (str).",
+        ),
+        ("work: {place: {keep: [1]}}", "`work.place.keep` must be a list of at most 100 texts, and is '[1]' (list)."),
+        ("work: {place: {keep: ['']}}", "`work.place.keep` must be a list of at most 100 texts"),
+        ("checks: {unit: {command: [a, b, c, d, e, f]}}", "`checks.unit.command` must be a list of at most 5 words"),
+        ("checks: {unit: {timeout: 0}}", "`checks.unit.timeout` must be a whole number from 1 to 7200"),
+        ("checks: {unit: pytest}", "`checks.unit` must be a mapping of keys."),
+        ("checks: [unit]", "`checks` must be a mapping of keys."),
+        ("checks: {'a.b': {timeout: 1}}", "`checks` must be a mapping whose names are up to 64 of A-Z"),
+        ("checks: {" + "".join(f"c{n}: {{}}, " for n in range(101)) + "}", "`checks` must be a mapping of at most 100"),
+    ],
+)
+def test_a_wrong_list_flag_or_row_is_named(project: Path, text: str, sentence: str) -> None:
+    project_file(project).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_layer(project_file(project), [], OWN)
+    assert f"{project_file(project)}: {sentence}" in caught.value.cause
+    assert caught.value.next_step
+
+
+def test_an_unknown_key_of_a_row_names_the_nearest_in_that_row(project: Path) -> None:
+    warnings: list[str] = []
+    project_file(project).write_text("checks: {unit: {comand: [a]}}\n")
+    assert read_layer(project_file(project), warnings, OWN) == {}
+    assert "unknown key `checks.unit.comand`; the nearest valid key is `checks.unit.command`." in warnings[0]
+
+
+def test_a_row_without_what_it_must_have_is_left_out() -> None:
+    made, lacking = OWN.build({"checks.unit.timeout": 5, "checks.lint.command": ("ruff",)})
+    assert made["checks"] == {"lint": Check(("ruff",))}
+    assert lacking == ["checks.unit.command"]
+
+
+def test_unknown_keys_are_told_within_bounds(project: Path) -> None:
+    text = "".join(f"{'x' * 60}{number}: 1\n" for number in range(20_000)) + f"{'y' * 1000}: 1\n"
+    project_file(project).write_text(text)
+    begin = time.monotonic()
+    warnings = load(project).warnings
+    assert len(warnings) == 11
+    assert warnings[-1] == f"{project_file(project)}: 19991 more unknown keys."
+    assert sum(map(len, warnings)) < 5_000
+    assert time.monotonic() - begin < 10
+
+
+def test_set_value_writes_lists_flags_and_rows(project: Path) -> None:
+    path = project_file(project)
+    path.write_text("# ours\n" + CHECKS + "# the end\n")
+    set_value(path, "work.place.keep", "[a, 'b, c']", OWN)
+    set_value(path, "work.place.shallow", "False", OWN)
+    set_value(path, "checks.unit.timeout", "60", OWN)
+    set_value(path, "checks.lint.command", '["ruff", "format"]', OWN)
+    set_value(path, "checks.types", '{"command": ["mypy"], "timeout": 7}', OWN)
+    assert path.read_text() == (
+        "# ours\nwork:\n  place: {shallow: false, keep: [a, 'b, c']}\nchecks:\n"
+        "  types: {command: [mypy], timeout: 7}\n"
+        "  unit: {timeout: 60, command: [pytest, -q], protect: [tests/]}\n"
+        "  lint:\n    timeout: 5\n    command: [ruff, format]\n# the end\n"
+    )
+    set_value(path, "checks.lint", "{command: [ruff]}", OWN)
+    assert own(path).checks["lint"] == Check(("ruff",))
+    path.unlink()
+    set_value(path, "checks.unit.timeout", "60", OWN)
+    assert path.read_text() == "checks:\n  unit:\n    timeout: 60\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("work.place.keep", "a b", "`work.place.keep` must be a list of at most 100 texts, written [one, two], and is"),
+        ("work.place.keep", "[a", "must be a list of at most 100 texts, written [one, two], and is '[a' (str)."),
+        ("work.place.shallow", "yes", "`work.place.shallow` must be true or false, and is 'yes' (str)."),
+        ("checks.unit.nothing", "1", "There is no key `checks.unit.nothing`. The nearest valid key is `checks.unit."),
+        ("checks", "{}", "There is no key `checks`."),
+        ("work.place", "{}", "There is no key `work.place`."),
+        ("checks.unit", "5", "`checks.unit` must be a mapping of keys."),
+        ("checks.unit", "", "`checks.unit` must be a mapping of keys."),
+        ("checks.unit", "{", "The value of `checks.unit` is not valid YAML"),
+        ("checks.unit", "{timeout: soon}", "`checks.unit.timeout` must be a whole number from 1 to 7200."),
+        ("checks.unit", "{comand: [a]}", "There is no key `checks.unit.comand`. The nearest valid key is"),
+        ("checks.a b", "{timeout: 1}", "`checks` must be a mapping whose names are"),
+        ("checks.a b.timeout", "1", "`checks` must be a mapping whose names are"),
+    ],
+)
+def test_set_value_refuses_what_does_not_fit_and_changes_nothing(
+    project: Path, key: str, value: str, sentence: str
+) -> None:
+    before = project_file(project).read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        set_value(project_file(project), key, value, OWN)
+    assert sentence in str(caught.value)
+    assert project_file(project).read_bytes() == before
+
+
+def test_a_guarded_key_guards_its_row_as_a_whole(project: Path) -> None:
+    path = project_file(project)
+    path.write_text(CHECKS)
+    layer, warnings = read_layer(path, [], OWN), list[str]()
+    trusted = guarded_keys(layer, OWN)
+    assert list(trusted) == ["checks.lint", "checks.unit"]
+    hold_back(project, path, layer, warnings, OWN)
+    assert set(layer) == {"work.place.shallow", "work.place.keep"}
+    assert "`checks.lint`, `checks.unit` are ignored until you allow it" in warnings[0]
+
+    store = user_config_path().with_name("trust.json")
+    store.parent.mkdir()
+    store.write_text(json.dumps({str(project): trusted}))
+    path.write_text(CHECKS.replace("protect: [tests/]", "protect: []"))  # not the command, yet it is another check
+    layer = read_layer(path, [], OWN)
+    hold_back(project, path, layer, [], OWN)
+    assert OWN.build(layer)[0]["checks"] == {"lint": Check(("ruff", "check"), timeout=5)}
 
 
 # --- trust -----------------------------------------------------------------------------------------------------------

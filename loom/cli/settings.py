@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from loom import texts
 from loom.cli.output import dim, emit, one_line, table, when
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
-from loom.config import GUARDED, KEYS, guarded, is_trusted, set_value, user_config_path
+from loom.config import KEYS, guarded, is_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
 
@@ -26,10 +27,11 @@ def config() -> None:
 
 
 @config.command()
-def show() -> None:
+@click.option("--changed", is_flag=True, help="Only what differs from the defaults.")
+def show(changed: bool) -> None:
     """Show every key, its value, and where that comes from. Passwords are masked."""
     merged = settings()
-    values = merged.shown()
+    values = merged.shown(changed=changed)
     if wants_json():
         facts = {key: {"value": value, "source": merged.sources[key]} for key, value in values.items()}
         emit({"values": facts, "warnings": list(merged.warnings)})
@@ -37,7 +39,7 @@ def show() -> None:
     rows = []
     for key, value in values.items():
         source = merged.sources[key]
-        shown = one_line("-" if value is None else str(value))
+        shown = one_line(_words(value))
         rows.append([key, shown if source != "default" else dim(shown), dim(source)])
     for line in table(rows):
         click.echo(line)
@@ -48,13 +50,14 @@ def show() -> None:
 @click.argument("value")
 @click.option("--user", is_flag=True, help="In your own file, for all projects, instead of the project's.")
 def set_key(key: str, value: str, user: bool) -> None:
-    """Set KEY to VALUE in the project's configuration file."""
+    """Set KEY to VALUE in the project's configuration file. A list is written [one, two], a row of a table
+    {key: value}, which replaces the row."""
     root = None if user else _project_dir("Pass --user to set it for all your projects.")
     path = user_config_path() if root is None else root / ".loom" / "config.yaml"
-    set_value(path, key, value)
-    if root is not None and key in GUARDED:
-        record_trust(root, [key])  # who sets it here means it
-    shown = texts.mask(value) if KEYS[key].secret else value
+    written = set_value(path, key, value)
+    if root is not None and (name := KEYS.row_of(key) or key) in guarded(root):
+        record_trust(root, [name])  # who sets it here means it
+    shown = texts.mask(value) if key in KEYS and KEYS[key].secret else _words(written)
     if wants_json():
         emit({"key": key, "value": shown, "file": str(path)})
     else:
@@ -83,6 +86,13 @@ def trust(yes: bool) -> None:
         emit({"trusted": names, "new": new})
     else:
         click.echo(f"Trusted: {', '.join(map(one_line, new))}." if new else "Nothing here needs your trust anew.")
+
+
+def _words(value: object) -> str:
+    """A value as a person would write it."""
+    if value is None:
+        return "-"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list | tuple | dict) else str(value)
 
 
 @click.group(cls=Group)

@@ -23,6 +23,10 @@ def test_config_shows_values_and_where_they_come_from(cli: Cli) -> None:
     assert shown["orchestration.claim_ttl_seconds"] == {"value": 77, "source": "LOOM_CLAIM_TTL"}
     assert "hunter2" not in json.dumps(shown)
     assert "orchestration.max_retries" in cli("config", "show").out
+    changed = cli.ok("config", "show", "--changed")["values"]
+    assert {"orchestration.max_retries", "log_level"} < set(changed)
+    assert "orchestration.fix_depth" not in changed
+    assert "fix_depth" not in cli("config", "show", "--changed").out
 
 
 def test_a_setting_made_by_hand_is_trusted_and_one_that_came_along_is_not(cli: Cli) -> None:

@@ -1,0 +1,45 @@
+"""Configuration: three layers merged into one frozen object, and the record of what a user trusts.
+
+Later wins: `~/.loom/config.yaml`, the project's `.loom/config.yaml`, `LOOM_*` variables. An unknown key is a warning, a
+wrong value a `ConfigError`. `keys.py` says what keys there are, `loading.py` merges, `files.py` finds, reads and
+writes, and `trust.py` keeps what a cloned repository brings along from counting before its user has allowed it.
+"""
+
+from __future__ import annotations
+
+from loom.config.files import find_project, set_value, user_config_path, write_atomically
+from loom.config.keys import (
+    API_KEY_VARIABLE,
+    COMPOSE_FILE,
+    KEYS,
+    DatabaseConfig,
+    LoomConfig,
+    McpConfig,
+    OrchestrationConfig,
+    RedisConfig,
+    ServersConfig,
+    SkillsConfig,
+)
+from loom.config.loading import load_config
+from loom.config.trust import guarded, is_trusted, trust
+
+__all__ = [
+    "API_KEY_VARIABLE",
+    "COMPOSE_FILE",
+    "KEYS",
+    "DatabaseConfig",
+    "LoomConfig",
+    "McpConfig",
+    "OrchestrationConfig",
+    "RedisConfig",
+    "ServersConfig",
+    "SkillsConfig",
+    "find_project",
+    "guarded",
+    "is_trusted",
+    "load_config",
+    "set_value",
+    "trust",
+    "user_config_path",
+    "write_atomically",
+]

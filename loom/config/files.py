@@ -1,0 +1,280 @@
+"""Where configuration lies, and how it is read and written."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from loom import documents
+from loom.config.keys import KEYS, Keys, Rule, UnfitError
+from loom.exceptions import ConfigError
+
+_DEPTH = 8  # of mappings and lists in a file
+_UNKNOWN = 10  # keys of one file that are told one by one
+
+
+def user_config_path() -> Path:
+    """The user's own file, whether it exists or not."""
+    return Path.home() / ".loom" / "config.yaml"
+
+
+def find_project(start: Path) -> Path | None:
+    """The nearest directory at or above `start` that holds `.loom/config.yaml`, None when there is none.
+
+    In a linked git worktree the same directory of the main worktree comes first, so that all worktrees of a
+    repository are one project.
+    """
+    start = start.resolve()
+    chain = [start, *start.parents]
+    linked = [(worktree, main) for worktree in chain if (main := _main_worktree(worktree))]
+    own = user_config_path().parent.resolve()
+    for directory in chain:
+        twins = [main / directory.relative_to(tree) for tree, main in linked if directory.is_relative_to(tree)]
+        for candidate in [*twins[:1], directory]:
+            if (candidate / ".loom" / "config.yaml").is_file() and candidate / ".loom" != own:
+                return candidate
+    return None
+
+
+def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS) -> dict[str, Any]:
+    """The valid keys of one file, dotted, with their values. A missing file is an empty one.
+
+    Args:
+        warnings: gets a sentence for each unknown key.
+
+    Raises:
+        ConfigError: the file cannot be read, or a value does not fit.
+    """
+    layer: dict[str, Any] = {}
+    unknown: list[str] = []
+    try:
+        for key, value in keys.flat(_read_yaml(path)):
+            if key in keys:
+                layer[key] = _accepted(path, key, keys[key], value)
+            else:
+                unknown.append(key)
+    except UnfitError as error:
+        raise ConfigError(f"{path}: `{error.key}` must be {error.wanted}.", "Correct it in that file.") from None
+    for key in unknown[:_UNKNOWN]:
+        warnings.append(f"{path}: unknown key `{key[:200]}`; the nearest valid key is `{keys.nearest(key)}`.")
+    if len(unknown) > _UNKNOWN:
+        warnings.append(f"{path}: {len(unknown) - _UNKNOWN} more unknown keys.")
+    return layer
+
+
+def set_value(path: Path, key: str, value: object, keys: Keys = KEYS) -> Any:
+    """Write one key into a configuration file, made when missing. Comments stay. Gives back what was written.
+
+    Args:
+        key: of a value, or of a row of a table, which is then replaced as a whole.
+        value: text is converted to what the key wants; for lists and rows it is JSON.
+
+    Raises:
+        ConfigError: no such key, a value that it does not accept, or a file that cannot be read.
+    """
+    checked = _checked(key, value, keys)
+    wanted = _read_yaml(path)
+    *holders, name = key.split(".")
+    inner = wanted
+    for holder in holders:
+        if not isinstance(inner.get(holder), dict):
+            inner[holder] = {}
+        inner = inner[holder]
+    inner[name] = checked
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = _edited(old, [*holders, name], checked)
+    try:
+        faithful = _parse_yaml(text, path) == wanted
+    except ConfigError:
+        faithful = False
+    write_atomically(path, text if faithful else "# Rewritten by `loom config set`.\n" + _whole(wanted))
+    return checked
+
+
+def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
+    """Replace a file in one step: a reader sees the old text or the new, also after a crash.
+
+    Args:
+        mode: permission bits; None keeps those of the file that is there, 0600 for a new one.
+    """
+    import tempfile
+
+    path = path.resolve()  # a symbolic link stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if mode is None:
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(name, path)  # noqa: PTH105  # both are plain names already
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)  # noqa: PTH108
+        raise
+
+
+def wrong(what: str, rule: Rule, value: object, next_step: str, wanted: str = "") -> ConfigError:
+    """The error for a value that its rule does not accept; `what` names where it stands."""
+    shown = "" if rule.secret else f", and is {str(value)[:80]!r} ({type(value).__name__})"
+    return ConfigError(f"{what} must be {wanted or rule.wanted}{shown}.", next_step)
+
+
+# --- finding and reading ---------------------------------------------------------------------------------------------
+
+
+def _main_worktree(directory: Path) -> Path | None:
+    """The main worktree's root, when `directory` is the root of a linked one."""
+    try:
+        pointer = (directory / ".git").read_text()
+    except (OSError, UnicodeDecodeError):  # none, or a directory: not a linked worktree
+        return None
+    git_dir = directory / pointer.removeprefix("gitdir:").strip()
+    try:
+        common = (git_dir / (git_dir / "commondir").read_text().strip()).resolve()
+    except (OSError, UnicodeDecodeError):  # a submodule
+        return None
+    return common.parent if common.name == ".git" else None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{path} cannot be read: {reason}.", "Correct the file.") from None
+    data = _parse_yaml(text, path)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must be a mapping of keys.", "Correct the file.")
+    return data
+
+
+def _parse_yaml(text: str, path: object) -> Any:
+    try:
+        return documents.load(text, depth=_DEPTH)
+    except documents.DocumentError as error:
+        raise ConfigError(f"{path} {error.told()}.", error.advice) from None
+
+
+def _accepted(path: Path, key: str, rule: Rule, value: object) -> Any:
+    try:
+        return rule.accept(value)
+    except UnfitError:
+        raise wrong(f"{path}: `{key}`", rule, value, "Correct it in that file.") from None
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _checked(key: str, value: object, keys: Keys) -> Any:
+    """The value for a key, or the mapping for a row, as a file has it."""
+    if key in keys:
+        rule = keys[key]
+        try:
+            value = rule.parse(value) if isinstance(value, str) else rule.accept(value)
+        except UnfitError as error:
+            raise wrong(f"`{key}`", rule, value, "Give another value.", error.wanted) from None
+        value = list(value) if isinstance(value, tuple) else value
+    elif keys.row_of(key) != key:
+        raise _no_key(key, keys)
+    elif isinstance(value, str):
+        value = _parse_yaml(value, f"The value of `{key}`") or ""
+    inner = key
+    try:
+        for inner, item in keys.flat(_nested(key.split("."), value)):
+            if inner not in keys:
+                raise _no_key(inner, keys)
+            keys[inner].accept(item)
+    except UnfitError as error:
+        raise ConfigError(f"`{error.key or inner}` must be {error.wanted}.", "Give another value.") from None
+    return value
+
+
+def _nested(path: list[str], value: object) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    return cast("dict[str, Any]", value)
+
+
+def _no_key(key: str, keys: Keys) -> ConfigError:
+    return ConfigError(f"There is no key `{key}`.", f"The nearest valid key is `{keys.nearest(key)}`.")
+
+
+def _edited(text: str, path: list[str], value: object) -> str:
+    """`text` with `value` where the names of `path` lead, the rest of it as it is; the caller checks the result."""
+    import yaml
+
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(node, yaml.MappingNode):
+        return _with_lines(text, len(text), _lines(path, value, ""))
+    at, indent = len(text), ""  # where keys of a mapping in lines are added
+    for depth, name in enumerate(path):
+        rest = path[depth:]
+        found = next((pair for pair in node.value if pair[0].value == name), None)
+        if found is None and node.flow_style:
+            begin = node.start_mark.index + 1
+            more = ", " if node.value else ""
+            return text[:begin] + _flow(rest, value) + more + text[begin:]
+        if found is None:
+            return _with_lines(text, at, _lines(rest, value, indent))
+        key, node = found
+        after = text.find("\n", key.end_mark.index) + 1 or len(text)
+        if len(rest) > 1 and isinstance(node, yaml.MappingNode):
+            at, indent = after, " " * node.start_mark.column
+        elif len(rest) > 1 and not node.value:  # a section without keys
+            return _with_lines(text, after, _lines(rest[1:], value, " " * (key.start_mark.column + 2)))
+    in_lines = isinstance(node, yaml.CollectionNode) and not node.flow_style
+    begin, end = text.index(":", key.end_mark.index) + 1 if in_lines else node.start_mark.index, _end(node)
+    between = "" if text[begin - 1 : begin].isspace() else " "
+    return text[:begin] + between + _dumped(value) + text[end:]
+
+
+def _end(node: Any) -> int:
+    """Where the text of a value ends; of one in lines with its last item, before the comments that may follow."""
+    items = node.value if isinstance(node.value, list) and not node.flow_style else []
+    if not items:
+        return int(node.end_mark.index)
+    return _end(items[-1][-1] if isinstance(items[-1], tuple) else items[-1])
+
+
+def _with_lines(text: str, at: int, lines: str) -> str:
+    before = text[:at]
+    return f"{before}{'' if before.endswith(chr(10)) or not before else chr(10)}{lines}{text[at:]}"
+
+
+def _lines(path: list[str], value: object, indent: str) -> str:
+    """`value` under the names of `path`, each in a line of its own."""
+    *holders, name = path
+    heads = [f"{indent}{'  ' * depth}{holder}:\n" for depth, holder in enumerate(holders)]
+    return "".join([*heads, f"{indent}{'  ' * len(holders)}{name}: {_dumped(value)}\n"])
+
+
+def _flow(path: list[str], value: object) -> str:
+    return _dumped(_nested(path, value))[1:-1]
+
+
+def _whole(data: object) -> str:
+    import yaml
+
+    return yaml.safe_dump(data, allow_unicode=True, sort_keys=False, width=1_000_000)
+
+
+def _dumped(value: object) -> str:
+    """A value on one line."""
+    import yaml
+
+    many = isinstance(value, list | dict)
+    text = yaml.safe_dump(
+        value if many else {"k": value}, default_flow_style=many, allow_unicode=True, sort_keys=False, width=1_000_000
+    ).rstrip("\n")
+    return text if many else text.removeprefix("k: ")

@@ -1,0 +1,372 @@
+"""What keys there are: their types, limits and variables, and which of them are guarded.
+
+A key is a field of one of the dataclasses below; the `Rule` in its metadata says what it accepts. A field that is made
+by another dataclass is a section, which holds keys of its own. One with `table`, a dataclass, in its metadata is any
+number of rows with such keys, by name; several layers' rows are merged key by key. A key's dotted name is `mcp.port`,
+or `checks.unit.timeout` for the row `unit` of a table `checks`.
+
+A key that starts a program, sends data elsewhere or names a receiver is guarded: in a project's file it counts only
+once the user trusts it (`trust.py`), and so does the whole row that it stands in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from loom import documents, texts
+
+COMPOSE_FILE = "docker-compose.loom.yml"
+API_KEY_VARIABLE = "LOOM_SKILLS_API_KEY"
+
+_LINE = r"[^\x00-\x1f\x7f]+"
+_ROW_NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
+_ROWS = 100  # of one table
+_WORD_LENGTH = 4_096  # of one text in a list
+_LONGEST_KEY = 80  # of an unknown one, that is compared with those there are
+
+
+class UnfitError(ValueError):
+    """A value that does not fit. `wanted` completes the sentence "`key` must be ..."; `key` is empty where the caller
+    knows it."""
+
+    def __init__(self, wanted: str, key: str = "") -> None:
+        super().__init__(wanted)
+        self.wanted, self.key = wanted, key
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one key accepts. `wanted` completes the sentence "`key` must be ...".
+
+    `most` above 0 makes it a list of at most so many such values. `guarded` may name the values that are.
+    """
+
+    wanted: str
+    type: type[str] | type[int] | type[float] | type[bool]
+    low: float = 0
+    high: float = 0
+    pattern: str = ""
+    most: int = 0
+    variable: str = ""
+    secret: bool = False
+    guarded: bool | Collection[str] = False
+
+    def accept(self, value: object) -> Any:
+        """The value as its dataclass wants it, a list as a tuple. Raises UnfitError."""
+        if not self.most:
+            return self._one(value)
+        if not isinstance(value, list | tuple) or len(value) > self.most:
+            raise UnfitError(self.wanted)
+        return tuple(self._one(item) for item in value)
+
+    def parse(self, text: str) -> Any:
+        """As `accept`, for a value that came as text: a variable, or a word on the command line. A list is written as
+        in a file: `[one, two]`."""
+        try:
+            if self.most:
+                return self.accept(documents.load(text, depth=2))
+            if self.type is bool:
+                return {"true": True, "false": False}[text.lower()]
+            return self.accept(text if self.type is str else self.type(text))
+        except (ValueError, KeyError):
+            raise UnfitError(f"{self.wanted}, written [one, two]" if self.most else self.wanted) from None
+
+    def guards(self, value: object) -> bool:
+        """Whether this value counts in a project's file only once it is trusted."""
+        return self.guarded if isinstance(self.guarded, bool) else value in self.guarded
+
+    def _one(self, value: object) -> Any:
+        if type(value) is not self.type and not (self.type is float and type(value) is int):
+            raise UnfitError(self.wanted)
+        if isinstance(value, str):
+            fits = re.fullmatch(self.pattern, value) is not None
+        else:
+            fits = self.type is bool or self.low <= value <= self.high
+        if not fits:
+            raise UnfitError(self.wanted)
+        return self.type(value)
+
+
+def whole(default: int, low: int, high: int, variable: str = "") -> Any:
+    """A field for a whole number from `low` to `high`."""
+    return _field(default, Rule(f"a whole number from {low} to {high}", int, low, high, variable=variable))
+
+
+def number(default: float, low: float, high: float) -> Any:
+    """A field for a number from `low` to `high`."""
+    return _field(default, Rule(f"a number from {low:g} to {high:g}", float, low, high))
+
+
+def flag(default: bool) -> Any:
+    """A field for true or false."""
+    return _field(default, Rule("true or false", bool))
+
+
+def text(default: str | None, wanted: str = "text", pattern: str = _LINE, **more: Any) -> Any:
+    """A field for one line of text that `pattern` matches as a whole; `more` as in `Rule`."""
+    return _field(default, Rule(wanted, str, pattern=pattern, **more))
+
+
+def url(schemes: str, variable: str) -> Any:
+    """A field for a URL with one of these schemes; it tells where data goes, so it is guarded."""
+    wanted = "a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes.split("|"))
+    pattern = rf"(?:{schemes})://[^\s]+"
+    rule = Rule(wanted, str, pattern=pattern, variable=variable, secret=True, guarded=True)
+    return field(default=None, repr=False, metadata={"rule": rule})
+
+
+def words(
+    default: tuple[str, ...] | None = (), *, most: int = 100, of: str = "texts", pattern: str = "", **more: Any
+) -> Any:
+    """A field for a list of at most `most` texts; without a default (None) a row of a table must have it."""
+    rule = Rule(f"a list of at most {most} {of}", str, pattern=pattern or rf"[^\x00]{{1,{_WORD_LENGTH}}}", most=most)
+    rule = Rule(**{**vars(rule), **more})
+    return field(metadata={"rule": rule}) if default is None else _field(default, rule)
+
+
+def _field(default: object, rule: Rule) -> Any:
+    return field(default=default, metadata={"rule": rule})
+
+
+# --- the keys --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DatabaseConfig:
+    url: str | None = url("postgresql|postgres", "LOOM_DATABASE_URL")  # None: where the backend puts it
+    pool_min: int = whole(2, 0, 100)
+    pool_max: int = whole(10, 1, 100)
+
+
+@dataclass(frozen=True)
+class RedisConfig:
+    url: str | None = url("redis|rediss|unix", "LOOM_REDIS_URL")  # None: where the backend puts it
+    stream_maxlen: int = whole(10_000, 100, 10_000_000)
+
+
+@dataclass(frozen=True)
+class McpConfig:
+    host: str = text("127.0.0.1", "a host name or address", r"[A-Za-z0-9._:\[\]-]+", variable="LOOM_MCP_HOST")
+    port: int = whole(8765, 1, 65535, "LOOM_MCP_PORT")
+
+
+@dataclass(frozen=True)
+class ServersConfig:
+    backend: str = text(
+        "embedded",
+        "one of embedded, docker, external",
+        "embedded|docker|external",
+        guarded=("docker",),  # it alone runs what the repository brings
+    )
+    instance: str = text("default", "up to 32 of a-z, 0-9, - and _", "[a-z0-9][a-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True)
+class OrchestrationConfig:
+    claim_ttl_seconds: int = whole(600, 1, 7 * 86400, "LOOM_CLAIM_TTL")
+    deadline_seconds: int = whole(14400, 1, 30 * 86400)
+    idle_limit_seconds: int = whole(1800, 1, 30 * 86400)
+    sweep_seconds: float = number(5.0, 0.05, 3600)
+    max_retries: int = whole(3, 0, 100, "LOOM_MAX_RETRIES")
+    backoff_base_seconds: int = whole(60, 0, 86400)
+    backoff_cap_seconds: int = whole(3600, 0, 7 * 86400)
+    diagnoses_per_hour: int = whole(6, 1, 1000)
+    fix_depth: int = whole(2, 1, 10)
+
+
+@dataclass(frozen=True)
+class SkillsConfig:
+    provider: str | None = text(
+        None, "the name of a provider", "[A-Za-z0-9_.-]+", variable="LOOM_SKILLS_PROVIDER", guarded=True
+    )
+    model: str | None = text(None, "the name of a model", variable="LOOM_SKILLS_MODEL")
+    base_url: str | None = url("https|http", "LOOM_SKILLS_BASE_URL")
+    command: str | None = text(None, "a command line", guarded=True)
+
+
+@dataclass(frozen=True)
+class LoomConfig:
+    """The merged configuration. Make one with `load_config`; the plain constructor gives the defaults."""
+
+    project_dir: Path | None = None  # the directory that holds .loom/
+    project_name: str = text("", "a name of at most 200 characters", r"[^\x00-\x1f\x7f]{1,200}")
+    project_id: str | None = text(
+        None,
+        "a UUID",
+        "(?i:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})",
+        variable="LOOM_PROJECT_ID",
+    )
+    log_level: str = text(
+        "WARNING",
+        "one of DEBUG, INFO, WARNING, ERROR",
+        "(?i:DEBUG|INFO|WARNING|ERROR)",
+        variable="LOOM_LOG_LEVEL",
+    )
+    database: DatabaseConfig = field(default_factory=DatabaseConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
+    mcp: McpConfig = field(default_factory=McpConfig)
+    servers: ServersConfig = field(default_factory=ServersConfig)
+    orchestration: OrchestrationConfig = field(default_factory=OrchestrationConfig)
+    skills: SkillsConfig = field(default_factory=SkillsConfig)
+    agent_id: str | None = None  # LOOM_AGENT_ID; a variable only
+    skills_api_key: str | None = field(default=None, repr=False)  # LOOM_SKILLS_API_KEY; a variable only
+    warnings: tuple[str, ...] = ()  # sentences to show a person
+    sources: Mapping[str, str] = field(default_factory=dict)  # dotted key: "default", a file's path or a variable
+
+    @property
+    def loom_dir(self) -> Path | None:
+        """The project's `.loom` directory, None without a project."""
+        return self.project_dir / ".loom" if self.project_dir else None
+
+    def shown(self, *, changed: bool = False) -> dict[str, Any]:
+        """Dotted key to value, fit to be printed: passwords in URLs are masked.
+
+        Args:
+            changed: only what differs from the defaults.
+        """
+        usual = dict(KEYS.of(LoomConfig())) if changed else {}
+        values = {key: value for key, value in KEYS.of(self) if key not in usual or usual[key] != value}
+        return {key: texts.mask(value) if KEYS[key].secret and value else value for key, value in values.items()}
+
+
+# --- all of them, by name --------------------------------------------------------------------------------------------
+
+
+class Keys(Mapping[str, Rule]):
+    """The keys of a dataclass by dotted name. Listed, the name of a table's row is `*`; looked up, it is any."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
+        self._rules: dict[str, Rule] = {}
+        self._holders: set[str] = set()  # sections, tables and rows
+        self._tables: set[str] = set()
+        self._enter(cls, "")
+
+    def __getitem__(self, key: str) -> Rule:
+        return self._rules[self._pattern(key)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def holds_keys(self, key: str) -> bool:
+        """Whether this is a section, a table or a row of one."""
+        return self._pattern(key) in self._holders
+
+    def row_of(self, key: str) -> str | None:
+        """The row of a table that this key stands in, or is; None for one that stands in no table."""
+        parts = key.split(".")
+        ends = (end for end, part in enumerate(self._pattern(key).split("."), 1) if part == "*")
+        return next((".".join(parts[:end]) for end in ends), None)
+
+    def place(self, key: str) -> tuple[int, str]:
+        """Sorts dotted names into the order of the dataclass, rows by name."""
+        return list(self._rules).index(self._pattern(key)), key
+
+    def flat(self, data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """The dotted keys of nested mappings and their values, unknown ones too; without a value one counts as absent.
+
+        Raises:
+            UnfitError: a section, table or row is something else, or a row has no name that can be used.
+        """
+        for name, value in data.items():
+            key = f"{prefix}{name}"
+            if value is None:
+                continue
+            if not self.holds_keys(key):
+                yield key, value
+                continue
+            if not isinstance(value, dict):
+                raise UnfitError("a mapping of keys", key)
+            if self._pattern(key) in self._tables:
+                if len(value) > _ROWS:
+                    raise UnfitError(f"a mapping of at most {_ROWS} names", key)
+                if any(not re.fullmatch(_ROW_NAME, row) for row in value):
+                    raise UnfitError("a mapping whose names are up to 64 of A-Z, a-z, 0-9, - and _", key)
+            yield from self.flat(value, f"{key}.")
+
+    def build(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """What the dataclass is made with, from checked values by dotted key; and the keys that rows lack and must
+        have: those rows are left out."""
+        lacking: list[str] = []
+        return self._build(self._cls, values, "", lacking), lacking
+
+    def of(self, config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """The dotted keys of an object of this dataclass, and their values."""
+        for item in fields(config):  # type: ignore[arg-type]
+            key, value = f"{prefix}{item.name}", getattr(config, item.name)
+            if "rule" in item.metadata:
+                yield key, value
+            elif "table" in item.metadata:
+                for name, row in value.items():
+                    yield from self.of(row, f"{key}.{name}.")
+            elif is_dataclass(value):
+                yield from self.of(value, f"{key}.")
+
+    def nearest(self, key: str) -> str:
+        """The valid key that is most like an unknown one."""
+        key = key[:_LONGEST_KEY]
+
+        def likeness(valid: str) -> float:
+            whole = difflib.SequenceMatcher(None, key, valid).ratio()
+            last = difflib.SequenceMatcher(None, key.rpartition(".")[2], valid.rpartition(".")[2]).ratio()
+            return whole + last
+
+        found = max(self._rules if "." in key else [*self._rules, *self._holders], key=likeness)
+        row = self.row_of(key)
+        return found.replace("*", row.rpartition(".")[2], 1) if row else found
+
+    def _enter(self, cls: type[Any], prefix: str) -> None:
+        for item in fields(cls):
+            key = f"{prefix}{item.name}"
+            if "rule" in item.metadata:
+                self._rules[key] = item.metadata["rule"]
+            elif "table" in item.metadata:
+                self._holders |= {key, f"{key}.*"}
+                self._tables.add(key)
+                self._enter(item.metadata["table"], f"{key}.*.")
+            elif is_dataclass(item.default_factory):
+                self._holders.add(key)
+                self._enter(item.default_factory, f"{key}.")
+
+    def _pattern(self, key: str) -> str:
+        parts = key.split(".")
+        for end in range(1, len(parts)):
+            if ".".join(parts[:end]) in self._tables:
+                parts[end] = "*"
+        return ".".join(parts)
+
+    def _build(self, cls: type[Any], values: Mapping[str, Any], prefix: str, lacking: list[str]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for item in fields(cls):
+            key = f"{prefix}{item.name}"
+            if key in values:
+                made[item.name] = values[key]
+            elif "table" in item.metadata:
+                made[item.name] = self._rows(item.metadata["table"], values, key, lacking)
+            elif is_dataclass(item.default_factory):
+                part = item.default_factory
+                made[item.name] = part(**self._build(part, values, f"{key}.", lacking))
+        return made
+
+    def _rows(self, cls: type[Any], values: Mapping[str, Any], table: str, lacking: list[str]) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        needed = [item.name for item in fields(cls) if item.default is item.default_factory is MISSING]
+        start = len(table) + 1
+        for name in dict.fromkeys(key[start:].partition(".")[0] for key in values if key.startswith(f"{table}.")):
+            missing = [f"{table}.{name}.{one}" for one in needed if f"{table}.{name}.{one}" not in values]
+            lacking += missing
+            if not missing:
+                rows[name] = cls(**self._build(cls, values, f"{table}.{name}.", lacking))
+        return rows
+
+
+KEYS = Keys(LoomConfig)
+"""Every key of the configuration."""

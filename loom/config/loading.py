@@ -1,0 +1,104 @@
+"""The three layers, merged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from loom.config.files import find_project, read_layer, user_config_path, wrong
+from loom.config.keys import API_KEY_VARIABLE, KEYS, LoomConfig, UnfitError
+from loom.config.trust import hold_back
+from loom.exceptions import ConfigError
+
+
+def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] | None = None) -> LoomConfig:
+    """Merge the three layers.
+
+    Args:
+        project_dir: the project's directory or one below it; wins over `LOOM_PROJECT_DIR`, which wins over the
+            current directory.
+        environ: the variables, by default those of the process.
+
+    Raises:
+        ConfigError: a file cannot be read, or a value has the wrong type or is out of range.
+    """
+    env = os.environ if environ is None else environ
+    warnings: list[str] = []
+    root = _locate(project_dir, env, warnings)
+
+    layers: list[tuple[str, dict[str, Any]]] = []
+    user_file = user_config_path()
+    layers.append((str(user_file), read_layer(user_file, warnings)))
+    if root:
+        project_file = root / ".loom" / "config.yaml"
+        layer = read_layer(project_file, warnings)
+        hold_back(root, project_file, layer, warnings)
+        layers.append((str(project_file), layer))
+    layers.extend(_variable_layers(env))
+
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(KEYS, "default")
+    for source, layer in layers:
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+        # An address in a later layer than the last named backend means servers of the user's own.
+        if "servers.backend" not in layer and ("database.url" in layer or "redis.url" in layer):
+            values["servers.backend"], sources["servers.backend"] = "external", source
+
+    if root and "project_name" not in values:
+        values["project_name"] = root.name
+        sources["project_name"] = "name of the directory"
+    for key, change in (("project_id", str.lower), ("log_level", str.upper)):
+        if key in values:
+            values[key] = change(values[key])
+    if values.get("servers.backend") != "external":
+        for key in ("database.url", "redis.url"):
+            if values.pop(key, None) is not None:
+                backend = values.get("servers.backend", "embedded")
+                warnings.append(f"{sources[key]}: `{key}` is ignored, because `servers.backend` is {backend}.")
+                sources[key] = "default"
+
+    made, lacking = KEYS.build(values)
+    warnings += [f"`{KEYS.row_of(key)}` counts for nothing, because it has no `{key}`." for key in lacking]
+    config = LoomConfig(
+        project_dir=root,
+        agent_id=env.get("LOOM_AGENT_ID") or None,
+        skills_api_key=env.get(API_KEY_VARIABLE) or None,
+        warnings=tuple(warnings),
+        sources=sources,
+        **made,
+    )
+    if config.database.pool_min > config.database.pool_max:
+        raise ConfigError(
+            f"{sources['database.pool_min']}: `database.pool_min` is {config.database.pool_min}, "
+            f"above `database.pool_max`, which is {config.database.pool_max}.",
+            "Lower the one or raise the other.",
+        )
+    return config
+
+
+def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str]) -> Path | None:
+    if project_dir is not None:
+        return find_project(project_dir)
+    named = env.get("LOOM_PROJECT_DIR", "")
+    if not named or named.startswith("${"):  # a client that does not expand the default in .mcp.json
+        return find_project(Path.cwd())
+    root = find_project(Path(named).expanduser())
+    if root is None:
+        warnings.append(
+            f"LOOM_PROJECT_DIR names {named}, and neither it nor a directory above it holds .loom/config.yaml; "
+            "run `loom init` there or correct the variable."
+        )
+    return root
+
+
+def _variable_layers(env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, rule in KEYS.items():
+        text = env.get(rule.variable, "") if rule.variable else ""
+        if text:
+            try:
+                yield rule.variable, {key: rule.parse(text)}
+            except UnfitError:
+                raise wrong(f"The variable {rule.variable}", rule, text, "Correct it or unset it.") from None
