@@ -60,11 +60,12 @@ if TYPE_CHECKING:
     from loom.graph.importing.writing import Imported
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
     from loom.graph.model.verdict import Verdict
+    from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome, Swept
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
     from loom.graph.store.messages import Inbox, Message
-    from loom.graph.store.projects import Project, ProjectStatus
+    from loom.graph.store.projects import Project
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Page
 
 __all__ = [
@@ -164,7 +165,7 @@ _PLACES = {
     "Position": "bus.events",
     "Priority": "graph.model.task",
     "Project": "graph.store.projects",
-    "ProjectStatus": "graph.store.projects",
+    "ProjectStatus": "graph.project",
     "RedisConfig": "config",
     "ServersConfig": "config",
     "SkillsConfig": "config",

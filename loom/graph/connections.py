@@ -17,7 +17,7 @@ from loom.config import LoomConfig
 from loom.db import connection as db
 from loom.db import migrate
 from loom.exceptions import DatabaseUnavailableError, ServersError
-from loom.graph.store import projects
+from loom.graph import project
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -140,7 +140,7 @@ class Connections:
         with db.translated():
             async with pool.acquire() as connection:
                 await migrate.migrate(connection)
-                self.history = await projects.enter(connection, self.project_id, self.config.project_name)
+                self.history = await project.create_project(connection, self.project_id, self.config.project_name)
         return pool
 
     async def _open_pool(self, endpoints: services.Endpoints) -> db.Pool:

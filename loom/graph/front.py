@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom import ids
 from loom.bus.events import Position
+from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
 from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError
-from loom.graph import store
+from loom.graph import project, store
 from loom.graph.cache import waiting
 from loom.graph.connections import Connections
 from loom.graph.model import limits
@@ -156,8 +157,8 @@ class Loom:
         from loom.graph.importing import native
 
         async with self._links.reading(snapshot=True) as connection:
-            shown = await projects.get_project(connection, self.project_id)
-            tasks = [task async for some in store.all_tasks(connection, self.project_id, 500) for task in some]
+            shown = await project.get_project(connection, self.project_id)
+            tasks = [task async for some in store.list_all_tasks(connection, self.project_id, 500) for task in some]
             waived = await store.waived_edges(connection, self.project_id)
         return native.export(shown.id, shown.name, tasks, waived)
 
@@ -322,7 +323,7 @@ class Loom:
         async def work(pool: db.Pool) -> list[Task]:
             async with pool.acquire() as connection:
                 if wanted is None:
-                    held = await reading.claimed_tasks(connection, self.project_id, agent)
+                    held = await store.list_active_tasks(connection, self.project_id, agent)
                 else:
                     held = list((await store.get_tasks(connection, self.project_id, wanted)).values())
                 tokens = {}
@@ -391,7 +392,7 @@ class Loom:
         limit = limits.page(limit)
         chosen: Priority | None = None if priority is None else limits.priority(priority)
         cache = self._links.cache_in_use
-        found = None if cache is None else await cache.ready(limit + 1, chosen)
+        found = None if cache is None else await cache.get_ready_tasks(limit + 1, chosen)
         if found is None:
             async with self._links.reading() as connection:
                 found = await reading.get_ready_tasks(connection, self.project_id, limit=limit + 1, priority=chosen)
@@ -407,12 +408,12 @@ class Loom:
             raise claims.not_found(task_id)
         return found
 
-    async def status(self) -> projects.ProjectStatus:
+    async def status(self) -> project.ProjectStatus:
         """The project at a glance."""
         cache = self._links.cache_in_use
         known = None if cache is None else await cache.counts()
         async with self._links.reading() as connection:
-            return await reading.overview(connection, self.project_id, known)
+            return await project.get_project_status(connection, self.project_id, known)
 
     async def agents(self) -> list[AgentView]:
         """Who holds what, by name."""
@@ -465,7 +466,7 @@ class Loom:
 
         links = self._links
         if deep:
-            await (await links.relay()).rebuild()
+            await (await links.relay()).rebuild_cache()
         async with links.reading(snapshot=True) as connection:
             found = await invariants.check(connection, self.project_id)
         mirror = await comparison.compare(await links.pool(), await links.cache(), await links.relay(), self.project_id)
@@ -477,7 +478,7 @@ class Loom:
         self, to: str, message: str, *, thread_id: str | None = None, agent_id: str | None = None
     ) -> Message:
         """Stores a message for an agent, for `orchestrator`, or for everyone (`*`), and announces it."""
-        recipient = to if to == messages.EVERYONE else limits.agent_name(to, "to")
+        recipient = to if to == EVERYONE else limits.agent_name(to, "to")
         body, sender = limits.message(message), self._session.name(agent_id)
         thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
         return await self._commit(lambda tx: messages.send(tx, sender, recipient, body, thread))
@@ -537,9 +538,7 @@ class Loom:
         if task_id is not None:
             task_id = limits.task_id(task_id)
             self._session.touch(task_id)
-            async with self._links.reading() as connection:
-                if await store.get_task(connection, self.project_id, task_id) is None:
-                    raise claims.not_found(task_id)
+            await self._must_exist(task_id)
         wanted = waiting.Wait(chosen, self._session.name(agent_id), task_id)
         seconds = limits.seconds(timeout, "timeout", 0, LONGEST_WAIT)
         subscriber = await self._links.subscriber()
@@ -646,13 +645,21 @@ class Loom:
             self._session.forget(task_id)
         return outcome
 
+    async def _must_exist(self, task_id: str) -> None:
+        cache = self._links.cache_in_use
+        if cache is not None and await cache.get_task(task_id) is not None:
+            return
+        async with self._links.reading() as connection:
+            if await store.get_task(connection, self.project_id, task_id) is None:
+                raise claims.not_found(task_id)
+
     async def _commit(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
         """Runs one mutation: a transaction, its events, the mirror. Raises what a refusal carries, after the commit."""
 
         async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
             tx = Transaction(connection, self.project_id)
             result = await work(tx)
-            await store.events.record(tx)
+            await store.events.record_events(tx)
             return result, tx.change()
 
         result, change = await self._links.run(lambda pool: db.in_transaction(pool, attempt), repeatable=False)
@@ -663,5 +670,5 @@ class Loom:
 
     async def _mirror(self, change: Change) -> None:
         if change != Change():
-            await (await self._links.cache()).apply(change)
+            await (await self._links.cache()).sync(change)
             self.committed.set()

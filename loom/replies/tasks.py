@@ -17,11 +17,11 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.bus.events import Event
     from loom.graph.cache.waiting import Waited
     from loom.graph.model.task import Listed, Task
+    from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome
     from loom.graph.store import Claim
     from loom.graph.store.escalations import Escalation
     from loom.graph.store.messages import Inbox, Message
-    from loom.graph.store.projects import ProjectStatus
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
 
 # --- answers --------------------------------------------------------------------------------------------------------

@@ -248,7 +248,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
         data = replies.full(
             plan_id=plan_id, tasks=len(planted.tasks), epics=counts[TaskStatus.EPIC], goal=stored.goal[:200]
         )
-        tx.happened(EventType.PROJECT_DECOMPOSED, agent=agent, data=data)
+        tx.record_event(EventType.PROJECT_DECOMPOSED, agent=agent, data=data)
         answer = _written(plan_id, planted.tasks, counts)
         await store.plans.applied(tx, plan_id, answer)
         return answer

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom import process, texts
+from loom.bus.publisher import EVERYONE
 from loom.config import API_KEY_VARIABLE
 from loom.exceptions import InvalidInputError, WorkflowError
 from loom.graph.model import limits, plan
@@ -113,7 +114,7 @@ async def _resolve(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
 
 
 async def _send_message(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
-    to = values["to"] if values["to"] == messages.EVERYONE else limits.agent_name(values["to"], "to")
+    to = values["to"] if values["to"] == EVERYONE else limits.agent_name(values["to"], "to")
     body = limits.message(values["message"])
 
     async def write(tx: Transaction) -> Output:

@@ -71,12 +71,12 @@ async def test_late_writes_change_nothing(loom: Loom, redis_conn: Redis, project
     cache = await loom._links.cache()
     for order in ([2, 1, 0], [0, 2, 1], [1, 0, 2]):
         for index in order:
-            await cache.apply(Change(tasks=(states[index],)))
+            await cache.sync(Change(tasks=(states[index],)))
         assert await redis_conn.smembers(channels.status_set(project, "done")) == {states[0].id}
         assert await redis_conn.zcard(channels.ready_queue(project)) == 0
     # Neither after the finished hash has expired.
     await redis_conn.delete(channels.task_key(project, states[0].id))
-    await cache.apply(Change(tasks=(states[1],)))
+    await cache.sync(Change(tasks=(states[1],)))
     assert await redis_conn.scard(channels.status_set(project, "claimed")) == 0
     await holds(loom)
 
@@ -167,7 +167,7 @@ async def test_a_rebuild_that_was_cut_short_is_taken_up_at_once(
     await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(6 * BATCH)]})
     await synced(loom)
     other = await (await open_loom("other")).relay()
-    rebuild = asyncio.create_task((await loom.relay()).rebuild())
+    rebuild = asyncio.create_task((await loom.relay()).rebuild_cache())
     pending = channels.status_set(project, "pending")
     while not 0 < await redis_conn.scard(pending) < 6 * BATCH:
         assert not rebuild.done()
@@ -248,11 +248,11 @@ async def test_a_process_reads_its_own_writes_after_the_mirror_failed(loom: Loom
     await loom.create("A")
     cache = await loom._links.cache()
     cache._unseen = Position(2**60, 1)  # as after a failed write
-    assert await cache.ready(10) is None
+    assert await cache.get_ready_tasks(10) is None
     assert len((await loom.ready()).tasks) == 1
     cache._unseen = Position(1, 1)
     await synced(loom)  # the relay has passed it
-    assert await cache.ready(10) is not None
+    assert await cache.get_ready_tasks(10) is not None
 
 
 async def test_messages_and_escalations_are_announced(loom: Loom, redis_conn: Redis, project: str) -> None:

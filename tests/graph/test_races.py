@@ -117,7 +117,7 @@ async def test_an_edge_added_while_its_parent_completes(loom: Loom, pool: Pool) 
         new = store.NewTask("loom-11111111", "child", TaskStatus.PENDING, Priority.P1, 4, depends_on=(parent.id,))
         child = await editing.create(tx, new, "other")
         await go.wait()
-        await store.events.record(tx)
+        await store.events.record_events(tx)
         return child.status
 
     creating = asyncio.create_task(db.in_transaction(pool, create_slowly))

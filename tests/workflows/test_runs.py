@@ -809,7 +809,7 @@ async def test_runs_and_workers_side_by_side(open_loom: Opener) -> None:
 
 async def test_events_are_recorded_and_announced(loom: Loom, redis_conn: Redis, pool: Pool) -> None:
     async with redis_conn.pubsub() as heard:
-        await (await loom.relay()).rebuild()
+        await (await loom.relay()).rebuild_cache()
         await heard.subscribe(channels.workflow_channel(loom.project_id))
         run = await begun(loom, f"{SAY}\n{ASK}")
         await runs.confirm(loom, run.id, yes=False)

@@ -4,5 +4,6 @@
 """
 
 from loom.graph.cache.mirror import BATCH, Cache, Contents, MirrorState
+from loom.graph.cache.relay import Relay
 
-__all__ = ["BATCH", "Cache", "Contents", "MirrorState"]
+__all__ = ["BATCH", "Cache", "Contents", "MirrorState", "Relay"]

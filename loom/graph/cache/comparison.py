@@ -27,7 +27,7 @@ async def compare(pool: Pool, cache: Cache, relay: Relay, project_id: str) -> Ve
         differing, known = set[str](), set[str]()
         with translated():
             async with snapshot(pool) as connection:
-                async for tasks in store.all_tasks(connection, project_id, 500):
+                async for tasks in store.list_all_tasks(connection, project_id, 500):
                     known |= {task.id for task in tasks}
                     differing |= {task.id for task in tasks if not held.shows(task)}
         differing |= held.ids - known

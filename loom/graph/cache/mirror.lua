@@ -18,7 +18,10 @@ if job.generation then
   redis.call('HSET', mirror, 'building', tostring(tonumber(redis.call('TIME')[1]) + job.patience))
 end
 
-for _, task in ipairs(job.tasks) do
+local function add_to_ready_queue(task) redis.call('ZADD', ready, task.score, task.id) end
+local function remove_from_ready_queue(task) redis.call('ZREM', ready, task.id) end
+
+local function sync_task(task)
   local known = redis.call('HGET', task.key, 'version')
   -- A rebuild writes the same version again: the emptying before it may have taken an id out of a set while it was written.
   local newest = tonumber(task.version) - (job.generation and 0 or 1)
@@ -31,7 +34,7 @@ for _, task in ipairs(job.tasks) do
     for i = 5, #KEYS do
       if KEYS[i] == task.set then redis.call('SADD', KEYS[i], task.id) else redis.call('SREM', KEYS[i], task.id) end
     end
-    if task.score then redis.call('ZADD', ready, task.score, task.id) else redis.call('ZREM', ready, task.id) end
+    if task.score then add_to_ready_queue(task) else remove_from_ready_queue(task) end
     if task.dead then redis.call('SADD', dead, task.id) else redis.call('SREM', dead, task.id) end
     redis.call('DEL', task.key)
     if task.fields then
@@ -41,6 +44,8 @@ for _, task in ipairs(job.tasks) do
     if job.updates then redis.call('PUBLISH', job.updates, cjson.encode({id = task.id, status = task.status, version = task.version})) end
   end
 end
+
+for _, task in ipairs(job.tasks) do sync_task(task) end
 
 for _, entry in ipairs(job.entries) do
   redis.call('XADD', stream, 'MAXLEN', '~', job.maxlen, entry.id, unpack(entry.fields))

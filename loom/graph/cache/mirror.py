@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loom.bus import channels
 from loom.bus.connection import Breaker
 from loom.bus.events import START, Event, Position
+from loom.bus.publisher import Notice, publish_event
 from loom.graph.model.task import PRIORITY_SCORES, Listed, Priority, Task, TaskStatus, ready_score
-from loom.graph.store.transaction import Change, Notice
+from loom.graph.store.transaction import Change
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -122,7 +123,7 @@ class Cache:
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
-    async def apply(self, change: Change) -> bool:
+    async def sync(self, change: Change) -> bool:
         """Mirrors a committed change; False if that failed, and reads go to Postgres until the relay has caught up."""
         done = True
         for tasks in _batches(change.tasks):
@@ -222,7 +223,7 @@ class Cache:
         found = await self._read(lambda pipe: pipe.hgetall(channels.task_key(self._project, task_id)))
         return _task(found[0]) if found and found[0] else None
 
-    async def ready(self, limit: int, priority: Priority | None = None) -> list[Listed] | None:
+    async def get_ready_tasks(self, limit: int, priority: Priority | None = None) -> list[Listed] | None:
         """The best ready tasks."""
         low, high = ("-inf", "+inf") if priority is None else _score_range(priority)
         queue = channels.ready_queue(self._project)
@@ -290,7 +291,7 @@ class Cache:
             "layout": LAYOUT,
             "maxlen": self._maxlen,
             "tasks": [self._entry(task) for task in tasks],
-            "entries": [{"id": str(event.position), "fields": _flat(event.fields())} for event in events],
+            "entries": [publish_event(event) for event in events],
             "notices": [{k: v for k, v in asdict(notice).items() if v is not None} for notice in notices],
         }
         if expect is not None:

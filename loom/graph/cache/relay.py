@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType
+from loom.bus.publisher import Notice, publish_escalation, send_agent_message
 from loom.db.connection import snapshot, translated
 from loom.graph import store
 from loom.graph.cache.mirror import BATCH, Cache
-from loom.graph.store import escalations, messages, projects
-from loom.graph.store.transaction import Notice
+from loom.graph.store import escalations, projects
 
 if TYPE_CHECKING:
     from loom.db.connection import Pool
@@ -47,7 +47,7 @@ class Relay:
         if state is None or state.newer:
             return False
         if not state.usable:
-            if not await self.rebuild():
+            if not await self.rebuild_cache():
                 return False
             state = await self._cache.state()
             if state is None or not state.usable:
@@ -68,7 +68,7 @@ class Relay:
                     self.position = events[-1].position
         return True
 
-    async def rebuild(self) -> bool:
+    async def rebuild_cache(self) -> bool:
         """Empties the mirror, fills it from one snapshot of the database and hands over to the relay; others may write.
         False if another process is at it, or Redis is away."""
         generation = await self._cache.begin()
@@ -87,7 +87,7 @@ class Relay:
             async with snapshot(self._pool) as connection:
                 start = await projects.history_start(connection, self._project)
                 position = await store.events.replay_from(connection, self._project, self._replay, start)
-                async for tasks in store.all_tasks(connection, self._project, BATCH):
+                async for tasks in store.list_all_tasks(connection, self._project, BATCH):
                     if not await self._cache.load(generation, tasks):
                         return False
                 waiting = await escalations.open_escalations(connection, self._project, limit=10_000)
@@ -99,9 +99,9 @@ def _notice(project_id: str, event: Event) -> Notice | None:
     data = event.data or {}
     match event.type:
         case EventType.MESSAGE_SENT:
-            return messages.announcement(project_id, data["message"], event.agent or "", data["to"])
+            return send_agent_message(project_id, data["message"], event.agent or "", data["to"])
         case EventType.ESCALATION_RAISED | EventType.ESCALATION_RESOLVED:
             raised = event.type is EventType.ESCALATION_RAISED
-            return escalations.announcement(project_id, data["escalation"], event.task_id or "", raised=raised)
+            return publish_escalation(project_id, data["escalation"], event.task_id or "", raised=raised)
         case _:
             return None

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from loom.background import Backoff
 from loom.bus import channels
 from loom.bus.events import Event, EventType, Position
+from loom.bus.publisher import EVERYONE
 from loom.bus.subscriber import Interest, Subscriber
 from loom.exceptions import InvalidInputError
 from loom.graph import store
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.store import escalations, messages, reading
-from loom.graph.store.messages import EVERYONE
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Pool

@@ -23,7 +23,7 @@ class Consequences:
     closed: tuple[str, ...] = ()
 
 
-async def settle(
+async def check_and_unblock(
     tx: Transaction, *, released: Iterable[str] = (), parents: Iterable[str | None] = (), agent: str | None
 ) -> Consequences:
     """Carries on from finished tasks until nothing more follows.

@@ -3,13 +3,30 @@
 An epic is two nodes. Its start waits for its own dependencies and for its parent's start; its end, which goes by the
 epic's own name, waits for its start and for its children. A child waits for its epic's start, a dependent for its end.
 A plain task is one node that goes by its own name.
+
+Only an edge that still holds counts. What is finished, done or cancelled, waits for nothing any more, and an edge that
+was waived is no wait; `holds` says so here, and `store.edges.HOLDS` in SQL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 
+from loom.graph.model.task import TaskStatus
+
 _START = "\0start"  # no id or key can hold a NUL
+
+
+def holds(waiter: TaskStatus, *, waived: bool) -> bool:
+    """Whether an edge is still a wait: from a task in this status, and waived or not."""
+    return not waived and not waiter.finished
+
+
+def compute_initial_status(waiting: int, *, epic: bool = False) -> TaskStatus:
+    """The status of a task that nobody has begun, which waits for so many things."""
+    if epic:
+        return TaskStatus.EPIC
+    return TaskStatus.BLOCKED if waiting else TaskStatus.PENDING
 
 
 def epic_start(task_id: str) -> str:
@@ -29,7 +46,7 @@ def waits_for(
 
     Args:
         depends_on: every task with what it depends on.
-        parents: the epic of each task that has one; an epic named here must be in `depends_on` and in `epics`.
+        parents: the epic of each task that has one.
         epics: which tasks are epics.
 
     The nodes come in the order of the tasks, the ends of the epics after all others.
@@ -44,7 +61,7 @@ def waits_for(
             edges[task] = [epic_start(task)]
     for task in depends_on:
         if (parent := parents.get(task)) is not None:
-            edges[parent].append(task)
+            edges.setdefault(parent, []).append(task)
     return edges
 
 

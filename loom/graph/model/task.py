@@ -68,36 +68,56 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task as it was when read. `version` grows with each change of what is shown here, the lease's end and
-    `waiting` aside."""
+    """One task as it was when read. Times are those of the database's clock, with their zone."""
 
     id: str
+    """`loom-` and 8 hex digits."""
     project_id: str
     title: str
     status: TaskStatus
     priority: Priority
     version: int
+    """Grows with each change of what is shown here, the lease's end and `waiting` aside."""
     created_at: datetime
     updated_at: datetime
     assignee: str | None = None
+    """Who holds it, or did last; None: nobody has yet."""
     parent_id: str | None = None
+    """The epic that it belongs to."""
     context: dict[str, Any] = field(default_factory=dict)
+    """What its worker must know, as its makers gave it; `notes` is a list of what was added on the way."""
     output: dict[str, Any] | None = None
+    """What it came to; None until it is done."""
     done_when: str | None = None
+    """Its acceptance criteria."""
     depends_on: tuple[str, ...] = ()
+    """All edges, waived ones too, by id."""
     ready_at: datetime | None = None
+    """Since when it can be claimed, or could when it was; None while it waits, and for epics."""
     claimed_at: datetime | None = None
+    """When the newest claim was made; None: never."""
     done_at: datetime | None = None
+    """When it was finished, done or cancelled."""
     attempt: int = 0
+    """How many claims were counted since it was made or requeued; a claim given back on purpose is not."""
     max_attempts: int = 1
     claim_token: int = 0
+    """The token of the newest claim; it only grows, and 0 is none."""
     lease_expires_at: datetime | None = None
+    """When the claim ends unless it is renewed; None unless claimed. Not mirrored."""
     deadline_at: datetime | None = None
+    """Until when the newest claim may be renewed."""
     retry_at: datetime | None = None
+    """When a failed task is tried again; None for a dead letter, and unless failed."""
     dead_reason: str | None = None
+    """Why it is a dead letter."""
     lapsed: bool = False
+    """Whether its newest claim ended by itself, so that a late report is still taken."""
     origin_id: str | None = None
+    """Where an import has it from, unique in the project."""
     waiting: int = 0
+    """How many things it waits for: dependencies that are neither done nor waived, its epic while that waits, and an
+    open question. Not mirrored."""
 
     @classmethod
     def from_record(cls, record: Row) -> Task:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import EventType
 from loom.exceptions import ClaimConflictError, LoomError, TaskNotFoundError, TaskStateError
-from loom.graph import store
-from loom.graph.deps import cascade
+from loom.graph import deps, store
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.store import escalations, reading
@@ -47,14 +46,18 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a report or a decision led to: the task as it is now, the ids of tasks that became claimable, of epics that
-    closed, and of unfinished tasks that still wait for this one."""
+    """What a report or a decision led to. All but the task are ids."""
 
     task: Task
+    """As it is now."""
     unblocked: tuple[str, ...] = ()
+    """Tasks that became claimable."""
     closed: tuple[str, ...] = ()
+    """Epics that closed."""
     held_up: tuple[str, ...] = ()
+    """Unfinished tasks that still wait for this one, directly."""
     cancelled: tuple[str, ...] = ()
+    """Tasks that were cancelled, this one among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +87,16 @@ async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, outp
             return await _first_answer(tx, found.task)
         if isinstance(found, Refused):
             data = {"refused": "done", "token": holder.token, "output": json.loads(output)}
-            tx.happened(EventType.TASK_UPDATED, task_id, agent=holder.agent, data=data)
+            tx.record_event(EventType.TASK_UPDATED, task_id, agent=holder.agent, data=data)
             return found
         if found.dead:
             await escalations.close(tx, [task_id], "done late", by=holder.agent)
         moment = await store.now(tx)
-        finished = replace(
-            found, status=TaskStatus.DONE, done_at=moment, lease_expires_at=None, retry_at=None, dead_reason=None,
-            ready_at=None, lapsed=False,
-        )  # fmt: skip
-        task = await store.save(tx, finished, output=output)
+        task = await store.update_task_status(
+            tx, found, TaskStatus.DONE, done_at=moment, retry_at=None, dead_reason=None, lapsed=False, output=output
+        )
         tx.changed(task, EventType.TASK_DONE, agent=holder.agent, token=task.claim_token)
-    follows = await cascade.settle(tx, released=[task.id], parents=[task.parent_id], agent=holder.agent)
+    follows = await deps.check_and_unblock(tx, released=[task.id], parents=[task.parent_id], agent=holder.agent)
     return Outcome(task, follows.unblocked, follows.closed)
 
 
@@ -119,8 +120,7 @@ async def fail(
     moment = await store.now(tx)
     if retry and task.attempt < task.max_attempts:
         again = moment + timedelta(seconds=policy.backoff(task.attempt))
-        failed = replace(task, status=TaskStatus.FAILED, lease_expires_at=None, retry_at=again, ready_at=None)
-        saved = await store.save(tx, failed)
+        saved = await store.fail_task(tx, task, reason, retry_at=again)
         data = {"reason": reason, "attempt": task.attempt, "retry_at": again.isoformat()} | kept
         tx.changed(saved, EventType.TASK_FAILED, agent=holder.agent, token=task.claim_token, data=data)
         await escalations.create_escalation(
@@ -137,8 +137,7 @@ async def escalate(tx: Transaction, task_id: str, holder: Holder, terms: Terms, 
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
         return Refused(_refusal(task.task, holder)) if isinstance(task, _Answered) else task
-    asked = replace(task, status=TaskStatus.BLOCKED, waiting=task.waiting + 1, lease_expires_at=None, ready_at=None)
-    saved = await store.save(tx, asked)
+    saved = await store.update_task_status(tx, task, TaskStatus.BLOCKED, waiting=task.waiting + 1)
     tx.changed(saved, EventType.TASK_BLOCKED, agent=holder.agent, token=task.claim_token, data={"question": message})
     await escalations.create_escalation(
         tx, task_id, EscalationKind.QUESTION, message, raised_by=holder.agent, attempt=task.attempt
@@ -153,10 +152,9 @@ async def release(tx: Transaction, task_id: str, holder: Holder, note: str | Non
         raise _refusal(task, holder)
     moment = await store.now(tx)
     context = add_note(task.context, note, by=holder.agent, at=moment) if note else None
-    freed = replace(
-        task, status=TaskStatus.PENDING, ready_at=moment, lease_expires_at=None, attempt=max(task.attempt - 1, 0)
+    saved = await store.update_task_status(
+        tx, task, TaskStatus.PENDING, ready_at=moment, attempt=max(task.attempt - 1, 0), context=context
     )
-    saved = await store.save(tx, freed, context=context)
     data = {"note": note} if note else None
     tx.changed(saved, EventType.TASK_RELEASED, agent=holder.agent, token=task.claim_token, data=data)
     return Outcome(saved)
@@ -170,8 +168,7 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
             tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
         )
     moment = await store.now(tx)
-    freed = replace(task, status=TaskStatus.PENDING, ready_at=moment, lease_expires_at=None, lapsed=True)
-    saved = await store.save(tx, freed)
+    saved = await store.update_task_status(tx, task, TaskStatus.PENDING, ready_at=moment, lapsed=True)
     tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
     return saved
 
@@ -188,7 +185,7 @@ async def sweep(tx: Transaction) -> Swept:
         retried.append(again)
     completed = await store.mark_complete(tx)
     if completed:
-        tx.happened(EventType.PROJECT_COMPLETE)
+        tx.record_event(EventType.PROJECT_COMPLETE)
     return Swept(tuple(expired), tuple(retried), completed)
 
 
@@ -207,12 +204,12 @@ async def into_play(tx: Transaction, task: Task, *, fresh: bool = False, context
     `fresh` starts the count of attempts anew. The caller notes the event.
     """
     count = await store.waiting(tx, task.id)
-    status = TaskStatus.BLOCKED if count else TaskStatus.PENDING
-    ready_at = None if count else await store.now(tx)
-    again = replace(
-        task, status=status, waiting=count, ready_at=ready_at, retry_at=None, dead_reason=None, lapsed=False
-    )
-    return await store.save(tx, replace(again, attempt=0) if fresh else again, context=context)
+    status = deps.compute_initial_status(count)
+    ready_at = await store.now(tx) if status is TaskStatus.PENDING else None
+    return await store.update_task_status(
+        tx, replace(task, attempt=0) if fresh else task, status, waiting=count, ready_at=ready_at, retry_at=None,
+        dead_reason=None, lapsed=False, context=context,
+    )  # fmt: skip
 
 
 def add_note(context: Mapping[str, Any], text: str, *, by: str, at: datetime) -> str:
@@ -349,10 +346,7 @@ async def _first_answer(tx: Transaction, task: Task) -> Outcome:
 async def _bury(
     tx: Transaction, task: Task, reason: str, agent: str | None, kept: Mapping[str, Any] | None = None
 ) -> Task:
-    dead = replace(
-        task, status=TaskStatus.FAILED, lease_expires_at=None, ready_at=None, retry_at=None, dead_reason=reason
-    )
-    saved = await store.save(tx, dead)
+    saved = await store.fail_task(tx, task, reason, retry_at=None)
     data = {"reason": reason, "attempt": task.attempt, **(kept or {})}
     tx.changed(saved, EventType.TASK_DEAD_LETTER, agent=agent or task.assignee, token=task.claim_token, data=data)
     await escalations.create_escalation(

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from loom.bus.events import EventType
 from loom.exceptions import DependencyCycleError, LoomError, TaskNotFoundError, TaskStateError
-from loom.graph import store
-from loom.graph.deps import cascade
+from loom.graph import deps, store
 from loom.graph.model.dependencies import detect_cycle, epic_start, tasks_of_cycle
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules.claims import Outcome, not_found
@@ -45,9 +44,7 @@ async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
             edges = await store.upstream(tx, targets)
             edges.setdefault(parent.id, []).append("the new task")
             refuse_cycle({"the new task": [*targets], **edges})
-    status = task.status
-    if status is not TaskStatus.EPIC:
-        status = TaskStatus.BLOCKED if waiting else TaskStatus.PENDING
+    status = deps.compute_initial_status(waiting, epic=task.status is TaskStatus.EPIC)
     created = await store.create_task(tx, replace(task, status=status, waiting=waiting))
     while created is None:  # the id was taken
         (fresh,) = await store.draw_ids(tx, 1)
@@ -81,11 +78,11 @@ async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outco
         changed = replace(changed, waiting=await store.waiting(tx, task_id))
         if task.status in (TaskStatus.PENDING, TaskStatus.BLOCKED):
             changed, event = await _follow_waiting(tx, changed)
-    saved = await store.save(tx, changed, context=edit.context)
+    saved = await store.update_task(tx, changed, context=edit.context)
     tx.changed(saved, event, agent=agent)
     freed: tuple[str, ...] = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
     if saved.status is TaskStatus.EPIC:
-        freed = await cascade.follow_epic(tx, saved, task.waiting, agent)
+        freed = await deps.follow_epic(tx, saved, task.waiting, agent)
     return Outcome(saved, unblocked=freed)
 
 
@@ -93,13 +90,12 @@ async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, 
     """Cancels an unfinished task, for an epic all that is unfinished below it, and with `downstream` whatever waits
     for any of them. Without it dependents stay blocked and are named."""
     await store.lock_graph(tx)
-    reach = await store.below(tx, [task_id], downstream=downstream)
-    locked = await store.lock(tx, reach)
+    locked = await deps.lock_reach(tx, [task_id], downstream=downstream)
     if task_id not in locked:
         raise not_found(task_id)
-    if locked[task_id].status.finished:
-        raise TaskStateError(f"{task_id} is already {locked[task_id].status}.", "There is nothing left to cancel.")
-    unfinished = [task.id for task in locked.values() if not task.status.finished]
+    if locked[task_id].finished:
+        raise TaskStateError(f"{task_id} is already {locked[task_id]}.", "There is nothing left to cancel.")
+    unfinished = [one for one, status in locked.items() if not status.finished]
     await escalations.close(tx, unfinished, "cancel", by=agent, note=reason)
     gone = await store.cancel_tasks(tx, unfinished)
     for task in gone:
@@ -110,7 +106,7 @@ async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, 
             token=task.claim_token,
             data={"reason": reason} if reason else None,
         )
-    follows = await cascade.settle(tx, parents=[task.parent_id for task in gone], agent=agent)
+    follows = await deps.check_and_unblock(tx, parents=[task.parent_id for task in gone], agent=agent)
     now = (await store.get_tasks(tx.connection, tx.project_id, [task_id]))[task_id]
     held = await store.get_dependents(tx.connection, tx.project_id, task_id)
     return Outcome(now, follows.unblocked, follows.closed, held_up=held, cancelled=tuple(task.id for task in gone))
@@ -127,9 +123,9 @@ async def waive(tx: Transaction, task: Task, reason: str | None, agent: str) -> 
     for gone in await store.cancel_tasks(tx, [task.id]):
         task = gone
         tx.changed(gone, EventType.TASK_CANCELLED, agent=agent, token=gone.claim_token, data=data)
-    follows = await cascade.settle(tx, released=[task.id], parents=[task.parent_id], agent=agent)
+    follows = await deps.check_and_unblock(tx, released=[task.id], parents=[task.parent_id], agent=agent)
     dependents = await store.waive_edges(tx, task.id, agent, reason)
-    tx.happened(EventType.TASK_WAIVED, task.id, agent=agent, data={"dependents": dependents, **(data or {})})
+    tx.record_event(EventType.TASK_WAIVED, task.id, agent=agent, data={"dependents": dependents, **(data or {})})
     return Outcome(task, follows.unblocked, follows.closed)
 
 
@@ -150,7 +146,7 @@ async def adopt(tx: Transaction, parent_id: str, agent: str) -> Task:
         raise TaskStateError(
             f"The parent {parent_id} has an open question and takes no children.", "Resolve it first with loom_resolve."
         )
-    epic = await store.save(tx, replace(parent, status=TaskStatus.EPIC, ready_at=None))
+    epic = await store.update_task_status(tx, parent, TaskStatus.EPIC)
     tx.changed(epic, EventType.TASK_UPDATED, agent=agent, data={"became": "epic"})
     return epic
 
@@ -201,10 +197,7 @@ async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, 
         if task.parent_id is not None:
             edges.setdefault(task.parent_id, []).append(task.id)
         refuse_cycle(edges)
-    if removed:
-        await store.remove_edges(tx, task.id, removed)
-    if added:
-        await store.add_edges(tx, task.id, added)
+    await store.replace_dependencies(tx, task.id, added=added, removed=removed)
 
 
 async def _may_gain(tx: Transaction, task: Task) -> None:
@@ -212,8 +205,12 @@ async def _may_gain(tx: Transaction, task: Task) -> None:
         raise TaskStateError(
             f"{task.id} is claimed by {task.assignee} and gains no dependency.", "Release it first with loom_release."
         )
-    if task.status is TaskStatus.EPIC and (started := await store.started_below(tx, task.id)):
-        begun = ", ".join(f"{child.id} ({child.status})" for child in started)
+    if task.status is not TaskStatus.EPIC:
+        return
+    below = await deps.lock_reach(tx, [task.id], finished=True)
+    started = [f"{child} ({status})" for child, status in below.items() if status in _BEGUN and child != task.id]
+    if started:
+        begun = ", ".join(sorted(started)[:3])
         raise TaskStateError(
             f"Work below the epic {task.id} has begun, so it gains no dependency: {begun}.",
             "Add the dependency to the children that have not begun.",
@@ -227,6 +224,9 @@ async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]
     if not task.waiting and task.status is TaskStatus.BLOCKED:
         return replace(task, status=TaskStatus.PENDING, ready_at=await store.now(tx)), EventType.TASK_UNBLOCKED
     return task, EventType.TASK_UPDATED
+
+
+_BEGUN = (TaskStatus.CLAIMED, TaskStatus.DONE)
 
 
 def _never(dropped: Sequence[str]) -> LoomError:

@@ -78,7 +78,7 @@ async def mend(
     if task_id not in found:
         raise not_found(task_id)
     task = found[task_id]
-    escalation = await diagnoses.newest(tx.connection, tx.project_id, task_id)
+    escalation = await store.diagnoses.newest(tx.connection, tx.project_id, task_id)
     asks = await escalations.has_question(tx, task_id)
     if escalation is None or not (asks or task.status is TaskStatus.FAILED):
         raise TaskStateError(
@@ -159,5 +159,5 @@ async def _kept(
         "run_id": finding.run_id,
         "left": left,
     }
-    depth = await diagnoses.depth_of(tx.connection, tx.project_id, task.id)
+    depth = await store.diagnoses.depth_of(tx.connection, tx.project_id, task.id)
     return {name: value for name, value in kept.items() if value} | {"fixes": fixes, "depth": depth}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loom.bus.events import EventType
-from loom.graph import store
+from loom.graph import deps, store
 from loom.graph.model import plan
 from loom.graph.model.bulk import uncollected
 from loom.graph.model.dependencies import epic_start, waits_for
@@ -75,7 +75,11 @@ def _rows(
             NewTask(
                 id=task_id,
                 title=draft.title,
-                status=_status(draft, waiting[task_id]),
+                status=(
+                    draft.status
+                    if draft.status.finished
+                    else deps.compute_initial_status(waiting[task_id], epic=draft.epic)
+                ),
                 priority=draft.priority,
                 max_attempts=max_attempts,
                 waiting=waiting[task_id],
@@ -91,14 +95,6 @@ def _rows(
             )
         )
     return rows
-
-
-def _status(draft: Draft, waiting: int) -> TaskStatus:
-    if draft.status.finished:
-        return draft.status
-    if draft.epic:
-        return TaskStatus.EPIC
-    return TaskStatus.BLOCKED if waiting else TaskStatus.PENDING
 
 
 async def _refuse_cycles(tx: Transaction, rows: Sequence[NewTask], outside: list[str], parents: list[str]) -> None:

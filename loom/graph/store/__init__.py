@@ -9,11 +9,12 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `tasks` `claiming` `sweeping` | tasks, their claims, and what a sweep finds |
 | `edges` `levels` `reach` | dependencies, the cascade, and how far a change reaches |
 | `events` | the outbox, and the history of a task |
-| `escalations` `messages` `plans` `projects` `skill_runs` `workflow_runs` | rows of the same name |
+| `escalations` `diagnoses` `messages` `plans` `projects` `skill_runs` `workflow_runs` | rows of the same name |
 | `reading` | questions across all of them |
 """
 
 from loom.graph.store import (
+    diagnoses,
     escalations,
     events,
     messages,
@@ -31,12 +32,15 @@ from loom.graph.store.claiming import (
     Claim,
     claim_task,
     complete_task,
+    fail_task,
     renew_leases,
 )
 from loom.graph.store.edges import (
+    HOLDS,
     add_edges,
     get_dependents,
     remove_edges,
+    replace_dependencies,
     upstream,
     waive_edges,
     waived_edges,
@@ -44,15 +48,14 @@ from loom.graph.store.edges import (
 from loom.graph.store.escalations import create_escalation
 from loom.graph.store.events import consequences
 from loom.graph.store.levels import Level, close_epic, count_children, count_down_dependents
-from loom.graph.store.reach import below, started_below
-from loom.graph.store.reading import get_ready_tasks
+from loom.graph.store.reach import below
+from loom.graph.store.reading import get_ready_tasks, get_task_dependencies, list_active_tasks
 from loom.graph.store.sweeping import PULSE, Pulse, due_retries, expired_claims, mark_complete, pulse
 from loom.graph.store.tasks import (
     COLUMNS,
     WAITING,
     NewTask,
     TaskOutline,
-    all_tasks,
     analyze,
     cancel_tasks,
     create_task,
@@ -61,32 +64,34 @@ from loom.graph.store.tasks import (
     get_tasks,
     hold,
     insert_tasks,
+    list_all_tasks,
     lock,
     lock_graph,
+    lock_statuses,
     now,
     outline,
-    save,
+    update_task,
+    update_task_status,
     waiting,
 )
-from loom.graph.store.transaction import Change, Notice, Transaction
+from loom.graph.store.transaction import Change, Transaction
 
 __all__ = [
     "BEST_READY",
     "CLAIM_BEST",
     "CLAIM_BY_ID",
     "COLUMNS",
+    "HOLDS",
     "PULSE",
     "WAITING",
     "Change",
     "Claim",
     "Level",
     "NewTask",
-    "Notice",
     "Pulse",
     "TaskOutline",
     "Transaction",
     "add_edges",
-    "all_tasks",
     "analyze",
     "below",
     "cancel_tasks",
@@ -98,19 +103,25 @@ __all__ = [
     "count_down_dependents",
     "create_escalation",
     "create_task",
+    "diagnoses",
     "draw_ids",
     "due_retries",
     "escalations",
     "events",
     "expired_claims",
+    "fail_task",
     "get_dependents",
     "get_ready_tasks",
     "get_task",
+    "get_task_dependencies",
     "get_tasks",
     "hold",
     "insert_tasks",
+    "list_active_tasks",
+    "list_all_tasks",
     "lock",
     "lock_graph",
+    "lock_statuses",
     "mark_complete",
     "messages",
     "now",
@@ -121,10 +132,11 @@ __all__ = [
     "reading",
     "remove_edges",
     "renew_leases",
-    "save",
+    "replace_dependencies",
     "skill_runs",
-    "started_below",
     "transaction",
+    "update_task",
+    "update_task_status",
     "upstream",
     "waiting",
     "waive_edges",

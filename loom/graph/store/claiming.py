@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import Position
-from loom.graph.model.task import Task
-from loom.graph.store.tasks import COLUMNS
+from loom.graph.model.task import Task, TaskStatus
+from loom.graph.store.events import record_events
+from loom.graph.store.tasks import COLUMNS, update_task_status
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim just made: the task, and what its direct dependencies left (`output` as JSON text, cut at 8,001
-    characters; `children` are the titles below a dependency that is an epic; at most 50 dependencies)."""
+    """A claim just made."""
 
     task: Task
+    """As it is claimed: its `claim_token` is what reports name, its `lease_expires_at` the end unless it is renewed."""
     inputs: tuple[dict[str, Any], ...]
+    """What its direct dependencies left, at most 50 of them: `id`, `title`, `status`, `output` (JSON text, cut at 8,001
+    characters; None where there is none), and `children`, the titles below a dependency that is an epic."""
 
 
 BEST_READY = """(select id from tasks where project_id = $1 and status = 'pending'
@@ -70,6 +73,7 @@ async def claim_task(
     The event is written by the same statement, so that on its own, outside of a transaction block, it is a whole claim.
     None: the task is not claimable, or nothing is ready.
     """
+    await record_events(tx)
     arguments: tuple[Any, ...] = (tx.project_id, agent, lease_seconds, deadline_seconds)
     if task_id is None:
         record = await tx.connection.fetchrow(CLAIM_BEST, *arguments)
@@ -80,6 +84,13 @@ async def claim_task(
     task = Task.from_record(record)
     tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
     return Claim(task, tuple(json.loads(record["inputs"])))
+
+
+async def fail_task(tx: Transaction, task: Task, reason: str, *, retry_at: datetime | None) -> Task:
+    """Writes that a locked task has failed: to be tried again at `retry_at`, or without one a dead letter, which keeps
+    the reason."""
+    dead_reason = reason if retry_at is None else None
+    return await update_task_status(tx, task, TaskStatus.FAILED, retry_at=retry_at, dead_reason=dead_reason)
 
 
 async def renew_leases(connection: Connection, project_id: str, claims: Mapping[str, int]) -> dict[str, datetime]:
@@ -105,6 +116,7 @@ async def renew_leases(connection: Connection, project_id: str, claims: Mapping[
 async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | None, output: str) -> Task | None:
     """Finishes the claim that `token` names, or without one the claim of `agent`, and writes its event in the same
     statement; None if there is no such claim."""
+    await record_events(tx)
     record = await tx.connection.fetchrow(
         f"""
         with finished as (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from loom.graph.model.dependencies import epic_start, task_of
@@ -10,6 +10,19 @@ from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
+
+HOLDS = "e.waived_at is null and t.done_at is null"
+"""Whether an edge `e` of the task `t` still holds, as `model.dependencies.holds` has it."""
+
+
+async def replace_dependencies(
+    tx: Transaction, task_id: str, *, added: Collection[str], removed: Collection[str]
+) -> None:
+    """Changes what one task depends on; see `add_edges` and `remove_edges`."""
+    if removed:
+        await remove_edges(tx, task_id, removed)
+    if added:
+        await add_edges(tx, task_id, added)
 
 
 async def add_edges(tx: Transaction, task_id: str, targets: Iterable[str]) -> None:
@@ -60,33 +73,33 @@ async def waived_edges(connection: Connection, project_id: str) -> dict[str, set
 async def upstream(tx: Transaction, origins: Iterable[str]) -> dict[str, list[str]]:
     """Everything that these nodes of the waiting graph wait for: each node with the nodes it waits for.
 
-    Nodes are named as in `deps`, each task of the store as if it were an epic. What is done waits for nothing, and
-    waived edges do not count.
+    Nodes are named as in `model.dependencies`, each task of the store as if it were an epic. Only edges that hold
+    count.
     """
     names = list(origins)
     records = await tx.connection.fetch(
-        """
+        f"""
         with recursive up(id, at_start) as (
             select id collate "C", at_start from unnest($2::text[], $3::boolean[]) o(id, at_start)
             union
             select n.id, n.at_start
               from up u
-              join tasks t on t.project_id = $1 and t.id = u.id and t.status <> 'done'
+              join tasks t on t.project_id = $1 and t.id = u.id and t.done_at is null
              cross join lateral (
                 select u.id, true where not u.at_start
                 union all
                 select k.id, false from tasks k where not u.at_start and k.project_id = $1 and k.parent_id = u.id
                 union all
                 select e.depends_on, false from task_deps e
-                 where u.at_start and e.project_id = $1 and e.task_id = u.id and e.waived_at is null
+                 where u.at_start and e.project_id = $1 and e.task_id = u.id and {HOLDS}
                 union all
                 select t.parent_id, true where u.at_start and t.parent_id is not null
              ) n(id, at_start)
         )
         select u.id, u.at_start, t.parent_id,
                array(select e.depends_on from task_deps e
-                      where u.at_start and e.project_id = $1 and e.task_id = u.id and e.waived_at is null) as depends_on
-          from up u join tasks t on t.project_id = $1 and t.id = u.id and t.status <> 'done'
+                      where u.at_start and e.project_id = $1 and e.task_id = u.id and {HOLDS}) as depends_on
+          from up u join tasks t on t.project_id = $1 and t.id = u.id and t.done_at is null
         """,
         tx.project_id,
         [task_of(name) for name in names],
@@ -108,11 +121,11 @@ async def upstream(tx: Transaction, origins: Iterable[str]) -> dict[str, list[st
 
 
 async def get_dependents(connection: Connection, project_id: str, task_id: str) -> tuple[str, ...]:
-    """Ids of the unfinished tasks that wait for this one over an edge that is not waived."""
+    """Ids of the tasks that wait for this one over an edge that holds."""
     records = await connection.fetch(
-        """
+        f"""
         select e.task_id from task_deps e join tasks t on t.project_id = e.project_id and t.id = e.task_id
-         where e.project_id = $1 and e.depends_on = $2 and e.waived_at is null and t.done_at is null order by 1
+         where e.project_id = $1 and e.depends_on = $2 and {HOLDS} order by 1
         """,
         project_id,
         task_id,

@@ -10,9 +10,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from loom.bus import channels
 from loom.bus.events import EventType
-from loom.graph.store.transaction import Notice, Transaction
+from loom.bus.publisher import publish_escalation
+from loom.graph.store.edges import HOLDS
+from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -27,26 +28,34 @@ class EscalationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Escalation:
-    """One escalation; open while `resolution` is None."""
+    """One escalation: that a task failed, or that its worker asks something."""
 
     id: str
+    """`esc-` and 8 hex digits."""
     task_id: str
     kind: EscalationKind
     message: str
+    """Why it failed, or the question."""
     raised_by: str | None
+    """The agent; None where a sweep found a claim that had ended by itself."""
     raised_at: datetime
     attempt: int
+    """The attempt of the task in which it was raised, from 1; 0 where there was none."""
     resolution: str | None = None
+    """What was decided, such as `retry`, `answer` or `retry at …`; None while it is open."""
     note: str | None = None
+    """What was said with the decision; for `answer` the answer."""
     resolved_by: str | None = None
+    """None while it is open, and where it was resolved on the spot."""
     resolved_at: datetime | None = None
     handler: str | None = None
+    """Who looks at it until `handling_until`; None: nobody."""
     handling_until: datetime | None = None
     diagnosed_at: datetime | None = None
     diagnosis: dict[str, Any] | None = None
-    """What was found out about it; see `diagnoses`."""
+    """What was found out about it; see `store.diagnoses`. None: nothing yet."""
     held_up: int = 0
-    """How many unfinished tasks wait for the task; counted for open escalations only."""
+    """How many tasks wait for the task; counted for open escalations only."""
 
     @classmethod
     def from_record(cls, record: Row) -> Escalation:
@@ -64,7 +73,7 @@ COLUMNS = f"{_FIELDS}, 0 as held_up"
 """An escalation's row as `Escalation.from_record` wants it."""
 _OPEN = f"""{_FIELDS}, (
     select count(*) from task_deps e join tasks t on t.project_id = e.project_id and t.id = e.task_id
-     where e.project_id = q.project_id and e.depends_on = q.task_id and e.waived_at is null and t.done_at is null
+     where e.project_id = q.project_id and e.depends_on = q.task_id and {HOLDS}
 ) as held_up"""
 
 
@@ -98,8 +107,8 @@ async def create_escalation(
     raised = Escalation.from_record(record)
     if resolution is None:
         data = {"escalation": raised.id, "kind": raised.kind, "message": message}
-        tx.happened(EventType.ESCALATION_RAISED, task_id, agent=raised_by, data=data)
-        tx.announce(announcement(tx.project_id, raised.id, task_id, raised=True))
+        tx.record_event(EventType.ESCALATION_RAISED, task_id, agent=raised_by, data=data)
+        tx.announce(publish_escalation(tx.project_id, raised.id, task_id, raised=True))
     return raised
 
 
@@ -123,8 +132,8 @@ async def close(
     resolved = [Escalation.from_record(record) for record in records]
     for one in resolved:
         data = {"escalation": one.id, "resolution": resolution} | ({"note": note} if note else {})
-        tx.happened(EventType.ESCALATION_RESOLVED, one.task_id, agent=by, data=data)
-        tx.announce(announcement(tx.project_id, one.id, one.task_id, raised=False))
+        tx.record_event(EventType.ESCALATION_RESOLVED, one.task_id, agent=by, data=data)
+        tx.announce(publish_escalation(tx.project_id, one.id, one.task_id, raised=False))
     return resolved
 
 
@@ -146,17 +155,6 @@ async def take(tx: Transaction, handler: str, seconds: float) -> Escalation | No
         seconds,
     )
     return None if record is None else Escalation.from_record(record)
-
-
-def announcement(project_id: str, escalation_id: str, task_id: str, *, raised: bool) -> Notice:
-    """What is announced when an escalation is raised or resolved; the queue of open ones follows it."""
-    what = "raised" if raised else "resolved"
-    return Notice(
-        channels.escalation_channel(project_id),
-        json.dumps({what: escalation_id, "task_id": task_id}),
-        enqueue=escalation_id if raised else None,
-        dequeue=None if raised else escalation_id,
-    )
 
 
 async def has_question(tx: Transaction, task_id: str) -> bool:

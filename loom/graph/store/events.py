@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection
 
 
-async def record(tx: Transaction) -> None:
-    """Writes the events that the transaction has collected, in order."""
+async def record_events(tx: Transaction) -> None:
+    """Writes the events that the transaction has collected, in order, and leaves none behind. Who writes one in the
+    statement that makes the change has these written first, so that a task's events come in the order of its
+    versions."""
     if not tx.events:
         return
     records = await tx.connection.fetch(
@@ -39,6 +41,7 @@ async def record(tx: Transaction) -> None:
         [json.dumps(event.data) if event.data else None for event in tx.events],
     )
     tx.position = max(Position(int(record["xid"]), record["id"]) for record in records)
+    tx.events.clear()
 
 
 _EVENT = "xid::text as xid, id, type, task_id, status, version, agent, token, data, created_at"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from loom.graph.store.edges import HOLDS
 from loom.graph.store.tasks import WAITING
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ async def broken(connection: Connection, project_id: str, rule: str) -> list[str
 
 
 async def shape(connection: Connection, project_id: str) -> tuple[dict[str, list[str]], dict[str, str | None]]:
-    """The whole graph: each task with what it waits for over edges that hold, and each with its parent."""
+    """What is unfinished: each task with what it waits for over edges that hold, and each with its parent."""
     rows = await connection.fetch(
-        """
+        f"""
         select t.id, t.parent_id,
                array(select e.depends_on from task_deps e
-                      where e.project_id = $1 and e.task_id = t.id and e.waived_at is null) as depends_on
-          from tasks t where t.project_id = $1 order by t.id
+                      where e.project_id = $1 and e.task_id = t.id and {HOLDS}) as depends_on
+          from tasks t where t.project_id = $1 and t.done_at is null order by t.id
         """,
         project_id,
     )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from loom.bus import channels
 from loom.bus.events import EventType
-from loom.graph.store.transaction import Notice, Transaction
+from loom.bus.publisher import EVERYONE, send_agent_message
+from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
-EVERYONE = "*"
 BROADCAST_HOURS = 24
 
 
@@ -66,16 +64,9 @@ async def send(tx: Transaction, sender: str, recipient: str, body: str, thread_i
     )
     assert record is not None
     message = Message.from_record(record)
-    tx.happened(EventType.MESSAGE_SENT, agent=sender, data={"message": message.id, "to": recipient})
-    tx.announce(announcement(tx.project_id, message.id, sender, recipient))
+    tx.record_event(EventType.MESSAGE_SENT, agent=sender, data={"message": message.id, "to": recipient})
+    tx.announce(send_agent_message(tx.project_id, message.id, sender, recipient))
     return message
-
-
-def announcement(project_id: str, message_id: int, sender: str, recipient: str) -> Notice:
-    """What is announced when a message is sent."""
-    everyone = recipient == EVERYONE
-    channel = channels.broadcast_channel(project_id) if everyone else channels.agent_channel(project_id, recipient)
-    return Notice(channel, json.dumps({"message": message_id, "from": sender, "to": recipient}))
 
 
 async def acknowledge(connection: Connection, project_id: str, agent: str, message_ids: Sequence[int]) -> list[int]:

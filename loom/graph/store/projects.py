@@ -1,13 +1,10 @@
-"""A project: its row, and which history of the database it lives in."""
+"""Rows of `projects`, and which history of the database they live in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
-
-from loom.exceptions import ProjectNotFoundError
-from loom.graph.model.task import Listed
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -26,22 +23,6 @@ class Project:
     def from_record(cls, record: Row) -> Project:
         """Builds a project from its row."""
         return cls(str(record["id"]), record["name"], record["created_at"], record["archived_at"])
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectStatus:
-    """A project at a glance. `counts` has every status; `blocked_tasks` are a few of the blocked ones."""
-
-    project_id: str
-    project_name: str
-    counts: dict[str, int]
-    ready_count: int
-    blocked_tasks: list[Listed]
-    open_escalations: int
-    dead_letters: int
-    retries_due: int
-    agents: int
-    open_workflows: int
 
 
 # Restored elsewhere, or to an earlier time, or from a dump into another database: transaction numbers start again.
@@ -85,14 +66,10 @@ async def history_start(connection: Connection, project_id: str) -> int:
     return start or 0
 
 
-async def get_project(connection: Connection, project_id: str) -> Project:
-    """The project's row. Raises ProjectNotFoundError if the database has none."""
+async def get(connection: Connection, project_id: str) -> Project | None:
+    """The project's row."""
     record = await connection.fetchrow("select * from projects where id = $1", project_id)
-    if record is None:
-        raise ProjectNotFoundError(
-            f"The database has no project {project_id}.", "Run `loom up` in the project's directory."
-        )
-    return Project.from_record(record)
+    return None if record is None else Project.from_record(record)
 
 
 async def list_projects(connection: Connection) -> list[Project]:

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from loom.bus.events import Event
 from loom.graph.model.task import Listed, Priority, Task, TaskStatus
 from loom.graph.store import escalations, events
+from loom.graph.store.edges import HOLDS
 from loom.graph.store.escalations import Escalation
-from loom.graph.store.projects import ProjectStatus, get_project
 from loom.graph.store.tasks import COLUMNS, get_task
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
-
-_BLOCKED_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,41 +110,46 @@ async def counts(connection: Connection, project_id: str) -> dict[str, int]:
     return {str(status): found.get(status, 0) for status in TaskStatus}
 
 
-async def overview(connection: Connection, project_id: str, known_counts: dict[str, int] | None) -> ProjectStatus:
-    """A project at a glance. `known_counts` saves counting where the mirror has done it."""
-    project = await get_project(connection, project_id)
-    numbers = known_counts or await counts(connection, project_id)
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """How much of what is not a status there is: open escalations, dead letters, failed tasks that wait to be tried
+    again, agents that hold a claim, workflows under way."""
+
+    open_escalations: int
+    dead_letters: int
+    retries_due: int
+    agents: int
+    open_workflows: int
+
+
+async def tallies(connection: Connection, project_id: str) -> Tallies:
+    """What there is to tell of a project beside its counts."""
     record = await connection.fetchrow(
         """
-        select (select count(*) from escalations where project_id = $1 and resolved_at is null) as escalations,
-               (select count(*) from tasks where project_id = $1 and status = 'failed' and retry_at is null) as dead,
+        select (select count(*) from escalations where project_id = $1 and resolved_at is null) as open_escalations,
                (select count(*) from tasks
-                 where project_id = $1 and status = 'failed' and retry_at is not null) as retries,
+                 where project_id = $1 and status = 'failed' and retry_at is null) as dead_letters,
+               (select count(*) from tasks
+                 where project_id = $1 and status = 'failed' and retry_at is not null) as retries_due,
                (select count(distinct assignee) from tasks where project_id = $1 and status = 'claimed') as agents,
                (select count(*) from workflow_runs
-                 where project_id = $1 and status in ('running', 'waiting')) as workflows
+                 where project_id = $1 and status in ('running', 'waiting')) as open_workflows
         """,
         project_id,
     )
     assert record is not None
-    blocked = await connection.fetch(
+    return Tallies(**record)
+
+
+async def blocked_tasks(connection: Connection, project_id: str, limit: int) -> list[Listed]:
+    """Some of the blocked tasks, the most urgent first."""
+    records = await connection.fetch(
         "select id, title, status, priority, parent_id, created_at from tasks"
         " where project_id = $1 and status = 'blocked' order by priority, id limit $2",
         project_id,
-        _BLOCKED_SHOWN,
+        limit,
     )
-    return ProjectStatus(
-        project_id=project_id,
-        project_name=project.name,
-        counts=numbers,
-        ready_count=numbers[TaskStatus.PENDING],
-        blocked_tasks=[Listed.from_record(row) for row in blocked],
-        open_escalations=record["escalations"],
-        dead_letters=record["dead"],
-        retries_due=record["retries"],
-        agents=record["agents"],
-        open_workflows=record["workflows"],
-    )
+    return [Listed.from_record(record) for record in records]
 
 
 async def detail(connection: Connection, project_id: str, task_id: str, *, history: int = 10) -> Detail | None:
@@ -154,15 +157,6 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
     task = await get_task(connection, project_id, task_id)
     if task is None:
         return None
-    dependencies = await connection.fetch(
-        """
-        select t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
-          join tasks t on t.project_id = e.project_id and t.id = e.depends_on
-         where e.project_id = $1 and e.task_id = $2 order by t.id
-        """,
-        project_id,
-        task_id,
-    )
     dependents = await connection.fetch(
         """
         select t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
@@ -179,12 +173,26 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
     )
     return Detail(
         task,
-        dependencies=[_neighbour(row) for row in dependencies],
+        dependencies=await get_task_dependencies(connection, project_id, task_id),
         dependents=[_neighbour(row) for row in dependents],
         children=[_neighbour(row) for row in children],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
         history=await events.of_task(connection, project_id, task_id, limit=history),
     )
+
+
+async def get_task_dependencies(connection: Connection, project_id: str, task_id: str) -> list[Neighbour]:
+    """All that a task depends on, or did until it was waived."""
+    records = await connection.fetch(
+        """
+        select t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
+          join tasks t on t.project_id = e.project_id and t.id = e.depends_on
+         where e.project_id = $1 and e.task_id = $2 order by t.id
+        """,
+        project_id,
+        task_id,
+    )
+    return [_neighbour(record) for record in records]
 
 
 async def results(connection: Connection, project_id: str, task_ids: Sequence[str], characters: int) -> list[Result]:
@@ -236,7 +244,7 @@ async def open_dependencies(connection: Connection, project_id: str, task_id: st
     return [_neighbour(row) for row in records]
 
 
-async def claimed_tasks(connection: Connection, project_id: str, agent: str | None = None) -> list[Task]:
+async def list_active_tasks(connection: Connection, project_id: str, agent: str | None = None) -> list[Task]:
     """All claimed tasks, or those of one agent, by agent and lease."""
     records = await connection.fetch(
         f"""
@@ -261,7 +269,7 @@ async def agents(connection: Connection, project_id: str) -> list[AgentView]:
         project_id,
     )
     stale = {record["assignee"] for record in late}
-    held = await claimed_tasks(connection, project_id)
+    held = await list_active_tasks(connection, project_id)
     return [
         AgentView(agent, list(tasks), agent in stale)
         for agent, tasks in groupby(held, key=lambda one: one.assignee or "")
@@ -278,7 +286,8 @@ async def dead_letters(connection: Connection, project_id: str, *, limit: int) -
                     union
                     select n.id from held h cross join lateral (
                         select e.task_id from task_deps e
-                         where e.project_id = $1 and e.depends_on = h.id and e.waived_at is null
+                          join tasks t on t.project_id = $1 and t.id = e.task_id
+                         where e.project_id = $1 and e.depends_on = h.id and {HOLDS}
                         union all
                         select k.parent_id from tasks k
                          where k.project_id = $1 and k.id = h.id and k.parent_id is not null

@@ -8,9 +8,9 @@ adds an edge locks its target FOR SHARE, which does not. Several rows are always
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom import ids
 from loom.graph.model.task import Priority, Task, TaskStatus
@@ -66,7 +66,7 @@ async def get_tasks(connection: Connection, project_id: str, task_ids: Iterable[
     return {record["id"]: Task.from_record(record) for record in records}
 
 
-async def all_tasks(connection: Connection, project_id: str, batch: int) -> AsyncIterator[list[Task]]:
+async def list_all_tasks(connection: Connection, project_id: str, batch: int) -> AsyncIterator[list[Task]]:
     """Every task of a project, in batches, read through a cursor of the open transaction."""
     cursor = await connection.cursor(f"select {COLUMNS} from tasks t where project_id = $1 order by id", project_id)
     while records := await cursor.fetch(batch):
@@ -82,6 +82,16 @@ async def lock(tx: Transaction, task_ids: Iterable[str]) -> dict[str, Task]:
         list(task_ids),
     )
     return {record["id"]: Task.from_record(record) for record in records}
+
+
+async def lock_statuses(tx: Transaction, task_ids: Iterable[str]) -> dict[str, TaskStatus]:
+    """As `lock`, for who needs no more than the statuses."""
+    records = await tx.connection.fetch(
+        "select id, status from tasks where project_id = $1 and id = any($2::text[]) order by id for no key update",
+        tx.project_id,
+        list(task_ids),
+    )
+    return {record["id"]: TaskStatus(record["status"]) for record in records}
 
 
 async def hold(tx: Transaction, task_ids: Iterable[str]) -> dict[str, TaskStatus]:
@@ -112,7 +122,7 @@ async def waiting(tx: Transaction, task_id: str) -> int:
     return count
 
 
-async def save(tx: Transaction, task: Task, *, context: str | None = None, output: str | None = None) -> Task:
+async def update_task(tx: Transaction, task: Task, *, context: str | None = None, output: str | None = None) -> Task:
     """Writes the fields of a locked task that can change, raises its version and returns it as it is now.
 
     `context` and `output` are JSON text; left out, the stored ones stay, so that bulky values are not written again.
@@ -145,8 +155,26 @@ async def save(tx: Transaction, task: Task, *, context: str | None = None, outpu
         context,
         output,
     )
-    assert record is not None, "save takes a task that is locked"
+    assert record is not None, "update_task takes a task that is locked"
     return Task.from_record(record)
+
+
+async def update_task_status(
+    tx: Transaction,
+    task: Task,
+    status: TaskStatus,
+    *,
+    context: str | None = None,
+    output: str | None = None,
+    **fields: Any,
+) -> Task:
+    """Gives a locked task another status, and what goes with it; see `update_task`. What is not pending has no time
+    since which it was ready, and what is not claimed no lease, unless `fields` say so."""
+    if status is not TaskStatus.PENDING:
+        fields.setdefault("ready_at", None)
+    if status is not TaskStatus.CLAIMED:
+        fields.setdefault("lease_expires_at", None)
+    return await update_task(tx, replace(task, status=status, **fields), context=context, output=output)
 
 
 async def cancel_tasks(tx: Transaction, task_ids: Sequence[str]) -> list[Task]:

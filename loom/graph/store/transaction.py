@@ -11,21 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import START, Event, EventType, Position
+from loom.bus.publisher import Notice
 from loom.graph.model.task import Task
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something to announce on a channel after the commit, and what to add to or take from the list of that name.
-    A hint: Postgres holds the fact."""
-
-    channel: str
-    text: str
-    enqueue: str | None = None
-    dequeue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ class Transaction:
         self.tasks[task.id] = task
         self.events.append(Event(event, task.id, task.status, task.version, agent, token, data))
 
-    def happened(
+    def record_event(
         self,
         event: EventType,
         task_id: str | None = None,

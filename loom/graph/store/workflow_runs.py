@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from loom.bus import channels
 from loom.bus.events import EventType
+from loom.bus.publisher import publish_workflow
 from loom.exceptions import RunLostError, RunNotFoundError
-from loom.graph.store.transaction import Notice, Transaction
+from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -446,9 +446,9 @@ async def _end_step(
 def _tell(tx: Transaction, event: EventType, run: Run, agent: str, data: Mapping[str, Any] | None = None) -> None:
     """Notes an event of a run, and announces it to who follows workflows."""
     facts = {"run": run.id, "workflow": run.workflow, **(data or {})}
-    tx.happened(event, agent=agent, data=facts)
+    tx.record_event(event, agent=agent, data=facts)
     _announce(tx, {"type": event, **facts})
 
 
 def _announce(tx: Transaction, facts: Mapping[str, Any]) -> None:
-    tx.announce(Notice(channels.workflow_channel(tx.project_id), json.dumps(facts, ensure_ascii=False)))
+    tx.announce(publish_workflow(tx.project_id, facts))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from loom import ids, texts
 from loom.background import end
 from loom.exceptions import AnswerError, ConfigError, InvalidInputError, LoomError, TaskStateError
+from loom.graph import store
 from loom.graph.rules import diagnoses
 from loom.graph.store.escalations import EscalationKind
 from loom.orchestration.housekeeping import Patience
@@ -129,7 +130,7 @@ class Brain:
             await self.work_off()
 
     async def _next(self) -> Case | None:
-        if not await self._loom.look(lambda connection: diagnoses.pending(connection, self._loom.project_id)):
+        if not await self._loom.look(lambda connection: store.diagnoses.any_pending(connection, self._loom.project_id)):
             return None
         case = await self._loom.transact(
             lambda tx: diagnoses.take(
@@ -161,7 +162,9 @@ class Brain:
             await self._diagnose(taken)
         except BaseException:
             with suppress(LoomError):
-                await asyncio.shield(self._loom.transact(lambda tx: diagnoses.give_back(tx, taken, self._name)))
+                await asyncio.shield(
+                    self._loom.transact(lambda tx: store.diagnoses.give_back(tx, taken.id, self._name))
+                )
             raise
         self._patience.renew()
 
@@ -185,7 +188,7 @@ class Brain:
         assert answer is not None, "the run is done"
 
         async def mend(tx: Transaction) -> dict[str, Any] | None:
-            if not await diagnoses.hold(tx, taken):
+            if not await diagnoses.still_open(tx, taken):
                 return None
             return await diagnosis.mend(
                 tx,
@@ -210,7 +213,7 @@ class Brain:
         left = texts.clean(why)[:_TOLD]
 
         async def leave(tx: Transaction) -> bool:
-            if held := await diagnoses.hold(tx, taken):
+            if held := await diagnoses.still_open(tx, taken):
                 await diagnoses.leave(tx, taken, left, by=self._name)
             return held
 

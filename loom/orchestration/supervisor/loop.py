@@ -19,9 +19,9 @@ from loom.workflows import runs
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
+    from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Swept
     from loom.graph.store.escalations import Escalation
-    from loom.graph.store.projects import ProjectStatus
     from loom.graph.store.reading import AgentView
     from loom.graph.store.workflow_runs import Run
     from loom.orchestration.supervisor.brain import Brain, Diagnosed

@@ -1,0 +1,77 @@
+"""A project as a whole: made, found, and seen at a glance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loom.exceptions import ProjectNotFoundError
+from loom.graph.model.task import Listed, TaskStatus
+from loom.graph.store import projects, reading
+from loom.graph.store.projects import Project
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+
+_BLOCKED_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectStatus:
+    """A project at a glance."""
+
+    project_id: str
+    project_name: str
+    counts: dict[str, int]
+    """How many tasks are in each status; every status is there."""
+    ready_count: int
+    blocked_tasks: list[Listed]
+    """A few of the blocked ones, the most urgent first."""
+    open_escalations: int
+    dead_letters: int
+    retries_due: int
+    """Failed tasks that wait for the time at which they are tried again."""
+    agents: int
+    """How many hold a claim."""
+    open_workflows: int
+
+
+async def create_project(connection: Connection, project_id: str, name: str) -> str:
+    """Makes sure that the project is there and knows which history of the database it lives in; returns that history.
+    The first connection to a project makes it."""
+    return await projects.enter(connection, project_id, name)
+
+
+async def get_project(connection: Connection, project_id: str) -> Project:
+    """The project's row. Raises ProjectNotFoundError if the database has none."""
+    found = await projects.get(connection, project_id)
+    if found is None:
+        raise ProjectNotFoundError(
+            f"The database has no project {project_id}.", "Run `loom up` in the project's directory."
+        )
+    return found
+
+
+async def get_project_status(
+    connection: Connection, project_id: str, known_counts: dict[str, int] | None = None
+) -> ProjectStatus:
+    """A project at a glance. `known_counts` saves counting where the mirror has done it.
+
+    Raises:
+        ProjectNotFoundError: the database has no such project.
+    """
+    project = await get_project(connection, project_id)
+    counts = known_counts or await reading.counts(connection, project_id)
+    tallies = await reading.tallies(connection, project_id)
+    return ProjectStatus(
+        project_id=project_id,
+        project_name=project.name,
+        counts=counts,
+        ready_count=counts[TaskStatus.PENDING],
+        blocked_tasks=await reading.blocked_tasks(connection, project_id, _BLOCKED_SHOWN),
+        open_escalations=tallies.open_escalations,
+        dead_letters=tallies.dead_letters,
+        retries_due=tallies.retries_due,
+        agents=tallies.agents,
+        open_workflows=tallies.open_workflows,
+    )
