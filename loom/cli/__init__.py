@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
+from loom import texts
 from loom.cli import output
 from loom.exceptions import LoomError
 
@@ -98,7 +99,7 @@ class _Cli(click.Group):
 
             near = get_close_matches(args[0], _COMMANDS, 1)
             hint = f" Did you mean `loom {near[0]}`?" if near else ""
-            ctx.fail(f"There is no command {args[0][:60]!r}.{hint}")
+            ctx.fail(f"There is no command {texts.shorten(args[0], 60)!r}.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -180,14 +181,13 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
 
 
 def _lines(cause: str, next_step: str) -> Iterator[str]:
-    yield f"{click.style('error:', fg='red')} {output.one_line(cause)}"
+    yield f"{click.style('error:', fg='red')} {texts.one_line(cause)}"
     if next_step:
-        yield f"{click.style('next:', bold=True)} {output.one_line(next_step)}"
+        yield f"{click.style('next:', bold=True)} {texts.one_line(next_step)}"
 
 
 def _sentence(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    return texts.shorten(texts.one_line(text), 300)
 
 
 def _leave_quietly() -> NoReturn:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import click
 
 from loom.bus.events import Event, EventType
-from loom.cli.output import dim, emit, heading, one_line, plural, status, table, when
+from loom.cli.output import dim, emit, heading, plural, status, table, when
 from loom.cli.project import initialise
 from loom.cli.servers import bring_up
 from loom.cli.shared import Command, note, open_project, progress, read_text, wants_json
@@ -26,6 +26,7 @@ from loom.cli.transfer import bring_in
 from loom.config import LoomConfig, find_project, load_config
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
+from loom.texts import one_line
 
 _STOP_SECONDS = 5.0
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 import click
 
 from loom import services
-from loom.cli.output import dim, emit, for_people, one_line, plural
+from loom.cli.output import dim, emit, for_people, plural
 from loom.cli.shared import Command, open_project, progress, settings, wants_json
 from loom.config import LoomConfig
 from loom.exceptions import LoomError
+from loom.texts import one_line
 
 _DEAD_NAMED = 10
 

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, clean, diagnosed, dim, for_people, heading, one_line, plural, pretty, table, when
+from loom.cli.output import block, diagnosed, dim, for_people, heading, plural, pretty, table, when
 from loom.cli.output import status as coloured
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.cli.tasks import dead_lines
 from loom.graph.front import Loom
+from loom.texts import clean, one_line, shorten
 
 _COUNTED = ("claimed", "blocked", "failed", "done", "cancelled", "epic")
 
@@ -144,7 +145,7 @@ def _overview_lines(reply: Reply) -> Iterator[str]:
         yield heading("dead letters") + dim("  `loom resolve TASK retry`, waive or cancel")
         for one in reply["dead"]:
             held = f", holds up {plural(one['held_up_count'], 'task')}" if "held_up_count" in one else ""
-            yield f"  {one['id']}  {one_line(one['title'])}  {dim(one_line(one['reason'])[:80] + held)}"
+            yield f"  {one['id']}  {one_line(one['title'])}  {dim(shorten(one_line(one['reason']), 80) + held)}"
     if "escalations" in reply:
         yield heading("open escalations") + dim("  answer with `loom resolve ID answer --note TEXT`")
         yield from _escalation_table(reply["escalations"], "  ")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from loom import replies
-from loom.cli.output import diagnosed, dim, emit, heading, one_line, plural
+from loom.cli.output import diagnosed, dim, emit, heading, plural
 from loom.cli.shared import Command, open_project, wants_json
+from loom.texts import one_line, shorten
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -105,14 +106,14 @@ def _lines(turn: Turn) -> Iterator[str]:
         yield f"workflow   {one.run.id}  {one.run.workflow}  {one.run.status}{where}"
     for row in _unattended(turn):
         where = f" at {row['step']}" if "step" in row else ""  # it is not known where another Loom began it
-        why = f"failed  {one_line(row['error'])[:100]}" if "error" in row else f"waits for somebody{where}"
+        why = f"failed  {shorten(one_line(row['error']), 100)}" if "error" in row else f"waits for somebody{where}"
         yield f"{heading('workflow')}   {row['run_id']}  {row['workflow']}  {why}"
         yield dim(f"           loom workflow status {row['run_id']} shows it; resume goes on with it, cancel ends it")
     for mended in turn.diagnosed:
         what = "left" if "left" in mended.reply else "mended"
         yield f"{what:<9}  {mended.escalation} on {mended.task_id}  {diagnosed(mended.reply)}"
     for raised in turn.escalations:
-        yield f"{heading(raised.kind)}  {raised.id} on {raised.task_id}  {one_line(raised.message)[:100]}"
+        yield f"{heading(raised.kind)}  {raised.id} on {raised.task_id}  {shorten(one_line(raised.message), 100)}"
         ways = "retry, waive or cancel" if raised.kind == "failure" else "answer, retry, reassign, waive or cancel"
         yield dim(f"           loom resolve {raised.id} ACTION --note TEXT, where ACTION is {ways}")
     if turn.swept.completed:

@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from loom.texts import UNSEEN, clean, one_line, shorten
+
 SCHEMA = 1
 """The version of the shapes of `--json`."""
 
@@ -32,6 +34,7 @@ _COLOURS = {
     "cancelled": "bright_black",
     "epic": "magenta",
 }
+_VALUE = 300  # characters of one thing that a diagnosis says
 _SAYS = ("next", "note", "error")  # what a reply says to its reader, who calls commands here
 _INPUT = re.compile(r"\bPass (\w+) in inputs\b")
 _TOOL = re.compile(r"\bloom_([a-z]+)\b(?: without (task_id)| with (\w+)=(\w+)|, action (\w+))?")
@@ -44,24 +47,8 @@ def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
     indent = 2 if whole and sys.stdout.isatty() else None
     text = json.dumps({"schema": SCHEMA, **value}, ensure_ascii=plain, indent=indent)
     if not text.isascii():
-        from loom.texts import UNSEEN
-
         text = UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     click.echo(text)
-
-
-def clean(text: str) -> str:
-    """A text written by somebody else, without characters that cannot be seen."""
-    if text.isascii() and text.isprintable():
-        return text
-    from loom import texts
-
-    return texts.clean(text)
-
-
-def one_line(text: str) -> str:
-    """As `clean`, on one line."""
-    return " ".join(clean(text).split())
 
 
 def for_people(text: str) -> str:
@@ -118,15 +105,15 @@ def pretty(value: Any) -> str:
 def diagnosed(found: Mapping[str, Any]) -> str:
     """What a diagnosis says to who decides, on one line; long texts are cut."""
     sure = f" ({found['confidence']} confidence)" if "confidence" in found else ""
-    parts = [f"{_beginning(found['cause'])}{sure}"] if "cause" in found else []
+    parts = [f"{shorten(one_line(found['cause']), _VALUE)}{sure}"] if "cause" in found else []
     if found.get("fixes"):
         parts.append(f"waits for {', '.join(found['fixes'])}")
     elif "left" not in found:
         parts.append("requeued")
     else:
         if found.get("proposed"):
-            parts.append(f"to repair first: {', '.join(map(_beginning, found['proposed']))}")
-        parts += [_beginning(found[name]) for name in ("left", "question") if name in found]
+            parts.append(f"to repair first: {', '.join(shorten(one_line(one), _VALUE) for one in found['proposed'])}")
+        parts += [shorten(one_line(found[name]), _VALUE) for name in ("left", "question") if name in found]
     return " | ".join(parts)
 
 
@@ -152,11 +139,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _beginning(text: str, most: int = 300) -> str:
-    line = one_line(text)
-    return line if len(line) <= most else f"{line[: most - 1]}…"
-
-
 def _width(text: str) -> int:
     plain = click.unstyle(text)
     if plain.isascii():
@@ -165,6 +147,7 @@ def _width(text: str) -> int:
 
 
 def _cut(text: str, room: int) -> str:
+    """As `texts.shorten`, measured in columns of a terminal."""
     if _width(text) <= room or "\x1b" in text:
         return text
     while _width(text) >= room:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from loom import ids
-from loom.cli.output import one_line, table
+from loom.cli.output import table
 from loom.cli.shared import Command, note, wants_json
 from loom.config import (
     COMPOSE_FILE,
@@ -32,6 +32,7 @@ from loom.config import (
     write_atomically,
 )
 from loom.exceptions import ConfigError, InvalidInputError, LoomError
+from loom.texts import one_line
 
 BEGIN, END = "<!-- loom:begin -->", "<!-- loom:end -->"
 _BLOCK = f"""{BEGIN}

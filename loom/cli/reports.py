@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, for_people, heading, one_line, pretty, status, table, when
+from loom.cli.output import block, for_people, heading, pretty, status, table, when
 from loom.cli.shared import (
     Command,
     Reply,
@@ -22,6 +22,7 @@ from loom.cli.shared import (
 )
 from loom.cli.tasks import outcome_lines
 from loom.graph.front import Loom
+from loom.texts import one_line
 
 
 @click.command(cls=Command)

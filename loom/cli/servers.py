@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import click
 
 from loom import services
-from loom.cli.output import dim, emit, heading, one_line, plural, table
+from loom.cli.output import dim, emit, heading, plural, table
 from loom.cli.shared import Command, open_project, progress, settings, wants_json
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, ServersError
 from loom.services import ServerHealth
+from loom.texts import one_line
 
 
 @click.command(cls=Command)

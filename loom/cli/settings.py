@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from loom import texts
-from loom.cli.output import dim, emit, one_line, table, when
+from loom.cli.output import dim, emit, table, when
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
 from loom.config import KEYS, guarded, is_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
+from loom.texts import one_line
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom

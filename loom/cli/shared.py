@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from loom import texts
 from loom.cli import output
 from loom.config import LoomConfig, load_config
 from loom.exceptions import InvalidInputError
@@ -198,13 +199,13 @@ async def agreed(question: str) -> bool:
 
 def note(text: str) -> None:
     """A sentence to a person beside the answer."""
-    click.echo(output.dim(f"note: {output.one_line(text)}"), err=True)
+    click.echo(output.dim(f"note: {texts.one_line(text)}"), err=True)
 
 
 def progress(text: str) -> None:
     """A sentence before something that takes time."""
     if not wants_json():
-        click.echo(output.dim(output.one_line(text)), err=True)
+        click.echo(output.dim(texts.one_line(text)), err=True)
 
 
 def _own_name(config: LoomConfig) -> str | None:

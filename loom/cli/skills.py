@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from loom.cli.output import block, clean, dim, emit, heading, one_line, plural, pretty, table
+from loom.cli.output import block, dim, emit, heading, plural, pretty, table
 from loom.cli.shared import (
     Command,
     Group,
@@ -33,6 +33,7 @@ from loom.cli.shared import (
 )
 from loom.exceptions import AnswerError, ConfigError, InvalidInputError, PlanError
 from loom.graph.front import Loom
+from loom.texts import clean, one_line
 
 _NO_PROVIDER = (
     "No provider is configured that could make a plan.",

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import clean, dim, emit, for_people, heading, one_line, status, when
+from loom.cli.output import dim, emit, for_people, heading, status, when
 from loom.cli.shared import (
     Command,
     Reply,
@@ -26,6 +26,7 @@ from loom.cli.shared import (
 )
 from loom.exceptions import TaskNotFoundError
 from loom.graph.front import LONGEST_WAIT, Loom
+from loom.texts import clean, one_line, shorten
 
 
 @click.command(cls=Command)
@@ -177,6 +178,6 @@ def _event_line(one: Mapping[str, Any], title: str = "") -> str:
         one.get("task_id", ""),
         one.get("agent", ""),
         one_line(title),
-        dim(one_line(for_people(str(said)))[:100]) if said else "",
+        dim(shorten(one_line(for_people(str(said))), 100)) if said else "",
     ]
     return "  ".join(word for word in words if word)

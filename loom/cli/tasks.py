@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import one_line, plural, status, table, when
+from loom.cli.output import plural, status, table, when
 from loom.cli.shared import (
     Command,
     Group,
@@ -23,6 +23,7 @@ from loom.cli.shared import (
 )
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
+from loom.texts import one_line
 
 _PRIORITY = click.Choice(["p0", "p1", "p2"], case_sensitive=False)
 _ACTION = click.Choice(["retry", "answer", "reassign", "waive", "cancel"])

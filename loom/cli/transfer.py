@@ -8,9 +8,10 @@ from pathlib import PurePath
 
 import click
 
-from loom.cli.output import dim, emit, one_line, plural
+from loom.cli.output import dim, emit, plural
 from loom.cli.shared import Command, Reply, agent_option, answer, open_project, progress, read_text
 from loom.graph.front import Loom
+from loom.texts import one_line
 
 _TAKES_TIME = 500  # tasks
 

@@ -13,11 +13,12 @@ from datetime import datetime
 
 import click
 
-from loom.cli.output import dim, emit, heading, one_line, plural, status, table
+from loom.cli.output import dim, emit, heading, plural, status, table
 from loom.cli.shared import Command, open_project, wants_json
 from loom.orchestration.workers.job import Step, What
 from loom.orchestration.workers.left import Left
 from loom.orchestration.workers.worker import RUNNERS, Workers, command_line
+from loom.texts import one_line, shorten
 
 _LISTED = 500  # tasks left over, in JSON
 _SHOWN = 20  # tasks left over, to a person
@@ -99,9 +100,9 @@ class _Show:
             click.style(f"{step.what:<10}", fg=_COLOURS.get(step.what)),
             step.task_id,
             step.agent,
-            one_line(step.title)[:60],
+            shorten(one_line(step.title), 60),
             f"{step.seconds:.1f} s" if step.what is not What.STARTED else "",
-            dim(one_line(step.note)[:160]),
+            dim(shorten(one_line(step.note), 160)),
         ]
         self._clear()
         click.echo("  ".join(word for word in words if click.unstyle(word)), err=self._to_stderr)
@@ -157,7 +158,7 @@ def _conclude(counts: Mapping[What, int], left: Sequence[Left] | None) -> None:
     click.echo(f"{plural(len(rows), 'task')} left, which nobody can go on with now:")
     for line in table(
         [
-            [row["id"], status(row["status"]), one_line(row["title"])[:60], one_line(row["why"])[:160]]
+            [row["id"], status(row["status"]), shorten(one_line(row["title"]), 60), shorten(one_line(row["why"]), 160)]
             for row in rows[:_SHOWN]
         ],
         "  ",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loom.cli.output import block, clean, dim, emit, for_people, heading, one_line, pretty, readable, status, table
+from loom.cli.output import block, dim, emit, for_people, heading, pretty, readable, status, table
 from loom.cli.shared import (
     Group,
     Reply,
@@ -28,6 +28,7 @@ from loom.cli.shared import (
     wants_json,
 )
 from loom.graph.front import Loom
+from loom.texts import clean, one_line, shorten
 
 if TYPE_CHECKING:
     from loom.workflows.carrier import Progress
@@ -231,7 +232,7 @@ class _Show:
             click.style(f"{progress.what:<8}", fg=_COLOURS.get(progress.what)),
             progress.step,
             dim(str(progress.type)),
-            one_line(progress.note)[:160],
+            shorten(one_line(progress.note), 160),
         ]
         click.echo("  ".join(word for word in words if click.unstyle(word)), err=wants_json())
 
@@ -339,4 +340,4 @@ def _list_lines(reply: Reply) -> Iterator[str]:
 
 
 def _short(output: Mapping[str, Any] | None) -> str:
-    return "" if output is None else pretty(output)[:300]
+    return "" if output is None else shorten(pretty(output), 300)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from loom import ids
+from loom import ids, texts
 from loom.bus.events import Position
 from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
@@ -358,7 +358,7 @@ class Loom:
         """
         if action not in resolving.Action.__members__.values():
             raise InvalidInputError(
-                f"action {limits.quote(str(action))} does not exist.", "Use retry, answer, reassign, waive or cancel."
+                f"action {texts.quote(str(action))} does not exist.", "Use retry, answer, reassign, waive or cancel."
             )
         if not isinstance(target, str) or not target.startswith("esc-"):
             target = limits.task_id(target, "id")
@@ -530,7 +530,7 @@ class Loom:
         """
         if what not in waiting.Awaited.__members__.values():
             raise InvalidInputError(
-                f"what {limits.quote(str(what))} cannot be waited for.", "Use ready, task, inbox, escalation or any."
+                f"what {texts.quote(str(what))} cannot be waited for.", "Use ready, task, inbox, escalation or any."
             )
         chosen = waiting.Awaited(what)
         if (chosen is waiting.Awaited.TASK) != (task_id is not None):

@@ -102,7 +102,8 @@ class LoomTool(FunctionTool):
         if not isinstance(error.__cause__, Invalid):
             return "The arguments are not what this tool takes."
         first = error.__cause__.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"][:3])[:80]
+        name = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"][:3])
+        name = texts.shorten(name, 80)
         if first["type"] == "missing_argument":
             return f"{name} is missing."
         if first["type"] == "unexpected_keyword_argument":

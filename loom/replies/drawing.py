@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from loom import texts
 from loom.graph.model.dependencies import epic_start, task_of, topological, waits_for
 from loom.graph.model.task import Task, TaskStatus
 from loom.replies.fitting import Reply, full
@@ -146,7 +147,7 @@ def _node(task_id: str) -> str:
 
 def _label(one: Task) -> str:
     title = clean(one.title)
-    short = title if len(title) <= _LABEL else f"{title[: _LABEL - 1]}…"
+    short = texts.shorten(title, _LABEL)
     for sign, name in (("&", "&amp;"), ('"', "&quot;"), ("<", "&lt;"), (">", "&gt;")):
         short = short.replace(sign, name)
     return f"{one.id}<br/>{short}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from loom.texts import clean
+from loom.texts import clean, shorten
 
 FIELD_CHARACTERS = 8_000  # some 2,000 tokens
 REPLY_CHARACTERS = 38_000  # under 10,000 tokens
@@ -25,6 +25,7 @@ def fit(reply: Reply) -> Reply:
     run_id = str(reply.get("run_id", ""))
     rest = f"loom status {task_id} --json" if isinstance(task_id, str) else "the loom command with --json"
     rest = f"loom workflow status {run_id} --json" if run_id.startswith("wf-") else rest
+    rest = f"shortened; read the rest with {rest}"
     fitted: Reply = {key: _shorten(value, rest) for key, value in reply.items()}
     size = len(json.dumps(fitted, ensure_ascii=False))
     while size > REPLY_CHARACTERS:
@@ -37,7 +38,7 @@ def fit(reply: Reply) -> Reply:
             fitted[f"{key}_left_out"] = left_out
         else:
             text = json.dumps(value, ensure_ascii=False)
-            fitted[key] = f"{text[: len(text) // 2]}… (shortened; read the rest with {rest})"
+            fitted[key] = shorten(text, len(text) // 2, rest)
         size = len(json.dumps(fitted, ensure_ascii=False))
     return fitted
 
@@ -45,12 +46,7 @@ def fit(reply: Reply) -> Reply:
 def _shorten(value: Any, rest: str) -> Any:
     """A value of at most `FIELD_CHARACTERS`; a structure too long becomes the beginning of its JSON text."""
     if isinstance(value, str):
-        text = clean(value)
-        return (
-            text
-            if len(text) <= FIELD_CHARACTERS
-            else f"{text[:FIELD_CHARACTERS]}… (shortened; read the rest with {rest})"
-        )
+        return shorten(clean(value), FIELD_CHARACTERS, rest)
     if isinstance(value, list):
         return [_shorten(one, rest) for one in value]
     if isinstance(value, Mapping):
@@ -58,5 +54,5 @@ def _shorten(value: Any, rest: str) -> Any:
         text = json.dumps(shortened, ensure_ascii=False)
         if len(text) <= FIELD_CHARACTERS * 2:
             return shortened
-        return f"{text[:FIELD_CHARACTERS]}… (shortened; read the rest with {rest})"
+        return shorten(text, FIELD_CHARACTERS, rest)
     return value

@@ -74,10 +74,11 @@ def _validator(schema: Mapping[str, Any]) -> Any:
 
 def _path(parts: Any) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-    return f"output{path}"[:120]
+    return texts.shorten(f"output{path}", 120)
 
 
 def _short(text: str) -> str:
+    """A fault with both its ends: it begins with the value, which may be long, and ends with what is wrong with it."""
     return text if len(text) <= 240 else f"{text[:160]}…{text[-79:]}"
 
 

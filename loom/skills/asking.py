@@ -87,7 +87,7 @@ async def run(
         output = await _answered(skill, prompt, provider, check, tally, timeout)
     except BaseException as error:
         why = str(error) if isinstance(error, LoomError) else f"It was interrupted ({type(error).__name__})."
-        await asyncio.shield(_finish(loom, opened.id, tally, error=texts.clean(why)[:8000]))
+        await asyncio.shield(_finish(loom, opened.id, tally, error=texts.shorten(texts.clean(why), 8000)))
         raise
     finished = await _finish(loom, opened.id, tally, output=output)
     if finished is None:
@@ -151,7 +151,7 @@ async def get(loom: Loom, run_id: str) -> SkillRun:
     """One run. Raises RunNotFoundError."""
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise InvalidInputError(
-            f"run_id {limits.quote(str(run_id))} is not the id of a run.", "Pass it as it was given."
+            f"run_id {texts.quote(str(run_id))} is not the id of a run.", "Pass it as it was given."
         )
     found = await loom.look(lambda connection: skill_runs.get(connection, loom.project_id, run_id))
     if found is None:
@@ -237,12 +237,11 @@ async def _answered(
 
 def _sent_back(text: str, problems: list[str]) -> str:
     word = secrets.token_hex(8)
-    shown = texts.clean(text[:_WRONG_SHOWN])
-    cut = f"\n… ({len(text) - _WRONG_SHOWN:,} characters more)" if len(text) > _WRONG_SHOWN else ""
+    shown = texts.clean(texts.shorten(text, _WRONG_SHOWN, f"{len(text):,} characters in all"))
     listed = "\n".join(f"- {texts.clean(one)}" for one in problems)
     return (
         f"\nYou have answered before, between the two lines with {word}, and it could not be used:\n"
-        f"----- {word} begins: your answer -----\n{shown}{cut}\n----- {word} ends -----\n"
+        f"----- {word} begins: your answer -----\n{shown}\n----- {word} ends -----\n"
         f"What is wrong with it:\n{listed}\nAnswer again with the whole JSON object, all of this corrected.\n"
     )
 
@@ -299,11 +298,10 @@ async def _finish(
 
 def _reminder(name: str, value: Any) -> Any:
     if isinstance(value, str) and len(value) > _GIVEN_SHOWN:
-        return f"{value[:_GIVEN_SHOWN]}\n… (and so on, {len(value):,} characters, as you passed it in inputs.{name})"
+        return texts.shorten(value, _GIVEN_SHOWN, f"{len(value):,} characters, as you passed it in inputs.{name}")
     return value
 
 
 def _sentence(text: str) -> str:
-    text = " ".join(text.split())
-    text = text if len(text) <= _TOLD else f"{text[: _TOLD - 1]}…"
+    text = texts.shorten(texts.one_line(text), _TOLD)
     return text if text.endswith((".", "?", "!")) else f"{text}."

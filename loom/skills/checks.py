@@ -15,7 +15,7 @@ from typing import Any
 
 from loom import texts
 from loom.exceptions import DependencyCycleError, PlanError
-from loom.graph.model import limits, plan
+from loom.graph.model import plan
 from loom.graph.model.bulk import uncollected
 from loom.graph.model.plan import Draft
 
@@ -242,7 +242,7 @@ def _ends(drafts: Sequence[Draft]) -> list[str]:
             )
         elif not _testable(draft.title, draft.done_when):
             found.append(
-                f"{_named(draft)} has the done_when {limits.quote(draft.done_when)}, which nobody can test. Name a"
+                f"{_named(draft)} has the done_when {texts.quote(draft.done_when)}, which nobody can test. Name a"
                 " command and its result, a test that passes, or what a page or a file then has."
             )
     return found
@@ -261,13 +261,13 @@ def _files(drafts: Sequence[Draft], known: Known) -> list[str]:
         for path, is_new in _paths(draft):
             if not _inside(path):
                 found.append(
-                    f"{_named(draft)} names the file {limits.quote(path)}, which is not below the project. Write a path"
+                    f"{_named(draft)} names the file {texts.quote(path)}, which is not below the project. Write a path"
                     " that is relative to the project's directory, with / and without .."
                 )
             elif not is_new and path not in new and not _exists(path, known):
                 found.append(
-                    f"{_named(draft)} names the file {limits.quote(path)}, which does not exist. Name one that does, or"
-                    f" write {limits.quote(f'{NEW} {path}', 120)} if the plan makes it."
+                    f"{_named(draft)} names the file {texts.quote(path)}, which does not exist. Name one that does, or"
+                    f" write {texts.quote(f'{NEW} {path}', 120)} if the plan makes it."
                 )
     return found
 
@@ -304,5 +304,5 @@ def _words(text: str) -> list[str]:
 
 
 def _named(draft: Draft) -> str:
-    title = limits.quote(draft.title)
-    return f"Task {title}" if draft.key.startswith("#") else f"Task {limits.quote(draft.key, 40)}, {title},"
+    title = texts.quote(draft.title)
+    return f"Task {title}" if draft.key.startswith("#") else f"Task {texts.quote(draft.key, 40)}, {title},"

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom import replies
+from loom import replies, texts
 from loom.bus.events import EventType
 from loom.exceptions import AnswerError, InvalidInputError, PlanError, PlanNotFoundError
 from loom.graph import store
@@ -246,7 +246,10 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
         planted = await plans.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
         counts = Counter(task.status for task in planted.tasks)
         data = replies.full(
-            plan_id=plan_id, tasks=len(planted.tasks), epics=counts[TaskStatus.EPIC], goal=stored.goal[:200]
+            plan_id=plan_id,
+            tasks=len(planted.tasks),
+            epics=counts[TaskStatus.EPIC],
+            goal=texts.shorten(stored.goal, 200),
         )
         tx.record_event(EventType.PROJECT_DECOMPOSED, agent=agent, data=data)
         answer = _written(plan_id, planted.tasks, counts)
@@ -272,11 +275,15 @@ def preview(drafts: Sequence[Draft]) -> dict[str, Any]:
         edges=sum(len(draft.depends_on) for draft in drafts),
         waits_for=sorted(outside)[:50],
         waves=[
-            {"wave": number, "count": len(wave), "tasks": [f"{one} {titles[one][:100]}" for one in wave[:10]]}
+            {
+                "wave": number,
+                "count": len(wave),
+                "tasks": [f"{one} {texts.shorten(titles[one], 100)}" for one in wave[:10]],
+            }
             for number, wave in enumerate(waves[:50], 1)
         ],
         more_waves=max(len(waves) - 50, 0) or None,
-        critical_path=[f"{short[key]} {titles[short[key]][:100]}" for key in path[:50]],
+        critical_path=[f"{short[key]} {texts.shorten(titles[short[key]], 100)}" for key in path[:50]],
         critical_path_length=len(path),
         mermaid=_chart(view),
     )
@@ -342,7 +349,7 @@ def is_plan_id(text: str) -> bool:
 def _known(plan_id: object) -> str:
     if not isinstance(plan_id, str) or not is_plan_id(plan_id):
         raise InvalidInputError(
-            f"plan_id {limits.quote(str(plan_id))} is not the id of a plan.", "Pass it as the preview gave it."
+            f"plan_id {texts.quote(str(plan_id))} is not the id of a plan.", "Pass it as the preview gave it."
         )
     return plan_id
 
@@ -448,7 +455,7 @@ def _critical(drafts: Sequence[Draft]) -> list[str]:
 
 
 def _tree(files: Sequence[str], characters: int) -> str:
-    """Paths, one a line; where there are too many, directories with how many files they hold."""
+    """Paths, one a line; where there are too many, directories with how many files they hold; no path is cut."""
     whole = "\n".join(files)
     if len(whole) <= characters:
         return whole
@@ -462,7 +469,7 @@ def _tree(files: Sequence[str], characters: int) -> str:
 
 
 def _brief(text: str) -> str:
-    return text if len(text) <= _REMINDED else f"{text[:_REMINDED]}\n… ({len(text):,} characters; you have the whole)"
+    return texts.shorten(text, _REMINDED, f"{len(text):,} characters; you have the whole")
 
 
 def _read_spec(directory: Path | None, given: str) -> str:
@@ -472,16 +479,16 @@ def _read_spec(directory: Path | None, given: str) -> str:
         path = (directory / given).resolve(strict=True)
         if not path.is_relative_to(directory.resolve()) or not path.is_file():
             raise InvalidInputError(
-                f"spec_path {limits.quote(given)} is not a file of the project.", "Name a file below the project."
+                f"spec_path {texts.quote(given)} is not a file of the project.", "Name a file below the project."
             )
         with path.open("rb") as stream:
             return stream.read(SPEC_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InvalidInputError(f"{limits.quote(given)} is not UTF-8 text.", "Convert it to UTF-8.") from None
+        raise InvalidInputError(f"{texts.quote(given)} is not UTF-8 text.", "Convert it to UTF-8.") from None
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or "not a path"
         raise InvalidInputError(
-            f"spec_path {limits.quote(given)} cannot be read: {why}.", "Name a text file below the project."
+            f"spec_path {texts.quote(given)} cannot be read: {why}.", "Name a text file below the project."
         ) from None
 
 

@@ -215,7 +215,7 @@ def _wrong_titles(fix_tasks: list[dict[str, Any]], title: str | None) -> list[st
 def _short(value: Any, most: int) -> Any:
     """A text or JSON value of at most so many characters; longer, the beginning of its text."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return value if len(text) <= most else f"{text[:most]}… (shortened; {len(text):,} characters)"
+    return value if len(text) <= most else texts.shorten(text, most, f"shortened; {len(text):,} characters")
 
 
 def _log(loom_dir: Path | None, task: Task) -> str:

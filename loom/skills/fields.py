@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from loom import documents
+from loom import documents, texts
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.model import limits
 from loom.skills.library import FILE_BYTES
@@ -60,7 +60,7 @@ def accept(inputs: Sequence[Input], given: Mapping[str, Any], who: str) -> dict[
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
             raise InvalidInputError(
-                f"{who[0].upper()}{who[1:]} has no input {limits.quote(str(name))}.",
+                f"{who[0].upper()}{who[1:]} has no input {texts.quote(str(name))}.",
                 f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known) or 'none'}.",
             )
     values: dict[str, Any] = {}
@@ -160,7 +160,7 @@ class Reader:
             if key not in known and key not in also:
                 near = difflib.get_close_matches(str(key), known, 1)
                 self.refuse(
-                    f"{where}there is no key `{str(key)[:60]}`",
+                    f"{where}there is no key `{texts.shorten(str(key), 60)}`",
                     f"Did you mean `{near[0]}`?" if near else f"Use {', '.join(known)}.",
                 )
 
@@ -168,7 +168,7 @@ class Reader:
         """A name by which others speak of it."""
         name = self.text(facts, key, where=where)
         if not _NAME.fullmatch(name):
-            self.refuse(f"{where}`{key}` {limits.quote(name)} is not up to 64 of a-z, 0-9, _ and -")
+            self.refuse(f"{where}`{key}` {texts.quote(name)} is not up to 64 of a-z, 0-9, _ and -")
         return name
 
     def text(self, facts: Mapping[str, Any], key: str, default: str | None = None, where: str = "") -> str:
@@ -180,7 +180,7 @@ class Reader:
             self.refuse(f"{where}`{key}` is missing")
         if not isinstance(value, str) or len(value) > 1024 or (not value.strip() and default is None):
             self.refuse(f"{where}`{key}` must be a text of 1 to 1,024 characters")
-        return " ".join(value.split())
+        return texts.one_line(value)
 
     def number(self, facts: Mapping[str, Any], key: str, low: float, high: float, where: str = "") -> float | None:
         """A number between two bounds, or None."""
@@ -219,14 +219,17 @@ class Reader:
         return tuple(self._input(name, one) for name, one in self.mapping(facts, "inputs").items())
 
     def _input(self, name: object, facts: object) -> Input:
-        key = f"inputs.{str(name)[:60]}"
+        key = f"inputs.{texts.shorten(str(name), 60)}"
         if not isinstance(name, str) or not _INPUT_NAME.fullmatch(name):
             self.refuse(f"`{key}` is not a name of a-z, 0-9 and _")
         if not isinstance(facts, dict):
             self.refuse(f"`{key}` must be a mapping of type, description, default and required")
         for one in facts:
             if one not in ("type", "description", "default", "required"):
-                self.refuse(f"`{key}` has no key `{str(one)[:60]}`", "Use type, description, default and required.")
+                self.refuse(
+                    f"`{key}` has no key `{texts.shorten(str(one), 60)}`",
+                    "Use type, description, default and required.",
+                )
         kind, required = facts.get("type", "string"), facts.get("required", "default" not in facts)
         if kind not in _TYPES:
             self.refuse(f"`{key}.type` must be one of {', '.join(_TYPES)}")

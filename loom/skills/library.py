@@ -17,7 +17,6 @@ from typing import Generic, Protocol, TypeVar
 from loom import texts
 from loom.config import LoomConfig, is_trusted, user_config_path
 from loom.exceptions import LoomError
-from loom.graph.model import limits
 
 FILE_BYTES = 256 * 1024
 _FILES = 500  # in one place
@@ -80,7 +79,7 @@ class Library(Generic[D]):
         there = f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.all)}."
         more = f" `loom {self.kind.noun} list` says which files were left out, and why." if self.notes else ""
         raise self.kind.missing(
-            f"There is no {self.kind.noun} {limits.quote(name)}.", ignored[0] if ignored else there + more
+            f"There is no {self.kind.noun} {texts.quote(name)}.", ignored[0] if ignored else there + more
         )
 
 

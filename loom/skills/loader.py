@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loom import texts
 from loom.config import LoomConfig
 from loom.exceptions import SkillError, SkillNotFoundError
 from loom.skills import fields, library
@@ -125,11 +126,11 @@ def _schema(reader: Reader, given: object) -> dict[str, Any]:
     while waiting:
         one, path, depth, named = waiting.pop()  # its keys are names of properties
         if depth > _SCHEMA_DEPTH:
-            reader.refuse(f"`{path[:80]}` is nested more than {_SCHEMA_DEPTH} deep")
+            reader.refuse(f"`{texts.shorten(path, 80)}` is nested more than {_SCHEMA_DEPTH} deep")
         if isinstance(one, dict):
             for name in one:
                 if name in _REFUSED and not named:
-                    reader.refuse(f"`{path[:80]}` uses {name}, which skills do not have")
+                    reader.refuse(f"`{texts.shorten(path, 80)}` uses {name}, which skills do not have")
             waiting += (
                 (part, f"{path}.{name}", depth + 1, name == "properties" and not named) for name, part in one.items()
             )

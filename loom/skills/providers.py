@@ -224,7 +224,7 @@ class _Api:
             ) from None
 
     def _status(self, error: Any) -> ProviderError:
-        said = texts.clean(" ".join(str(getattr(error, "message", "")).split()))
+        said = texts.one_line(str(getattr(error, "message", "")))
         if self._key:
             said = said.replace(self._key, "***")
         match error.status_code:
@@ -238,7 +238,7 @@ class _Api:
                 step = "Try again later."
             case _:
                 step = "Check skills.model, and what the skill sets."
-        return ProviderError(f"{self.name} answered {error.status_code}: {texts.mask(said)[:300]}", step)
+        return ProviderError(f"{self.name} answered {error.status_code}: {texts.shorten(texts.mask(said), 300)}", step)
 
 
 class Anthropic(_Api):
@@ -369,7 +369,7 @@ class _Answer:
                 "Raise max_tokens in the skill, or give it less to do.",
             )
         if self.ended not in complete:
-            how = f"ended as {self.ended[:40]}" if self.ended else "broke off"
+            how = f"ended as {texts.shorten(self.ended, 40)}" if self.ended else "broke off"
             raise ProviderError(f"The answer of {self._provider} {how}.", "Try again.")
         return Completion("".join(self._parts), self.model, self.input_tokens, self.output_tokens)
 

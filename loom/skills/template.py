@@ -175,7 +175,7 @@ class _Sandbox(SandboxedEnvironment):
                 self.refuse(f"uses {type(node).__name__} in {line}, which Loom does not have here")
             name = node.name if isinstance(node, nodes.Name) else node.attr if isinstance(node, nodes.Getattr) else ""
             if name.startswith("_"):
-                self.refuse(f"uses the name {name[:60]} in {line}; names do not begin with _")
+                self.refuse(f"uses the name {texts.shorten(name, 60)} in {line}; names do not begin with _")
             if isinstance(node, nodes.Filter) and (node.name not in self.filters or node.name.startswith("_")):
                 self.refuse(f"uses the filter {node.name} in {line}; there are {', '.join(list(self.filters)[:-1])}")
             if isinstance(node, nodes.Test) and node.name not in self.tests:
@@ -216,7 +216,7 @@ class _Sandbox(SandboxedEnvironment):
 
     def _data(self, value: Any, label: str = "data") -> _Ready:
         self.marked = True
-        label = " ".join(self._text(label).split())
+        label = texts.one_line(self._text(label))
         body = self._text(value).strip("\n")
         return _Ready(f"----- {self.word} begins: {label} -----\n{body}\n----- {self.word} ends -----")
 
@@ -283,7 +283,7 @@ class _telling:  # noqa: N801 - read as a statement: `with _telling(...):`
         if isinstance(error, TemplateError):
             line = getattr(error, "lineno", None)
             place = f" in line {line}" if line else ""
-            what = texts.clean(error.message or type(error).__name__)[:200].rstrip(".")
+            what = texts.shorten(texts.clean(error.message or type(error).__name__), 200).rstrip(".")
             self._sandbox.refuse(f"fails{place}: {what}")
         if isinstance(error, SyntaxError | RecursionError | MemoryError | TypeError | ValueError | AttributeError):
             self._sandbox.refuse(f"cannot be filled in ({type(error).__name__})")

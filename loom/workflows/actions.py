@@ -91,7 +91,7 @@ async def _mend(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
 async def _resolve(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
     if values["action"] not in _RESOLVE:
         raise InvalidInputError(
-            f"action {limits.quote(values['action'])} cannot be used here.", f"Use one of {', '.join(_RESOLVE)}."
+            f"action {texts.quote(values['action'])} cannot be used here.", f"Use one of {', '.join(_RESOLVE)}."
         )
     chosen, settings = resolving.Action(values["action"]), loom.config.orchestration
     target = values["id"] if values["id"].startswith("esc-") else limits.task_id(values["id"], "id")

@@ -385,7 +385,7 @@ class Carrier:
         self._tell(Progress(What.WAITING, step.id, step.type, why))
 
     async def _fail(self, step: Step, why: str) -> None:
-        why = texts.clean(why)[:8000]
+        why = texts.shorten(texts.clean(why), 8000)
 
         async def write(tx: Transaction, run: Run) -> Run:
             if self._unfinished() is None:  # it failed before it could begin

@@ -43,7 +43,6 @@ from typing import Any
 from loom import texts
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, WorkflowError, WorkflowNotFoundError
-from loom.graph.model import limits
 from loom.skills import fields, library
 from loom.skills import loader as skills
 from loom.skills.fields import Input, Reader
@@ -125,7 +124,7 @@ class Workflow:
             if one.id == step_id:
                 return position
         raise WorkflowError(
-            f"{self.name} has no step {limits.quote(step_id)}.", f"It has {', '.join(one.id for one in self.steps)}."
+            f"{self.name} has no step {texts.quote(step_id)}.", f"It has {', '.join(one.id for one in self.steps)}."
         )
 
     def where(self, step: Step, key: str) -> str:
@@ -221,7 +220,7 @@ def _steps(reader: Reader, given: object) -> tuple[Step, ...]:
             target = step.facts.get(key)
             if target is not None and target not in (*later, END, FAIL):
                 reader.refuse(
-                    f"step {step.id}, `{key}`: {limits.quote(str(target))} is no step further down",
+                    f"step {step.id}, `{key}`: {texts.quote(str(target))} is no step further down",
                     f"Use {', '.join([*later, END, FAIL])}.",
                 )
     return tuple(found)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from loom import texts
 from loom.background import end, through
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, WorkflowStateError
 from loom.graph.model import limits
@@ -253,7 +254,7 @@ def known(run_id: object) -> str:
     """The id of a run. Raises InvalidInputError for anything else."""
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise InvalidInputError(
-            f"run_id {limits.quote(str(run_id))} is not the id of a workflow's run.", "Pass it as it was given."
+            f"run_id {texts.quote(str(run_id))} is not the id of a workflow's run.", "Pass it as it was given."
         )
     return run_id
 

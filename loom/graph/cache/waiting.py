@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from loom import texts
 from loom.background import Backoff
 from loom.bus import channels
 from loom.bus.events import Event, EventType, Position
@@ -184,5 +185,6 @@ def _position(since: str) -> Position:
         return Position.parse(since)
     except ValueError:
         raise InvalidInputError(
-            f"since {since[:40]!r} is not a position.", "Pass the since that the last wait returned, or leave it out."
+            f"since {texts.shorten(since, 40)!r} is not a position.",
+            "Pass the since that the last wait returned, or leave it out.",
         ) from None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from loom import texts
 from loom.exceptions import ImportFormatError, PlanError
 from loom.graph.importing import beads, native, taskmaster
 from loom.graph.importing.items import Batch
@@ -84,7 +85,7 @@ def _lines(text: str, name: str) -> list[object] | None:
             if not rows:
                 return None
             raise ImportFormatError(
-                f"{name} is damaged: line {number} is not JSON, but {limits.quote(line.strip(), 40)}.",
+                f"{name} is damaged: line {number} is not JSON, but {texts.quote(line.strip(), 40)}.",
                 "Mend that line; after a merge, look for conflict markers.",
             ) from None
     return rows
@@ -92,6 +93,6 @@ def _lines(text: str, name: str) -> list[object] | None:
 
 def _seen(data: object) -> str:
     if isinstance(data, dict):
-        keys = ", ".join(limits.quote(str(key), 30) for key in list(data)[:5])
+        keys = ", ".join(texts.quote(str(key), 30) for key in list(data)[:5])
         return f"an object with the keys {keys}" if keys else "an empty object"
     return "nothing" if data is None else limits.kind(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from loom import texts
 from loom.graph.importing.items import Batch, exported, relate
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.importing.settling import Graph
@@ -77,7 +78,7 @@ def _united(known: Iterable[TaskOutline], new: Mapping[str, Draft], there: Mappi
         parent = None if draft.parent is None else there.get(draft.parent, draft.parent)
         graph.add(
             key,
-            f"{key} {limits.quote(draft.title)}",
+            f"{key} {texts.quote(draft.title)}",
             draft.status,
             epic=draft.epic,
             parent=parent if parent in new or parent in graph.fixed else None,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from loom import texts
 from loom.graph.importing.report import Adjustment, Report
 from loom.graph.model import limits
 from loom.graph.model.plan import Draft
@@ -45,7 +46,7 @@ class Item:
     done_at: datetime | None = None
 
     def __str__(self) -> str:
-        return f"{limits.quote(self.key)[1:-1]} {limits.quote(self.title)}"
+        return f"{texts.quote(self.key)[1:-1]} {texts.quote(self.title)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
+from loom import texts
 from loom.exceptions import ImportFormatError
 from loom.graph.importing.items import Batch, Item, exported, moment, origin
 from loom.graph.importing.report import AdjustmentKind, Report
-from loom.graph.model import limits, plan
+from loom.graph.model import plan
 from loom.graph.model.task import Priority, Task, TaskStatus
 
 VERSION = 1
@@ -53,7 +54,7 @@ def read(data: Mapping[str, Any], name: str, report: Report) -> tuple[list[Item]
     """
     if data["loom_export"] != VERSION:
         raise ImportFormatError(
-            f"{name} is an export of version {limits.quote(str(data['loom_export']))}; this Loom reads {VERSION}.",
+            f"{name} is an export of version {texts.quote(str(data['loom_export']))}; this Loom reads {VERSION}.",
             "Import it with the Loom that wrote it, or a newer one.",
         )
     project, tasks = data.get("project"), data.get("tasks")

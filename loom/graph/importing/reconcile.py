@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from loom import texts
 from loom.graph.importing.items import Item, origin, relate
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.importing.settling import Graph
@@ -55,7 +56,7 @@ def _parents(by_key: Mapping[str, Item], report: Report) -> dict[str, str]:
             if name == key:
                 report.add(AdjustmentKind.PARENT_CYCLE, key, str(item))
             elif name not in by_key:
-                report.add(AdjustmentKind.DANGLING, key, f"{item} under {limits.quote(name)}")
+                report.add(AdjustmentKind.DANGLING, key, f"{item} under {texts.quote(name)}")
             elif key not in parents:
                 parents[key] = name
             else:
@@ -87,7 +88,7 @@ def _dependencies(item: Item, by_key: Mapping[str, Item], report: Report) -> lis
     found: list[str] = []
     for name in dict.fromkeys(item.depends_on):
         if name not in by_key:
-            report.add(AdjustmentKind.DANGLING, item.key, f"{item} on {limits.quote(name)}")
+            report.add(AdjustmentKind.DANGLING, item.key, f"{item} on {texts.quote(name)}")
         elif len(found) == limits.DEPENDENCIES:
             report.add(AdjustmentKind.TOO_MANY, item.key, f"{item} on {by_key[name]}")
         else:
@@ -106,7 +107,7 @@ def _draft(item: Item, graph: Graph) -> Draft:
     if item.was is not None and status is TaskStatus.PENDING:
         context["imported_status"] = cleaner.value(item.was)
         if key not in graph.epics:
-            graph.report.add(AdjustmentKind.PENDING, key, f"{item}, {limits.quote(item.was)[1:-1]}")
+            graph.report.add(AdjustmentKind.PENDING, key, f"{item}, {texts.quote(item.was)[1:-1]}")
     done_when = _done_when(cleaner.value(item.done_when), context)
     context, context_cut = cut_to_limit(context)
     output, output_cut = cut_to_limit(cleaner.value(item.output or {}))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from loom import texts
 from loom.graph.importing.report import AdjustmentKind, Report
-from loom.graph.model import dependencies, limits
+from loom.graph.model import dependencies
 from loom.graph.model.task import TaskStatus
 from loom.graph.store import TaskOutline
 
@@ -138,7 +139,7 @@ class Graph:
         self._tell(AdjustmentKind.CYCLE, key, name)
 
     def _tell(self, kind: AdjustmentKind, key: str, name: str | None = None) -> None:
-        on = f" on {limits.quote(name)[1:-1]}" if name is not None else ""
+        on = f" on {texts.quote(name)[1:-1]}" if name is not None else ""
         self.report.add(kind, key, self.names.get(key, key) + on)
 
 

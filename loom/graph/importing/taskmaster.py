@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loom import texts
 from loom.graph.importing.items import Item, moment, origin, put_done_when
 from loom.graph.importing.report import AdjustmentKind, Report
-from loom.graph.model import limits
 from loom.graph.model.task import Priority, TaskStatus
 
 _TRUNK = "master"  # the tag Task Master begins with, and the one it moved tasks without tags to
@@ -86,7 +86,7 @@ class _Tag:
             times += 1
             id = f"{given}#{times}"
         if id != given:
-            example = f"{self._key(given)} {limits.quote(str(task.get('title')))}"
+            example = f"{self._key(given)} {texts.quote(str(task.get('title')))}"
             self._report.add(AdjustmentKind.SAME_ID, self._key(id), example)
         self._ids.add(id)
         return id

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from loom import texts
 from loom.graph.model import limits
 
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -57,7 +58,7 @@ def cut_to_limit(value: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     for name, part in value.items():
         if sizes[name] > longest:
             kept[name] = _cut(part if isinstance(part, str) else _json(part), longest)
-            cut.append(f"{limits.quote(name)[1:-1]}, {sizes[name]:,} bytes")
+            cut.append(f"{texts.quote(name)[1:-1]}, {sizes[name]:,} bytes")
             if not kept[name]:
                 del kept[name]
     kept["shortened"] = cut[:20]

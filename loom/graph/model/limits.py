@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any, NoReturn
 
+from loom import texts
 from loom.exceptions import InvalidInputError
 from loom.graph.model.task import Priority
 from loom.ids import AGENT_NAME, TASK_ID
@@ -111,7 +112,7 @@ def agent_name(value: object, field: str = "agent_id") -> str:
     """An agent's name: 1 to 64 letters, digits and `. _ : @ / -`. `field` names it in errors."""
     text = _string(value, field)
     if not AGENT_NAME.fullmatch(text):
-        got = f"is {len(text):,} characters long" if len(text) > 64 else f"{quote(text)} is not a name"
+        got = f"is {len(text):,} characters long" if len(text) > 64 else f"{texts.quote(text)} is not a name"
         _refuse(
             f"{field} {got}; a name has 1 to 64 letters, digits and . _ : @ / -",
             "Choose a name such as backend-1.",
@@ -124,7 +125,7 @@ def task_id(value: object, field: str = "task_id") -> str:
     text = _string(value, field)
     if not TASK_ID.fullmatch(text):
         _refuse(
-            f"{field} {quote(text)} is not a task id, which is loom- and 8 hex digits.",
+            f"{field} {texts.quote(text)} is not a task id, which is loom- and 8 hex digits.",
             "Look the id up in the list of ready tasks or in the status.",
         )
     return text
@@ -154,7 +155,7 @@ def priority(value: object) -> Priority:
     """A priority: p0, p1 or p2, in either case."""
     text = _string(value, "priority").lower()
     if text not in Priority.__members__.values():
-        _refuse(f"priority {quote(text)} does not exist.", "Use p0 (first), p1 or p2.")
+        _refuse(f"priority {texts.quote(text)} does not exist.", "Use p0 (first), p1 or p2.")
     return Priority(text)
 
 
@@ -195,12 +196,6 @@ def kind(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     return f"a value of type {type(value).__name__}"
-
-
-def quote(text: str, limit: int = 60) -> str:
-    """A text to be quoted in an error message: on one line, shortened, only with characters that can be shown."""
-    shown = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "“" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "”"
 
 
 def _whole(value: object, field: str, low: int, high: int, advice: str) -> int:
@@ -261,7 +256,7 @@ def _look_closely(value: object, field: str) -> None:
                         _characters(key, f"a key in {where}")
                     elif not isinstance(key, int | float | None):
                         _refuse(f"{where} has a key that is {kind(key)}.", "Use texts as keys.")
-                inner = [(part, f"{where}.{quote(str(key), 30)[1:-1]}") for key, part in item.items()]
+                inner = [(part, f"{where}.{texts.quote(str(key), 30)[1:-1]}") for key, part in item.items()]
             else:
                 inner = [(part, f"{where}[{index}]") for index, part in enumerate(item)]
             stack.extend((part, path, depth + 1) for part, path in reversed(inner))

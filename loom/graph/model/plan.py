@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from loom import documents
+from loom import documents, texts
 from loom.exceptions import DependencyCycleError, InvalidInputError, PlanError
 from loom.graph.model import dependencies, limits
 from loom.graph.model.bulk import uncollected
@@ -139,7 +139,7 @@ _SHAPE = 'Write {"tasks": [{"title": "…"}]} in YAML or JSON.'
 
 
 def _label(draft: Draft) -> str:
-    return f"{draft.key} {limits.quote(draft.title, 40)}"
+    return f"{draft.key} {texts.quote(draft.title, 40)}"
 
 
 def _entries(plan: object) -> Sequence[Mapping[str, Any]]:
@@ -181,7 +181,7 @@ def _each(entries: Sequence[Mapping[str, Any]], read: Callable[[int], _T]) -> li
 
 def _place(entries: Sequence[Mapping[str, Any]], number: int) -> str:
     given = entries[number].get("key") or entries[number].get("title")
-    return f"Task {number + 1}{f' {limits.quote(str(given))}' if isinstance(given, str | int) else ''}"
+    return f"Task {number + 1}{f' {texts.quote(str(given))}' if isinstance(given, str | int) else ''}"
 
 
 def _row(entry: Mapping[str, Any]) -> Draft:
@@ -190,13 +190,13 @@ def _row(entry: Mapping[str, Any]) -> Draft:
         if name not in FIELDS:
             close = difflib.get_close_matches(str(name), FIELDS, 1)
             raise InvalidInputError(
-                f"{limits.quote(str(name))} is not a field of a plan.",
+                f"{texts.quote(str(name))} is not a field of a plan.",
                 f"Did you mean {close[0]}?" if close else f"Use {', '.join(FIELDS)}; other facts belong in context.",
             )
     if entry.get("title") is None:
         raise InvalidInputError("title is missing.", "Give every task a title.")
     if (given_type := entry.get("type")) not in (None, "task", "epic"):
-        raise InvalidInputError(f"type {limits.quote(str(given_type))} does not exist.", "Use task or epic.")
+        raise InvalidInputError(f"type {texts.quote(str(given_type))} does not exist.", "Use task or epic.")
     key, parent, depends_on = entry.get("key"), entry.get("parent"), entry.get("depends_on")
     if depends_on is not None and not isinstance(depends_on, list | tuple):
         raise InvalidInputError(
@@ -279,7 +279,7 @@ class _Names:
             return named[0]
         if named:
             raise InvalidInputError(
-                f"{field} names {limits.quote(name)}, the title of {len(named)} tasks.",
+                f"{field} names {texts.quote(name)}, the title of {len(named)} tasks.",
                 "Give those tasks keys and name the key.",
             )
         if TASK_ID.fullmatch(name):
@@ -287,8 +287,8 @@ class _Names:
         close = [] if self._suggested else difflib.get_close_matches(name, [*self._given, *self._by_title], 3)
         self._suggested = True
         raise InvalidInputError(
-            f"{field} names {limits.quote(name)}, which is neither in the plan nor a task's id.",
-            f"Did you mean {' or '.join(map(limits.quote, close))}?" if close else "Name a key or title of the plan.",
+            f"{field} names {texts.quote(name)}, which is neither in the plan nor a task's id.",
+            f"Did you mean {' or '.join(map(texts.quote, close))}?" if close else "Name a key or title of the plan.",
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from loom import texts
 from loom.bus.events import EventType
 from loom.exceptions import TaskStateError
 from loom.graph import store
@@ -154,7 +155,7 @@ async def _kept(
         "action": finding.action,
         "note": finding.note,
         "question": finding.question,
-        "evidence": [line[:_EVIDENCE] for line in finding.evidence],
+        "evidence": [texts.shorten(line, _EVIDENCE) for line in finding.evidence],
         "proposed": [one["title"] for one in finding.fix_tasks],
         "run_id": finding.run_id,
         "left": left,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from loom import texts
 from loom.bus.events import EventType
 from loom.bus.publisher import publish_workflow
 from loom.exceptions import RunLostError, RunNotFoundError
@@ -280,7 +281,7 @@ async def complete_step(
 async def fail(tx: Transaction, run: Run, step: str, agent: str, why: str) -> Run:
     """Writes that the step that a locked run is at has failed, and the run with it."""
     await _end_step(tx, run, "failed", agent, error=why)
-    _tell(tx, EventType.WORKFLOW_FAILED, run, agent, {"step": step, "error": why[:1000]})
+    _tell(tx, EventType.WORKFLOW_FAILED, run, agent, {"step": step, "error": texts.shorten(why, 1000)})
     return await move(tx, run, status="failed", error=f"{step}: {why}")
 
 

@@ -210,7 +210,7 @@ class Brain:
 
     async def _leave(self, taken: Escalation, why: str) -> None:
         """Leaves an escalation to a person, unless somebody has decided meanwhile."""
-        left = texts.clean(why)[:_TOLD]
+        left = texts.shorten(texts.clean(why), _TOLD)
 
         async def leave(tx: Transaction) -> bool:
             if held := await diagnoses.still_open(tx, taken):

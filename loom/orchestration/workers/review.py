@@ -71,7 +71,7 @@ class Review:
         text = " ".join(
             [f"The review {how}, after a second run too: {self.summary}", *(self.blockers or self.findings)]
         )
-        return text if len(text) <= _REASON_CHARACTERS else f"{text[: _REASON_CHARACTERS - 1]}…"
+        return texts.shorten(text, _REASON_CHARACTERS)
 
     def noted_in(self, output: dict[str, Any]) -> dict[str, Any]:
         """An output that was accepted, with a word on that for who goes on with it, where there is room."""
@@ -129,8 +129,7 @@ class Reviewer:
 def material(output: Mapping[str, Any], ended: Ended) -> str:
     """What a command handed in, as the reviewer reads it: its output, and the last that it printed."""
     text = json.dumps(output, ensure_ascii=False, indent=1)
-    if (more := len(text) - _OUTPUT_CHARACTERS) > 0:
-        text = f"{text[:_OUTPUT_CHARACTERS]}… ({more:,} characters more)"
+    text = texts.shorten(text, _OUTPUT_CHARACTERS, f"{len(text):,} characters in all")
     parts = [f"Output:\n{text}"]
     printed = result.tail(ended.out, _PRINTED_BYTES)
     if printed and printed != output.get("text"):
@@ -143,7 +142,7 @@ def material(output: Mapping[str, Any], ended: Ended) -> str:
 def _read(run_id: str, answer: Mapping[str, Any]) -> Review:
     blockers = tuple(_line(one) for one in answer["findings"] if _blocks(one))
     minor = tuple(_line(one) for one in answer["findings"] if not _blocks(one))
-    return Review(run_id, answer["verdict"], _one_line(answer["summary"]), blockers, blockers + minor)
+    return Review(run_id, answer["verdict"], texts.one_line(answer["summary"]), blockers, blockers + minor)
 
 
 def _blocks(finding: Mapping[str, Any]) -> bool:
@@ -152,8 +151,4 @@ def _blocks(finding: Mapping[str, Any]) -> bool:
 
 def _line(finding: Mapping[str, Any]) -> str:
     where = f" ({finding['where']})" if finding.get("where") else ""
-    return _one_line(f"- {finding['severity']}{where}: {finding['what']} To do: {finding['fix']}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(texts.clean(text).split())
+    return texts.one_line(f"- {finding['severity']}{where}: {finding['what']} To do: {finding['fix']}")
