@@ -199,6 +199,6 @@ class DatabaseUnavailableError(LoomError):
 
 
 class SchemaTooNewError(LoomError):
-    """The database was migrated by a newer Loom."""
+    """A newer Loom has changed the database in a way that this one cannot work with."""
 
     code = "schema_too_new"

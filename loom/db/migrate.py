@@ -1,9 +1,18 @@
-"""Brings a database's schema up to this version of Loom, once, whoever comes first."""
+"""Brings a database's schema up to this version of Loom, once, whoever comes first.
+
+A file of `migrations/` is named by its number. Its first line may be `-- needs: 2.0.0`, the oldest Loom that still
+runs where it has been applied: a migration that only adds names an older one than that which brings it, and locks
+nobody out. Without that line it is the version that applies it.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, NamedTuple
+
+import asyncpg
 
 from loom.exceptions import SchemaTooNewError
 
@@ -11,65 +20,102 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection
 
 _LOCK = 0x6C6F6F6D  # "loom", the key of the lock under which migrations run
+_NEEDS = re.compile(r"-- needs: (\d+(?:\.\d+)*)\n")
+# The column came later than the table: a row that has none needs the version that applied it.
+_TABLE = """
+create table if not exists loom_migrations (
+    number       integer     primary key,
+    name         text        not null,
+    loom_version text        not null,
+    applied_at   timestamptz not null default now(),
+    needs        text
+);
+alter table loom_migrations add column if not exists needs text
+"""
 
 
 class Migration(NamedTuple):
-    """One file of `migrations/`: `number` from its name, `sql` its text."""
+    """One file of `migrations/`: `number` from its name, `sql` its text, `needs` the oldest Loom that runs on it."""
 
     number: int
     name: str
     sql: str
+    needs: str
 
 
 def migrations() -> list[Migration]:
     """All migrations that this version knows, in order."""
-    files = (file for file in resources.files("loom.db").joinpath("migrations").iterdir() if file.name.endswith(".sql"))
-    known = [Migration(int(file.name[:3]), file.name[4:-4], file.read_text("utf-8")) for file in files]
+    known = []
+    for file in resources.files("loom.db").joinpath("migrations").iterdir():
+        if file.name.endswith(".sql"):
+            sql = file.read_text("utf-8")
+            stated = _NEEDS.match(sql)
+            known.append(Migration(int(file.name[:3]), file.name[4:-4], sql, stated[1] if stated else _own_version()))
     return sorted(known)
 
 
-async def migrate(connection: Connection) -> list[str]:
+async def migrate(connection: Connection, known: Sequence[Migration] | None = None) -> list[str]:
     """Runs the migrations that are missing, in one transaction, and returns their names.
 
     A transaction-level lock lets one process do it while the others wait and then find nothing to do. When nothing is
-    missing this is a single query.
+    missing this is a single query. What a newer Loom has added and does not mind is left as it is.
+
+    Args:
+        known: what to bring it up to, by default all that there are.
 
     Raises:
-        SchemaTooNewError: a newer Loom has been here; nothing was changed.
+        SchemaTooNewError: a newer Loom has made it unfit for this one; nothing was changed.
     """
-    known = migrations()
-    if await _applied(connection, known) == known[-1].number:
-        return []
+    known = migrations() if known is None else known
+    try:
+        if not _missing(await _applied(connection), known):
+            return []
+    except asyncpg.UndefinedTableError:  # an empty database
+        pass
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(
-            "create table if not exists loom_migrations ("
-            " number integer primary key, name text not null, loom_version text not null,"
-            " applied_at timestamptz not null default now())"
-        )
-        applied = await _applied(connection, known)
-        missing = [migration for migration in known if migration.number > applied]
+        await connection.execute(_TABLE)
+        missing = _missing(await _applied(connection), known)
         for migration in missing:
             await connection.execute(migration.sql)
             await connection.execute(
-                "insert into loom_migrations (number, name, loom_version) values ($1, $2, $3)",
+                "insert into loom_migrations (number, name, loom_version, needs) values ($1, $2, $3, $4)",
                 migration.number,
                 migration.name,
-                metadata.version("loom-agents"),
+                _own_version(),
+                migration.needs,
             )
     return [migration.name for migration in missing]
 
 
-async def _applied(connection: Connection, known: list[Migration]) -> int:
-    """The number of the newest migration that the database has; 0 for an empty one."""
-    if await connection.fetchval("select to_regclass('loom_migrations')") is None:
-        return 0
-    newest = await connection.fetchrow("select number, loom_version from loom_migrations order by number desc limit 1")
-    if newest is None:
-        return 0
-    if newest["number"] > known[-1].number:
+async def _applied(connection: Connection) -> dict[int, str]:
+    """The migrations that the database has, and the oldest Loom that runs on each."""
+    rows = await connection.fetch(
+        "select number, coalesce(to_jsonb(one) ->> 'needs', loom_version) as needs from loom_migrations one"
+    )
+    return {row["number"]: row["needs"] for row in rows}
+
+
+def _missing(applied: Mapping[int, str], known: Sequence[Migration]) -> list[Migration]:
+    """What is to be applied. Raises SchemaTooNewError."""
+    numbers = {migration.number for migration in known}
+    needs = max((needs for number, needs in applied.items() if number not in numbers), key=_order, default="0")
+    if _order(needs) > _order(_own_version()):
         raise SchemaTooNewError(
-            f"The database was migrated by Loom {newest['loom_version']}, which is newer than this one.",
-            f"Install that version: pipx install --force 'loom-agents>={newest['loom_version']}'.",
+            f"The database needs Loom {needs} or newer, and this is Loom {_own_version()}.",
+            f"Install that version: pipx install --force 'loom-agents>={needs}'.",
         )
-    return int(newest["number"])
+    return [migration for migration in known if migration.number not in applied]
+
+
+def _own_version() -> str:
+    return metadata.version("loom-agents")
+
+
+def _order(version: str) -> tuple[int, ...]:
+    """Sorts versions by their numbers."""
+    leading = re.match(r"\d+(?:\.\d+)*", version)
+    numbers = [int(part) for part in leading[0].split(".")] if leading else [0]
+    while numbers and not numbers[-1]:
+        numbers.pop()  # 2.0 is 2.0.0
+    return tuple(numbers)
