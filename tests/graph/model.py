@@ -1,0 +1,443 @@
+"""What the graph must do, in memory: plain rules that the real one is held against, operation by operation.
+
+Nothing here counts up or down, locks, or cascades. An operation says who is refused and what it sets; what follows for
+everybody else is found by definition, over all rows, in `_settle`. Times are seconds since the model began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+LEASE, DEADLINE, ATTEMPTS = 600, 14400, 2
+BROADCAST_SECONDS = 24 * 3600.0
+FINISHED = ("done", "cancelled")
+
+Node = tuple[str, bool]  # a task's end, or (True) its start
+
+
+class Refused(Exception):  # noqa: N818 - what it says is said of the operation
+    """The operation is refused with the error that bears this code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass
+class Row:
+    """A task. `needs`: what it depends on, and whether that edge still holds it. `asked`: who has an open question."""
+
+    id: str
+    title: str
+    priority: int
+    parent: str | None
+    needs: dict[str, bool]
+    status: str = "pending"
+    attempt: int = 0
+    token: int = 0
+    assignee: str | None = None
+    lapsed: bool = False
+    lease: float = LEASE
+    lease_ends: float = 0.0
+    deadline: float = 0.0
+    ready_at: float = 0.0
+    retry_at: float | None = None
+    done_at: float | None = None
+    asked: str | None = None
+    failure: bool = False
+    answer: Effect | None = None
+
+    @property
+    def dead(self) -> bool:
+        return self.status == "failed" and self.retry_at is None
+
+
+@dataclass
+class Effect:
+    """What an operation led to, besides the task itself."""
+
+    unblocked: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    held_up: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Letter:
+    """A message, and who has acknowledged it."""
+
+    sender: str
+    recipient: str
+    at: float
+    acked: set[str] = field(default_factory=set)
+
+
+@dataclass
+class New:
+    """A task to create; `parent` and `needs` are ids."""
+
+    id: str
+    title: str
+    priority: int = 1
+    epic: bool = False
+    parent: str | None = None
+    needs: tuple[str, ...] = ()
+
+
+@dataclass
+class Model:
+    """A project. `held`: the claims that each process handed out, name and token by task."""
+
+    now: float = 0.0
+    rows: dict[str, Row] = field(default_factory=dict)
+    held: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
+    letters: list[Letter] = field(default_factory=list)
+    announced: float = -1.0  # the newest end of a task when the project was last announced as complete
+
+    # --- making and changing tasks ------------------------------------------------------------------------------------
+
+    def create(self, news: Iterable[New]) -> Effect:
+        """One task, or a whole plan."""
+        news = list(news)
+        own = {new.id for new in news}
+        if len(news) > 1:
+            _refuse_cycle({new.id: Row(new.id, "", 0, new.parent, dict.fromkeys(new.needs, True)) for new in news})
+        targets = {target for new in news for target in new.needs} - own
+        for target in targets:
+            self._row(target)
+        if any(self.rows[target].status == "cancelled" for target in targets):
+            raise Refused("task_state")
+        for parent in sorted({new.parent for new in news if new.parent} - own):
+            self._adopt(self._row(parent))
+        for new in news:
+            needs = dict.fromkeys(new.needs, True)
+            self.rows[new.id] = Row(new.id, new.title, new.priority, new.parent, needs, ready_at=self.now)
+            if new.epic or any(other.parent == new.id for other in news):
+                self.rows[new.id].status = "epic"
+        _refuse_cycle(self.rows)
+        return self._settle()
+
+    def edit(self, task: str, *, title: str | None, priority: int | None, needs: tuple[str, ...] | None) -> Effect:
+        if needs is not None and task in needs:
+            raise Refused("dependency_cycle")
+        for target in needs or ():
+            self._row(target)
+        row = self._row(task)
+        if row.status in FINISHED:
+            raise Refused("task_state")
+        row.title, row.priority = title or row.title, row.priority if priority is None else priority
+        if needs is not None:
+            added = set(needs) - set(row.needs)
+            begun = any(self.rows[below].status in ("claimed", "done") for below in self._below(task))
+            if added and (row.status == "claimed" or (row.status == "epic" and begun)):
+                raise Refused("task_state")
+            if any(self.rows[target].status == "cancelled" for target in added):
+                raise Refused("task_state")
+            row.needs = {target: row.needs.get(target, True) for target in needs}
+            _refuse_cycle(self.rows)
+        return self._settle()
+
+    def cancel(self, task: str, *, downstream: bool) -> Effect:
+        if self._row(task).status in FINISHED:
+            raise Refused("task_state")
+        reach, grown = set[str](), {task}
+        while grown := grown - reach:
+            reach |= grown
+            grown = {row.id for row in self.rows.values() if row.status not in FINISHED and (
+                row.parent in reach or (downstream and any(row.needs.get(one) for one in reach)))}  # fmt: skip
+        gone = {one for one in reach if self.rows[one].status != "epic" or not list(self._children(one))}
+        for one in reach:
+            self._close_escalations(self.rows[one])
+        for one in gone:
+            self._finish(self.rows[one], "cancelled")
+        effect = self._settle()
+        effect.held_up, effect.cancelled = self._held_up(task), gone
+        return effect
+
+    # --- claims -------------------------------------------------------------------------------------------------------
+
+    def best(self) -> list[str]:
+        """What is ready, in the order in which it will be claimed."""
+        ready = [row for row in self.rows.values() if row.status == "pending"]
+        ready.sort(key=lambda row: row.id, reverse=True)
+        return [row.id for row in sorted(ready, key=lambda row: (row.priority, row.ready_at))]
+
+    def claim(self, process: str, task: str | None, agent: str | None, lease: float | None) -> str | None:
+        """The id of what is claimed."""
+        if task is None:
+            task = next(iter(self.best()), None)
+        elif self._row(task).status != "pending":
+            raise Refused("claim_conflict" if self.rows[task].status == "claimed" else "task_state")
+        if task is not None:
+            self._claim(self.rows[task], agent or process, lease or LEASE)
+            self.held[process][task] = agent or process, self.rows[task].token
+        return task
+
+    def done(self, process: str, task: str, agent: str | None, token: int | None) -> Effect | None:
+        """None: an answer that was never given before, so nothing is said of it."""
+        row = self._reported(process, task, agent, token, late=True)
+        self.held[process].pop(task, None)
+        if row.status == "done":
+            return row.answer
+        self._close_escalations(row)
+        self._finish(row, "done")
+        row.lapsed = False
+        row.answer = self._settle()
+        return row.answer
+
+    def fail(self, process: str, task: str, agent: str | None, token: int | None, retry_at: float | None) -> Effect:
+        """`retry_at`: when it is to be tried again if attempts are left; None: never."""
+        row = self._reported(process, task, agent, token)
+        self.held[process].pop(task, None)
+        row.status = "failed"
+        row.retry_at = retry_at if row.attempt < ATTEMPTS else None
+        row.failure = row.dead
+        return Effect(held_up=self._held_up(task) if row.dead else set())
+
+    def escalate(self, process: str, task: str, agent: str | None, token: int | None) -> Effect:
+        asker, _ = self._holder(process, task, agent, token)
+        row = self._reported(process, task, agent, token)
+        self.held[process].pop(task, None)
+        row.status, row.asked = "blocked", asker
+        return Effect(held_up=self._held_up(task))
+
+    def release(self, process: str, task: str, agent: str | None, token: int | None) -> Effect:
+        row, (who, token) = self._row(task), self._holder(process, task, agent, token)
+        if not self._holds(row, who, token):
+            raise _refusal(row, token)
+        self.held[process].pop(task, None)
+        row.status, row.ready_at, row.attempt = "pending", self.now, row.attempt - 1
+        return Effect()
+
+    def heartbeat(self, process: str, task: str | None, agent: str | None) -> set[str]:
+        """The ids of what is renewed: of one task, or of all that the agent holds."""
+        if task is None:
+            wanted = [row for row in self.rows.values() if self._holds(row, agent or process, None)]
+        else:
+            wanted = [self._row(task)]
+        for row in wanted:
+            who, token = self._holder(process, row.id, agent, None)
+            if not self._holds(row, who, token):
+                raise _refusal(row, token)
+        for row in wanted:
+            self._renew(row)
+        return {row.id for row in wanted}
+
+    def renew(self, process: str) -> set[str]:
+        """The ids of the claims that this process has lost."""
+        lost = {
+            task for task, (who, token) in self.held[process].items() if not self._holds(self.rows[task], who, token)
+        }
+        for task in lost:
+            del self.held[process][task]
+        for task in self.held[process]:
+            self._renew(self.rows[task])
+        return lost
+
+    def end_session(self, process: str) -> set[str]:
+        """The ids of what is given back."""
+        held, self.held[process] = self.held[process], {}
+        standing = [self.rows[task] for task, (who, token) in held.items() if self._holds(self.rows[task], who, token)]
+        for row in standing:
+            self._lapse(row)
+        return {row.id for row in standing}
+
+    def sweep(self) -> tuple[set[str], set[str], bool]:
+        """What had expired, what is tried again, and whether the project is announced as complete."""
+        expired = [row for row in self.rows.values() if row.status == "claimed" and row.lease_ends <= self.now]
+        due = [row for row in self.rows.values() if row.retry_at is not None and row.retry_at <= self.now]
+        for row in expired:
+            self._lapse(row)
+        for row in due:
+            self._into_play(row)
+        self._settle()
+        newest = max((row.done_at for row in self.rows.values() if row.done_at is not None), default=self.announced)
+        complete = all(row.status in FINISHED for row in self.rows.values()) and newest > self.announced
+        self.announced = newest if complete else self.announced
+        return {row.id for row in expired}, {row.id for row in due}, complete
+
+    # --- ways out -----------------------------------------------------------------------------------------------------
+
+    def resolve(
+        self, process: str, task: str, action: str, *, note: bool, agent: str | None, downstream: bool
+    ) -> Effect:
+        if action == "cancel":
+            return self.cancel(task, downstream=downstream)
+        row = self._row(task)
+        if action == "waive":
+            if row.status in ("claimed", "done", "epic"):
+                raise Refused("task_state")
+            self._close_escalations(row)
+            if row.status != "cancelled":
+                self._finish(row, "cancelled")
+            for other in self.rows.values():
+                if task in other.needs:
+                    other.needs[task] = False
+            return self._settle()
+        if row.asked is None and row.status != "failed":
+            raise Refused("task_state")
+        if (action == "answer" and not (note and row.asked)) or (action == "reassign" and agent is None):
+            raise Refused("invalid_input")
+        if action == "answer":
+            self.letters.append(Letter(process, row.asked or "", self.now))
+        self._close_escalations(row)
+        self._into_play(row)
+        row.attempt = 0
+        self._settle()
+        if action == "reassign" and agent is not None:
+            if row.status != "pending":
+                raise Refused("task_state")
+            self._claim(row, agent, LEASE)
+            self.letters.append(Letter(process, agent, self.now))
+        return Effect({task} if row.status == "pending" else set())
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def inbox(self, agent: str) -> list[int]:
+        """The numbers of the messages that an agent is shown."""
+        return [
+            number
+            for number, one in enumerate(self.letters)
+            if agent not in one.acked
+            and (one.recipient == agent or (
+                one.recipient == "*" and one.sender != agent and self.now - one.at < BROADCAST_SECONDS))
+        ]  # fmt: skip
+
+    def acknowledge(self, agent: str, number: int) -> None:
+        if self.letters[number].recipient not in (agent, "*"):
+            raise Refused("message_not_found")
+        self.letters[number].acked.add(agent)
+
+    # --- by definition ------------------------------------------------------------------------------------------------
+
+    def waiting(self, row: Row) -> int:
+        """How many things a task waits for."""
+        open_needs = sum(holds and self.rows[target].status != "done" for target, holds in row.needs.items())
+        below_waiting = row.parent is not None and self.waiting(self.rows[row.parent]) > 0
+        return open_needs + below_waiting + (row.asked is not None)
+
+    def _settle(self) -> Effect:
+        """Closes the epics that are to be closed, and lets those tasks be blocked that wait for something."""
+        effect = Effect()
+        while closing := [row for row in self.rows.values() if row.status == "epic" and self._all_finished(row)]:
+            for row in closing:
+                done = any(child.status == "done" for child in self._children(row.id))
+                self._finish(row, "done" if done else "cancelled")
+                effect.closed.add(row.id)
+        for row in self.rows.values():
+            if row.status in ("pending", "blocked"):
+                before, row.status = row.status, "blocked" if self.waiting(row) else "pending"
+                if (before, row.status) == ("blocked", "pending"):
+                    row.ready_at = self.now
+                    effect.unblocked.add(row.id)
+        return effect
+
+    def _all_finished(self, epic: Row) -> bool:
+        children = list(self._children(epic.id))
+        return bool(children) and all(child.status in FINISHED for child in children)
+
+    def _children(self, task: str) -> Iterator[Row]:
+        return (row for row in self.rows.values() if row.parent == task)
+
+    def _below(self, task: str) -> Iterator[str]:
+        for child in self._children(task):
+            yield child.id
+            yield from self._below(child.id)
+
+    def _held_up(self, task: str) -> set[str]:
+        return {row.id for row in self.rows.values() if row.needs.get(task) and row.status not in FINISHED}
+
+    # --- steps that several operations share --------------------------------------------------------------------------
+
+    def _row(self, task: str) -> Row:
+        if task not in self.rows:
+            raise Refused("task_not_found")
+        return self.rows[task]
+
+    def _adopt(self, parent: Row) -> None:
+        if parent.status not in ("epic", "pending", "blocked") or parent.asked is not None:
+            raise Refused("task_state")
+        parent.status = "epic"
+
+    def _claim(self, row: Row, agent: str, lease: float) -> None:
+        row.status, row.assignee, row.lapsed, row.lease = "claimed", agent, False, lease
+        row.token, row.attempt, row.deadline = row.token + 1, row.attempt + 1, self.now + DEADLINE
+        self._renew(row)
+
+    def _renew(self, row: Row) -> None:
+        row.lease_ends = min(self.now + row.lease, row.deadline)
+
+    def _holder(self, process: str, task: str, agent: str | None, token: int | None) -> tuple[str, int | None]:
+        """Who reports: the claim of its token, else of its agent, else the one that this process handed out."""
+        mine = self.held[process].get(task, (process, None))
+        if token is not None:
+            return agent or (mine[0] if mine[1] == token else process), token
+        return (agent, None) if agent is not None else mine
+
+    def _holds(self, row: Row, who: str, token: int | None) -> bool:
+        return row.status == "claimed" and (row.assignee == who if token is None else row.token == token)
+
+    def _reported(self, process: str, task: str, agent: str | None, token: int | None, late: bool = False) -> Row:
+        row, (who, token) = self._row(task), self._holder(process, task, agent, token)
+        if self._holds(row, who, token):
+            return row
+        if token is None and row.status == "pending":
+            self._claim(row, who, LEASE)
+            return row
+        newest = token is not None and row.token == token
+        free = row.lapsed and not self.waiting(row) and (row.status == "pending" or row.dead)
+        if late and newest and (row.status == "done" or free):
+            return row
+        raise _refusal(row, token)
+
+    def _lapse(self, row: Row) -> None:
+        row.lapsed = True
+        if row.attempt >= ATTEMPTS:
+            row.status, row.failure = "failed", True
+        else:
+            row.status, row.ready_at = "pending", self.now
+
+    def _into_play(self, row: Row) -> None:
+        row.status, row.ready_at, row.retry_at, row.lapsed = "pending", self.now, None, False
+
+    def _finish(self, row: Row, status: str) -> None:
+        row.status, row.done_at, row.retry_at = status, self.now, None
+
+    def _close_escalations(self, row: Row) -> None:
+        row.asked, row.failure = None, False
+
+
+def _refusal(row: Row, token: int | None) -> Refused:
+    lost = token is not None and row.token != token
+    return Refused("claim_conflict" if lost or row.status in ("claimed", "pending") else "task_state")
+
+
+def _refuse_cycle(rows: Mapping[str, Row]) -> None:
+    """A task's end waits for its start and for its children's ends, its start for the ends of what it needs and for its
+    parent's start; what is done waits for nothing. None of them may wait for itself."""
+    clear, path = set[Node](), set[Node]()
+
+    def look(node: Node) -> None:
+        if node in path:
+            raise Refused("dependency_cycle")
+        task, start = node
+        if node in clear or task not in rows or rows[task].status == "done":
+            return
+        path.add(node)
+        if not start:
+            look((task, True))
+            for row in rows.values():
+                if row.parent == task:
+                    look((row.id, False))
+        else:
+            for target, holds in rows[task].needs.items():
+                if holds:
+                    look((target, False))
+            if rows[task].parent is not None:
+                look((rows[task].parent or "", True))
+        path.discard(node)
+        clear.add(node)
+
+    for task in rows:
+        look((task, False))

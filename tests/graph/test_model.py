@@ -1,0 +1,609 @@
+"""Random histories against a model: whatever is done to the graph, by whom and in which order, it is what it should be.
+
+`model.py` says what each operation must answer and leave behind. After every step the rows are the model's and every
+invariant holds; the mirror may lag behind until a relay has run, and then shows the same. `--model-examples` says how
+many histories are played.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis.asyncio import Redis
+
+from loom.bus import channels
+from loom.config import LoomConfig, RedisConfig
+from loom.exceptions import LoomError
+from loom.graph import store
+from loom.graph.front import Loom
+from loom.graph.importing import read
+from loom.graph.rules import invariants
+from loom.graph.rules.claims import Outcome
+from tests.graph.model import ATTEMPTS, DEADLINE, LEASE, Effect, Letter, Model, New, Refused
+
+T = TypeVar("T")
+
+STEPS = 50  # of one history
+PROCESSES = ("ann", "bob", "cut")  # the last one's Redis is out of reach, as if it died after each commit
+NOBODY = "loom-00000000"
+TASKS = 20
+
+numbers = st.integers(0, 999)
+processes = st.sampled_from(PROCESSES)
+names = st.sampled_from([None, None, "ann", "bob", "dan"])
+needs = st.none() | st.lists(numbers, max_size=3)
+entries = st.lists(
+    st.tuples(st.booleans(), st.integers(-3, 3), st.lists(st.integers(0, 3), max_size=2)), min_size=1, max_size=4
+)
+
+
+class Graph(RuleBasedStateMachine):
+    """One project, as three processes use it. The clock stands still but for `later`, and for a second a call."""
+
+    def __init__(self, config: LoomConfig, loop: asyncio.Runner) -> None:
+        super().__init__()
+        self.config = replace(config, project_id=str(uuid.uuid4()))
+        self.loop = loop
+        self.model = Model(held={process: {} for process in PROCESSES})
+        self.escalations: list[tuple[str, str, bool]] = []  # id, task, whether it is open
+        self.tokens: list[tuple[str, int]] = []  # of every claim there ever was
+        self.letters: list[int] = []  # ids of the messages
+        self.plans: list[tuple[str, str]] = []  # text and name of what was imported
+        self.remembered: dict[bytes, tuple[int, bytes]] | None = None
+        self.eager = True
+        self.looms: dict[str, Loom] = {}
+        self.run(self._begin())
+
+    async def _begin(self) -> None:
+        self.watcher = await asyncpg.connect(self.config.database.url, server_settings={"synchronous_commit": "off"})
+        self.redis = Redis.from_url(self.config.redis.url or "")
+        self.start = datetime.now(UTC).replace(microsecond=0)
+        await self.watcher.execute("update clock set at = $1", self.start)
+        for process in PROCESSES:
+            self._enter(process)
+            await self.looms[process].connect()
+
+    def _enter(self, process: str) -> None:
+        gone = RedisConfig(url="unix:///nonexistent/redis.sock")
+        config = replace(self.config, redis=gone) if process == "cut" else self.config
+        self.looms[process] = Loom(config, agent=process)
+
+    def teardown(self) -> None:
+        self.run(self._end())
+
+    async def _end(self) -> None:
+        for loom in self.looms.values():
+            await loom.close()
+        if keys := await self._keys():
+            await self.redis.delete(*keys)
+        await self.redis.aclose()
+        await self.watcher.close()
+
+    def run(self, work: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await work
+
+        return self.loop.run(wait())
+
+    # --- making and changing tasks ------------------------------------------------------------------------------------
+
+    @initialize(eager=st.booleans())
+    def looked_at_closely(self, eager: bool) -> None:
+        """Whether the mirror is brought up to date after each step, or lags behind."""
+        self.eager = eager
+
+    @precondition(lambda self: len(self.model.rows) < TASKS)
+    @rule(process=processes, needs=needs, under=st.none() | numbers, priority=st.integers(0, 2), epic=st.booleans())
+    def create(self, process: str, needs: list[int] | None, under: int | None, priority: int, epic: bool) -> None:
+        targets = tuple(dict.fromkeys(self.pick(one) for one in needs or ()))
+        parent = None if under is None else self.pick(under, "epic", "pending", "blocked")
+        title = f"T{len(self.model.rows)}"
+        self.play(
+            self.looms[process].create(title, depends_on=targets, parent_id=parent, priority=f"p{priority}", epic=epic),
+            lambda made: self.model.create([New(made.id if made else "", title, priority, epic, parent, targets)]),
+        )
+
+    @precondition(lambda self: len(self.model.rows) < TASKS)
+    @rule(process=processes, given=entries, after=st.none() | numbers, under=st.none() | numbers)
+    def plan(self, process: str, given: list[Any], after: int | None, under: int | None) -> None:
+        tasks = self._plan(given)
+        if after is not None:
+            tasks[-1]["depends_on"].append(self.pick(after))
+        if under is not None and "parent" not in tasks[0]:
+            tasks[0]["parent"] = self.pick(under, "epic", "pending", "blocked")
+        self.play(
+            self.looms[process].apply_plan({"tasks": tasks}),
+            lambda made: self.model.create(self._news(tasks, made or [])),
+        )
+
+    @precondition(lambda self: len(self.model.rows) < TASKS)
+    @rule(process=processes, given=entries)
+    def bring(self, process: str, given: list[Any]) -> None:
+        """Imports a plan."""
+        tasks, name = self._plan(given), f"plan-{len(self.plans)}.json"
+        text = json.dumps({"tasks": tasks})
+        try:
+            batch = read(text, name)
+        except LoomError:
+            return
+        made = self.play(
+            self.looms[process].import_tasks(batch),
+            lambda made: self.model.create(self._news(tasks, made.tasks if made else [])),
+        )
+        assert made is not None
+        assert (made.known, made.linked) == (0, 0)
+        self.plans.append((text, name))
+
+    @precondition(lambda self: self.plans)
+    @rule(process=processes, which=numbers)
+    def bring_again(self, process: str, which: int) -> None:
+        """Imports a plan once more, which brings nothing."""
+        batch = read(*self.plans[which % len(self.plans)])
+        made = self.play(self.looms[process].import_tasks(batch), lambda _: None)
+        assert made is not None
+        assert (made.tasks, made.linked, made.known) == ([], 0, len(batch.drafts))
+
+    @rule(process=processes, which=numbers, title=st.booleans(), priority=st.none() | st.integers(0, 2), needs=needs)
+    def update(self, process: str, which: int, title: bool, priority: int | None, needs: list[int] | None) -> None:
+        task = self.pick(which, "pending", "blocked", "epic", "failed")
+        targets = None if needs is None else tuple(dict.fromkeys(self.pick(one) for one in needs))
+        new = f"{task} anew" if title or (priority is None and targets is None) else None
+        self.led_to(
+            self.looms[process].update(
+                task, title=new, priority=None if priority is None else f"p{priority}", depends_on=targets
+            ),
+            lambda _: self.model.edit(task, title=new, priority=priority, needs=targets),
+        )
+
+    @rule(process=processes, which=numbers, downstream=st.booleans())
+    def cancel(self, process: str, which: int, downstream: bool) -> None:
+        task = self.pick(which, "pending", "blocked", "epic", "claimed", "failed")
+        self.led_to(
+            self.looms[process].cancel(task, downstream=downstream),
+            lambda _: self.model.cancel(task, downstream=downstream),
+        )
+
+    # --- claims -------------------------------------------------------------------------------------------------------
+
+    @rule(process=processes, which=st.none() | numbers, agent=names, lease=st.sampled_from([None, 5.0, 100_000.0]))
+    def claim(self, process: str, which: int | None, agent: str | None, lease: float | None) -> None:
+        task = None if which is None else self.pick(which, "pending")
+        made = self.play(
+            self.looms[process].claim(task, agent_id=agent, lease_seconds=lease),
+            lambda made: self._same(made and made.task.id, self.model.claim(process, task, agent, lease)),
+        )
+        if made is not None:
+            assert {one["id"] for one in made.inputs} == set(self.model.rows[made.task.id].needs)
+
+    @rule(process=processes, which=numbers, who=st.integers(0, 5))
+    def done(self, process: str, which: int, who: int) -> None:
+        task, agent, token = self.who(which, who)
+        self.led_to(
+            self.looms[process].done(task, {"by": process}, agent_id=agent, token=token),
+            lambda _: self.model.done(process, task, agent, token),
+        )
+
+    @rule(process=processes, which=numbers, who=st.integers(0, 5), retry=st.booleans())
+    def fail(self, process: str, which: int, who: int, retry: bool) -> None:
+        task, agent, token = self.who(which, who)
+
+        def predict(outcome: Outcome | None) -> Effect:
+            again = None if outcome is None else self.seconds(outcome.task.retry_at)
+            if outcome is not None and again is not None:  # it is spread at random
+                backoff = self.config.orchestration.backoff_base_seconds * 2 ** (outcome.task.attempt - 1)
+                assert 0.8 * backoff <= again - self.model.now <= 1.2 * backoff
+            return self.model.fail(process, task, agent, token, again if retry else None)
+
+        self.led_to(self.looms[process].fail(task, "no", retry=retry, agent_id=agent, token=token), predict)
+
+    @rule(process=processes, which=numbers, who=st.integers(0, 5))
+    def escalate(self, process: str, which: int, who: int) -> None:
+        task, agent, token = self.who(which, who)
+        self.led_to(
+            self.looms[process].escalate(task, "?", agent_id=agent, token=token),
+            lambda _: self.model.escalate(process, task, agent, token),
+        )
+
+    @rule(process=processes, which=numbers, who=st.integers(0, 5), remark=st.booleans())
+    def release(self, process: str, which: int, who: int, remark: bool) -> None:
+        task, agent, token = self.who(which, who)
+        self.led_to(
+            self.looms[process].release(task, note="later" if remark else None, agent_id=agent, token=token),
+            lambda _: self.model.release(process, task, agent, token),
+        )
+
+    @rule(process=processes, which=st.none() | numbers, agent=names)
+    def heartbeat(self, process: str, which: int | None, agent: str | None) -> None:
+        task = None if which is None else self.pick(which, "claimed")
+        self.play(
+            self.looms[process].heartbeat(None if task is None else [task], agent_id=agent),
+            lambda found: self._same({one.id for one in found or ()}, self.model.heartbeat(process, task, agent)),
+        )
+
+    @rule(process=processes)
+    def renew(self, process: str) -> None:
+        self.play(self.looms[process].renew(), lambda lost: self._same(set(lost or ()), self.model.renew(process)))
+
+    @rule(process=processes)
+    def end_session(self, process: str) -> None:
+        self.play(
+            self.looms[process].end_session(),
+            lambda back: self._same({one.id for one in back or ()}, self.model.end_session(process)),
+        )
+
+    @rule(process=processes)
+    def crash(self, process: str) -> None:
+        """The process is gone with what it remembers, and another one begins in its name."""
+        self.run(self.looms[process].close())
+        self._enter(process)
+        self.model.held[process] = {}
+
+    @rule(process=processes)
+    def sweep(self, process: str) -> None:
+        self.play(
+            self.looms[process].sweep(),
+            lambda found: self._same(
+                found
+                and (
+                    {one.id for one in found[0].expired},
+                    {one.id for one in found[0].retried},
+                    found[0].completed,
+                ),
+                self.model.sweep(),
+            ),
+        )
+
+    @rule(seconds=st.sampled_from([3, 40, 100, 400, 700, 5000, 90_000]))
+    def later(self, seconds: int) -> None:
+        self.run(self._pass(seconds))
+
+    # --- ways out, and messages ---------------------------------------------------------------------------------------
+
+    @rule(
+        process=processes,
+        which=numbers,
+        action=st.sampled_from(["retry", "answer", "reassign", "waive", "cancel"]),
+        remark=st.booleans(),
+        agent=st.sampled_from([None, "ann", "dan"]),
+        downstream=st.booleans(),
+        by_escalation=st.booleans(),
+    )
+    def resolve(
+        self, process: str, which: int, action: str, remark: bool, agent: str | None, downstream: bool,
+        by_escalation: bool,
+    ) -> None:  # fmt: skip
+        asked = [row.id for row in self.model.rows.values() if row.asked or row.failure]
+        task = asked[which % len(asked)] if asked and which % 3 else self.pick(which, "failed", "blocked")
+        target, closed = task, False
+        if by_escalation and self.escalations:
+            target, task, is_open = self.escalations[which % len(self.escalations)]
+            closed = not is_open
+
+        def predict(_: object) -> Effect:
+            if closed:
+                raise Refused("task_state")
+            return self.model.resolve(process, task, action, note=remark, agent=agent, downstream=downstream)
+
+        self.led_to(
+            self.looms[process].resolve(
+                target, action, note="so" if remark else None, agent_id=agent, downstream=downstream
+            ),
+            predict,
+        )
+
+    @rule(process=processes, to=st.sampled_from(["ann", "dan", "*", "orchestrator"]), agent=names)
+    def send(self, process: str, to: str, agent: str | None) -> None:
+        self.play(
+            self.looms[process].send(to, "hello", agent_id=agent),
+            lambda _: self.model.letters.append(Letter(agent or process, to, self.model.now)),
+        )
+
+    @rule(process=processes, agent=names, ack=st.none() | numbers)
+    def inbox(self, process: str, agent: str | None, ack: int | None) -> None:
+        number = None if ack is None or not self.letters else ack % len(self.letters)
+
+        def predict(found: Any) -> None:
+            if number is not None:
+                self.model.acknowledge(agent or process, number)
+            shown = found and [one.id for one in found.messages]
+            self._same(shown, [self.letters[one] for one in self.model.inbox(agent or process)])
+
+        acked = None if number is None else [self.letters[number]]
+        self.play(self.looms[process].inbox(agent_id=agent, ack=acked, limit=500), predict)
+
+    # --- the mirror ---------------------------------------------------------------------------------------------------
+
+    @rule()
+    def flush_redis(self) -> None:
+        """Redis is restarted empty."""
+
+        async def flush() -> None:
+            if keys := await self._keys():
+                await self.redis.delete(*keys)
+            await self.redis.script_flush()
+
+        self.run(flush())
+
+    @rule()
+    def save_redis(self) -> None:
+        """Redis writes down what it has, as of now."""
+
+        async def save() -> dict[bytes, tuple[int, bytes]]:
+            found = {key: (await self.redis.pttl(key), await self.redis.dump(key)) for key in await self._keys()}
+            return {key: (max(ttl, 0), value) for key, (ttl, value) in found.items() if value is not None}
+
+        self.remembered = self.run(save())
+
+    @precondition(lambda self: self.remembered is not None)
+    @rule()
+    def lose_redis_since(self) -> None:
+        """Redis is restarted with what it had written down."""
+
+        async def load() -> None:
+            if keys := await self._keys():
+                await self.redis.delete(*keys)
+            for key, (ttl, value) in (self.remembered or {}).items():
+                await self.redis.restore(key, ttl, value)
+
+        self.run(load())
+
+    @rule(process=processes)
+    def relay(self, process: str) -> None:
+        async def step() -> bool:
+            return await (await self.looms[process].relay()).step()
+
+        assert not (self.run(step()) and process == "cut")
+
+    @rule(process=st.sampled_from(PROCESSES[:2]))
+    def look(self, process: str) -> None:
+        """After a relay has run, whoever reads is shown the graph as it is, from wherever it comes."""
+
+        async def settled() -> bool:
+            return all(one.holds and not one.found for one in await self.looms[process].doctor())
+
+        async def look() -> None:
+            async with asyncio.timeout(30):  # somebody else's open transaction may hold the relay up
+                while not await settled():  # noqa: ASYNC110 - Redis announces nothing of that
+                    await asyncio.sleep(0.05)
+            for reader in self.looms.values():
+                assert [one.id for one in (await reader.ready(limit=500)).tasks] == self.model.best()
+                shown = {status: count for status, count in (await reader.status()).counts.items() if count}
+                assert shown == self._counts()
+
+        self.run(look())
+
+    # --- what must hold after each step -------------------------------------------------------------------------------
+
+    @invariant()
+    def rows_are_as_they_should_be(self) -> None:
+        tasks, letters, escalations, broken = self.run(self._read())
+        assert {task.id: self._shown(task) for task in tasks} == {
+            row.id: {
+                "title": row.title,
+                "status": row.status,
+                "priority": f"p{row.priority}",
+                "parent": row.parent,
+                "needs": sorted(row.needs),
+                "waiting": self.model.waiting(row),
+                "attempt": row.attempt,
+                "token": row.token,
+                "assignee": row.assignee,
+                "lapsed": row.lapsed,
+                "dead": row.dead,
+                "ready_at": row.ready_at if row.status == "pending" else None,
+                "lease_ends": row.lease_ends if row.status == "claimed" else None,
+                "retry_at": row.retry_at,
+                "done_at": row.done_at,
+            }
+            for row in self.model.rows.values()
+        }
+        assert {(task, kind) for _, task, kind, is_open in escalations if is_open} == {
+            (row.id, kind)
+            for row in self.model.rows.values()
+            for kind, is_open in (("question", row.asked), ("failure", row.failure))
+            if is_open
+        }
+        assert [letter[1:] for letter in letters] == [(one.sender, one.recipient) for one in self.model.letters]
+        assert broken == []
+        self.letters = [letter[0] for letter in letters]
+        self.escalations = [(one, task, is_open) for one, task, _, is_open in escalations]
+        self.tokens += [
+            (row.id, row.token)
+            for row in self.model.rows.values()
+            if row.token and (row.id, row.token) not in self.tokens
+        ]
+        if self.eager:
+            self.look("ann")
+
+    async def _read(self) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+        project = self.config.project_id or ""
+        ids = await self.watcher.fetch("select id from tasks where project_id = $1", project)
+        tasks = await store.get_tasks(self.watcher, project, [one["id"] for one in ids])
+        letters = await self.watcher.fetch(
+            "select id, sender, recipient from messages where project_id = $1 order by id", project
+        )
+        escalations = await self.watcher.fetch(
+            "select id, task_id, kind, resolved_at is null from escalations where project_id = $1"
+            " order by raised_at, id",
+            project,
+        )
+        broken = [one for one in await invariants.check(self.watcher, project) if not one.holds]
+        return list(tasks.values()), list(map(tuple, letters)), list(map(tuple, escalations)), broken
+
+    def _shown(self, task: Any) -> dict[str, Any]:
+        return {
+            "title": task.title,
+            "status": task.status.value,
+            "priority": task.priority.value,
+            "parent": task.parent_id,
+            "needs": sorted(task.depends_on),
+            "waiting": task.waiting,
+            "attempt": task.attempt,
+            "token": task.claim_token,
+            "assignee": task.assignee,
+            "lapsed": task.lapsed,
+            "dead": task.dead,
+            "ready_at": self.seconds(task.ready_at) if task.status == "pending" else None,
+            "lease_ends": self.seconds(task.lease_expires_at),
+            "retry_at": self.seconds(task.retry_at),
+            "done_at": self.seconds(task.done_at),
+        }
+
+    def _counts(self) -> dict[str, int]:
+        statuses = [row.status for row in self.model.rows.values()]
+        return {status: statuses.count(status) for status in set(statuses)}
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    def play(self, call: Awaitable[T], predict: Callable[[T | None], Any]) -> T | None:
+        """Does it, and holds it against what the model says of it: the answer, or the code of the refusal."""
+        self.run(self._pass(1))
+        before = deepcopy(self.model)
+        result, code, refusal = None, None, None
+        try:
+            result = self.run(call)
+        except LoomError as error:
+            code = error.code
+            note(str(error))
+        try:
+            predict(result)
+        except Refused as refused:
+            refusal = refused.code
+            self.model = before
+        assert code == refusal
+        return result
+
+    def led_to(self, call: Awaitable[Outcome], predict: Callable[[Outcome | None], Effect | None]) -> None:
+        """As `play`, for what has consequences."""
+
+        def compare(outcome: Outcome | None) -> None:
+            effect = predict(outcome)
+            if outcome is not None and effect is not None:
+                assert (
+                    Effect(*map(set, (outcome.unblocked, outcome.closed, outcome.held_up, outcome.cancelled))) == effect
+                )
+
+        self.play(call, compare)
+
+    async def _pass(self, seconds: int) -> None:
+        self.model.now += seconds
+        await self.watcher.execute("update clock set at = $1", self.start + timedelta(seconds=self.model.now))
+
+    async def _keys(self) -> list[bytes]:
+        return [key async for key in self.redis.scan_iter(match=channels.everything(self.config.project_id or ""))]
+
+    def pick(self, number: int, *statuses: str) -> str:
+        """A task, mostly one in these statuses, sometimes one that is not there."""
+        rows = self.model.rows
+        liked = [one for one in rows if rows[one].status in statuses]
+        chosen = liked if liked and number % 5 else list(rows)
+        return chosen[number // 5 % len(chosen)] if chosen and number < 990 else NOBODY
+
+    def who(self, which: int, how: int) -> tuple[str, str | None, int | None]:
+        """A task to report on, under which name, and with which token: none, the newest, or some of the past."""
+        task = self.pick(which, "claimed")
+        if how == 0 and self.tokens:
+            task, token = self.tokens[which % len(self.tokens)]
+            return task, None, token
+        row = self.model.rows.get(task)
+        match how:
+            case 1 | 2:
+                return task, None, row.token if row else 1
+            case 3:
+                return task, row.assignee if row else "ann", None
+            case 4:
+                return task, "dan", None
+        return task, None, None
+
+    def seconds(self, moment: datetime | None) -> float | None:
+        return None if moment is None else (moment - self.start).total_seconds()
+
+    @staticmethod
+    def _same(found: object, wanted: object) -> None:
+        assert found == wanted
+
+    def _plan(self, given: list[Any]) -> list[dict[str, Any]]:
+        """A plan of entries: whether it is an epic, which one above it is its parent if that is one, what it needs."""
+        first = len(self.model.rows)
+        tasks: list[dict[str, Any]] = []
+        for number, (epic, parent, needs) in enumerate(given):
+            entry: dict[str, Any] = {"key": f"k{number}", "title": f"T{first + number}", "type": ["task", "epic"][epic]}
+            if 0 <= parent < number:
+                entry["parent"] = f"k{parent}"
+            entry["depends_on"] = [f"k{one}" for one in dict.fromkeys(needs) if one < number]
+            tasks.append(entry)
+        return tasks
+
+    def _news(self, tasks: list[dict[str, Any]], made: list[Any]) -> list[New]:
+        """The tasks of a plan as the model takes them, under the ids that they got."""
+        ids = {task["key"]: task["key"] for task in tasks}
+        ids |= {task["key"]: one.id for task in tasks for one in made if one.title == task["title"]}
+        return [
+            New(
+                ids[task["key"]],
+                task["title"],
+                epic=task["type"] == "epic",
+                parent=ids.get(task["parent"], task["parent"]) if "parent" in task else None,
+                needs=tuple(ids.get(name, name) for name in task["depends_on"]),
+            )
+            for task in tasks
+        ]
+
+
+@pytest.fixture
+def clock_that_stands(config: LoomConfig) -> LoomConfig:
+    """The configuration, its database with a clock that only tests move."""
+
+    async def stop() -> None:
+        connection = await asyncpg.connect(config.database.url)
+        await connection.execute("create table clock as select now() as at")
+        await connection.execute(
+            "create or replace function loom_now() returns timestamptz language sql stable parallel safe"
+            " as 'select at from clock'"
+        )
+        await connection.close()
+
+    asyncio.run(stop())
+    settled = replace(
+        config.orchestration,
+        claim_ttl_seconds=LEASE,
+        deadline_seconds=DEADLINE,
+        max_retries=ATTEMPTS - 1,
+    )
+    return replace(config, orchestration=settled, database=replace(config.database, pool_min=1))
+
+
+def test_the_graph_is_as_its_model_says(clock_that_stands: LoomConfig, pytestconfig: pytest.Config) -> None:
+    examples: int | None = pytestconfig.getoption("--model-examples")
+    with asyncio.Runner() as loop:
+        run_state_machine_as_test(
+            lambda: Graph(clock_that_stands, loop),  # type: ignore[arg-type]
+            settings=settings(
+                max_examples=examples or 5,
+                stateful_step_count=STEPS,
+                derandomize=examples is None,
+                database=None,
+                deadline=None,
+                print_blob=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
