@@ -1,24 +1,19 @@
-"""What the README and the pages in docs/ say of skills and workflows, held against the code."""
+"""What docs/skills-and-workflows.md says, held against the code."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import click
-import pytest
-
-from loom.cli import cli
 from loom.config import LoomConfig, trust
 from loom.graph.front import Loom
-from loom.graph.model import plan
 from loom.skills import fields, library, template
 from loom.skills import loader as skills
 from loom.workflows import actions, loader, runs, values
+from tests.pages import examples
 from tests.skills.conftest import directory, home
 from tests.workflows.conftest import outputs, put
 
@@ -26,12 +21,6 @@ __all__ = ["directory", "home"]
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "skills-and-workflows.md").read_text()
-README = (ROOT / "README.md").read_text()
-
-
-def examples(text: str, language: str) -> list[str]:
-    """The blocks of code of a page that are in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def section(title: str) -> str:
@@ -83,33 +72,6 @@ def test_the_workflow_of_the_page_is_one_and_asks_for_the_skill_of_the_page() ->
     one = skills.parse(skill(), "page.md")
     known = skills.load(LoomConfig())
     loader.check_skills(found, replace(known, all={one.name: one}))
-
-
-def test_the_examples_of_the_readme_are_what_they_seem() -> None:
-    first, second = examples(README, "yaml")
-    assert [draft.title for draft in plan.parse(plan.load(first))]
-    assert loader.parse(second, "README.md").commands
-
-
-@pytest.mark.parametrize("text", [PAGE, README], ids=["docs/skills-and-workflows.md", "README.md"])
-def test_the_commands_are_there_with_their_options(text: str) -> None:
-    lines = [line for block in examples(text, "sh") for line in block.splitlines()]
-    lines += [code for code in re.findall(r"`(loom [a-z][^`]*)`", text) if "[" not in code]
-    seen = 0
-    for line in lines:
-        words = shlex.split(line.rpartition(" | ")[2], comments=True)
-        if words[:1] != ["loom"]:
-            continue
-        command: click.Command = cli
-        context = click.Context(cli)
-        words = words[1:]
-        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            found = command.get_command(context, words.pop(0))
-            assert found is not None, f"there is no such command: {line}"
-            command, context = found, click.Context(found, parent=context)
-        command.make_parser(context).parse_args(words)  # refuses what it does not know
-        seen += 1
-    assert seen >= 8
 
 
 async def test_the_workflow_of_the_page_runs_to_its_end(config: LoomConfig, directory: Path) -> None:

@@ -25,7 +25,7 @@ class _Entry(NamedTuple):
     help: str
 
 
-_SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
+SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Start": {
         "init": _Entry("project:init", "Make this directory a Loom project."),
         "up": _Entry("servers:up", "Start the servers and bring the project up to date."),
@@ -33,6 +33,7 @@ _SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "status": _Entry("looking:status", "The project at a glance, or one task with all around it."),
         "demo": _Entry("demo:demo", "See three agents work through a plan, from nothing."),
         "doctor": _Entry("doctor:doctor", "Check servers, settings and the graph's invariants."),
+        "help": _Entry("help:help_", "Read about a topic or a command."),
         "mcp": _Entry("servers:mcp", "Serve the tools for agents over standard input and output."),
     },
     "Work": {
@@ -74,7 +75,7 @@ _SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "project": _Entry("settings:project", "List and archive projects."),
     },
 }
-_COMMANDS = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
+_COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
 class _Cli(click.Group):
@@ -103,7 +104,7 @@ class _Cli(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section, commands in _SECTIONS.items():
+        for section, commands in SECTIONS.items():
             with formatter.section(section):
                 formatter.write_dl([(name, entry.help) for name, entry in commands.items()])
 
@@ -136,7 +137,11 @@ class _Cli(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
 
-@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]}, epilog="LOOM_* variables: see README.")
+@click.group(
+    cls=_Cli,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`loom help` lists what else there is to read; `loom help configuration` has the LOOM_* variables.",
+)
 @click.version_option(package_name="loom-agents", prog_name="loom")
 def cli() -> None:
     """One durable, dependency-aware task graph for many AI coding agents."""

@@ -115,8 +115,7 @@ class Loom:
     ) -> Task:
         """Creates one task; it is ready at once unless it has open dependencies or waits with its parent.
 
-        Raises:
-            InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        Raises InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
         task = store.NewTask(
             id=ids.task_id(),
@@ -135,8 +134,7 @@ class Loom:
     async def apply_plan(self, given: object, *, agent_id: str | None = None) -> list[Task]:
         """Creates all tasks of a plan `{"tasks": [...]}` or none.
 
-        Raises:
-            PlanError, InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        Raises PlanError, InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
         from loom.graph.model import plan
         from loom.graph.rules import plans
@@ -175,8 +173,7 @@ class Loom:
     ) -> Outcome:
         """Changes an unfinished task. `context` and `depends_on` replace what was there; `done_when` "" removes it.
 
-        Raises:
-            InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        Raises InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
         edit = editing.Edit(
             title=None if title is None else limits.title(title),
@@ -197,8 +194,7 @@ class Loom:
     ) -> Outcome:
         """Cancels an unfinished task, all that is unfinished in an epic, and with `downstream` what waits for it.
 
-        Raises:
-            InvalidInputError, TaskNotFoundError, TaskStateError.
+        Raises InvalidInputError, TaskNotFoundError, TaskStateError.
         """
         task_id, agent = limits.task_id(task_id), self._session.name(agent_id)
         why = None if reason is None else limits.reason(reason)
@@ -265,7 +261,9 @@ class Loom:
 
         Raises:
             ClaimConflictError: the claim was lost; the output is kept with an event.
-            TaskNotFoundError, TaskStateError, InvalidInputError.
+            TaskNotFoundError: there is no such task.
+            TaskStateError: it is finished, or something that it waits for is open.
+            InvalidInputError: the output is no object, or too large.
         """
         task_id, text = limits.task_id(task_id), limits.output(output)
         holder = self._session.holder(task_id, agent_id, token)
@@ -353,8 +351,7 @@ class Loom:
     ) -> Outcome:
         """Resolves an escalation, or dead or escalated work: retry, answer, reassign (to `agent_id`), waive, cancel.
 
-        Raises:
-            EscalationNotFoundError, TaskNotFoundError, TaskStateError, InvalidInputError.
+        Raises EscalationNotFoundError, TaskNotFoundError, TaskStateError, InvalidInputError.
         """
         if action not in resolving.Action.__members__.values():
             raise InvalidInputError(
