@@ -19,7 +19,7 @@ from mcp_types import Tool
 
 from loom import LoomConfig, LoomError, exceptions
 from loom.cli import SECTIONS, cli
-from loom.config import GUARDED, KEYS
+from loom.config import KEYS
 from loom.mcp.server import build
 
 DOCS = Path(__file__).parent
@@ -52,13 +52,13 @@ def tools(_: str) -> str:
 
 def keys(before: str) -> str:
     """Every key with its variable and default; what it means stands in the last column, and is kept."""
-    meanings = dict(re.findall(r"^\| `([\w.]+)`.*\| ([^|]*) \|$", before, re.MULTILINE))
+    meanings = dict(re.findall(r"^\| `([\w.*]+)`.*\| ([^|]*) \|$", before, re.MULTILINE))
     values = LoomConfig().shown()
     rows = [
         [
-            f"`{key}`{' *' if key in GUARDED else ''}",
+            f"`{key}`{' *' if rule.guarded else ''}",
             f"`{rule.variable}`" if rule.variable else "",
-            "" if values[key] in (None, "") else f"`{values[key]}`",
+            "" if values.get(key) in (None, "", ()) else f"`{values[key]}`",
             _cell(f"{rule.wanted[0].upper()}{rule.wanted[1:]}"),
             meanings.get(key, ""),
         ]
