@@ -28,6 +28,7 @@ from loom.graph.front import Loom
 from loom.services import Endpoints
 
 Opener = Callable[..., Awaitable[Loom]]
+_LET_GO = 10.0  # seconds; what a test that failed has left at work is ended then
 USERS_HOME = str(Path.home())  # of whoever runs the tests, for the caches and settings of their tools
 
 
@@ -124,7 +125,7 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     """A pool on the test's database."""
     pool = await open_pool(database_url, min_size=1, max_size=20)
     yield pool
-    await pool.close()
+    await asyncio.wait_for(pool.close(), _LET_GO)
 
 
 @pytest.fixture
@@ -138,13 +139,14 @@ async def redis_conn(servers: Endpoints) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def open_loom(config: LoomConfig) -> AsyncIterator[Opener]:
     """Opens the test's project as often as asked, each time as another process would."""
-    async with AsyncExitStack() as stack:
+    stack = AsyncExitStack()
 
-        async def opener(agent: str = "tester", **orchestration: float) -> Loom:
-            chosen = replace(config, orchestration=replace(config.orchestration, **orchestration))  # type: ignore[arg-type]
-            return await stack.enter_async_context(Loom(chosen, agent=agent))
+    async def opener(agent: str = "tester", **orchestration: float) -> Loom:
+        chosen = replace(config, orchestration=replace(config.orchestration, **orchestration))  # type: ignore[arg-type]
+        return await stack.enter_async_context(Loom(chosen, agent=agent))
 
-        yield opener
+    yield opener
+    await asyncio.wait_for(stack.aclose(), _LET_GO)
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import asyncpg
 import pytest
 
 from loom.db.connection import Pool
@@ -12,8 +9,8 @@ from loom.exceptions import DependencyCycleError, TaskStateError
 from loom.graph.front import Loom
 from loom.graph.model.task import TaskStatus
 from tests.conftest import Opener
+from tests.graph.conftest import Rival, begun, soon, waits
 from tests.graph.test_lifecycle import holds
-from tests.graph.test_races import until_waiting
 
 
 async def test_what_was_waived_or_cancelled_closes_no_cycle(loom: Loom) -> None:
@@ -54,58 +51,46 @@ async def test_nothing_is_held_up_by_way_of_cancelled_work(loom: Loom) -> None:
     assert letter.held_up == [waits.id]
 
 
-async def test_children_given_to_an_epic_while_it_is_cancelled_are_cancelled_with_it(loom: Loom, pool: Pool) -> None:
+async def test_children_given_to_an_epic_while_it_is_cancelled_are_cancelled_with_it(
+    loom: Loom, pool: Pool, rival: Rival
+) -> None:
     epic = await loom.create("E", epic=True)
     first = await loom.create("first", parent_id=epic.id)
-    held = await asyncpg.connect(dsn=loom.config.database.url)
-    transaction = held.transaction()
-    await transaction.start()
-    await held.execute("select from tasks where id = $1 for no key update", epic.id)  # as who adds a child holds it
-    await held.execute(
+    await rival.lock(epic.id)  # as who adds a child holds it
+    await rival.execute(
         "insert into tasks (project_id, id, title, status, priority, max_attempts, waiting, parent_id, ready_at)"
         " select project_id, 'loom-0c0c0c0c', 'late', status, priority, max_attempts, 0, parent_id, ready_at"
         " from tasks where id = $1",
         first.id,
     )
-    cancelling = asyncio.create_task(loom.cancel(epic.id))
-    try:
-        await until_waiting(pool)
-        await transaction.commit()
-        outcome = await asyncio.wait_for(cancelling, 20)
-    finally:
-        cancelling.cancel()
-        await held.close()
+    async with begun(loom.cancel(epic.id)) as cancelling:
+        await waits(pool, cancelling)
+        await rival.commit()
+        outcome = await soon(cancelling)
     assert outcome.task.status is TaskStatus.CANCELLED
     assert "loom-0c0c0c0c" in outcome.cancelled
 
 
 async def test_an_epic_gains_no_dependency_while_a_grandchild_that_came_meanwhile_is_claimed(
-    loom: Loom, open_loom: Opener, pool: Pool
+    loom: Loom, open_loom: Opener, pool: Pool, rival: Rival
 ) -> None:
     top = await loom.create("top", epic=True)
     inner = await loom.create("inner", epic=True, parent_id=top.id)
     first = await loom.create("first", parent_id=inner.id)
     other = await loom.create("other")
-    held = await asyncpg.connect(dsn=loom.config.database.url)
-    transaction = held.transaction()
-    await transaction.start()
-    await held.execute("select from tasks where id = $1 for no key update", inner.id)
-    await held.execute(
+    await rival.lock(inner.id)
+    await rival.execute(
         "insert into tasks (project_id, id, title, status, priority, max_attempts, waiting, parent_id, attempt,"
         " claim_token, assignee, lease_seconds, claimed_at, lease_expires_at, deadline_at)"
         " select project_id, 'loom-0d0d0d0d', 'late', 'claimed', priority, max_attempts, 0, parent_id, 1, 1, 'w', 600,"
         " loom_now(), loom_now() + interval '600 s', loom_now() + interval '600 s' from tasks where id = $1",
         first.id,
     )
-    updating = asyncio.create_task((await open_loom("other")).update(top.id, depends_on=[other.id]))
-    try:
-        await until_waiting(pool)
-        await transaction.commit()
+    async with begun((await open_loom("other")).update(top.id, depends_on=[other.id])) as updating:
+        await waits(pool, updating)
+        await rival.commit()
         with pytest.raises(TaskStateError, match="loom-0d0d0d0d"):
-            await asyncio.wait_for(updating, 20)
-    finally:
-        updating.cancel()
-        await held.close()
+            await soon(updating)
 
 
 async def test_events_of_a_task_stand_in_the_order_of_its_versions(loom: Loom, pool: Pool) -> None:

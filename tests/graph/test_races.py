@@ -8,32 +8,15 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import asyncpg
 import pytest
 
 from loom.config import LoomConfig
-from loom.db import connection as db
 from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError, LoomError
-from loom.graph import store
 from loom.graph.front import Loom
-from loom.graph.model.task import Priority, TaskStatus
-from loom.graph.rules import editing
-from loom.graph.store.transaction import Transaction
 from tests.conftest import Opener
+from tests.graph.conftest import Gate, Rival, begun, waits
 from tests.graph.test_lifecycle import holds
-
-
-async def until_waiting(pool: Pool, count: int = 1) -> None:
-    """Returns when that many sessions of this database really wait for a lock."""
-    for _ in range(200):
-        waiting = await pool.fetchval(
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        )
-        if waiting >= count:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nobody came to wait")
 
 
 def claim_until_empty(config: LoomConfig, name: str) -> tuple[list[str], list[str]]:
@@ -107,49 +90,38 @@ async def test_both_halves_of_a_fan_in_at_once(loom: Loom, open_loom: Opener) ->
     await holds(loom)
 
 
-async def test_an_edge_added_while_its_parent_completes(loom: Loom, pool: Pool) -> None:
+async def test_an_edge_added_while_its_parent_completes(loom: Loom, open_loom: Opener, pool: Pool, gate: Gate) -> None:
+    other = await open_loom("other")
     parent = await loom.create("parent")
     await loom.claim(parent.id)
-    go = asyncio.Event()
-
-    async def create_slowly(connection: db.Connection) -> str:
-        tx = Transaction(connection, loom.project_id)
-        new = store.NewTask("loom-11111111", "child", TaskStatus.PENDING, Priority.P1, 4, depends_on=(parent.id,))
-        child = await editing.create(tx, new, "other")
-        await go.wait()
-        await store.events.record_events(tx)
-        return child.status
-
-    creating = asyncio.create_task(db.in_transaction(pool, create_slowly))
-    await asyncio.sleep(0.1)
-    completing = asyncio.create_task(loom.done(parent.id))
-    await until_waiting(pool)
-    go.set()
-    assert await creating == "blocked"
-    assert (await completing).unblocked == ("loom-11111111",)
+    await gate.shut("new.agent = 'other'")
+    async with begun(other.create("child", depends_on=[parent.id])) as creating:
+        await waits(pool, creating)
+        async with begun(loom.done(parent.id)) as completing:
+            await waits(pool, completing, 2)
+            await gate.open()
+            child = await creating
+            assert child.status == "blocked"
+            assert (await completing).unblocked == (child.id,)
     assert await (await loom.relay()).step()
     await holds(loom)
 
 
-async def test_an_edge_to_a_parent_that_just_completed_does_not_hold(loom: Loom, pool: Pool) -> None:
+async def test_an_edge_to_a_parent_that_just_completed_does_not_hold(loom: Loom, pool: Pool, rival: Rival) -> None:
     parent = await loom.create("parent")
-    held = await asyncpg.connect(dsn=loom.config.database.url)
-    transaction = held.transaction()
-    await transaction.start()
-    await held.execute("select from tasks where id = $1 for no key update", parent.id)
-    creating = asyncio.create_task(loom.create("child", depends_on=[parent.id]))
-    await until_waiting(pool)
-    await held.execute(
-        "update tasks set status = 'done', done_at = now(), ready_at = null, version = 2 where id = $1", parent.id
-    )
-    await held.execute(
-        "insert into events (project_id, type, task_id, status, version) values ($1, 'task.done', $2, 'done', 2)",
-        loom.project_id,
-        parent.id,
-    )
-    await transaction.commit()
-    await held.close()
-    assert (await creating).status == "pending"
+    await rival.lock(parent.id)
+    async with begun(loom.create("child", depends_on=[parent.id])) as creating:
+        await waits(pool, creating)
+        await rival.execute(
+            "update tasks set status = 'done', done_at = now(), ready_at = null, version = 2 where id = $1", parent.id
+        )
+        await rival.execute(
+            "insert into events (project_id, type, task_id, status, version) values ($1, 'task.done', $2, 'done', 2)",
+            loom.project_id,
+            parent.id,
+        )
+        await rival.commit()
+        assert (await creating).status == "pending"
     await (await loom.relay()).step()
     await holds(loom)
 
@@ -169,24 +141,18 @@ async def test_an_epics_dependency_against_the_claim_of_its_child(loom: Loom, op
     await holds(loom)
 
 
-async def test_a_claim_that_may_have_been_carried_out_is_not_repeated(
-    loom: Loom, pool: Pool, database_url: str
-) -> None:
+async def test_a_claim_that_may_have_been_carried_out_is_not_repeated(loom: Loom, pool: Pool, rival: Rival) -> None:
     task = await loom.create("A")
-    holder = await asyncpg.connect(database_url)
-    transaction = holder.transaction()
-    await transaction.start()
-    await holder.execute("select from tasks where id = $1 for no key update", task.id)
-    claiming = asyncio.create_task(loom.claim(task.id))
-    await until_waiting(pool)
-    await pool.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and wait_event_type = 'Lock'"
-    )
-    with pytest.raises(DatabaseUnavailableError):
-        await asyncio.wait_for(claiming, 10)
-    await transaction.rollback()
-    await holder.close()
+    await rival.lock(task.id)
+    async with begun(loom.claim(task.id)) as claiming:
+        await waits(pool, claiming)
+        await pool.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        with pytest.raises(DatabaseUnavailableError):
+            await asyncio.wait_for(claiming, 10)
+    await rival.commit()
     assert (await loom.get(task.id)).task.attempt == 0
     assert await loom.claim(task.id) is not None  # the next call finds the database again
 
