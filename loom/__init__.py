@@ -3,7 +3,7 @@
     from loom import Loom, TaskNotFoundError
 
 Everything that is meant for use from outside is here: the front, what it takes and gives back, the configuration, and
-every error. Other modules may move.
+every error with the words that it is told in. Other modules may move.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 from loom.exceptions import (
     AnswerError,
     ClaimConflictError,
+    CommandError,
     ConfigError,
+    ConflictError,
     DatabaseUnavailableError,
     DependencyCycleError,
     EscalationNotFoundError,
+    FileError,
     ImportFormatError,
+    InvalidError,
     InvalidInputError,
     LoomError,
     MessageNotFoundError,
+    NotFoundError,
     PlanError,
     PlanNotFoundError,
     ProjectNotFoundError,
@@ -36,10 +41,12 @@ from loom.exceptions import (
     SkillNotFoundError,
     TaskNotFoundError,
     TaskStateError,
+    UnavailableError,
     WorkflowError,
     WorkflowNotFoundError,
     WorkflowStateError,
 )
+from loom.wording import Call, Words
 
 if TYPE_CHECKING:
     from loom.bus.events import Event, EventType, Position
@@ -74,9 +81,12 @@ __all__ = [
     "AgentView",
     "AnswerError",
     "Batch",
+    "Call",
     "Claim",
     "ClaimConflictError",
+    "CommandError",
     "ConfigError",
+    "ConflictError",
     "DatabaseConfig",
     "DatabaseUnavailableError",
     "DeadLetter",
@@ -87,10 +97,12 @@ __all__ = [
     "EscalationNotFoundError",
     "Event",
     "EventType",
+    "FileError",
     "GraphView",
     "ImportFormatError",
     "Imported",
     "Inbox",
+    "InvalidError",
     "InvalidInputError",
     "Listed",
     "Loom",
@@ -100,6 +112,7 @@ __all__ = [
     "Message",
     "MessageNotFoundError",
     "Neighbour",
+    "NotFoundError",
     "OrchestrationConfig",
     "Outcome",
     "Page",
@@ -127,8 +140,10 @@ __all__ = [
     "TaskNotFoundError",
     "TaskStateError",
     "TaskStatus",
+    "UnavailableError",
     "Verdict",
     "Waited",
+    "Words",
     "WorkflowError",
     "WorkflowNotFoundError",
     "WorkflowStateError",

@@ -1,13 +1,21 @@
 """Every error Loom raises on purpose, on one page.
 
-A `LoomError` says in one sentence what was wrong (`cause`) and in one what to do next (`next_step`). The same two
-sentences reach a person on the terminal, an agent through MCP and a caller in Python. `code` is stable and meant for
-programs; `exit_code` is what the command line returns.
+A `LoomError` says in one sentence what was wrong and in one what to do next. Each face puts both into its own words:
+where they name a call or an argument they are `wording.Words`, whose parts are data. Four bases say what a caller can
+do about it; only their kinds are raised.
+
+    LoomError
+        NotFoundError       ask for another one, or make it
+        ConflictError       look how things stand now
+        UnavailableError    mend or start what is needed, then do the same again
+        InvalidError        correct what was given
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from loom.wording import Words
 
 
 class LoomError(Exception):
@@ -16,6 +24,11 @@ class LoomError(Exception):
     Args:
         cause: one sentence, what was wrong.
         next_step: one sentence, what to do now; empty where nothing can be done.
+
+    Attributes:
+        code: stable, meant for programs.
+        exit_code: what the command line returns: 1, 2 for an argument that cannot be, 3 for a claim that is another's.
+        cause, next_step: as above; a text for Python, and `Words` where they name what faces word differently.
     """
 
     code = "error"
@@ -26,54 +39,88 @@ class LoomError(Exception):
         self.cause = cause
         self.next_step = next_step
 
+    @property
+    def said(self) -> Words:
+        """Both sentences."""
+        return Words("{} {}", self.cause, self.next_step) if self.next_step else Words("{}", self.cause)
+
     def __str__(self) -> str:
-        return f"{self.cause} {self.next_step}".strip()
+        return str(self.said)
 
 
-class InvalidInputError(LoomError):
-    """An argument has the wrong type, size or form."""
-
-    code = "invalid_input"
-    exit_code = 2
+# --- what is not there ------------------------------------------------------------------------------------------------
 
 
-class ConfigError(LoomError):
-    """A configuration file or variable cannot be used."""
+class NotFoundError(LoomError):
+    """There is nothing of that name or id."""
 
-    code = "config_invalid"
+    code = "not_found"
 
 
-class ProjectNotFoundError(LoomError):
+class ProjectNotFoundError(NotFoundError):
     """No Loom project here, or none with that id."""
 
     code = "project_not_found"
 
 
-class TaskNotFoundError(LoomError):
+class TaskNotFoundError(NotFoundError):
     """The project has no task with that id."""
 
     code = "task_not_found"
 
 
-class EscalationNotFoundError(LoomError):
+class EscalationNotFoundError(NotFoundError):
     """The project has no escalation with that id."""
 
     code = "escalation_not_found"
 
 
-class MessageNotFoundError(LoomError):
+class MessageNotFoundError(NotFoundError):
     """The inbox has no message with that id."""
 
     code = "message_not_found"
 
 
-class TaskStateError(LoomError):
+class PlanNotFoundError(NotFoundError):
+    """The project has no stored plan with that id."""
+
+    code = "plan_not_found"
+
+
+class SkillNotFoundError(NotFoundError):
+    """There is no skill with that name."""
+
+    code = "skill_not_found"
+
+
+class WorkflowNotFoundError(NotFoundError):
+    """There is no workflow with that name."""
+
+    code = "workflow_not_found"
+
+
+class RunNotFoundError(NotFoundError):
+    """The project has no run of a skill or of a workflow with that id."""
+
+    code = "run_not_found"
+
+
+# --- what stands otherwise --------------------------------------------------------------------------------------------
+
+
+class ConflictError(LoomError):
+    """Things do not stand as this needs them to, or somebody else was first."""
+
+    code = "conflict"
+
+
+class TaskStateError(ConflictError):
     """The task is not in a status that allows this."""
 
     code = "task_state"
 
 
-class ClaimConflictError(LoomError):
+class ClaimConflictError(ConflictError):
     """Somebody else holds the task, or this claim is no longer the newest."""
 
     code = "claim_conflict"
@@ -84,79 +131,141 @@ class RunLostError(ClaimConflictError):
     """Somebody else goes on with this run of a workflow or a skill now."""
 
 
-class DependencyCycleError(LoomError):
-    """The change would make a task wait for itself."""
-
-    code = "dependency_cycle"
-
-
-class PlanError(LoomError):
-    """A plan cannot be written as it is. `problems`: all that was found wrong with it, a sentence or two each."""
-
-    code = "invalid_plan"
-
-    def __init__(self, cause: str, next_step: str = "", problems: tuple[str, ...] = ()) -> None:
-        super().__init__(cause, next_step)
-        self.problems = problems or (f"{cause} {next_step}".strip(),)
-
-
-class PlanNotFoundError(LoomError):
-    """The project has no stored plan with that id."""
-
-    code = "plan_not_found"
-
-
-class ImportFormatError(LoomError):
-    """A file to import has no format that Loom reads, or is damaged."""
-
-    code = "import_format"
-
-
-class SkillError(LoomError):
-    """A skill's file is not in order, or its template cannot be filled in."""
-
-    code = "invalid_skill"
-
-
-class SkillNotFoundError(LoomError):
-    """There is no skill with that name."""
-
-    code = "skill_not_found"
-
-
-class WorkflowError(LoomError):
-    """A workflow's file is not in order, or one of its steps has a value that cannot be used."""
-
-    code = "invalid_workflow"
-
-
-class WorkflowNotFoundError(LoomError):
-    """There is no workflow with that name."""
-
-    code = "workflow_not_found"
-
-
-class WorkflowStateError(LoomError):
+class WorkflowStateError(ConflictError):
     """The run of a workflow is not where this could be done with it."""
 
     code = "workflow_state"
 
 
-class RunNotFoundError(LoomError):
-    """The project has no run of a skill or of a workflow with that id."""
+class RunAnsweredError(ConflictError):
+    """The run of a skill has its answer already, and it is another one."""
 
-    code = "run_not_found"
+    code = "run_answered"
 
 
-class ProviderError(LoomError):
+# --- what cannot be reached -------------------------------------------------------------------------------------------
+
+
+class UnavailableError(LoomError):
+    """Something that Loom needs is not there, does not run or does not answer."""
+
+    code = "unavailable"
+
+
+class ServersError(UnavailableError):
+    """PostgreSQL or Redis cannot be started, stopped or found."""
+
+    code = "servers"
+
+
+class ServersStoppedError(ServersError):
+    """The servers were stopped on purpose and are left that way."""
+
+    code = "servers_stopped"
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """PostgreSQL does not answer, or refuses.
+
+    Attributes:
+        began: it went away with a statement under way, which may have been carried out.
+    """
+
+    code = "database_unavailable"
+    began = False
+
+
+class SchemaTooNewError(UnavailableError):
+    """A newer Loom has changed the database in a way that this one cannot work with."""
+
+    code = "schema_too_new"
+
+
+class ProviderError(UnavailableError):
     """The model behind a skill cannot be asked, or did not answer."""
 
     code = "provider"
 
 
-class AnswerError(LoomError):
-    """A model's answer is not what its skill asks for. `problems`: what is wrong with it, a sentence each. `answers`:
-    the objects that a provider has answered, the last one last, so that its work is not lost."""
+class CommandError(UnavailableError):
+    """A program that somebody else has written, such as git or a worker's command, cannot be run, or refuses."""
+
+    code = "command"
+
+
+class FileError(UnavailableError):
+    """A file cannot be written."""
+
+    code = "file"
+
+
+# --- what was given ---------------------------------------------------------------------------------------------------
+
+
+class InvalidError(LoomError):
+    """What was given, or stands in a file, is not in order."""
+
+    code = "invalid"
+
+
+class InvalidInputError(InvalidError):
+    """An argument has the wrong type, size or form."""
+
+    code = "invalid_input"
+    exit_code = 2
+
+
+class ConfigError(InvalidError):
+    """A configuration file or variable cannot be used."""
+
+    code = "config_invalid"
+
+
+class DependencyCycleError(InvalidError):
+    """The change would make a task wait for itself."""
+
+    code = "dependency_cycle"
+
+
+class PlanError(InvalidError):
+    """A plan cannot be written as it is.
+
+    Attributes:
+        problems: all that was found wrong with it, a sentence or two each.
+    """
+
+    code = "invalid_plan"
+
+    def __init__(self, cause: str, next_step: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(cause, next_step)
+        self.problems = problems or (self.said,)
+
+
+class ImportFormatError(InvalidError):
+    """A file to import has no format that Loom reads, or is damaged."""
+
+    code = "import_format"
+
+
+class SkillError(InvalidError):
+    """A skill's file is not in order, or its template cannot be filled in."""
+
+    code = "invalid_skill"
+
+
+class WorkflowError(InvalidError):
+    """A workflow's file is not in order, or one of its steps has a value that cannot be used."""
+
+    code = "invalid_workflow"
+
+
+class AnswerError(InvalidError):
+    """A model's answer is not what its skill asks for.
+
+    Attributes:
+        problems: what is wrong with it, a sentence each.
+        answers: the objects that a provider has answered, the last one last, so that its work is not lost.
+    """
 
     code = "invalid_answer"
 
@@ -170,35 +279,3 @@ class AnswerError(LoomError):
         super().__init__(cause, next_step)
         self.problems = problems
         self.answers = answers
-
-
-class RunAnsweredError(LoomError):
-    """The run of a skill has its answer already, and it is another one."""
-
-    code = "run_answered"
-
-
-class ServersError(LoomError):
-    """PostgreSQL or Redis cannot be started, stopped or found."""
-
-    code = "servers"
-
-
-class ServersStoppedError(ServersError):
-    """The servers were stopped on purpose and are left that way."""
-
-    code = "servers_stopped"
-
-
-class DatabaseUnavailableError(LoomError):
-    """PostgreSQL does not answer, or refuses. `began`: it went away with a statement under way, which may have been
-    carried out."""
-
-    code = "database_unavailable"
-    began = False
-
-
-class SchemaTooNewError(LoomError):
-    """A newer Loom has changed the database in a way that this one cannot work with."""
-
-    code = "schema_too_new"

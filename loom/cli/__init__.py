@@ -15,7 +15,9 @@ from click.shell_completion import CompletionItem
 
 from loom import texts
 from loom.cli import output
+from loom.cli.wording import people
 from loom.exceptions import LoomError
+from loom.wording import worded
 
 
 class _Entry(NamedTuple):
@@ -129,7 +131,7 @@ class _Cli(click.Group):
         if os.environ.get("NO_COLOR"):
             extra.setdefault("color", False)
         try:
-            with _told(as_json="--json" in words):
+            with _told(words):
                 status = super().main(words, prog_name or "loom", complete_var, standalone_mode=False, **extra)
                 sys.stdout.flush()
         except BrokenPipeError:
@@ -150,8 +152,9 @@ def cli() -> None:
 class _told:  # noqa: N801 - read as a statement: `with _told(...):`
     """Tells of an error in two sentences and leaves with its exit status."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, words: Sequence[str]) -> None:
+        self._as_json = "--json" in words
+        self._command = next((word for word in words if word in _COMMANDS), "")
 
     def __enter__(self) -> None:
         return None
@@ -164,7 +167,8 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         if isinstance(error, click.Abort | KeyboardInterrupt):
             sys.exit(130)
         if isinstance(error, LoomError):
-            self._tell(error.code, error.cause, error.next_step, error.exit_code)
+            face = people(self._command)
+            self._tell(error.code, worded(error.cause, face), worded(error.next_step, face), error.exit_code)
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "loom"
@@ -176,7 +180,6 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             self._tell("internal", f"Something went wrong inside Loom ({type(error).__name__}).", f"See {where}.", 1)
 
     def _tell(self, code: str, cause: str, next_step: str, status: int) -> NoReturn:
-        cause, next_step = output.for_people(cause), output.for_people(next_step)
         if self._as_json:
             output.emit({"error": {"code": code, "cause": cause, "next_step": next_step}})
         else:

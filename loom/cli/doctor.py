@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 import click
 
 from loom import services
-from loom.cli.output import dim, emit, for_people, plural
+from loom.cli.output import dim, emit, plural
 from loom.cli.shared import Command, open_project, progress, settings, wants_json
+from loom.cli.wording import people
 from loom.config import LoomConfig
 from loom.exceptions import LoomError
 from loom.texts import one_line
+from loom.wording import worded
 
 _DEAD_NAMED = 10
 
@@ -78,7 +80,7 @@ def _wiring(config: LoomConfig) -> Iterator[Remark]:
     try:
         entry = mcp_entry(config.project_dir)
     except LoomError as error:
-        yield Remark("note", ".mcp.json", error.cause, error.next_step)
+        yield _told("note", ".mcp.json", error)
         return
     if entry is None:
         yield Remark("note", ".mcp.json", "has no server `loom`", "Run `loom init`.")
@@ -114,8 +116,8 @@ async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
             dead = await loom.dead_letters(limit=_DEAD_NAMED)
             found = await loom.doctor(deep=deep)
     except LoomError as error:
-        return [Remark("bad", "graph", error.cause, error.next_step)]
-    remarks = [Remark("ok" if one.holds else "bad", one.rule, one.found, one.advice) for one in found]
+        return [_told("bad", "graph", error)]
+    remarks = [Remark("ok" if one.holds else "bad", one.rule, one.found, worded(one.advice, people())) for one in found]
     if status.dead_letters:
         remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter")))
     for one in dead:
@@ -128,10 +130,14 @@ async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
     return remarks
 
 
+def _told(level: str, check: str, error: LoomError) -> Remark:
+    return Remark(level, check, worded(error.cause, people()), worded(error.next_step, people()))
+
+
 def _lines(remarks: list[Remark]) -> Iterator[str]:
     colours = {"ok": "green", "note": "yellow", "bad": "red"}
     for one in remarks:
         found = f": {one_line(one.found)}" if one.found else ""
         yield f"{click.style(f'{one.level:<4}', fg=colours[one.level])}  {one.check}{found}"
         if one.mend and one.level != "ok":
-            yield f"      {dim(one_line(for_people(one.mend)))}"
+            yield f"      {dim(one_line(one.mend))}"

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, diagnosed, dim, for_people, heading, plural, pretty, table, when
+from loom.cli.output import block, diagnosed, dim, heading, plural, pretty, table, when
 from loom.cli.output import status as coloured
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.cli.tasks import dead_lines
@@ -29,7 +29,7 @@ def ready(priority: str | None, limit: int) -> None:
 
     def lines(reply: Reply) -> Iterator[str]:
         if not reply["tasks"]:
-            yield for_people(reply["note"])
+            yield reply["note"]
         yield from table(_row(one) for one in reply["tasks"])
         if "more" in reply:
             yield dim("and more: --limit N")

@@ -7,7 +7,6 @@ in JSON.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import unicodedata
@@ -17,7 +16,9 @@ from typing import Any
 
 import click
 
+from loom.cli.wording import people
 from loom.texts import UNSEEN, clean, one_line, shorten
+from loom.wording import worded_reply
 
 SCHEMA = 1
 """The version of the shapes of `--json`."""
@@ -35,31 +36,17 @@ _COLOURS = {
     "epic": "magenta",
 }
 _VALUE = 300  # characters of one thing that a diagnosis says
-_SAYS = ("next", "note", "error")  # what a reply says to its reader, who calls commands here
-_INPUT = re.compile(r"\bPass (\w+) in inputs\b")
-_TOOL = re.compile(r"\bloom_([a-z]+)\b(?: without (task_id)| with (\w+)=(\w+)|, action (\w+))?")
 
 
 def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
     """One JSON object on standard output, with the version of its shape; on a line of its own unless `whole`."""
-    value = {key: for_people(said) if key in _SAYS and isinstance(said, str) else said for key, said in value.items()}
+    value = worded_reply(value, people())
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     indent = 2 if whole and sys.stdout.isatty() else None
     text = json.dumps({"schema": SCHEMA, **value}, ensure_ascii=plain, indent=indent)
     if not text.isascii():
         text = UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     click.echo(text)
-
-
-def for_people(text: str) -> str:
-    """A sentence that names a tool or its inputs, naming the command or its option instead."""
-
-    def command(found: re.Match[str]) -> str:
-        tool, without, option, value, action = found.groups()
-        words = f" --{option} {value}" if option else f" TASK {action}" if action else ""
-        return f"`loom {tool}{words}`{' without TASK' if without else ''}"
-
-    return _INPUT.sub(r"Give it with --input \1=VALUE", _TOOL.sub(command, text))
 
 
 def status(name: str) -> str:

@@ -31,7 +31,7 @@ from loom.config import (
     user_config_path,
     write_atomically,
 )
-from loom.exceptions import ConfigError, InvalidInputError, LoomError
+from loom.exceptions import ConfigError, FileError, InvalidInputError
 from loom.texts import one_line
 
 BEGIN, END = "<!-- loom:begin -->", "<!-- loom:end -->"
@@ -122,7 +122,7 @@ def initialise(root: Path, name: str | None = None) -> Made:
         if plan[root / COMPOSE_FILE] == COMPOSE_TEXT:
             trust(root, [COMPOSE_FILE])
     except OSError as error:
-        raise LoomError(
+        raise FileError(
             f"{error.filename or root} cannot be written: {error.strerror}.", "Make it writable, then run it again."
         ) from None
     config = load_config(root)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, for_people, heading, pretty, status, table, when
+from loom.cli.output import block, heading, pretty, status, table, when
 from loom.cli.shared import (
     Command,
     Reply,
@@ -129,7 +129,7 @@ def heartbeat(tasks: tuple[str, ...], token: int | None, agent: str | None) -> N
 def _claim_lines(reply: Reply) -> Iterator[str]:
     if reply["status"] == "nothing_ready":
         yield f"Nothing is ready: {reply['waiting_for']}."
-        yield for_people(reply["next"])
+        yield reply["next"]
         return
     yield f"{reply['id']}  {status(reply['status'])}  {reply['priority']}  {heading(one_line(reply['title']))}"
     until = when(reply["lease_expires_at"])

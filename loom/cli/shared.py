@@ -15,8 +15,10 @@ import click
 
 from loom import texts
 from loom.cli import output
+from loom.cli.wording import people
 from loom.config import LoomConfig, load_config
 from loom.exceptions import InvalidInputError
+from loom.wording import worded_reply
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -156,7 +158,7 @@ def answer(
         async with open_project(agent) as loom:
             if not changes:
                 await loom.sweep()
-            reply = await work(loom)
+            reply = worded_reply(await work(loom), people())
             if as_json:
                 output.emit(reply)
             else:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import dim, emit, for_people, heading, status, when
+from loom.cli.output import dim, emit, heading, status, when
 from loom.cli.shared import (
     Command,
     Reply,
@@ -178,6 +178,6 @@ def _event_line(one: Mapping[str, Any], title: str = "") -> str:
         one.get("task_id", ""),
         one.get("agent", ""),
         one_line(title),
-        dim(shorten(one_line(for_people(str(said))), 100)) if said else "",
+        dim(shorten(one_line(str(said)), 100)) if said else "",
     ]
     return "  ".join(word for word in words if word)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loom.cli.output import block, dim, emit, for_people, heading, pretty, readable, status, table
+from loom.cli.output import block, dim, emit, heading, pretty, readable, status, table
 from loom.cli.shared import (
     Group,
     Reply,
@@ -27,8 +27,10 @@ from loom.cli.shared import (
     settings,
     wants_json,
 )
+from loom.cli.wording import people
 from loom.graph.front import Loom
 from loom.texts import clean, one_line, shorten
+from loom.wording import worded_reply
 
 if TYPE_CHECKING:
     from loom.workflows.carrier import Progress
@@ -137,7 +139,7 @@ def cancel(run: str, text: str, agent: str | None) -> None:
 
     async def work(loom: Loom) -> Reply:
         await runs.cancel(loom, run, note=text)
-        return _for_programs(await tools.shown(loom, run))
+        return await tools.shown(loom, run)
 
     answer(work, _lines, agent=agent, changes=True)
 
@@ -152,7 +154,7 @@ def show_status(run: str | None, limit: int) -> None:
     async def work(loom: Loom) -> Reply:
         if run is None:
             return tools.listed_runs(await runs.newest(loom, limit))
-        return _for_programs(await tools.shown(loom, run, whole=True))
+        return await tools.shown(loom, run, whole=True)
 
     answer(work, _list_lines if run is None else _whole_lines)
 
@@ -168,9 +170,9 @@ def _carry_on(
     declined: bool = False,
 ) -> None:
     """Carries the run that `begin` gives on, and ends with its status."""
-    reply = asyncio.run(_carried(begin, show, agent, patient, yes, step, declined))
+    reply = worded_reply(asyncio.run(_carried(begin, show, agent, patient, yes, step, declined)), people())
     if wants_json():
-        emit(_for_programs(reply))
+        emit(reply)
     else:
         for line in _lines(reply):
             click.echo(line)
@@ -248,21 +250,14 @@ class _Show:
 def _lines(reply: Reply) -> Iterator[str]:
     yield f"{heading(reply['run_id'])}  {status(reply['status'])}  {one_line(reply['workflow'])}"
     if "error" in reply:
-        yield f"  {one_line(for_people(reply['error']))}"
+        yield f"  {one_line(reply['error'])}"
     if "output" in reply:
         yield from block("output", pretty(reply["output"]))
     yield from _waiting_lines(reply)
     if "held_by" in reply:
         yield f"  carried on by {one_line(reply['held_by'])}"
-    if (following := _next(reply)) is not None:
-        yield f"  next: {following}"
-
-
-def _for_programs(reply: Reply) -> Reply:
-    """The same as over MCP, with the command that goes on with it."""
-    told = {name: value for name, value in reply.items() if name != "next"}
-    following = _next(reply) if "run_id" in reply else None
-    return told if following is None else {**told, "next": following}
+    if "next" in reply:
+        yield f"  next: {one_line(reply['next'])}"
 
 
 def _waiting_lines(reply: Reply) -> Iterator[str]:
@@ -288,25 +283,6 @@ def _time_lines(reply: Reply) -> Iterator[str]:
         yield f"  answers count until {reply['until']}"
 
 
-def _next(reply: Reply) -> str | None:
-    """What to do about a run where commands are called, and not tools."""
-    again = f"`loom workflow resume {reply['run_id']}`"
-    match reply:
-        case {"held_by": _} | {"status": "done" | "cancelled"}:
-            return None
-        case {"trouble": _}:
-            return f"mend that, then {again}"
-        case {"waits_for": "confirm"}:
-            return f"`loom workflow resume {reply['run_id']} --yes`, or --no"
-        case {"waits_for": "answer"}:
-            return f"`loom workflow resume {reply['run_id']} --output JSON`"
-        case {"waits_for": "tasks" | "time"}:
-            return f"{again} then, or leave it to `loom orchestrate`"
-        case {"status": "failed"}:
-            return f"{again} begins again with that step, --step with one before it"
-    return f"{again}, nobody carries it on"
-
-
 def _asked_lines(reply: Reply) -> Iterator[str]:
     for label, value in reply.get("show", {}).items():
         yield from block(one_line(label), readable(value))
@@ -320,7 +296,7 @@ def _whole_lines(reply: Reply) -> Iterator[str]:
             one["type"],
             status(one["status"]),
             dim(f"attempt {one['attempts']}" if "attempts" in one else ""),
-            one_line(for_people(one["error"]) if "error" in one else _short(one.get("output"))),
+            one_line(one["error"] if "error" in one else _short(one.get("output"))),
         ]
         for one in reply["steps"]
     ]

@@ -17,6 +17,7 @@ import asyncpg
 from loom import texts
 from loom.background import Backoff
 from loom.exceptions import DatabaseUnavailableError
+from loom.wording import Shell, Words
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -136,7 +137,7 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
         if isinstance(error, _AWAY):
             raise DatabaseUnavailableError(
                 f"PostgreSQL{self._where} does not answer ({type(error).__name__}).",
-                "Run `loom up` to start it, or `loom doctor` to see what is wrong.",
+                Words("Run {} to start it, or {} to see what is wrong.", Shell("loom up"), Shell("loom doctor")),
             ) from error
 
 

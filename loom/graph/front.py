@@ -36,6 +36,7 @@ from loom.graph.store.escalations import Escalation, open_escalations, take
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
 from loom.graph.store.transaction import Change, Transaction
+from loom.wording import Argument, Shell, Words, call
 
 if TYPE_CHECKING:
     from loom.graph.cache.relay import Relay
@@ -65,7 +66,9 @@ class Loom:
             ProjectNotFoundError: the configuration names no project.
         """
         if config.project_id is None:
-            raise ProjectNotFoundError("There is no Loom project here.", "Run `loom init` in the project's directory.")
+            raise ProjectNotFoundError(
+                "There is no Loom project here.", Words("Run {} in the project's directory.", Shell("loom init"))
+            )
         self.config = config
         self.project_id = config.project_id
         self.committed = asyncio.Event()  # set at each commit, for who follows them
@@ -184,7 +187,15 @@ class Loom:
         )
         if edit == editing.Edit():
             raise InvalidInputError(
-                "Nothing to change was given.", "Pass title, context, priority, depends_on or done_when."
+                "Nothing to change was given.",
+                Words(
+                    "Pass {}, {}, {}, {} or {}.",
+                    Argument("title"),
+                    Argument("context"),
+                    Argument("priority"),
+                    Argument("depends_on"),
+                    Argument("done_when"),
+                ),
             )
         task_id, agent = limits.task_id(task_id), self._session.name(agent_id)
         return await self._commit(lambda tx: editing.update(tx, task_id, edit, agent))
@@ -355,7 +366,8 @@ class Loom:
         """
         if action not in resolving.Action.__members__.values():
             raise InvalidInputError(
-                f"action {texts.quote(str(action))} does not exist.", "Use retry, answer, reassign, waive or cancel."
+                Words("{} {} does not exist.", Argument("action"), texts.quote(str(action))),
+                "Use retry, answer, reassign, waive or cancel.",
             )
         if not isinstance(target, str) or not target.startswith("esc-"):
             target = limits.task_id(target, "id")
@@ -501,7 +513,7 @@ class Loom:
                 if missing:
                     raise MessageNotFoundError(
                         f"The inbox of {agent} has no message {', '.join(map(str, missing[:5]))}.",
-                        "Read the inbox without ack to see its ids.",
+                        Words("See its ids with {}.", call("inbox")),
                     )
                 found, more = await messages.inbox(
                     connection, self.project_id, agent, unread=unread, thread_id=thread, limit=limits.page(limit)
@@ -527,11 +539,15 @@ class Loom:
         """
         if what not in waiting.Awaited.__members__.values():
             raise InvalidInputError(
-                f"what {texts.quote(str(what))} cannot be waited for.", "Use ready, task, inbox, escalation or any."
+                Words("{} {} cannot be waited for.", Argument("what"), texts.quote(str(what))),
+                "Use ready, task, inbox, escalation or any.",
             )
         chosen = waiting.Awaited(what)
         if (chosen is waiting.Awaited.TASK) != (task_id is not None):
-            raise InvalidInputError("A task_id belongs to what=task, and only there.", "Pass both or neither.")
+            raise InvalidInputError(
+                "One task is waited for by its id, and an id names what is waited for.",
+                Words("Wait with {}, or without an id.", call("wait", what="task", task_id=...)),
+            )
         if task_id is not None:
             task_id = limits.task_id(task_id)
             self._session.touch(task_id)

@@ -9,6 +9,7 @@ from loom.exceptions import ProjectNotFoundError
 from loom.graph.model.task import Listed, TaskStatus
 from loom.graph.store import projects, reading
 from loom.graph.store.projects import Project
+from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -47,7 +48,8 @@ async def get_project(connection: Connection, project_id: str) -> Project:
     found = await projects.get(connection, project_id)
     if found is None:
         raise ProjectNotFoundError(
-            f"The database has no project {project_id}.", "Run `loom up` in the project's directory."
+            f"The database has no project {project_id}.",
+            Words("Run {} in the project's directory.", Shell("loom up")),
         )
     return found
 

@@ -22,8 +22,10 @@ from pydantic import Field
 from loom.exceptions import InvalidInputError, LoomError
 from loom.mcp.tool import tool
 from loom.mcp.tools import Object, reporting
+from loom.mcp.wording import agents
 from loom.replies import Reply
 from loom.texts import clean
+from loom.wording import worded
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -136,4 +138,4 @@ class _SkillPrompt(Prompt):
             return tools.prompt(self.skill, arguments or {})
         except LoomError as error:
             kind = ValidationError if isinstance(error, InvalidInputError) else PromptError
-            raise kind(clean(f"{error.code}: {error}"), log_level=logging.DEBUG) from None
+            raise kind(clean(f"{error.code}: {worded(error.said, agents)}"), log_level=logging.DEBUG) from None

@@ -18,6 +18,8 @@ from pydantic import ValidationError as Invalid
 
 from loom import replies, texts
 from loom.exceptions import LoomError
+from loom.mcp.wording import agents
+from loom.wording import worded, worded_reply
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -82,7 +84,7 @@ class LoomTool(FunctionTool):
         try:
             return await super().run(arguments)
         except LoomError as error:
-            text = texts.clean(f"{error.code}: {error}")
+            text = texts.clean(f"{error.code}: {worded(error.said, agents)}")
         except ValidationError as error:
             text = f"invalid_input: {self._wanted(error)}"
         except Exception as error:
@@ -95,7 +97,9 @@ class LoomTool(FunctionTool):
 
     def convert_result(self, raw_value: Any) -> ToolResult:
         """A reply within an agent's means, the same in text and structured form."""
-        return super().convert_result(replies.fit(raw_value) if isinstance(raw_value, dict) else raw_value)
+        if isinstance(raw_value, dict):
+            raw_value = replies.fit(worded_reply(raw_value, agents))
+        return super().convert_result(raw_value)
 
     def _wanted(self, error: ValidationError) -> str:
         """What was wrong with the arguments, in one sentence."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.task import TaskStatus
 from loom.replies.fitting import Reply, full
+from loom.wording import Argument, Words, call
 
 if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.bus.events import Event
@@ -106,7 +107,7 @@ def nothing_ready(status: ProjectStatus) -> Reply:
         return {
             "status": "nothing_ready",
             "waiting_for": ", ".join(waits),
-            "next": "Call loom_wait with what=ready, then claim again.",
+            "next": Words("Wait with {}, then claim again.", call("wait", what="ready")),
         }
     finished = status.counts[TaskStatus.DONE] + status.counts[TaskStatus.CANCELLED]
     what = f"all {finished} tasks are finished" if finished else "the project has no tasks yet"
@@ -145,7 +146,7 @@ def page(found: Page) -> Reply:
         return {
             "tasks": [],
             "count": 0,
-            "note": "Nothing is ready. Call loom_wait with what=ready, or see loom_status.",
+            "note": Words("Nothing is ready. Wait with {}, or see {}.", call("wait", what="ready"), call("status")),
         }
     return full(tasks=[row(one) for one in found.tasks], count=len(found.tasks), more=found.more or None)
 
@@ -253,7 +254,9 @@ def waited(seen: Waited) -> Reply:
         unread=seen.unread,
         open_escalations=seen.open_escalations,
         events=[event(one) for one in seen.events],
-        note=None if seen.changed else "Nothing changed before the timeout; wait again with since.",
+        note=None
+        if seen.changed
+        else Words("Nothing changed before the timeout; wait again with {}.", Argument("since")),
     )
 
 

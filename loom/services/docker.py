@@ -24,6 +24,7 @@ from loom.services import Endpoints, ServerHealth, silent
 from loom.services.launcher import every, last_line, locked
 from loom.services.places import data_dir, make_dir
 from loom.services.probe import Answer, ask_postgres, ask_redis
+from loom.wording import Shell, Words
 
 COMPOSE_TEXT = """\
 # PostgreSQL and Redis for Loom. `loom up` starts them and sets the variables; this file holds no secret.
@@ -99,7 +100,9 @@ class _State:
 def endpoints(config: LoomConfig) -> Endpoints:
     state = _read(config)
     if state is None:
-        raise ServersError("The containers of this project have not been started yet.", "Run `loom up`.")
+        raise ServersError(
+            "The containers of this project have not been started yet.", Words("Run {}.", Shell("loom up"))
+        )
     return state.endpoints()
 
 
@@ -166,7 +169,8 @@ def _start(config: LoomConfig, progress: Callable[[str], None], *, even_if_stopp
 def _runs(state: _State, even_if_stopped: bool) -> bool:
     if state.stopped and not even_if_stopped:
         raise ServersStoppedError(
-            "The containers of this project were stopped with `loom down`.", "Run `loom up` to start them."
+            "The containers of this project were stopped with `loom down`.",
+            Words("Run {} to start them.", Shell("loom up")),
         )
     return not state.stopped and _answers(state) == {Answer.READY}
 
@@ -199,7 +203,7 @@ def _provide_compose_file(project_dir: Path) -> None:
     ):
         raise ServersError(
             f"{path} is not as Loom wrote it, and you have not allowed it on this machine.",
-            "Read it, then run `loom config trust`.",
+            Words("Read it, then run {}.", Shell("loom config trust")),
         )
 
 
@@ -219,7 +223,7 @@ def _compose(config: LoomConfig, state: _State, *words: str) -> None:
         if _docker(["docker", "version"]).returncode:
             raise ServersError("Docker does not run, or this user may not use it.", f"Start Docker, {_INSTEAD}")
         said = last_line(result.stderr).replace(state.secret, "***")
-        raise ServersError(f"`docker compose {words[0]}` failed: {said}", "Run `loom doctor`.")
+        raise ServersError(f"`docker compose {words[0]}` failed: {said}", Words("Run {}.", Shell("loom doctor")))
 
 
 def _docker(command: list[str], variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -244,7 +248,8 @@ def _free_ports() -> tuple[int, int]:
 def _project_dir(config: LoomConfig) -> Path:
     if config.project_dir is None:
         raise ServersError(
-            "The docker backend belongs to a project, and here is none.", "Run `loom init`, or go into a project."
+            "The docker backend belongs to a project, and here is none.",
+            Words("Run {}, or go into a project.", Shell("loom init")),
         )
     return config.project_dir
 

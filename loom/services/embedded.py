@@ -12,12 +12,13 @@ from loom.exceptions import ServersError, ServersStoppedError
 from loom.services import Endpoints, ServerHealth, silent
 from loom.services.instance import State, instance_dir, new_state, read_state, write_state
 from loom.services.probe import Answer, ask_postgres, ask_redis
+from loom.wording import Shell, Words
 
 
 def endpoints(config: LoomConfig) -> Endpoints:
     state = read_state(instance_dir(config))
     if state is None:
-        raise ServersError("Loom's servers have not been started yet.", "Run `loom up`.")
+        raise ServersError("Loom's servers have not been started yet.", Words("Run {}.", Shell("loom up")))
     return state.endpoints()
 
 
@@ -76,13 +77,14 @@ def _start(root: Path, progress: Callable[[str], None], *, even_if_stopped: bool
                 state = start(root, replace(state or new_state(root), stopped=False), progress)
             return state.endpoints()
     except OSError as error:
-        raise ServersError(f"The servers cannot be started: {error}.", "Run `loom doctor`.") from None
+        raise ServersError(f"The servers cannot be started: {error}.", Words("Run {}.", Shell("loom doctor"))) from None
 
 
 def _runs(root: Path, state: State, even_if_stopped: bool) -> bool:
     if state.stopped and not even_if_stopped:
         raise ServersStoppedError(
-            f"The servers of instance `{root.name}` were stopped with `loom down`.", "Run `loom up` to start them."
+            f"The servers of instance `{root.name}` were stopped with `loom down`.",
+            Words("Run {} to start them.", Shell("loom up")),
         )
     where = state.endpoints()
     return (

@@ -23,6 +23,7 @@ from typing import Any
 from loom.background import Backoff
 from loom.exceptions import ServersError
 from loom.services.places import is_root
+from loom.wording import Shell, Words
 
 _UNPRIVILEGED = ("postgres", "nobody")
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
@@ -84,7 +85,9 @@ def run(command: Sequence[str | Path], who: Account, *, text: str = "", cwd: Pat
         raise _cannot_run(name, who, cwd, error) from None
     # PostgreSQL's single-user mode ends with 0 whatever it met.
     if result.returncode or "ERROR:" in result.stderr or "FATAL:" in result.stderr:
-        raise ServersError(f"`{name}` failed: {last_line(result.stderr)}", "Run `loom doctor` for the whole picture.")
+        raise ServersError(
+            f"`{name}` failed: {last_line(result.stderr)}", Words("Run {} for the whole picture.", Shell("loom doctor"))
+        )
 
 
 def spawn(command: Sequence[str | Path], who: Account, *, lock: int, log: Path, cwd: Path) -> int:
@@ -202,7 +205,9 @@ def _cannot_run(name: str, who: Account, cwd: Path, error: Exception) -> Servers
             f"The user `{who.name}`, whom the servers run as under root, cannot enter {error.filename or cwd}.",
             "Set LOOM_DATA_DIR to a directory that every user may enter.",
         )
-    return ServersError(f"`{name}` cannot be started: {reason}.", "Run `loom doctor` for the whole picture.")
+    return ServersError(
+        f"`{name}` cannot be started: {reason}.", Words("Run {} for the whole picture.", Shell("loom doctor"))
+    )
 
 
 def last_line(text: str) -> str:

@@ -26,6 +26,7 @@ from loom.graph.store.transaction import Transaction
 from loom.skills import answers
 from loom.skills.loader import Skill
 from loom.skills.providers import Completion, Provider
+from loom.wording import Argument, Words
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -151,7 +152,8 @@ async def get(loom: Loom, run_id: str) -> SkillRun:
     """One run. Raises RunNotFoundError."""
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise InvalidInputError(
-            f"run_id {texts.quote(str(run_id))} is not the id of a run.", "Pass it as it was given."
+            Words("{} {} is not the id of a run.", Argument("run_id"), texts.quote(str(run_id))),
+            "Pass it as it was given.",
         )
     found = await loom.look(lambda connection: skill_runs.get(connection, loom.project_id, run_id))
     if found is None:

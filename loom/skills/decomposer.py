@@ -40,6 +40,7 @@ from loom.skills import asking, checks, loader
 from loom.skills.asking import Noted
 from loom.skills.checks import Known
 from loom.skills.providers import Provider
+from loom.wording import Argument, Words, call
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -156,7 +157,10 @@ def prompt(loom: Loom, material: Material) -> dict[str, Any]:
     skill = loader.load(loom.config).get(SKILL)
     return {
         "status": "plan_wanted",
-        "next": "Make the plan, then call loom_decompose again with the goal and plan=<an object that fits expects>.",
+        "next": Words(
+            "Make the plan, an object that fits expects, and propose it with {}, the goal being the same.",
+            call("decompose", goal=..., plan=...),
+        ),
         "expects": skill.outputs,
         "prompt": skill.render(skill.accept(material.reminder())),
     }
@@ -349,7 +353,8 @@ def is_plan_id(text: str) -> bool:
 def _known(plan_id: object) -> str:
     if not isinstance(plan_id, str) or not is_plan_id(plan_id):
         raise InvalidInputError(
-            f"plan_id {texts.quote(str(plan_id))} is not the id of a plan.", "Pass it as the preview gave it."
+            Words("{} {} is not the id of a plan.", Argument("plan_id"), texts.quote(str(plan_id))),
+            "Pass it as the preview gave it.",
         )
     return plan_id
 
@@ -399,7 +404,7 @@ def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, in
         epics=counts[TaskStatus.EPIC],
         tasks=rows,
         more=max(len(tasks) - _ROWS, 0) or None,
-        next="Work can begin: loom_claim.",
+        next=Words("Work can begin with {}.", call("claim")),
         **{IDS: [one.id for one in tasks]},
     )
 
@@ -474,12 +479,15 @@ def _brief(text: str) -> str:
 
 def _read_spec(directory: Path | None, given: str) -> str:
     if directory is None:
-        raise InvalidInputError("spec_path needs a project directory.", "Pass the text as the goal.")
+        raise InvalidInputError(
+            Words("{} needs a project directory.", Argument("spec_path")), "Pass the text as the goal."
+        )
     try:
         path = (directory / given).resolve(strict=True)
         if not path.is_relative_to(directory.resolve()) or not path.is_file():
             raise InvalidInputError(
-                f"spec_path {texts.quote(given)} is not a file of the project.", "Name a file below the project."
+                Words("{} {} is not a file of the project.", Argument("spec_path"), texts.quote(given)),
+                "Name a file below the project.",
             )
         with path.open("rb") as stream:
             return stream.read(SPEC_BYTES + 1).decode("utf-8-sig")
@@ -488,7 +496,8 @@ def _read_spec(directory: Path | None, given: str) -> str:
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or "not a path"
         raise InvalidInputError(
-            f"spec_path {texts.quote(given)} cannot be read: {why}.", "Name a text file below the project."
+            Words("{} {} cannot be read: {}.", Argument("spec_path"), texts.quote(given), why),
+            "Name a text file below the project.",
         ) from None
 
 

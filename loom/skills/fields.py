@@ -20,6 +20,7 @@ from loom import documents, texts
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.model import limits
 from loom.skills.library import FILE_BYTES
+from loom.wording import Argument, Words
 
 INPUTS_BYTES = 900_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -70,7 +71,8 @@ def accept(inputs: Sequence[Input], given: Mapping[str, Any], who: str) -> dict[
                 about = f": {one.description}" if one.description else ""
                 needs = f"{who[0].upper()}{who[1:]} needs the input {name} ({one.type}){about}"
                 raise InvalidInputError(
-                    needs if needs.endswith((".", "?", "!")) else f"{needs}.", f"Pass {name} in inputs."
+                    needs if needs.endswith((".", "?", "!")) else f"{needs}.",
+                    Words("Pass it in {}.", Argument("inputs")),
                 )
             value = one.default
         elif not fits(value, one.type):

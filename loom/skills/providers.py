@@ -22,6 +22,7 @@ from loom import process, texts
 from loom.config import API_KEY_VARIABLE, LoomConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills.answers import ANSWER_BYTES
+from loom.wording import Shell, Words
 
 MAX_TOKENS = 16_000  # of an answer, where neither skill nor caller says
 RETRIES = 4
@@ -86,7 +87,7 @@ def choose(config: LoomConfig, name: str | None = None) -> Provider | None:
             if not skills.command:
                 raise ConfigError(
                     "The provider is command, but skills.command is not set.",
-                    "Run `loom config set skills.command 'claude -p'`, or name another command.",
+                    Words("Run {}, or name another command.", Shell("loom config set skills.command 'claude -p'")),
                 )
             return Command(skills.command, config.project_dir)
         case "anthropic" | "openai":
@@ -192,7 +193,7 @@ class _Api:
             return chosen
         raise ConfigError(
             f"The provider {self.name} needs a model.",
-            "Run `loom config set skills.model NAME`, or set it in the skill.",
+            Words("Run {}, or set it in the skill.", Shell("loom config set skills.model NAME")),
         )
 
     def _not_installed(self) -> ConfigError:

@@ -13,6 +13,7 @@ from loom.replies import Reply
 from loom.skills import asking, decomposer, fields, loader, providers
 from loom.skills.library import Library
 from loom.skills.loader import Skill
+from loom.wording import Argument, Words, call
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -33,14 +34,17 @@ async def skill(
         if answered.output != output:
             raise RunAnsweredError(
                 f"{run_id} has its answer already; this one was not recorded.",
-                "Ask for this run without output to see its answer, or start the skill again.",
+                Words("See its answer with {}, or start the skill again.", call("skill", run_id=run_id)),
             )
         return ran(answered)
     skills = loader.load(loom.config)
     if name is None:
         return listed(skills)
     if output is not None:
-        raise InvalidInputError("output answers a run, but there is no run_id.", "Pass the run_id that you were given.")
+        raise InvalidInputError(
+            Words("{} answers a run, and none is named.", Argument("output")),
+            Words("Answer with {}, the run being the one that you were given.", call("skill", run_id=..., output=...)),
+        )
     chosen = skills.get(name)
     provider = providers.choose(loom.config, chosen.provider)
     if provider is not None:
@@ -50,7 +54,10 @@ async def skill(
         "run_id": opened.run.id,
         "status": opened.run.status,
         "skill": chosen.name,
-        "next": "Do what the prompt says, then call loom_skill with run_id and output=<an object that fits expects>.",
+        "next": Words(
+            "Do what the prompt says, and answer with {}, an object that fits expects.",
+            call("skill", run_id=opened.run.id, output=...),
+        ),
         "expects": chosen.outputs,
         "prompt": opened.prompt,
     }
@@ -68,7 +75,11 @@ async def decompose(
     """Makes a plan or takes one, shows it, writes it after a yes; see `decomposer`. Raises LoomError."""
     if confirm and plan_id is None:
         raise InvalidInputError(
-            "confirm=true needs the plan_id of a preview.", "Call without confirm first, and show the preview."
+            "Only a plan that was shown can be confirmed.",
+            Words(
+                "Make a preview and show it, and when it is agreed to, confirm it with {}.",
+                call("decompose", plan_id=..., confirm=True),
+            ),
         )
     try:
         if plan_id is not None:
@@ -88,7 +99,9 @@ async def decompose(
             "status": "sent_back",
             "problems": list(error.problems),
             "count": len(error.problems),
-            "next": "Correct all of these in the plan, and call loom_decompose again with it.",
+            "next": Words(
+                "Correct all of these in the plan, and propose it again with {}.", call("decompose", plan=...)
+            ),
         }
 
 

@@ -31,6 +31,7 @@ from loom.graph.store.skill_runs import SkillRun
 from loom.graph.store.transaction import Transaction
 from loom.graph.store.workflow_runs import Awaited, Run, StepRun
 from loom.skills import fields
+from loom.wording import Shell, Words
 from loom.workflows import actions, asking, loader, values
 from loom.workflows.loader import FAIL, LONGEST, Step, StepType, Workflow
 
@@ -265,7 +266,7 @@ class Carrier:
             raise WorkflowError(
                 f"{step.id} would run a command, and the {self._run.workflow} that stands here is not the one that this"
                 " run began with.",
-                "Put its file there and run `loom config trust`, or resume where it does.",
+                Words("Put its file there and run {}, or resume where it does.", Shell("loom config trust")),
             )
 
     # --- values -------------------------------------------------------------------------------------------------------

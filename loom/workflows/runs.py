@@ -26,6 +26,7 @@ from loom.graph.store.workflow_runs import Run, StepRun
 from loom.process import identity
 from loom.skills import fields
 from loom.skills import loader as skills
+from loom.wording import Argument, Shell, Words, call
 from loom.workflows import actions, asking, loader
 from loom.workflows.carrier import LEASE, OUTPUT_BYTES, Carrier, Tell, is_over
 from loom.workflows.loader import Step, StepType, Workflow
@@ -133,7 +134,7 @@ async def confirm(
         if by_agent and not step.facts.get("agents"):
             raise WorkflowStateError(
                 f"The step {step.id} of {run.workflow} is answered by a person.",
-                f"Have your user run `loom workflow resume {run.id} --yes`, or --no.",
+                Words("Have your user run {}.", answered_by_a_person(run.id)),
             )
         await _in_time(tx, run, _row(run, await workflow_runs.steps(tx.connection, tx.project_id, run.id)))
         if not yes:
@@ -239,6 +240,13 @@ async def waits_for(loom: Loom, run: Run, rows: list[StepRun]) -> dict[str, Any]
     return {"waits_for": "tasks", "finished": tasks.finished, "open": tasks.open, "dead": list(tasks.dead[:20])}
 
 
+def answered_by_a_person(run_id: str) -> Words:
+    """The commands that answer a yes or no; no tool does it, since an agent is not to say yes for its user."""
+    return Words(
+        "{}, or {}", Shell(f"loom workflow resume {run_id} --yes"), Shell(f"loom workflow resume {run_id} --no")
+    )
+
+
 def step_at(run: Run) -> Step | None:
     """The step that a run is at; None behind the last."""
     workflow = workflow_of(run)
@@ -254,7 +262,8 @@ def known(run_id: object) -> str:
     """The id of a run. Raises InvalidInputError for anything else."""
     if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise InvalidInputError(
-            f"run_id {texts.quote(str(run_id))} is not the id of a workflow's run.", "Pass it as it was given."
+            Words("{} {} is not the id of a workflow's run.", Argument("run_id"), texts.quote(str(run_id))),
+            "Pass it as it was given.",
         )
     return run_id
 
@@ -268,7 +277,7 @@ async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None)
         raise ClaimConflictError(
             f"{run.id} is carried on by {run.holder}, whose lease ends at"
             f" {run.lease_expires_at.isoformat(timespec='seconds')} unless it is renewed.",
-            "See `loom workflow status` for it, or try again then.",
+            Words("See {}, or try again then.", call("workflow", action="status", run_id=run.id)),
         )
     if run.status == "cancelled":
         raise WorkflowStateError(f"{run.id} is cancelled.", "Start the workflow again for another run.")
@@ -282,7 +291,7 @@ async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None)
 async def _go_back(tx: Transaction, run: Run, workflow: Workflow, step_id: str) -> None:
     there = workflow.place_of(step_id)
     if there >= len(workflow.steps) or there > run.position:
-        raise WorkflowStateError(f"{run.id} has not come to {step_id} yet.", "Resume it without a step.")
+        raise WorkflowStateError(f"{run.id} has not come to {step_id} yet.", "Go on where it is.")
     for row in await workflow_runs.steps(tx.connection, tx.project_id, run.id):
         action = workflow.steps[row.position].facts.get("action")
         if row.position >= there and row.status == "done" and action and actions.ACTIONS[action].change:
@@ -302,7 +311,8 @@ def _row(run: Run, rows: Iterable[StepRun]) -> StepRun:
 async def _in_time(tx: Transaction, run: Run, row: StepRun) -> None:
     if await is_over(tx, row):
         raise WorkflowStateError(
-            f"The time to answer {row.step} is over.", f"`loom workflow resume {run.id} --step {row.step}` asks again."
+            f"The time to answer {row.step} is over.",
+            Words("A person has it asked again with {}.", Shell(f"loom workflow resume {run.id} --step {row.step}")),
         )
 
 
@@ -311,5 +321,5 @@ def _standing(run: Run) -> str:
     return f"it is {run.status}{f' at {step.id}' if step is not None and run.status != 'done' else ''}"
 
 
-def _see(run: Run) -> str:
-    return f"See `loom workflow status {run.id}`."
+def _see(run: Run) -> Words:
+    return Words("See {}.", call("workflow", action="status", run_id=run.id))

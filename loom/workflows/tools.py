@@ -15,6 +15,7 @@ from loom.skills import loader as skills
 from loom.skills.fields import brief
 from loom.skills.library import Library
 from loom.skills.loader import Skill
+from loom.wording import Argument, Shell, Words, call
 from loom.workflows import loader, runs
 from loom.workflows.loader import StepType, Workflow
 
@@ -37,11 +38,17 @@ async def workflow(
         return listed_runs(await runs.newest(loom)) if run_id is None else await shown(loom, run_id, whole=True)
     if action == "start":
         if name is None:
-            raise InvalidInputError("There is no name of a workflow to start.", "Pass name; see action=list.")
+            raise InvalidInputError(
+                "There is no name of a workflow to start.",
+                Words("Pass {}; see {}.", Argument("name"), call("workflow", action="list")),
+            )
         begun = await runs.start(loom, loader.load(loom.config).get(name), inputs or {})
         run_id = begun.id
     elif run_id is None:
-        raise InvalidInputError("There is no run_id to resume.", "Pass run_id; see action=status.")
+        raise InvalidInputError(
+            Words("There is no {} to resume.", Argument("run_id")),
+            Words("Pass {}; see {}.", Argument("run_id"), call("workflow", action="status")),
+        )
     elif inputs:
         try:
             if (await _answer(loom, run_id, inputs)).status == "failed":  # by a no
@@ -51,7 +58,10 @@ async def workflow(
                 "run_id": run_id,
                 "status": "sent_back",
                 "problems": list(error.problems),
-                "next": "Correct all of these in the plan, and resume again with it.",
+                "next": Words(
+                    "Correct all of these in the plan, and answer again with {}.",
+                    call("workflow", action="resume", run_id=run_id, inputs=...),
+                ),
             }
     await runs.advance(loom, run_id)
     return await shown(loom, run_id)
@@ -66,12 +76,19 @@ async def _answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> Run:
             yes, note = given.get("yes"), given.get("note", "")
             if not isinstance(yes, bool) or not isinstance(note, str):
                 raise InvalidInputError(
-                    f"{run.id} waits for a yes or no.", 'Pass inputs={"yes": true} or {"yes": false, "note": "why"}.'
+                    f"{run.id} waits for a yes or no.",
+                    Words(
+                        "Answer with {}, or with false and a note that says why.",
+                        call("workflow", action="resume", run_id=run.id, inputs={"yes": True}),
+                    ),
                 )
             return await runs.confirm(loom, run.id, yes=yes, step_id=_step(run), note=note, by_agent=True)
         case {"waits_for": "answer"}:
             return await runs.answer(loom, run.id, given)
-    raise WorkflowStateError(f"{run.id} waits for no answer; it is {run.status}.", "Resume it without one.")
+    raise WorkflowStateError(
+        f"{run.id} waits for no answer; it is {run.status}.",
+        Words("Go on with {}.", call("workflow", action="resume", run_id=run.id)),
+    )
 
 
 def listed(found: Library[Workflow], known: Library[Skill]) -> Reply:
@@ -167,26 +184,27 @@ def _step(run: Run) -> str | None:
     return None
 
 
-def _next(run: Run, waits: Mapping[str, Any]) -> str | None:
-    again = f"call loom_workflow with action=resume and run_id={run.id}"
+def _next(run: Run, waits: Mapping[str, Any]) -> Words | None:
+    again = call("workflow", action="resume", run_id=run.id)
+    keeper = Shell("loom orchestrate")
     match waits:
         case {"trouble": _}:
-            return f"Mend that, and {again}."
+            return Words("Mend that, and go on with {}.", again)
         case {"waits_for": "confirm", "agents": True}:
-            return f'Decide, and {again} and inputs={{"yes": true}}, or false with a note.'
+            yes = call("workflow", action="resume", run_id=run.id, inputs={"yes": True})
+            return Words("Decide, and answer with {}, or with false and a note.", yes)
         case {"waits_for": "confirm"}:
-            return (
-                f"Show this to your user, who answers with `loom workflow resume {run.id} --yes`, or --no; that goes on"
-                " with it, too."
-            )
+            person = runs.answered_by_a_person(run.id)
+            return Words("A person who has seen this answers with {}; that goes on with it, too.", person)
         case {"waits_for": "answer"}:
-            return f"Do what the prompt says, then {again} and inputs=<an object that fits expects>."
+            answer = call("workflow", action="resume", run_id=run.id, inputs=...)
+            return Words("Do what the prompt says, and answer with {}, an object that fits expects.", answer)
         case {"waits_for": "tasks"}:
-            return f"The tasks are there for all to claim; when they are done, {again}, unless `loom orchestrate` does."
+            return Words("When the tasks are done, go on with {}, unless {} does; all may claim them.", again, keeper)
         case {"waits_for": "time"}:
-            return f"Then {again}, unless `loom orchestrate` does."
+            return Words("When that time has come, go on with {}, unless {} does.", again, keeper)
     if run.status == "running" and _holder(run) is None:
-        return f"Nobody carries it on; {again}."
+        return Words("Nobody carries it on; go on with {}.", again)
     if run.status == "failed":
-        return f"Mend what failed, and {again}: it begins again with that step."
+        return Words("Mend what failed, and go on with {}: it begins again with that step.", again)
     return None

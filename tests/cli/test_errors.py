@@ -33,8 +33,8 @@ MEGABYTE = "x" * 1_000_000
         (["claim", "loom:{*}\r\nFLUSHALL\r\n"], "", 2, "not a task id"),
         (["claim", "loom-../../etc"], "", 2, "not a task id"),
         (["claim", "--agent", "a b\u202e"], "", 2, "not a name"),
-        (["claim", "--lease", "0"], "", 2, "lease_seconds"),
-        (["claim", "--lease", "nan"], "", 2, "lease_seconds"),
+        (["claim", "--lease", "0"], "", 2, "--lease must"),
+        (["claim", "--lease", "nan"], "", 2, "--lease must"),
         (["create", ""], "", 2, "empty"),
         (["create", "two\nlines"], "", 2, "line break"),
         (["create", "\udcff"], "", 2, "half a character"),
@@ -82,9 +82,9 @@ async def test_bad_input_is_told_in_a_sentence_and_changes_nothing(
     assert (cli.directory / ".loom" / "config.yaml").read_text() == settings
 
 
-def test_what_a_run_says_went_wrong_names_commands_too(cli: Cli) -> None:
+def test_what_a_run_says_went_wrong_is_kept_in_the_words_of_neither_face(cli: Cli) -> None:
     told = cli.inside("workflow", "start", "debug_and_fix", "--input", f"task_id={GONE}", "--json").json["error"]
-    assert told == f"load: There is no task {GONE} in this project. See `loom ready` or `loom graph` for its tasks."
+    assert told == f"load: There is no task {GONE} in this project. See “ready” or “graph” for its tasks."
 
 
 async def test_cycles_are_refused_by_name(cli: Cli, pool: Pool) -> None:
@@ -136,9 +136,9 @@ def test_a_broken_configuration(cli: Cli) -> None:
 
 def test_what_nobody_expected_is_a_sentence_and_a_log_without_secrets(cli: Cli) -> None:
     (cli.directory / "sitecustomize.py").write_text(
-        "from loom.graph.store import reading\n"
+        "from loom.graph import project\n"
         "async def broken(*a, **k): raise KeyError('redis://:hunter2@host')\n"
-        "reading.overview = broken\n"
+        "project.get_project_status = broken\n"
     )
     result = cli("status", PYTHONPATH=f"{cli.directory}{os.pathsep}{cli.env['PYTHONPATH']}")
     assert result.code == 1

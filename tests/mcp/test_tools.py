@@ -19,6 +19,8 @@ from loom.db.connection import Pool
 from loom.exceptions import LoomError
 from loom.graph.front import Loom
 from loom.mcp.server import build
+from loom.mcp.wording import agents
+from loom.wording import worded
 from tests.conftest import Opener
 
 
@@ -107,7 +109,8 @@ async def test_an_error_is_code_cause_and_next_step(agent: Agent, loom: Loom) ->
         await loom.claim(held["id"])
     error = caught.value
     text = await agent.error("claim", task_id=held["id"])
-    assert text == f"{error.code}: {error.cause} {error.next_step}"
+    assert text == f"{error.code}: {error.cause} {worded(error.next_step, agents)}"
+    assert "loom_claim" in text
     assert text.startswith("claim_conflict: ")
     assert "somebody" in text
 

@@ -272,7 +272,7 @@ def test_from_start_to_end(work: Cli, tmp_path: Path) -> None:
     assert asked.code == 4, "it waits, and nobody is there to ask"
     assert "Sure?" in asked.out
     run_id = asked.out.split()[0]
-    assert f"next: `loom workflow resume {run_id} --yes`, or --no" in asked.out
+    assert f"answers with `loom workflow resume {run_id} --yes`, or `loom workflow resume {run_id} --no`;" in asked.out
     shown = work.ok("workflow", "status", run_id)
     assert shown["show"] == {"n": 7, "goal": "Sign-in\n", "many": [1]}
     assert (work.inside("workflow", "resume", run_id).code, work.inside("workflow", "status", run_id).code) == (4, 0)
@@ -369,7 +369,7 @@ def test_answers_and_steps_on_the_command_line(work: Cli) -> None:
     assert asked.code == 4
     run_id = asked.out.split()[0]
     assert "Say it louder" in asked.out
-    assert f"next: `loom workflow resume {run_id} --output JSON`" in asked.out
+    assert f"and answer with `loom workflow resume {run_id} --output JSON`, an object" in asked.out
     wrong = work.inside("workflow", "resume", run_id, "--output", '{"sad": 1}', "--no-wait")
     assert wrong.code == 1
     assert "'said' is a required property" in wrong.err

@@ -253,7 +253,7 @@ async def test_an_agent_ships_a_feature(place: dict[str, str], loom: Loom) -> No
         run_id = asked["run_id"]
         assert (asked["status"], asked["waits_for"]) == ("waiting", "answer")
         harmless(asked["prompt"])
-        assert f"action=resume and run_id={run_id} and inputs=" in asked["next"]
+        assert f"answer with loom_workflow(action=resume, run_id={run_id}, inputs=…)" in asked["next"]
         wrong = await server.call("loom_workflow", action="resume", run_id=run_id, inputs={"title": "x"})
         assert wrong["error"].startswith("invalid_answer: ")
         again = await call("resume", run_id=run_id, inputs={})

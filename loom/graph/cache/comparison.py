@@ -9,6 +9,7 @@ from loom.graph import store
 from loom.graph.cache.mirror import Cache
 from loom.graph.cache.relay import Relay
 from loom.graph.model.verdict import Verdict, verdict
+from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
     from loom.db.connection import Pool
@@ -36,4 +37,5 @@ async def compare(pool: Pool, cache: Cache, relay: Relay, project_id: str) -> Ve
             break
         await relay.step()
         held = await cache.everything()
-    return verdict(name, sorted(suspects or ()), "Run `loom doctor --deep` to build the mirror anew from Postgres.")
+    advice = Words("Run {} to build the mirror anew from Postgres.", Shell("loom doctor --deep"))
+    return verdict(name, sorted(suspects or ()), advice)

@@ -24,6 +24,7 @@ from loom.exceptions import InvalidInputError
 from loom.graph import store
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.store import escalations, messages, reading
+from loom.wording import Argument, Words
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Pool
@@ -185,6 +186,6 @@ def _position(since: str) -> Position:
         return Position.parse(since)
     except ValueError:
         raise InvalidInputError(
-            f"since {texts.shorten(since, 40)!r} is not a position.",
-            "Pass the since that the last wait returned, or leave it out.",
+            Words("{} {} is not a position.", Argument("since"), f"{texts.shorten(since, 40)!r}"),
+            "Pass the one that the last wait returned, or leave it out.",
         ) from None

@@ -15,6 +15,7 @@ from loom import texts
 from loom.exceptions import InvalidInputError
 from loom.graph.model.task import Priority
 from loom.ids import AGENT_NAME, TASK_ID
+from loom.wording import Argument, Words, call
 
 TITLE_CHARACTERS = 500
 DONE_WHEN_BYTES = 8 * 1024
@@ -40,17 +41,19 @@ def title(value: object, field: str = "title") -> str:
         return plain  # as nearly all are, and a plan has tens of thousands
     if len(text) > TITLE_CHARACTERS:
         _refuse(
-            f"{field} is {len(text):,} characters long; the limit is {TITLE_CHARACTERS}.",
+            field,
+            f"is {len(text):,} characters long; the limit is {TITLE_CHARACTERS}.",
             "Shorten it and put the rest into context.",
         )
     _characters(text, field)
     if found := NOT_ONE_LINE.search(text):
         _refuse(
-            f"{field} has a line break or control character (U+{ord(found[0]):04X}) at position {found.start() + 1}.",
+            field,
+            f"has a line break or control character (U+{ord(found[0]):04X}) at position {found.start() + 1}.",
             "Write it on one line and put the rest into context.",
         )
     if not (text := text.strip()):
-        _refuse(f"{field} is empty.", f"Give it 1 to {TITLE_CHARACTERS} characters.")
+        _refuse(field, "is empty.", f"Give it 1 to {TITLE_CHARACTERS} characters.")
     return text
 
 
@@ -89,17 +92,20 @@ def json_object(value: object, field: str, limit: int = JSON_BYTES) -> str:
     """
     if not isinstance(value, dict):
         _refuse(
-            f"{field} must be a JSON object, not {kind(value)}.", f'Pass {field} as an object, such as {{"note": "…"}}.'
+            field,
+            f"must be a JSON object, not {kind(value)}.",
+            Words('Pass {} as an object, such as {"note": "…"}.', Argument(field)),
         )
     try:
         text = _encode(value)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError):
         _look_closely(value, field)
-        _refuse(f"{field} cannot be written as JSON.", "Use texts, numbers, true, false, null, lists and objects only.")
+        _refuse(field, "cannot be written as JSON.", "Use texts, numbers, true, false, null, lists and objects only.")
     if size > limit:
         _refuse(
-            f"{field} is {size:,} bytes of JSON; the limit is {limit:,}.",
+            field,
+            f"is {size:,} bytes of JSON; the limit is {limit:,}.",
             "Write the bulk to a file and put its path there.",
         )
     # One pass in C said nearly all; these signs, each of which a harmless text may show too, call for the slow look.
@@ -114,7 +120,8 @@ def agent_name(value: object, field: str = "agent_id") -> str:
     if not AGENT_NAME.fullmatch(text):
         got = f"is {len(text):,} characters long" if len(text) > 64 else f"{texts.quote(text)} is not a name"
         _refuse(
-            f"{field} {got}; a name has 1 to 64 letters, digits and . _ : @ / -",
+            field,
+            f"{got}; a name has 1 to 64 letters, digits and . _ : @ / -",
             "Choose a name such as backend-1.",
         )
     return text
@@ -125,8 +132,9 @@ def task_id(value: object, field: str = "task_id") -> str:
     text = _string(value, field)
     if not TASK_ID.fullmatch(text):
         _refuse(
-            f"{field} {texts.quote(text)} is not a task id, which is loom- and 8 hex digits.",
-            "Look the id up in the list of ready tasks or in the status.",
+            field,
+            f"{texts.quote(text)} is not a task id, which is loom- and 8 hex digits.",
+            Words("Look the id up with {} or {}.", call("ready"), call("graph")),
         )
     return text
 
@@ -136,7 +144,9 @@ def depends_on(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple | set | frozenset):
-        _refuse(f"depends_on must be a list of task ids, not {kind(value)}.", 'Pass a list such as ["loom-0123abcd"].')
+        _refuse(
+            "depends_on", f"must be a list of task ids, not {kind(value)}.", 'Pass a list such as ["loom-0123abcd"].'
+        )
     ids = tuple(dict.fromkeys(task_id(item, "depends_on") for item in value))
     count_dependencies(len(ids))
     return ids
@@ -146,7 +156,8 @@ def count_dependencies(count: int) -> None:
     """Refuses more than 1,000 dependencies of one task."""
     if count > DEPENDENCIES:
         _refuse(
-            f"depends_on names {count:,} tasks; the limit is {DEPENDENCIES:,}.",
+            "depends_on",
+            f"names {count:,} tasks; the limit is {DEPENDENCIES:,}.",
             "Put them under an epic and depend on the epic.",
         )
 
@@ -155,7 +166,7 @@ def priority(value: object) -> Priority:
     """A priority: p0, p1 or p2, in either case."""
     text = _string(value, "priority").lower()
     if text not in Priority.__members__.values():
-        _refuse(f"priority {texts.quote(text)} does not exist.", "Use p0 (first), p1 or p2.")
+        _refuse("priority", f"{texts.quote(text)} does not exist.", "Use p0 (first), p1 or p2.")
     return Priority(text)
 
 
@@ -177,7 +188,7 @@ def message_id(value: object) -> int:
 def seconds(value: object, field: str, low: float, high: float) -> float:
     """A time span in seconds between two bounds. `field` names it in errors."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        _refuse(f"{field} must be a number of seconds from {low:g} to {high:g}.", f"Pass such a {field}.")
+        _refuse(field, f"must be a number of seconds from {low:g} to {high:g}.", "Give a number between them.")
     return float(value)
 
 
@@ -200,13 +211,13 @@ def kind(value: object) -> str:
 
 def _whole(value: object, field: str, low: int, high: int, advice: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        _refuse(f"{field} must be a whole number from {low} to {high}.", advice)
+        _refuse(field, f"must be a whole number from {low} to {high}.", advice)
     return value
 
 
 def _string(value: object, field: str) -> str:
     if not isinstance(value, str):
-        _refuse(f"{field} must be text, not {kind(value)}.", f"Pass {field} as text.")
+        _refuse(field, f"must be text, not {kind(value)}.", Words("Pass {} as text.", Argument(field)))
     return str(value)
 
 
@@ -214,55 +225,54 @@ def _text(value: object, field: str, limit: int, advice: str) -> str:
     text = _string(value, field)
     _characters(text, field)
     if (size := len(text.encode())) > limit:
-        _refuse(f"{field} is {size:,} bytes long; the limit is {limit:,}.", advice)
+        _refuse(field, f"is {size:,} bytes long; the limit is {limit:,}.", advice)
     return text.strip()
 
 
 def _needed(text: str, field: str) -> str:
     if not text:
-        _refuse(f"{field} is empty.", f"Say something in {field}.")
+        _refuse(field, "is empty.", Words("Say something in {}.", Argument(field)))
     return text
 
 
-def _characters(text: str, where: str) -> None:
+def _characters(text: str, field: str, path: str = "", before: str = "") -> None:
     if "\0" in text:
-        _refuse(
-            f"{where} has a NUL character at position {text.index(chr(0)) + 1}.", "Remove it; Postgres stores no NUL."
-        )
+        fault = f"has a NUL character at position {text.index(chr(0)) + 1}."
+        _refuse(field, fault, "Remove it; Postgres stores no NUL.", path, before)
     if not text.isascii() and (found := _SURROGATE.search(text)):
-        _refuse(
-            f"{where} has half a character (surrogate U+{ord(found[0]):04X}) at position {found.start() + 1}.",
-            "Decode the text as UTF-8 before passing it.",
-        )
+        fault = f"has half a character (surrogate U+{ord(found[0]):04X}) at position {found.start() + 1}."
+        _refuse(field, fault, "Decode the text as UTF-8 before passing it.", path, before)
 
 
 def _look_closely(value: object, field: str) -> None:
     """Refuses the first thing in `value` that makes it unfit, naming its place. Walks without recursion."""
-    stack: list[tuple[Any, str, int]] = [(value, field, 1)]
+    stack: list[tuple[Any, str, int]] = [(value, "", 1)]
     while stack:
-        item, where, depth = stack.pop()
+        item, path, depth = stack.pop()
         if isinstance(item, str):
-            _characters(item, where)
+            _characters(item, field, path)
         elif isinstance(item, int | float):
             # Beyond a double's range; inf - inf and nan - nan are not zero.
             if (isinstance(item, int) and item.bit_length() > 1024) or (isinstance(item, float) and item - item != 0):
-                _refuse(f"{where} is a number that JSON cannot carry safely.", "Pass it as text.")
+                _refuse(field, "is a number that JSON cannot carry safely.", "Pass it as text.", path)
         elif isinstance(item, dict | list | tuple):
             if depth > JSON_DEPTH:
-                _refuse(f"{field} is nested more than {JSON_DEPTH} levels deep.", "Flatten it, or pass a part as text.")
+                _refuse(field, f"is nested more than {JSON_DEPTH} levels deep.", "Flatten it, or pass a part as text.")
             if isinstance(item, dict):
                 for key in item:
                     if isinstance(key, str):
-                        _characters(key, f"a key in {where}")
+                        _characters(key, field, path, "a key in ")
                     elif not isinstance(key, int | float | None):
-                        _refuse(f"{where} has a key that is {kind(key)}.", "Use texts as keys.")
-                inner = [(part, f"{where}.{texts.quote(str(key), 30)[1:-1]}") for key, part in item.items()]
+                        _refuse(field, f"has a key that is {kind(key)}.", "Use texts as keys.", path)
+                inner = [(part, f"{path}.{texts.quote(str(key), 30)[1:-1]}") for key, part in item.items()]
             else:
-                inner = [(part, f"{where}[{index}]") for index, part in enumerate(item)]
-            stack.extend((part, path, depth + 1) for part, path in reversed(inner))
+                inner = [(part, f"{path}[{index}]") for index, part in enumerate(item)]
+            stack.extend((part, below, depth + 1) for part, below in reversed(inner))
         elif item is not None:
-            _refuse(f"{where} is {kind(item)}, which JSON does not have.", "Pass it as text, number, list or object.")
+            fault = f"is {kind(item)}, which JSON does not have."
+            _refuse(field, fault, "Pass it as text, number, list or object.", path)
 
 
-def _refuse(cause: str, next_step: str) -> NoReturn:
-    raise InvalidInputError(cause, next_step)
+def _refuse(field: str, fault: str, next_step: str, path: str = "", before: str = "") -> NoReturn:
+    """Refuses an argument, or what stands in it at `path`; `before` that."""
+    raise InvalidInputError(Words("{}{}{} {}", before, Argument(field), path, fault), next_step)

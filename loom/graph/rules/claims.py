@@ -20,6 +20,7 @@ from loom.graph.model.task import Task, TaskStatus
 from loom.graph.store import escalations, reading
 from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.transaction import Transaction
+from loom.wording import Argument, Moment, Words, call
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -227,7 +228,7 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
     task = await store.get_task(connection, project_id, task_id)
     if task is None:
         return not_found(task_id)
-    other = "Claim another task from loom_ready."
+    other = Words("Claim another task with {}.", call("claim"))
     match task.status:
         case TaskStatus.PENDING:
             return None
@@ -236,25 +237,30 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
             if task.assignee == agent:
                 return ClaimConflictError(
                     f"{task.id} is already claimed under your name, {agent}, until {until}.",
-                    "Go on with it and report with loom_done, give it back with loom_release, or claim another task.",
+                    Words(
+                        "Go on with it and report with {}, give it back with {}, or claim another one with {}.",
+                        call("done", task_id=task.id),
+                        call("release", task_id=task.id),
+                        call("claim"),
+                    ),
                 )
             return ClaimConflictError(
                 f"{task.id} is claimed by {task.assignee} until {until}.",
-                "Call loom_claim without task_id for the best ready task, or loom_wait for this one.",
+                Words("Take the best ready task with {}, or {}.", call("claim"), _wait_for(task)),
             )
         case TaskStatus.BLOCKED:
             targets = await reading.open_dependencies(connection, project_id, task_id)
             names = ", ".join(f"{one.id} ({one.status})" for one in targets) or "an open escalation"
             return TaskStateError(f"{task.id} is blocked; it waits for {names}.", other)
         case TaskStatus.FAILED:
-            again = task.retry_at and task.retry_at.isoformat(timespec="seconds")
-            when = f"is tried again at {again}" if again else "is a dead letter"
-            return TaskStateError(f"{task.id} has failed and {when}.", "Requeue it with loom_resolve, action retry.")
+            return _failed(task)
         case TaskStatus.EPIC:
             children = ", ".join(await reading.ready_children(connection, project_id, task_id))
             return TaskStateError(
                 f"{task.id} is an epic, which is not claimed.",
-                f"Claim one of its ready children: {children}." if children else "None of its children is ready now.",
+                Words("Take one of its ready children with {}: {}.", call("claim", task_id=...), children)
+                if children
+                else "None of its children is ready now.",
             )
         case _:
             return TaskStateError(f"{task.id} is already {task.status}.", other)
@@ -318,21 +324,22 @@ def _refusal(task: Task, holder: Holder) -> LoomError:
         case TaskStatus.CLAIMED:
             return ClaimConflictError(
                 f"{task.id} is claimed by {task.assignee}, not by {holder.agent}.",
-                f"Report with the token of your claim, or as agent_id {task.assignee} if that is you.",
+                Words("A report needs the claim that it is about: pass the {} that it returned.", Argument("token")),
             )
         case TaskStatus.BLOCKED:
             return TaskStateError(
-                f"{task.id} is blocked and cannot be reported on.", "See loom_status for what it waits for."
+                f"{task.id} is blocked and cannot be reported on.",
+                Words("See {} for what it waits for.", call("status", task_id=task.id)),
             )
         case TaskStatus.EPIC:
             return TaskStateError(
                 f"{task.id} is an epic, which closes by itself when its children are finished.", "Work on its children."
             )
         case TaskStatus.FAILED:
-            what = "waits to be tried again" if task.retry_at else "is a dead letter"
-            return TaskStateError(f"{task.id} has failed and {what}.", "Requeue it with loom_resolve, action retry.")
+            return _failed(task)
         case TaskStatus.PENDING:
-            return ClaimConflictError(f"{task.id} is held by nobody now.", "Claim it again before you report on it.")
+            again = Words("Claim it again with {} before you report on it.", call("claim", task_id=task.id))
+            return ClaimConflictError(f"{task.id} is held by nobody now.", again)
         case _:
             return TaskStateError(f"{task.id} is already {task.status}.", stop)
 
@@ -365,5 +372,28 @@ async def _locked(tx: Transaction, task_id: str) -> Task:
 def not_found(task_id: str) -> TaskNotFoundError:
     """The error for an id that the project does not have."""
     return TaskNotFoundError(
-        f"There is no task {task_id} in this project.", "See loom_ready or loom_graph for its tasks."
+        f"There is no task {task_id} in this project.",
+        Words("See {} or {} for its tasks.", call("ready"), call("graph")),
     )
+
+
+def _failed(task: Task) -> TaskStateError:
+    """The error for what cannot be done with failed work: when it is tried again, or what puts it into play."""
+    if task.retry_at is None:
+        return TaskStateError(
+            f"{task.id} has failed and is a dead letter.",
+            Words("It is put into play again with {}.", call("resolve", id=task.id, action="retry")),
+        )
+    return TaskStateError(
+        f"{task.id} has failed and waits to be tried again.",
+        Words(
+            "It is ready again at {}; until then take another one with {}, or {}.",
+            Moment(task.retry_at),
+            call("claim"),
+            _wait_for(task),
+        ),
+    )
+
+
+def _wait_for(task: Task) -> Words:
+    return Words("wait for this one with {}", call("wait", what="task", task_id=task.id))

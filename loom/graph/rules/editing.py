@@ -18,6 +18,7 @@ from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules.claims import Outcome, not_found
 from loom.graph.store import NewTask, escalations
 from loom.graph.store.transaction import Transaction
+from loom.wording import Argument, Words, call
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,8 @@ async def adopt(tx: Transaction, parent_id: str, agent: str) -> Task:
         )
     if parent.status is TaskStatus.BLOCKED and await escalations.has_question(tx, parent_id):
         raise TaskStateError(
-            f"The parent {parent_id} has an open question and takes no children.", "Resolve it first with loom_resolve."
+            f"The parent {parent_id} has an open question and takes no children.",
+            Words("Resolve it first with {}.", call("resolve", id=parent_id, action=...)),
         )
     epic = await store.update_task_status(tx, parent, TaskStatus.EPIC)
     tx.changed(epic, EventType.TASK_UPDATED, agent=agent, data={"became": "epic"})
@@ -169,14 +171,17 @@ async def hold_existing(tx: Transaction, targets: Sequence[str]) -> dict[str, Ta
     missing = [target for target in targets if target not in statuses]
     if missing:
         names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
-        raise TaskNotFoundError(f"This project has no {names} to depend on.", "See loom_graph for its tasks.")
+        advice = Words("See {} for its tasks.", call("graph"))
+        raise TaskNotFoundError(f"This project has no {names} to depend on.", advice)
     return statuses
 
 
 async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | None = None) -> dict[str, TaskStatus]:
     """Holds the targets of new edges; refuses the task itself, what does not exist, and what was cancelled."""
     if known_to in targets:
-        raise DependencyCycleError(f"{known_to} cannot depend on itself.", "Leave it out of depends_on.")
+        raise DependencyCycleError(
+            f"{known_to} cannot depend on itself.", Words("Leave it out of {}.", Argument("depends_on"))
+        )
     statuses = await hold_existing(tx, targets)
     dropped = [target for target, status in statuses.items() if status is TaskStatus.CANCELLED]
     if dropped and known_to is None:
@@ -203,7 +208,8 @@ async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, 
 async def _may_gain(tx: Transaction, task: Task) -> None:
     if task.status is TaskStatus.CLAIMED:
         raise TaskStateError(
-            f"{task.id} is claimed by {task.assignee} and gains no dependency.", "Release it first with loom_release."
+            f"{task.id} is claimed by {task.assignee} and gains no dependency.",
+            Words("Whoever holds it releases it first with {}.", call("release", task_id=task.id)),
         )
     if task.status is not TaskStatus.EPIC:
         return
@@ -231,5 +237,8 @@ _BEGUN = (TaskStatus.CLAIMED, TaskStatus.DONE)
 
 def _never(dropped: Sequence[str]) -> LoomError:
     return TaskStateError(
-        f"depends_on names {', '.join(dropped[:5])}, which was cancelled and will never be done.", "Leave it out."
+        Words(
+            "{} names {}, which was cancelled and will never be done.", Argument("depends_on"), ", ".join(dropped[:5])
+        ),
+        "Leave it out.",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from loom.graph.model.dependencies import detect_cycle, tasks_of_cycle, waits_for
 from loom.graph.model.verdict import Verdict, verdict
 from loom.graph.store import invariants as rows
+from loom.wording import Shell, Words, call
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 async def check(connection: Connection, project_id: str) -> list[Verdict]:
     """Every invariant of the graph, on the snapshot that the connection has open."""
-    advice = "Please report this with the output of `loom export`; no data was lost."
+    advice = Words("Please report this with the output of {}; no data was lost.", Shell("loom export"))
     found = [verdict(rule, await rows.broken(connection, project_id, rule), advice) for rule in rows.RULES]
     return [*found, await _acyclic(connection, project_id)]
 
@@ -25,5 +26,5 @@ async def _acyclic(connection: Connection, project_id: str) -> Verdict:
     return verdict(
         "the graph has no cycle",
         tasks_of_cycle(cycle) if cycle else [],
-        "Remove one of these dependencies with `loom update TASK --depends-on …`.",
+        Words("Remove one of these dependencies with {}.", call("update", task_id=..., depends_on=...)),
     )

@@ -12,6 +12,7 @@ from loom.graph.rules import editing
 from loom.graph.rules.claims import Outcome, Terms, add_note, into_play, not_found
 from loom.graph.store import escalations, messages
 from loom.graph.store.transaction import Transaction
+from loom.wording import Argument, Words, call
 
 
 class Action(StrEnum):
@@ -61,8 +62,12 @@ async def resolve(
         )
     if action is Action.ANSWER and (note is None or question is None):
         raise InvalidInputError(
-            f"{task.id} has no open question." if note else "An answer needs its text in note.",
-            "Use action retry to requeue it, with a note if there is something to say.",
+            f"{task.id} has no open question." if note else Words("An answer needs its text in {}.", Argument("note")),
+            Words(
+                "Requeue it with {}, and with {} if there is something to say.",
+                call("resolve", id=task.id, action="retry"),
+                Argument("note"),
+            ),
         )
     moment = await store.now(tx)
     context = add_note(task.context, note, by=by, at=moment) if note else None
@@ -80,10 +85,11 @@ async def _hand_over(
     tx: Transaction, task: Task, by: str, assignee: str | None, note: str | None, terms: Terms
 ) -> Task:
     if assignee is None:
-        raise InvalidInputError("Reassigning needs the name of the agent.", "Pass agent_id.")
+        raise InvalidInputError("Reassigning needs the name of the agent.", Words("Pass {}.", Argument("agent_id")))
     if task.status is not TaskStatus.PENDING:
         raise TaskStateError(
-            f"{task.id} still waits for other tasks.", "Use action retry; it becomes ready when they are done."
+            f"{task.id} still waits for other tasks.",
+            Words("Requeue it with {}; it is ready when they are done.", call("resolve", id=task.id, action="retry")),
         )
     claim = await store.claim_task(
         tx, assignee, lease_seconds=terms.lease_seconds, deadline_seconds=terms.deadline_seconds, task_id=task.id
@@ -101,12 +107,13 @@ async def _task_of(tx: Transaction, target: str) -> str:
     escalation = await escalations.get(tx.connection, tx.project_id, target)
     if escalation is None:
         raise EscalationNotFoundError(
-            f"There is no escalation {target} in this project.", "See the open ones in loom_status."
+            f"There is no escalation {target} in this project.",
+            Words("See the open ones with {}.", call("status", view="escalations")),
         )
     if escalation.resolution is not None:
         by = f", by {escalation.resolved_by}" if escalation.resolved_by else ""
         raise TaskStateError(
             f"{target} was already resolved: {escalation.resolution}{by}.",
-            "See loom_status of its task for where it stands.",
+            Words("See {} for where its task stands.", call("status", task_id=escalation.task_id)),
         )
     return escalation.task_id

@@ -19,6 +19,7 @@ from loom.bus.events import EventType
 from loom.bus.publisher import publish_workflow
 from loom.exceptions import RunLostError, RunNotFoundError
 from loom.graph.store.transaction import Transaction
+from loom.wording import Words, call
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
@@ -414,13 +415,15 @@ select r.id from workflow_runs r
 
 def not_found(run_id: str) -> RunNotFoundError:
     """The error for an id that no run of the project has."""
-    return RunNotFoundError(f"This project has no run {run_id}.", "See `loom workflow status` for its runs.")
+    advice = Words("See {} for its runs.", call("workflow", action="status"))
+    return RunNotFoundError(f"This project has no run {run_id}.", advice)
 
 
 def lost(run_id: str) -> RunLostError:
     """The error for who carried a run on that somebody else has taken."""
     return RunLostError(
-        f"{run_id} was taken over or cancelled by somebody else.", f"See `loom workflow status {run_id}`."
+        f"{run_id} was taken over or cancelled by somebody else.",
+        Words("See {}.", call("workflow", action="status", run_id=run_id)),
     )
 
 

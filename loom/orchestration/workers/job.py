@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.background import end
-from loom.exceptions import DatabaseUnavailableError, LoomError, ServersError
+from loom.exceptions import CommandError, DatabaseUnavailableError, LoomError, ServersError
 from loom.graph.model.task import TaskStatus
 from loom.orchestration.workers import result
 from loom.orchestration.workers.prompt import again, prompt
@@ -154,7 +154,7 @@ class Job:
             tree = await bench.commands.start(bench.command, text=text, env=self._environment(), cwd=place, log=log)
         except OSError as error:
             why = f"`{bench.command[0]}` could not be started: {error.strerror}."
-            self._shift.end(LoomError(why, "Give a command that runs here."))
+            self._shift.end(CommandError(why, "Give a command that runs here."))
             return await self._give_back()
         ending = asyncio.create_task(tree.wait())
         cut = await self._while_held(ending, (_Standing.LAPSED, _Standing.TAKEN))

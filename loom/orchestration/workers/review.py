@@ -19,6 +19,7 @@ from loom.graph.model import limits
 from loom.orchestration.workers import result
 from loom.process import Ended
 from loom.skills import answers, asking, loader, providers
+from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -94,7 +95,7 @@ class Reviewer:
         if provider is None:
             raise ConfigError(
                 "No provider is configured that could review.",
-                "Run `loom config set skills.command 'claude -p'`, or work without --review.",
+                Words("Run {}, or work without a review.", Shell("loom config set skills.command 'claude -p'")),
             )
         provider.check(self._skill.model)
         self._provider = provider

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from loom import process
-from loom.exceptions import LoomError
+from loom.exceptions import CommandError
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
 _DIFF_BYTES = 50_000
@@ -28,27 +28,27 @@ class Worktrees:
         """Those of the repository that `directory` is in.
 
         Raises:
-            LoomError: there is none, it has no commit yet, or git is not installed.
+            CommandError: there is none, it has no commit yet, or git is not installed.
         """
         try:
             top = await _git(directory, "rev-parse", "--show-toplevel")
-        except LoomError as error:
-            raise LoomError(
-                f"{directory} is not in a git repository, which --worktree needs.", "Run `git init` and commit first."
+        except CommandError as error:
+            raise CommandError(
+                f"{directory} is not in a git repository, which worktrees need.", "Run `git init` and commit first."
             ) from error
         except FileNotFoundError:
-            raise LoomError("git is not installed, and --worktree needs it.", "Install git.") from None
+            raise CommandError("git is not installed, and worktrees need it.", "Install git.") from None
         try:
             await _git(directory, "rev-parse", "--verify", "HEAD")
-        except LoomError:
-            raise LoomError(
+        except CommandError:
+            raise CommandError(
                 f"The git repository {top} has no commit to begin from.", "Commit first, then run it again."
             ) from None
         return cls(Path(top), place)
 
     async def make(self, task_id: str) -> Path:
         """The worktree of a task: the one that an earlier attempt left, else a new one, from HEAD where the task has no
-        branch yet. Raises LoomError with what git says."""
+        branch yet. Raises CommandError with what git says."""
         path, branch = self._place / task_id, branch_of(task_id)
         async with self._one_at_a_time:
             if (path / ".git").is_file():
@@ -63,8 +63,8 @@ class Worktrees:
 
     async def changes(self, task_id: str) -> str:
         """What was changed in a task's worktree since its branch left that of the repository, as git shows it: the
-        commits, what is not committed, and the diff of all that git knows; of each the beginning. Raises LoomError with
-        what git says, or that it does not end."""
+        commits, what is not committed, and the diff of all that git knows; of each the beginning. Raises CommandError
+        with what git says, or that it does not end."""
         path = self._place / task_id
         top = await _shown(_LISTED_BYTES, self._top, "rev-parse", "HEAD")
         base = await _shown(_LISTED_BYTES, path, "merge-base", "HEAD", top)
@@ -81,7 +81,7 @@ class Worktrees:
     async def drop(self, task_id: str) -> None:
         """Removes a task's worktree if nothing in it is uncommitted, and its branch if nothing was committed to it."""
         async with self._one_at_a_time:
-            with suppress(LoomError):  # git refuses where something would be lost
+            with suppress(CommandError):  # git refuses where something would be lost
                 await _git(self._top, "worktree", "remove", str(self._place / task_id))
                 await _git(self._top, "branch", "-d", branch_of(task_id))
 
@@ -115,15 +115,15 @@ async def _shown(limit: int, directory: Path, *words: str) -> str:
             ["git", "-C", str(directory), *words], env=os.environ, cwd=None, timeout=_SHOW_SECONDS, out_bytes=limit
         )
     except TimeoutError:  # which is an OSError too
-        raise LoomError(f"`git {words[0]}` did not end within {_SHOW_SECONDS:g} seconds, and was stopped.") from None
+        raise CommandError(f"`git {words[0]}` did not end within {_SHOW_SECONDS:g} seconds, and was stopped.") from None
     except OSError as error:
-        raise LoomError(f"git cannot be started: {error.strerror}.") from None
+        raise CommandError(f"git cannot be started: {error.strerror}.") from None
     if ended.status and not ended.cut:
         raise _failed(words, ended.status, ended.err.decode(errors="replace"))
     return ended.out.decode(errors="replace").rstrip() + "\n... and more" * ended.cut
 
 
-def _failed(words: tuple[str, ...], status: int, said: str) -> LoomError:
+def _failed(words: tuple[str, ...], status: int, said: str) -> CommandError:
     """What git says last of why it has failed."""
     why = said.strip().splitlines() or [f"exit status {status}"]
-    return LoomError(f"`git {words[0]} {words[1]}` failed: {why[-1]}")
+    return CommandError(f"`git {words[0]} {words[1]}` failed: {why[-1]}")
