@@ -173,7 +173,7 @@ async def _plan(
     material = await decomposer.gather(loom, goal, spec=spec)
     progress(f"Asking {provider.name} for a plan.")
     try:
-        made, run = await decomposer.ask(loom, material, provider)
+        made, run = await decomposer.make_plan(loom, material, provider)
     except AnswerError as error:
         if save is None or (refused := decomposer.refused(error)) is None:
             raise

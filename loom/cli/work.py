@@ -15,7 +15,7 @@ import click
 
 from loom.cli.output import dim, emit, heading, plural, status, table
 from loom.cli.shared import Command, open_project, wants_json
-from loom.orchestration.workers.job import Step, What
+from loom.orchestration.workers.job import JobPhase, JobProgress
 from loom.orchestration.workers.left import Left
 from loom.orchestration.workers.worker import RUNNERS, Workers, command_line
 from loom.texts import one_line, shorten
@@ -23,7 +23,13 @@ from loom.texts import one_line, shorten
 _LISTED = 500  # tasks left over, in JSON
 _SHOWN = 20  # tasks left over, to a person
 _TICK = 1.0  # seconds between two looks of the live line
-_COLOURS = {What.DONE: "green", What.FAILED: "red", What.SENT_BACK: "yellow", What.LOST: "red", What.STARTED: "cyan"}
+_COLOURS = {
+    JobPhase.DONE: "green",
+    JobPhase.FAILED: "red",
+    JobPhase.SENT_BACK: "yellow",
+    JobPhase.LOST: "red",
+    JobPhase.STARTED: "cyan",
+}
 
 
 @click.command(cls=Command, context_settings={"allow_interspersed_args": False})
@@ -66,11 +72,11 @@ def work(
 
 async def _work(
     words: list[str], agents: int, prefix: str | None, worktree: bool, review: bool, show: _Show
-) -> tuple[list[Left] | None, dict[What, int], int]:
+) -> tuple[list[Left] | None, dict[JobPhase, int], int]:
     """What is left, None when a signal came before; what was done; which signal."""
     caught = 0
     async with open_project() as loom:
-        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, review=review, tell=show.step)
+        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, review=review, tell=show.tell)
 
         def stop(number: int) -> None:
             nonlocal caught
@@ -86,23 +92,23 @@ async def _work(
 
 
 class _Show:
-    """What a person sees meanwhile: a line for each step, and on a terminal one that says what runs now."""
+    """What a person sees meanwhile: a line for each step of a task, and on a terminal one that says what runs now."""
 
     def __init__(self, *, live: bool, to_stderr: bool) -> None:
         self._live, self._to_stderr = live, to_stderr
         self._workers: Workers | None = None
         self._begin = time.monotonic()
 
-    def step(self, step: Step) -> None:
-        """Says what a worker did."""
+    def tell(self, progress: JobProgress) -> None:
+        """Says how far a worker is."""
         words = [
             dim(f"{datetime.now():%H:%M:%S}"),
-            click.style(f"{step.what:<10}", fg=_COLOURS.get(step.what)),
-            step.task_id,
-            step.agent,
-            shorten(one_line(step.title), 60),
-            f"{step.seconds:.1f} s" if step.what is not What.STARTED else "",
-            dim(shorten(one_line(step.note), 160)),
+            click.style(f"{progress.phase:<10}", fg=_COLOURS.get(progress.phase)),
+            progress.task_id,
+            progress.agent,
+            shorten(one_line(progress.title), 60),
+            f"{progress.seconds:.1f} s" if progress.phase is not JobPhase.STARTED else "",
+            dim(shorten(one_line(progress.note), 160)),
         ]
         self._clear()
         click.echo("  ".join(word for word in words if click.unstyle(word)), err=self._to_stderr)
@@ -141,7 +147,7 @@ class _Show:
             click.echo("\r\x1b[K", nl=False)
 
 
-def _conclude(counts: Mapping[What, int], left: Sequence[Left] | None) -> None:
+def _conclude(counts: Mapping[JobPhase, int], left: Sequence[Left] | None) -> None:
     """Says what was done and what is left, which is not known (None) after an interruption."""
     rows = [{"id": one.task_id, "status": one.status, "title": one.title, "why": one.why} for one in left or ()]
     if wants_json():
@@ -168,9 +174,9 @@ def _conclude(counts: Mapping[What, int], left: Sequence[Left] | None) -> None:
         click.echo(dim(f"  and {len(rows) - _SHOWN:,} more: loom status, loom dead-letter list"))
 
 
-def _counted(counts: Mapping[What, int]) -> str:
+def _counted(counts: Mapping[JobPhase, int]) -> str:
     """How often each thing was done, where it was."""
-    parts = [f"{count:,} {what}" for what, count in counts.items() if count and what is not What.STARTED]
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count and what is not JobPhase.STARTED]
     return ", ".join(parts) or "0 done"
 
 

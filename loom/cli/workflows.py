@@ -33,7 +33,7 @@ from loom.texts import clean, one_line, shorten
 from loom.wording import worded_reply
 
 if TYPE_CHECKING:
-    from loom.workflows.carrier import Progress
+    from loom.workflows.carrier import StepProgress
 
 _COLOURS = {"done": "green", "failed": "red", "begun": "cyan", "again": "cyan", "waiting": "yellow"}
 _UNFINISHED = 4
@@ -204,7 +204,7 @@ async def _carried(
         try:
             run_id = await begin(loom)
             while not declined:
-                run = await runs.advance(loom, run_id, patient=patient, from_step=step, tell=show.step)
+                run = await runs.advance(loom, run_id, patient=patient, from_step=step, tell=show.tell)
                 step = None
                 reply = await tools.shown(loom, run_id)
                 if reply.get("waits_for") != "confirm" or not (yes or await show.agreed(reply)):
@@ -227,11 +227,11 @@ class _Show:
         text = f"{heading(run_id)}  {dim(f'goes on after anything with: loom workflow resume {run_id}')}"
         click.echo(text, err=wants_json())
 
-    def step(self, progress: Progress) -> None:
+    def tell(self, progress: StepProgress) -> None:
         """Says what happened to a step."""
         words = [
             dim(f"{datetime.now():%H:%M:%S}"),
-            click.style(f"{progress.what:<8}", fg=_COLOURS.get(progress.what)),
+            click.style(f"{progress.phase:<8}", fg=_COLOURS.get(progress.phase)),
             progress.step,
             dim(str(progress.type)),
             shorten(one_line(progress.note), 160),

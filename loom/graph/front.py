@@ -364,14 +364,14 @@ class Loom:
 
         Raises EscalationNotFoundError, TaskNotFoundError, TaskStateError, InvalidInputError.
         """
-        if action not in resolving.Action.__members__.values():
+        if action not in resolving.Resolution.__members__.values():
             raise InvalidInputError(
                 Words("{} {} does not exist.", Argument("action"), texts.quote(str(action))),
                 "Use retry, answer, reassign, waive or cancel.",
             )
         if not isinstance(target, str) or not target.startswith("esc-"):
             target = limits.task_id(target, "id")
-        chosen = resolving.Action(action)
+        chosen = resolving.Resolution(action)
         said = None if note is None else limits.message(note, "note")
         assignee = None if agent_id is None else limits.agent_name(agent_id)
         return await self._commit(

@@ -2,8 +2,8 @@
 
 ended = await process.run(["make", "test"], env=env, cwd=place, timeout=600, out_bytes=1_000_000)   # once
 
-with process.Commands() as commands:                                                       # many at a time
-    tree = await commands.start(words, text=prompt, env=env, cwd=place, log=file)
+with process.ProcessTrees() as trees:                                                       # many at a time
+    tree = await trees.start(words, text=prompt, env=env, cwd=place, log=file)
     ended = await tree.wait()
 """
 
@@ -63,8 +63,8 @@ async def run(
     Raises:
         OSError: it cannot be started; TimeoutError, which is an OSError too: it did not end in time.
     """
-    with Commands() as commands:
-        tree = await commands.start(words, text=text, env=env, cwd=cwd, log=Path(os.devnull), out_bytes=out_bytes)
+    with ProcessTrees() as trees:
+        tree = await trees.start(words, text=text, env=env, cwd=cwd, log=Path(os.devnull), out_bytes=out_bytes)
         ended = asyncio.create_task(tree.wait())
         try:
             async with asyncio.timeout(timeout):
@@ -74,8 +74,8 @@ async def run(
             await through(ended)
 
 
-class Commands:
-    """The commands of one process, and the watchdog that ends them should this process die."""
+class ProcessTrees:
+    """The trees of commands that one process has started, and the watchdog that ends them should this process die."""
 
     def __init__(self) -> None:
         self._mark = secrets.token_hex(8)

@@ -1,9 +1,9 @@
 """Running a skill: its prompt filled in, answered by a provider or by the calling agent, the answer checked, all of it
 recorded.
 
-    run = await runner.run(loom, library.get("define_done"), {"task": {...}}, provider)   # a provider answers
-    opened = await runner.start(loom, skill, inputs)                                      # the caller is to answer
-    run = await runner.answer(loom, opened.run.id, {...})
+    run = await asking.run(loom, library.get("define_done"), {"task": {...}}, provider)   # a provider answers
+    opened = await asking.start(loom, skill, inputs)                                      # the caller is to answer
+    run = await asking.answer(loom, opened.run.id, {...})
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ async def run(
         is recorded either way.
     """
     values = skill.accept(inputs)
-    prompt = ask(skill, values)
+    prompt = full_prompt(skill, values)
     agent = loom.caller(agent_id)
     model = skill.model or loom.config.skills.model
     opened = await _begin(loom, skill, values, provider.name, model, agent, "running", noted)
@@ -161,7 +161,7 @@ async def get(loom: Loom, run_id: str) -> SkillRun:
     return found
 
 
-def ask(skill: Skill, values: Mapping[str, Any]) -> str:
+def full_prompt(skill: Skill, values: Mapping[str, Any]) -> str:
     """The whole prompt: the skill's text, and what form the answer has."""
     schema = json.dumps(skill.outputs, ensure_ascii=False, separators=(",", ":"))
     return (

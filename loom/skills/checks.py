@@ -97,7 +97,7 @@ _VAGUE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ProjectFacts:
     """What a plan is held against: the project's directory, the files that git tracks, the open tasks that bear one of
     the plan's titles (id by title as `same` has it), and ids in the plan that no task of the project has."""
 
@@ -128,7 +128,7 @@ def text(given: Any) -> str:
 
 
 @uncollected()
-def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
+def problems(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
     """Everything that is wrong with a plan that could be read, a sentence or two each, up to a limit."""
     found = [
         *_cycle(drafts),
@@ -149,7 +149,7 @@ def problems(drafts: Sequence[Draft], known: Known) -> list[str]:
 def few(drafts: Sequence[Draft]) -> list[str]:
     """As `problems`, for a handful of tasks that go together: nothing is asked of the order among them, and the files
     that they name need not be there yet."""
-    return [texts.clean(one) for one in (*_cycle(drafts), *_ends(drafts), *_files(drafts, Known()))]
+    return [texts.clean(one) for one in (*_cycle(drafts), *_ends(drafts), *_files(drafts, ProjectFacts()))]
 
 
 def outside(drafts: Sequence[Draft]) -> list[str]:
@@ -172,7 +172,7 @@ def _cycle(drafts: Sequence[Draft]) -> list[str]:
     return []
 
 
-def _missing(drafts: Sequence[Draft], known: Known) -> list[str]:
+def _missing(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
     found = []
     for draft in drafts:
         found += [
@@ -221,7 +221,7 @@ def _orphans(drafts: Sequence[Draft]) -> list[str]:
     ]
 
 
-def _duplicates(drafts: Sequence[Draft], known: Known) -> list[str]:
+def _duplicates(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
     return [
         f"{_named(draft)} has the title of the open task {twin}. Leave it out and name {twin} in depends_on where it"
         " is needed, or give it a title that says what is different."
@@ -254,7 +254,7 @@ def _testable(title: str, done_when: str) -> bool:
     return any(word not in _VAGUE and word[:4] not in named for word in _words(done_when))
 
 
-def _files(drafts: Sequence[Draft], known: Known) -> list[str]:
+def _files(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
     found: list[str] = []
     new = {path for draft in drafts for path, is_new in _paths(draft) if is_new}
     for draft in drafts:
@@ -290,7 +290,7 @@ def _inside(path: str) -> bool:
     return bool(path) and "\\" not in path and not path.startswith(("/", "~")) and ".." not in PurePosixPath(path).parts
 
 
-def _exists(path: str, known: Known) -> bool:
+def _exists(path: str, known: ProjectFacts) -> bool:
     if path.rstrip("/") in known.files or known.directory is None:
         return True
     try:

@@ -1,7 +1,7 @@
 """From a goal to a graph: what a model must know is gathered, its plan checked, shown, and written after a yes.
 
     material = await gather(loom, "Add sign-in", spec_path="docs/sign-in.md")
-    plan, run = await ask(loom, material, provider)        # or a plan that somebody has written
+    plan, run = await make_plan(loom, material, provider)  # or a plan that somebody has written
     preview = await propose(loom, plan, goal="Add sign-in")
     answer = await confirm(loom, preview["plan_id"])       # in one transaction, once
 
@@ -38,7 +38,7 @@ from loom.graph.store.transaction import Transaction
 from loom.replies import drawing
 from loom.skills import asking, checks, loader
 from loom.skills.asking import Noted
-from loom.skills.checks import Known
+from loom.skills.checks import ProjectFacts
 from loom.skills.providers import Provider
 from loom.wording import Argument, Words, call
 
@@ -121,7 +121,7 @@ async def gather(loom: Loom, goal: str = "", *, spec_path: str | None = None, sp
     return Material(goal, spec, tuple(tracked), tuple(await loom.look(open_tasks)))
 
 
-async def ask(
+async def make_plan(
     loom: Loom,
     material: Material,
     provider: Provider,
@@ -377,20 +377,20 @@ select min(id) as id, title from (
 _THERE = "select id from tasks where project_id = $1 and id = any($2::text[])"
 
 
-async def _held_against(loom: Loom, drafts: Sequence[Draft], files: Collection[str]) -> Known:
+async def _held_against(loom: Loom, drafts: Sequence[Draft], files: Collection[str]) -> ProjectFacts:
     directory = loom.config.project_dir
     return await loom.look(lambda connection: _around(connection, loom.project_id, drafts, directory, files))
 
 
 async def _around(
     connection: Connection, project_id: str, drafts: Sequence[Draft], directory: Path | None, files: Collection[str]
-) -> Known:
+) -> ProjectFacts:
     """What a plan is held against, as the project is now."""
     twins = await connection.fetch(_TWINS, project_id, [checks.same(draft.title) for draft in drafts])
     titles = {record["title"]: record["id"] for record in twins}
     outside = checks.outside(drafts)
     there = await connection.fetch(_THERE, project_id, outside) if outside else ()
-    return Known(directory, files, titles, {*outside} - {record["id"] for record in there})
+    return ProjectFacts(directory, files, titles, {*outside} - {record["id"] for record in there})
 
 
 def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, int]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """From a failed task to its mending: what a model must know is gathered, its diagnosis checked, and carried out.
 
     inputs = await material(loom, task_id)
-    run = await runner.run(loom, skill, inputs, provider, check=problems)
-    reply = await loom.transact(lambda tx: mend(tx, task_id, run.output, agent="me", max_attempts=loom.max_attempts))
+    run = await asking.run(loom, skill, inputs, provider, check=problems)
+    reply = await loom.transact(lambda tx: carry_out(tx, task_id, run.output, agent="me", max_attempts=3))
 
 A diagnosis is what Loom's own skill `debug_failure` answers, also where a skill of that name takes its place.
 """
@@ -24,7 +24,7 @@ from loom.graph import store
 from loom.graph.model import limits
 from loom.graph.model.task import Task
 from loom.graph.rules import claims, mending
-from loom.graph.rules.mending import Finding, Remedy
+from loom.graph.rules.mending import Diagnosis, Remedy
 from loom.graph.store import escalations
 from loom.graph.store.transaction import Transaction
 from loom.skills import answers, asking, checks, loader
@@ -106,7 +106,7 @@ def problems(answer: object, *, title: str | None = None) -> list[str]:
     return _wrong_places(fix_tasks) or _wrong_plan(fix_tasks) or _wrong_titles(fix_tasks, title)
 
 
-async def mend(
+async def carry_out(
     tx: Transaction,
     task_id: str,
     diagnosis: object,
@@ -144,7 +144,7 @@ async def mend(
     if found := problems(diagnosis, title=task.title):
         raise asking.wrong(SKILL, found)
     assert isinstance(diagnosis, dict), "the check says so"
-    finding = Finding(
+    checked = Diagnosis(
         cause=diagnosis["cause"],
         confidence=diagnosis["confidence"],
         action=Remedy(diagnosis["action"]),
@@ -154,17 +154,17 @@ async def mend(
         fix_tasks=tuple(diagnosis["fix_tasks"]),
         run_id=run_id,
     )
-    mended = await mending.mend(tx, task_id, finding, agent=agent, max_attempts=max_attempts, left=left)
+    mended = await mending.mend(tx, task_id, checked, agent=agent, max_attempts=max_attempts, left=left)
     return {
         **replies.full(
             id=task_id,
             status=str(mended.task.status),
             escalation=mended.escalation,
-            action=str(finding.action),
-            confidence=finding.confidence,
-            cause=finding.cause,
+            action=str(checked.action),
+            confidence=checked.confidence,
+            cause=checked.cause,
             left=mended.left,
-            question=finding.question if mended.left else None,
+            question=checked.question if mended.left else None,
         ),
         "fixes": list(mended.fixes),
     }

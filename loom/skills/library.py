@@ -36,8 +36,8 @@ D = TypeVar("D", bound=Described)
 
 
 @dataclass(frozen=True)
-class Kind(Generic[D]):
-    """A kind of thing that files describe.
+class FileType(Generic[D]):
+    """One type of file, and what such files describe.
 
     Args:
         noun: what one is called, as in "skill".
@@ -64,69 +64,69 @@ class Kind(Generic[D]):
 
 @dataclass(frozen=True)
 class Library(Generic[D]):
-    """All of a kind that count here, by name. `notes`: sentences about files that do not, and why."""
+    """All of one type that count here, by name. `notes`: sentences about files that do not, and why."""
 
-    kind: Kind[D]
+    file_type: FileType[D]
     all: Mapping[str, D]
     notes: tuple[str, ...] = ()
 
     def get(self, name: str) -> D:
-        """The one of that name. Raises the kind's `missing`."""
+        """The one of that name. Raises the type's `missing`."""
         if name in self.all:
             return self.all[name]
         near = difflib.get_close_matches(name, self.all, 1)
         ignored = [one for one in self.notes if Path(one.partition(": ")[0]).stem == name]
         there = f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.all)}."
-        more = f" `loom {self.kind.noun} list` says which files were left out, and why." if self.notes else ""
-        raise self.kind.missing(
-            f"There is no {self.kind.noun} {texts.quote(name)}.", ignored[0] if ignored else there + more
+        more = f" `loom {self.file_type.noun} list` says which files were left out, and why." if self.notes else ""
+        raise self.file_type.missing(
+            f"There is no {self.file_type.noun} {texts.quote(name)}.", ignored[0] if ignored else there + more
         )
 
 
-def collect(kind: Kind[D], config: LoomConfig) -> Library[D]:
+def collect(file_type: FileType[D], config: LoomConfig) -> Library[D]:
     """Reads the files of all three places. One that is not in order is left out and has a note, so that it takes
     nothing with it."""
     found: dict[str, D] = {}
     notes: list[str] = []
     project = config.project_dir
-    for file in _files(resources.files(kind.package).joinpath("builtin"), kind):
-        one = kind.parse(file.read_text("utf-8"), f"built-in {file.name}", "built-in")
+    for file in _files(resources.files(file_type.package).joinpath("builtin"), file_type):
+        one = file_type.parse(file.read_text("utf-8"), f"built-in {file.name}", "built-in")
         found[one.name] = one
-    places: list[tuple[str, Path, Path | None]] = [("user", user_config_path().parent / kind.folder, None)]
+    places: list[tuple[str, Path, Path | None]] = [("user", user_config_path().parent / file_type.folder, None)]
     if project is not None:
-        places.append(("project", project / ".loom" / kind.folder, project))
+        places.append(("project", project / ".loom" / file_type.folder, project))
     for source, directory, root in places:
-        for file in _files(directory, kind):
+        for file in _files(directory, file_type):
             try:
-                one = kind.parse(_text(Path(str(file)), directory, kind.error), str(file), source)
+                one = file_type.parse(_text(Path(str(file)), directory, file_type.error), str(file), source)
                 if root is not None:
-                    _must_be_trusted(kind, one, found, root, Path(str(file)))
-            except kind.error as error:
+                    _must_be_trusted(file_type, one, found, root, Path(str(file)))
+            except file_type.error as error:
                 notes.append(texts.clean(str(error)))
             else:
                 found[one.name] = one
-    return Library(kind, dict(sorted(found.items())), tuple(notes))
+    return Library(file_type, dict(sorted(found.items())), tuple(notes))
 
 
-def _must_be_trusted(kind: Kind[D], one: D, others: Mapping[str, D], root: Path, file: Path) -> None:
+def _must_be_trusted(file_type: FileType[D], one: D, others: Mapping[str, D], root: Path, file: Path) -> None:
     replaced = others.get(one.name)
-    why = f"it replaces the {replaced.source} {kind.noun} {one.name}" if replaced else kind.needs(one)
+    why = f"it replaces the {replaced.source} {file_type.noun} {one.name}" if replaced else file_type.needs(one)
     if why is not None and not is_trusted(root, str(file.relative_to(root / ".loom"))):
-        raise kind.error(
+        raise file_type.error(
             f"{file}: {why} and is ignored until you allow it on this machine.",
             "Read it, then run `loom config trust`.",
         )
 
 
-def _files(directory: Traversable, kind: Kind[D]) -> list[Traversable]:
+def _files(directory: Traversable, file_type: FileType[D]) -> list[Traversable]:
     if not directory.is_dir():
         return []
     found = []
     for one in sorted(directory.iterdir(), key=lambda one: one.name)[:_FILES]:
-        if one.name.endswith(kind.suffixes):
+        if one.name.endswith(file_type.suffixes):
             found.append(one)
-        elif kind.within is not None and one.joinpath(kind.within).is_file():
-            found.append(one.joinpath(kind.within))
+        elif file_type.within is not None and one.joinpath(file_type.within).is_file():
+            found.append(one.joinpath(file_type.within))
     return found
 
 

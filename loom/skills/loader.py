@@ -26,7 +26,7 @@ from loom.config import LoomConfig
 from loom.exceptions import SkillError, SkillNotFoundError
 from loom.skills import fields, library
 from loom.skills.fields import Input, Reader
-from loom.skills.library import Kind, Library
+from loom.skills.library import FileType, Library
 
 PROVIDERS = ("agent", "command", "anthropic", "openai")
 KEYS = ("name", "description", "version", "inputs", "outputs", "provider", "model", "temperature", "max_tokens")
@@ -67,7 +67,7 @@ class Skill:
 
 def load(config: LoomConfig) -> Library[Skill]:
     """The skills that count here; `parse` tells what is wrong with one that does not."""
-    return library.collect(_KIND, config)
+    return library.collect(_TYPE, config)
 
 
 def parse(text: str, place: str, source: str = "user") -> Skill:
@@ -105,7 +105,7 @@ def parse(text: str, place: str, source: str = "user") -> Skill:
     return skill
 
 
-_KIND = Kind(
+_TYPE = FileType(
     noun="skill",
     package="loom.skills",
     folder="skills",

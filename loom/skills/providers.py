@@ -89,14 +89,14 @@ def choose(config: LoomConfig, name: str | None = None) -> Provider | None:
                     "The provider is command, but skills.command is not set.",
                     Words("Run {}, or name another command.", Shell("loom config set skills.command 'claude -p'")),
                 )
-            return Command(skills.command, config.project_dir)
+            return CommandProvider(skills.command, config.project_dir)
         case "anthropic" | "openai":
-            kind = Anthropic if wanted == "anthropic" else OpenAI
+            kind = AnthropicProvider if wanted == "anthropic" else OpenAIProvider
             return kind(config.skills_api_key, skills.base_url, skills.model)
     raise ConfigError(f"skills.provider is {wanted}, which does not exist.", "Use agent, command, anthropic or openai.")
 
 
-class Command:
+class CommandProvider:
     """Any command that reads a prompt from standard input and prints an answer, such as `claude -p`."""
 
     name = "command"
@@ -242,7 +242,7 @@ class _Api:
         return ProviderError(f"{self.name} answered {error.status_code}: {texts.shorten(texts.mask(said), 300)}", step)
 
 
-class Anthropic(_Api):
+class AnthropicProvider(_Api):
     """Anthropic's Messages API; the answer comes as the input of a tool that has the schema."""
 
     name = "anthropic"
@@ -291,7 +291,7 @@ class Anthropic(_Api):
         return answer.completion({"tool_use", "end_turn", "stop_sequence"})
 
 
-class OpenAI(_Api):
+class OpenAIProvider(_Api):
     """The Chat Completions API, of OpenAI or of whoever speaks it at `skills.base_url`."""
 
     name = "openai"

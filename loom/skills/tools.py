@@ -92,7 +92,7 @@ async def decompose(
         provider = providers.choose(loom.config, loader.load(loom.config).get(decomposer.SKILL).provider)
         if provider is None:
             return decomposer.prompt(loom, material)
-        made, run = await decomposer.ask(loom, material, provider)
+        made, run = await decomposer.make_plan(loom, material, provider)
         return await decomposer.propose(loom, made, goal=goal, run_id=run.id)
     except PlanError as error:
         return {
@@ -168,4 +168,4 @@ def config(loom: Callable[[], Loom]) -> LoomConfig:
 
 def prompt(one: Skill, arguments: Mapping[str, Any]) -> str:
     """A skill's whole prompt for arguments that came as texts. Raises LoomError."""
-    return asking.ask(one, one.accept(fields.from_texts(one.inputs, arguments, one.name)))
+    return asking.full_prompt(one, one.accept(fields.from_texts(one.inputs, arguments, one.name)))

@@ -83,7 +83,7 @@ async def _mend(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
     task_id, found = limits.task_id(values["task_id"]), values["diagnosis"]
 
     async def write(tx: Transaction) -> Output:
-        return await diagnosis.mend(tx, task_id, found, agent=agent, max_attempts=loom.max_attempts)
+        return await diagnosis.carry_out(tx, task_id, found, agent=agent, max_attempts=loom.max_attempts)
 
     return write
 
@@ -93,7 +93,7 @@ async def _resolve(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
         raise InvalidInputError(
             f"action {texts.quote(values['action'])} cannot be used here.", f"Use one of {', '.join(_RESOLVE)}."
         )
-    chosen, settings = resolving.Action(values["action"]), loom.config.orchestration
+    chosen, settings = resolving.Resolution(values["action"]), loom.config.orchestration
     target = values["id"] if values["id"].startswith("esc-") else limits.task_id(values["id"], "id")
     note = limits.message(values["note"], "note") if values["note"] else None
 

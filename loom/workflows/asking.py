@@ -98,7 +98,7 @@ class PlanQuestion:
 
     async def ask(self, provider: Provider, noted: Noted, timeout: float) -> SkillRun:
         material = await decomposer.gather(self.loom, self.goal, spec=self.spec)
-        _, run = await decomposer.ask(self.loom, material, provider, timeout=timeout, noted=noted)
+        _, run = await decomposer.make_plan(self.loom, material, provider, timeout=timeout, noted=noted)
         return run
 
     async def open(self, noted: Noted) -> None:

@@ -29,7 +29,7 @@ from loom.graph.model import limits
 from loom.graph.store import workflow_runs
 from loom.graph.store.skill_runs import SkillRun
 from loom.graph.store.transaction import Transaction
-from loom.graph.store.workflow_runs import Awaited, Run, StepRun
+from loom.graph.store.workflow_runs import Remaining, StepRun, WorkflowRun
 from loom.skills import fields
 from loom.wording import Shell, Words
 from loom.workflows import actions, asking, loader, values
@@ -46,8 +46,8 @@ _AWAY = 2.0  # seconds between two looks while the servers are away
 _LOG = logging.getLogger(__name__)
 
 
-class What(StrEnum):
-    """What became of a step."""
+class StepPhase(StrEnum):
+    """What just became of a step."""
 
     BEGUN = "begun"
     AGAIN = "again"  # begun again, after it was interrupted
@@ -58,22 +58,24 @@ class What(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Something that happened to a step; `note`: what more there is to say."""
+class StepProgress:
+    """How far a step is; `note`: what more there is to say."""
 
-    what: What
+    phase: StepPhase
     step: str
     type: StepType
     note: str = ""
 
 
-Tell = Callable[[Progress], None]
+Tell = Callable[[StepProgress], None]
 
 
 class Carrier:
     """The newest holder of a run."""
 
-    def __init__(self, loom: Loom, run: Run, workflow: Workflow, agent: str, *, patient: bool, tell: Tell) -> None:
+    def __init__(
+        self, loom: Loom, run: WorkflowRun, workflow: Workflow, agent: str, *, patient: bool, tell: Tell
+    ) -> None:
         """
         Args:
             patient: sleeps through wait steps.
@@ -84,7 +86,7 @@ class Carrier:
         self._rows: dict[int, StepRun] = {}
         self._outputs: dict[str, Any] = {}
 
-    async def go(self) -> Run:
+    async def go(self) -> WorkflowRun:
         """Does what is to be done until the run is done, has failed, or waits; an error of a step fails the run.
 
         Raises:
@@ -162,7 +164,7 @@ class Carrier:
         there = here + 1 if target is None else self._workflow.place_of(target)
         between = self._workflow.steps[here + 1 : there]
 
-        async def write(tx: Transaction, run: Run) -> Run:
+        async def write(tx: Transaction, run: WorkflowRun) -> WorkflowRun:
             await self._write_begun(tx, run, step, "{}")
             skipped = [(place, one.id, one.type) for place, one in enumerate(between, here + 1)]
             await workflow_runs.skip_steps(tx, run, skipped, self._agent)
@@ -172,9 +174,9 @@ class Carrier:
         result = {"holds": holds}
         self._run = await self._held(write)
         self._outputs[step.id] = result
-        self._tell(Progress(What.DONE, step.id, step.type, "yes" if holds else "no"))
+        self._tell(StepProgress(StepPhase.DONE, step.id, step.type, "yes" if holds else "no"))
         for one in between:
-            self._tell(Progress(What.SKIPPED, one.id, one.type))
+            self._tell(StepProgress(StepPhase.SKIPPED, one.id, one.type))
 
     async def _confirm(self, step: Step) -> None:
         """A question to a person: the run waits, until its time is over."""
@@ -210,7 +212,7 @@ class Carrier:
                 await self._pause(step, what)
                 return
             if not told:
-                self._tell(Progress(What.WAITING, step.id, step.type, what))
+                self._tell(StepProgress(StepPhase.WAITING, step.id, step.type, what))
                 told = True
             ends = [end for end in (row.wake_at, row.deadline_at) if end is not None]
             shortest, longest = _LOOK
@@ -292,11 +294,13 @@ class Carrier:
         row = self._rows.get(self._run.position)
         return row if row is not None and row.finished_at is None else None
 
-    async def _look_at(self, row: StepRun) -> Awaited:
+    async def _look_at(self, row: StepRun) -> Remaining:
         tasks = row.inputs.get("tasks", [])
-        return await self._loom.look(lambda connection: workflow_runs.awaited(connection, self._loom.project_id, tasks))
+        return await self._loom.look(
+            lambda connection: workflow_runs.remaining(connection, self._loom.project_id, tasks)
+        )
 
-    async def _held(self, work: Callable[[Transaction, Run], Awaitable[Any]]) -> Any:
+    async def _held(self, work: Callable[[Transaction, WorkflowRun], Awaitable[Any]]) -> Any:
         """Does something with the run while it is locked and in these hands."""
 
         async def write(tx: Transaction) -> Any:
@@ -341,13 +345,13 @@ class Carrier:
         again = before is not None and before.status == "running"
         if again:
             note = ", ".join(one for one in (note, "it was interrupted before") if one)
-        self._tell(Progress(What.AGAIN if again else What.BEGUN, step.id, step.type, note))
+        self._tell(StepProgress(StepPhase.AGAIN if again else StepPhase.BEGUN, step.id, step.type, note))
         return row
 
     async def _write_begun(
         self,
         tx: Transaction,
-        run: Run,
+        run: WorkflowRun,
         step: Step,
         inputs: str,
         pause: float | None = None,
@@ -371,7 +375,7 @@ class Carrier:
         """Writes what a step came to; a change to the graph is made in the same transaction."""
         output: dict[str, Any] = {}
 
-        async def write(tx: Transaction, run: Run) -> Run:
+        async def write(tx: Transaction, run: WorkflowRun) -> WorkflowRun:
             nonlocal output
             output = await result(tx) if callable(result) else result
             text, there = limits.json_object(output, "output", OUTPUT_BYTES), run.position + 1
@@ -379,22 +383,22 @@ class Carrier:
 
         self._run = await self._held(write)
         self._outputs[step.id] = output
-        self._tell(Progress(What.DONE, step.id, step.type))
+        self._tell(StepProgress(StepPhase.DONE, step.id, step.type))
 
     async def _pause(self, step: Step, why: str) -> None:
         self._run = await self._held(lambda tx, run: workflow_runs.pause(tx, run, step.id, self._agent, why))
-        self._tell(Progress(What.WAITING, step.id, step.type, why))
+        self._tell(StepProgress(StepPhase.WAITING, step.id, step.type, why))
 
     async def _fail(self, step: Step, why: str) -> None:
         why = texts.shorten(texts.clean(why), 8000)
 
-        async def write(tx: Transaction, run: Run) -> Run:
+        async def write(tx: Transaction, run: WorkflowRun) -> WorkflowRun:
             if self._unfinished() is None:  # it failed before it could begin
                 await self._write_begun(tx, run, step, "{}")
             return await workflow_runs.fail(tx, run, step.id, self._agent, why)
 
         self._run = await self._held(write)
-        self._tell(Progress(What.FAILED, step.id, step.type, why))
+        self._tell(StepProgress(StepPhase.FAILED, step.id, step.type, why))
 
 
 def _given_timeout(step: Step) -> float | None:

@@ -46,7 +46,7 @@ from loom.exceptions import LoomError, WorkflowError, WorkflowNotFoundError
 from loom.skills import fields, library
 from loom.skills import loader as skills
 from loom.skills.fields import Input, Reader
-from loom.skills.library import Kind, Library
+from loom.skills.library import FileType, Library
 from loom.workflows import actions, values
 
 STEPS = 100
@@ -134,7 +134,7 @@ class Workflow:
 
 def load(config: LoomConfig) -> Library[Workflow]:
     """The workflows that count here; `parse` tells what is wrong with one that does not."""
-    return library.collect(_KIND, config)
+    return library.collect(_TYPE, config)
 
 
 def parse(text: str, place: str, source: str = "user") -> Workflow:
@@ -191,7 +191,7 @@ def notes(found: Library[Workflow], known: Library[skills.Skill]) -> list[str]:
     return told
 
 
-_KIND = Kind(
+_TYPE = FileType(
     noun="workflow",
     package="loom.workflows",
     folder="workflows",

@@ -1,9 +1,9 @@
 """Workflows at work: begun, carried on, answered, looked at.
 
-    run = await runner.start(loom, library.get("ship_feature"), {"goal": "..."})
-    run = await runner.advance(loom, run.id)                  # as far as it goes now
-    await runner.confirm(loom, run.id, yes=True)              # if it waits for that
-    run = await runner.advance(loom, run.id)
+    run = await runs.start(loom, library.get("ship_feature"), {"goal": "..."})
+    run = await runs.advance(loom, run.id)                  # as far as it goes now
+    await runs.confirm(loom, run.id, yes=True)              # if it waits for that
+    run = await runs.advance(loom, run.id)
 
 All state is in the database, written before and after each step, so that anybody can carry a run on, from anywhere;
 `carrier.py` says how.
@@ -22,7 +22,7 @@ from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, Wo
 from loom.graph.model import limits
 from loom.graph.store import workflow_runs
 from loom.graph.store.transaction import Transaction
-from loom.graph.store.workflow_runs import Run, StepRun
+from loom.graph.store.workflow_runs import StepRun, WorkflowRun
 from loom.process import identity
 from loom.skills import fields
 from loom.skills import loader as skills
@@ -39,7 +39,9 @@ _RUN_ID = re.compile(r"wf-[0-9a-f]{8}")
 _MOVED_AT_ONCE = 100
 
 
-async def start(loom: Loom, workflow: Workflow, inputs: Mapping[str, Any], *, agent_id: str | None = None) -> Run:
+async def start(
+    loom: Loom, workflow: Workflow, inputs: Mapping[str, Any], *, agent_id: str | None = None
+) -> WorkflowRun:
     """Begins a run, which nobody carries on yet.
 
     Raises:
@@ -69,7 +71,7 @@ async def advance(
     patient: bool = False,
     from_step: str | None = None,
     tell: Tell = lambda progress: None,
-) -> Run:
+) -> WorkflowRun:
     """Carries a run on until it is done, has failed, or waits. A failed one begins again with the step that failed.
 
     Args:
@@ -111,7 +113,7 @@ async def confirm(
     note: str = "",
     agent_id: str | None = None,
     by_agent: bool = False,
-) -> Run:
+) -> WorkflowRun:
     """Answers the confirm step that a run waits at. After a yes it can be carried on; after a no it has failed.
 
     Args:
@@ -124,7 +126,7 @@ async def confirm(
     run_id, agent = known(run_id), loom.caller(agent_id)
     said = limits.reason(note, "note") if note.strip() else ""
 
-    async def write(tx: Transaction) -> Run:
+    async def write(tx: Transaction) -> WorkflowRun:
         run = await workflow_runs.lock(tx, run_id)
         step = step_at(run)
         if run.status != "waiting" or step is None or step.type is not StepType.CONFIRM:
@@ -146,7 +148,7 @@ async def confirm(
     return await loom.transact(write)
 
 
-async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id: str | None = None) -> Run:
+async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id: str | None = None) -> WorkflowRun:
     """Answers, as its prompt asked for, the step that a run waits at because there is no provider.
 
     Raises:
@@ -163,7 +165,7 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
     output = await asking.question(loom, step, row.inputs).take(given, row.skill_run_id)
     text = limits.json_object(output, "output", OUTPUT_BYTES)
 
-    async def write(tx: Transaction) -> Run:
+    async def write(tx: Transaction) -> WorkflowRun:
         now = await workflow_runs.lock(tx, run.id)
         if now.status != "waiting" or now.position != run.position:
             return now  # somebody else has answered
@@ -173,7 +175,7 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
     return await loom.transact(write)
 
 
-async def cancel(loom: Loom, run_id: str, *, note: str = "", agent_id: str | None = None) -> Run:
+async def cancel(loom: Loom, run_id: str, *, note: str = "", agent_id: str | None = None) -> WorkflowRun:
     """Ends a run for good, whoever carries it on; what it has made so far stays.
 
     Raises:
@@ -182,7 +184,7 @@ async def cancel(loom: Loom, run_id: str, *, note: str = "", agent_id: str | Non
     run_id, agent = known(run_id), loom.caller(agent_id)
     said = limits.reason(note, "note") if note.strip() else ""
 
-    async def write(tx: Transaction) -> Run:
+    async def write(tx: Transaction) -> WorkflowRun:
         run = await workflow_runs.lock(tx, run_id)
         if run.status in ("done", "cancelled"):
             raise WorkflowStateError(f"{run.id} is {run.status} already.", _see(run))
@@ -191,11 +193,11 @@ async def cancel(loom: Loom, run_id: str, *, note: str = "", agent_id: str | Non
     return await loom.transact(write)
 
 
-async def look(loom: Loom, run_id: str) -> tuple[Run, list[StepRun]]:
+async def look(loom: Loom, run_id: str) -> tuple[WorkflowRun, list[StepRun]]:
     """A run, and its steps as far as it has come. Raises RunNotFoundError."""
     run_id = known(run_id)
 
-    async def both(connection: Connection) -> tuple[Run, list[StepRun]]:
+    async def both(connection: Connection) -> tuple[WorkflowRun, list[StepRun]]:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             run = await workflow_runs.get(connection, loom.project_id, run_id)
             return run, await workflow_runs.steps(connection, loom.project_id, run_id)
@@ -203,12 +205,12 @@ async def look(loom: Loom, run_id: str) -> tuple[Run, list[StepRun]]:
     return await loom.look(both)
 
 
-async def newest(loom: Loom, limit: int = 50) -> list[Run]:
+async def newest(loom: Loom, limit: int = 50) -> list[WorkflowRun]:
     """The runs of the project, the newest first."""
     return await loom.look(lambda connection: workflow_runs.newest(connection, loom.project_id, limits.page(limit)))
 
 
-async def unattended(loom: Loom, limit: int = 50) -> list[Run]:
+async def unattended(loom: Loom, limit: int = 50) -> list[WorkflowRun]:
     """The runs that go on only when somebody answers, or mends what failed; the newest first."""
     return await loom.look(lambda connection: workflow_runs.unattended(connection, loom.project_id, limit))
 
@@ -219,7 +221,7 @@ async def movable(loom: Loom) -> list[str]:
     return await loom.look(lambda connection: workflow_runs.movable(connection, loom.project_id, _MOVED_AT_ONCE))
 
 
-async def waits_for(loom: Loom, run: Run, rows: list[StepRun]) -> dict[str, Any]:
+async def waits_for(loom: Loom, run: WorkflowRun, rows: list[StepRun]) -> dict[str, Any]:
     """What a run that waits waits for: `waits_for` is confirm, answer, tasks or time, and the rest says more, such as
     `until` when."""
     step = step_at(run)
@@ -236,7 +238,9 @@ async def waits_for(loom: Loom, run: Run, rows: list[StepRun]) -> dict[str, Any]
             return {"waits_for": "answer", "trouble": str(error)}
     if row.wake_at is not None:
         return {"waits_for": "time", "until": row.wake_at.isoformat(timespec="seconds")}
-    tasks = await loom.look(lambda connection: workflow_runs.awaited(connection, loom.project_id, row.inputs["tasks"]))
+    tasks = await loom.look(
+        lambda connection: workflow_runs.remaining(connection, loom.project_id, row.inputs["tasks"])
+    )
     return {"waits_for": "tasks", "finished": tasks.finished, "open": tasks.open, "dead": list(tasks.dead[:20])}
 
 
@@ -247,13 +251,13 @@ def answered_by_a_person(run_id: str) -> Words:
     )
 
 
-def step_at(run: Run) -> Step | None:
+def step_at(run: WorkflowRun) -> Step | None:
     """The step that a run is at; None behind the last."""
     workflow = workflow_of(run)
     return workflow.steps[run.position] if run.position < len(workflow.steps) else None
 
 
-def workflow_of(run: Run) -> Workflow:
+def workflow_of(run: WorkflowRun) -> Workflow:
     """The workflow as it was when the run began."""
     return loader.read(run.definition, f"{run.workflow} of {run.id}", "built-in")  # it was checked then
 
@@ -268,7 +272,7 @@ def known(run_id: object) -> str:
     return run_id
 
 
-async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None) -> tuple[Run, Workflow]:
+async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None) -> tuple[WorkflowRun, Workflow]:
     """Takes a run that nobody holds, if this Loom understands its workflow."""
     run = await workflow_runs.lock(tx, run_id)
     workflow = workflow_of(run)
@@ -285,10 +289,10 @@ async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None)
         await _go_back(tx, run, workflow, from_step)
     elif run.status == "done":
         raise WorkflowStateError(f"{run.id} is done.", "Start the workflow again for another run.")
-    return await workflow_runs.hold(tx, run, agent, identity.own(), LEASE), workflow
+    return await workflow_runs.acquire(tx, run, agent, identity.own(), LEASE), workflow
 
 
-async def _go_back(tx: Transaction, run: Run, workflow: Workflow, step_id: str) -> None:
+async def _go_back(tx: Transaction, run: WorkflowRun, workflow: Workflow, step_id: str) -> None:
     there = workflow.place_of(step_id)
     if there >= len(workflow.steps) or there > run.position:
         raise WorkflowStateError(f"{run.id} has not come to {step_id} yet.", "Go on where it is.")
@@ -303,12 +307,12 @@ async def _go_back(tx: Transaction, run: Run, workflow: Workflow, step_id: str) 
     await workflow_runs.move(tx, run, status="running", position=there, free=True)
 
 
-def _row(run: Run, rows: Iterable[StepRun]) -> StepRun:
+def _row(run: WorkflowRun, rows: Iterable[StepRun]) -> StepRun:
     """What is known of the step that a run waits at."""
     return next(row for row in rows if row.position == run.position)
 
 
-async def _in_time(tx: Transaction, run: Run, row: StepRun) -> None:
+async def _in_time(tx: Transaction, run: WorkflowRun, row: StepRun) -> None:
     if await is_over(tx, row):
         raise WorkflowStateError(
             f"The time to answer {row.step} is over.",
@@ -316,10 +320,10 @@ async def _in_time(tx: Transaction, run: Run, row: StepRun) -> None:
         )
 
 
-def _standing(run: Run) -> str:
+def _standing(run: WorkflowRun) -> str:
     step = step_at(run)
     return f"it is {run.status}{f' at {step.id}' if step is not None and run.status != 'done' else ''}"
 
 
-def _see(run: Run) -> Words:
+def _see(run: WorkflowRun) -> Words:
     return Words("See {}.", call("workflow", action="status", run_id=run.id))

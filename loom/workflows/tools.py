@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom import replies
 from loom.exceptions import InvalidInputError, PlanError, WorkflowError, WorkflowStateError
-from loom.graph.store.workflow_runs import Run, StepRun
+from loom.graph.store.workflow_runs import StepRun, WorkflowRun
 from loom.process import identity
 from loom.replies import Reply
 from loom.skills import loader as skills
@@ -67,7 +67,7 @@ async def workflow(
     return await shown(loom, run_id)
 
 
-async def _answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> Run:
+async def _answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> WorkflowRun:
     """Gives a run what it waits for: `{"yes": true or false, "note"?}`, or what its prompt asked for. Raises
     LoomError."""
     run, rows = await runs.look(loom, run_id)
@@ -106,7 +106,7 @@ def listed(found: Library[Workflow], known: Library[Skill]) -> Reply:
     return replies.full(workflows=rows, count=len(rows), notes=loader.notes(found, known))
 
 
-def listed_runs(found: Sequence[Run]) -> Reply:
+def listed_runs(found: Sequence[WorkflowRun]) -> Reply:
     """Runs in a list."""
     if not found:
         return {"runs": [], "count": 0, "note": "No workflow was started yet."}
@@ -143,7 +143,7 @@ async def shown(loom: Loom, run_id: str, *, whole: bool = False) -> Reply:
     )
 
 
-def _steps(run: Run, rows: Sequence[StepRun], *, whole: bool) -> list[Reply]:
+def _steps(run: WorkflowRun, rows: Sequence[StepRun], *, whole: bool) -> list[Reply]:
     begun = {row.step: row for row in rows}
     steps = []
     for step in runs.workflow_of(run).steps:
@@ -173,18 +173,18 @@ def _seconds(row: StepRun | None) -> float | None:
     return round((row.finished_at - row.started_at).total_seconds(), 1) or None
 
 
-def _holder(run: Run) -> str | None:
+def _holder(run: WorkflowRun) -> str | None:
     return None if run.lease_expires_at is None or identity.is_gone(run.process) else run.holder
 
 
-def _step(run: Run) -> str | None:
+def _step(run: WorkflowRun) -> str | None:
     with suppress(WorkflowError):  # a definition that another Loom understood
         step = runs.step_at(run)
         return None if step is None else step.id
     return None
 
 
-def _next(run: Run, waits: Mapping[str, Any]) -> Words | None:
+def _next(run: WorkflowRun, waits: Mapping[str, Any]) -> Words | None:
     again = call("workflow", action="resume", run_id=run.id)
     keeper = Shell("loom orchestrate")
     match waits:

@@ -19,7 +19,7 @@ import pytest
 from loom.config import LoomConfig, SkillsConfig
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
-from loom.orchestration.workers.job import Step, What
+from loom.orchestration.workers.job import JobPhase, JobProgress
 from loom.orchestration.workers.left import Left
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.proxy import Door
@@ -56,8 +56,8 @@ class Work:
     """Workers that run a shell script, and what they told."""
 
     def __init__(self, loom: Loom, script: str, **options: Any) -> None:
-        self.steps: list[Step] = []
-        self.workers = Workers(loom, command_line(["sh", "-c", script]), tell=self.steps.append, **options)
+        self.told: list[JobProgress] = []
+        self.workers = Workers(loom, command_line(["sh", "-c", script]), tell=self.told.append, **options)
 
     async def finish(self) -> list[Left]:
         """Works until nothing can be done, and returns what is left."""
@@ -77,9 +77,9 @@ class Work:
             async with asyncio.timeout(5):
                 await running
 
-    def said(self, what: What) -> list[Step]:
+    def said(self, phase: JobPhase) -> list[JobProgress]:
         """Steps of one kind."""
-        return [step for step in self.steps if step.what is what]
+        return [one for one in self.told if one.phase is phase]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from loom.db.connection import Pool
 from loom.exceptions import ConfigError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
-from loom.orchestration.workers.job import What
+from loom.orchestration.workers.job import JobPhase
 from loom.orchestration.workers.worker import Workers
 from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
 from tests.skills.conftest import Model
@@ -104,7 +104,7 @@ async def test_what_is_accepted_is_done(
     told = (place / "told-1").read_text()
     assert "A reviewer decides whether it is done" in told
     assert "Everything is shown." in (place / "told-2").read_text(), "it tells those who go on with it"
-    assert [step.note for step in work.said(What.DONE)] == ["accepted: Everything is shown."] * 2
+    assert [one.note for one in work.said(JobPhase.DONE)] == ["accepted: Everything is shown."] * 2
     assert (await task_now(loom, after)).status == "done"
 
 
@@ -139,8 +139,8 @@ async def test_what_is_sent_back_goes_to_the_command_once_more(
     assert found.task.attempt == 1
     assert (place / "tokens").read_text().split() == [str(found.task.claim_token)] * 2
     assert [one.type for one in found.history].count(EventType.TASK_CLAIMED) == 1
-    assert (work.workers.counts[What.SENT_BACK], work.workers.counts[What.DONE]) == (1, 1)
-    assert [step.note for step in work.said(What.SENT_BACK)] == ["A table is missing."]
+    assert (work.workers.counts[JobPhase.SENT_BACK], work.workers.counts[JobPhase.DONE]) == (1, 1)
+    assert [one.note for one in work.said(JobPhase.SENT_BACK)] == ["A table is missing."]
 
 
 async def test_what_is_sent_back_twice_has_failed(loom: Loom, project_loom: Project, model: Model, place: Path) -> None:
@@ -158,7 +158,7 @@ async def test_what_is_sent_back_twice_has_failed(loom: Loom, project_loom: Proj
     assert "typo" not in dead.dead_reason
     assert await kept_output(loom, task) == [{"a": 1}]
     assert len(pids(place / "tokens")) == len(model.prompts) == 2
-    assert (work.workers.counts[What.SENT_BACK], work.workers.counts[What.FAILED]) == (1, 1)
+    assert (work.workers.counts[JobPhase.SENT_BACK], work.workers.counts[JobPhase.FAILED]) == (1, 1)
 
 
 async def test_who_cannot_tell_has_not_accepted(loom: Loom, project_loom: Project, model: Model, place: Path) -> None:
@@ -238,7 +238,7 @@ async def test_what_a_command_reports_itself_is_not_reviewed(
     with in_environment(loom.config):
         work = Work(worker, script, review=True)
         await work.finish()
-    assert [step.note for step in work.said(What.REPORTED)] == ["by the command itself"]
+    assert [one.note for one in work.said(JobPhase.REPORTED)] == ["by the command itself"]
     assert (await task_now(loom, task)).status == ("done" if report == "done" else "failed")
     assert model.prompts == []
 
@@ -351,7 +351,7 @@ async def test_a_claim_is_kept_while_it_is_reviewed(loom: Loom, project_loom: Pr
     task = await loom.create("A")
     work = Work(project_loom(skills=slow, claim_ttl_seconds=1, idle_limit_seconds=1), "true", review=True)
     await work.finish()
-    assert work.workers.counts[What.DONE] == 1
+    assert work.workers.counts[JobPhase.DONE] == 1
     assert (await task_now(loom, task)).attempt == 1
 
 
@@ -361,9 +361,9 @@ async def test_a_claim_that_is_lost_ends_its_review(loom: Loom, project_loom: Pr
     async with work.going():
         await until(lambda: len(pids(place / "reviewer")) == 2)
         await loom.cancel(task.id)
-        await until(lambda: work.said(What.LOST))
+        await until(lambda: work.said(JobPhase.LOST))
         assert not any(map(alive, pids(place / "reviewer")))
-    assert "already cancelled" in work.said(What.LOST)[0].note
+    assert "already cancelled" in work.said(JobPhase.LOST)[0].note
     assert await kept_output(loom, task) == [{"a": 1}]
     assert await pool.fetchval("select status from skill_runs") == "failed"
 
@@ -374,8 +374,8 @@ async def test_a_task_that_somebody_else_finishes_meanwhile(loom: Loom, project_
     async with work.going():
         await until(lambda: len(pids(place / "reviewer")) == 2)
         await loom.done(task.id, {"by": "tester"}, token=(await task_now(loom, task)).claim_token)
-        await until(lambda: work.said(What.REPORTED))
-    assert [step.note for step in work.said(What.REPORTED)] == ["by somebody else"]
+        await until(lambda: work.said(JobPhase.REPORTED))
+    assert [one.note for one in work.said(JobPhase.REPORTED)] == ["by somebody else"]
     assert (await task_now(loom, task)).output == {"by": "tester"}
     assert not any(map(alive, pids(place / "reviewer")))
 
@@ -406,7 +406,7 @@ async def test_a_lapsed_claim_is_not_done_without_a_review(
         (place / "go").touch()
         async with asyncio.timeout(10):
             await running
-    assert work.workers.counts[What.LOST] == 1
+    assert work.workers.counts[JobPhase.LOST] == 1
     assert (await task_now(loom, task)).dead
     assert model.prompts == []
 

@@ -16,7 +16,7 @@ import pytest
 from loom.bus.events import EventType
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.front import Loom
-from loom.orchestration.workers.job import What
+from loom.orchestration.workers.job import JobPhase
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
 
@@ -158,7 +158,7 @@ async def test_a_failure_is_tried_again_and_then_dead(loom: Loom, project_loom: 
         task.id: f"dead letter: {dead.dead_reason}",
         waits.id: f"waits for {task.id}",
     }
-    assert work.workers.counts[What.FAILED] == 2
+    assert work.workers.counts[JobPhase.FAILED] == 2
 
 
 async def test_a_retry_is_waited_for(loom: Loom, project_loom: Project, clock: Clock, tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ async def test_a_retry_is_waited_for(loom: Loom, project_loom: Project, clock: C
     script = f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; kill -9 $$; }}"
     work = Work(project_loom(backoff_base_seconds=600), script)
     async with work.going() as running:
-        await until(lambda: work.said(What.FAILED))
-        assert "killed by signal SIGKILL and said nothing" in work.said(What.FAILED)[0].note
+        await until(lambda: work.said(JobPhase.FAILED))
+        assert "killed by signal SIGKILL and said nothing" in work.said(JobPhase.FAILED)[0].note
         await asyncio.sleep(0.5)
         assert not running.done()
         await clock(800)
@@ -184,7 +184,7 @@ async def test_a_question_is_left_to_a_person(loom: Loom, project_loom: Project)
     work = Work(project_loom(), f"{sys.executable} -m loom escalate $LOOM_TASK_ID --token $LOOM_CLAIM_TOKEN 'Which?'")
     with in_environment(loom.config):
         left = await work.finish()
-    assert [step.note for step in work.said(What.REPORTED)] == ["by the command itself"]
+    assert [one.note for one in work.said(JobPhase.REPORTED)] == ["by the command itself"]
     assert {one.task_id: one.why for one in left} == {
         task.id: "waits for an answer: Which?",
         epic.id: "has no children",
@@ -197,7 +197,7 @@ async def test_a_claim_that_the_command_ended_is_left_alone(loom: Loom, project_
     with in_environment(loom.config):
         work = Work(project_loom(), script)
         assert await work.finish() == []
-    assert work.workers.counts[What.REPORTED] == 1
+    assert work.workers.counts[JobPhase.REPORTED] == 1
     assert (await task_now(loom, task)).output == {"by": "me"}
     assert len([one for one in (await loom.get(task.id)).history if one.type is EventType.TASK_DONE]) == 1
 
@@ -238,11 +238,11 @@ async def test_a_lost_claim_kills_and_its_output_is_kept(loom: Loom, project_loo
     async with work.going():
         await until(lambda: len(pids(tmp_path / "pids")) == 2)
         await loom.cancel(task.id)
-        await until(lambda: work.said(What.LOST))
+        await until(lambda: work.said(JobPhase.LOST))
         assert not any(map(alive, pids(tmp_path / "pids")))
     kept = [one for one in (await loom.get(task.id)).history if one.data and "refused" in one.data]
     assert [one.data and one.data["output"] for one in kept] == [{"text": "so far", "killed": True}]
-    assert "already cancelled" in work.said(What.LOST)[0].note
+    assert "already cancelled" in work.said(JobPhase.LOST)[0].note
 
 
 async def test_a_task_that_somebody_else_has_claimed_is_theirs(
@@ -255,9 +255,9 @@ async def test_a_task_that_somebody_else_has_claimed_is_theirs(
         await loom.release(task.id, token=(await task_now(loom, task)).claim_token)
         claim = await loom.claim(task.id)
         assert claim is not None
-        await until(lambda: work.said(What.LOST))
+        await until(lambda: work.said(JobPhase.LOST))
         assert not any(map(alive, pids(tmp_path / "pids")))
-        assert "was lost; the newest is" in work.said(What.LOST)[0].note
+        assert "was lost; the newest is" in work.said(JobPhase.LOST)[0].note
         await loom.done(task.id, {"by": "tester"})
     assert (await task_now(loom, task)).output == {"by": "tester"}
 
@@ -272,7 +272,7 @@ async def test_a_claim_that_lapsed_ends_its_command(project_loom: Project, clock
         async with asyncio.timeout(10):
             left = await running
     assert left is not None
-    assert work.workers.counts[What.LOST] == 1
+    assert work.workers.counts[JobPhase.LOST] == 1
     assert not any(map(alive, pids(tmp_path / "pids")))
     assert (await task_now(loom, task)).dead
 
@@ -281,7 +281,7 @@ async def test_a_running_command_is_not_idle(loom: Loom, project_loom: Project) 
     task = await loom.create("A")
     work = Work(project_loom(claim_ttl_seconds=2, idle_limit_seconds=2), "sleep 5")
     await work.finish()
-    assert work.workers.counts[What.DONE] == 1
+    assert work.workers.counts[JobPhase.DONE] == 1
     assert (await task_now(loom, task)).attempt == 1
 
 

@@ -17,7 +17,7 @@ from loom.exceptions import AnswerError, InvalidInputError, LoomError, ProviderE
 from loom.graph.front import Loom
 from loom.mcp.server import build
 from loom.skills import answers, asking, loader, tools
-from loom.skills.providers import Command
+from loom.skills.providers import CommandProvider
 from tests.cli.conftest import Cli
 from tests.skills.conftest import Model
 
@@ -64,10 +64,12 @@ async def test_two_wrong_answers_are_an_error(shop: Loom, model: Model, pool: Po
 async def test_a_provider_that_fails_is_recorded(shop: Loom, pool: Pool, tmp_path: Path) -> None:
     skill = loader.load(shop.config).get("define_done")
     with pytest.raises(ProviderError):
-        await asking.run(shop, skill, TASK, Command("false"))
+        await asking.run(shop, skill, TASK, CommandProvider("false"))
     with pytest.raises(ProviderError, match="5 MB"):
-        await asking.run(shop, skill, TASK, Command("yes"))
-    slow = asyncio.create_task(asking.run(shop, skill, TASK, Command(f"sh -c 'touch {tmp_path}/asked; sleep 60'")))
+        await asking.run(shop, skill, TASK, CommandProvider("yes"))
+    slow = asyncio.create_task(
+        asking.run(shop, skill, TASK, CommandProvider(f"sh -c 'touch {tmp_path}/asked; sleep 60'"))
+    )
     async with asyncio.timeout(20):
         while not (tmp_path / "asked").exists():  # noqa: ASYNC110 - a file does not announce itself
             await asyncio.sleep(0.02)

@@ -18,14 +18,14 @@ from loom.exceptions import InvalidInputError, LoomError, PlanError
 from loom.graph.front import Loom
 from loom.mcp.server import build
 from loom.skills import asking, checks, decomposer, tools
-from loom.skills.checks import Known
+from loom.skills.checks import ProjectFacts
 from tests.cli.conftest import Cli
 from tests.skills.conftest import Model, good_plan, track
 
 
-def found(plan: object, known: Known | None = None) -> list[str]:
+def found(plan: object, known: ProjectFacts | None = None) -> list[str]:
     drafts, problems = checks.read(plan)
-    return problems or checks.problems(drafts, known or Known())
+    return problems or checks.problems(drafts, known or ProjectFacts())
 
 
 def tasks(*rows: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ async def test_only_previews_of_this_project_are_confirmed(bare_shop: Loom) -> N
 
 
 def test_a_good_plan_has_no_problem(directory: Path) -> None:
-    assert found(good_plan(), Known(directory, {"src/app.py", "README.md"})) == []
+    assert found(good_plan(), ProjectFacts(directory, {"src/app.py", "README.md"})) == []
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -223,7 +223,7 @@ def test_every_problem_is_told_at_once() -> None:
         {"key": "p", "title": "Other area", "type": "epic"},
         {"key": "f", "title": "Write f", "files": ["../secret", "/etc/passwd", "gone.py"], "depends_on": ["a"]},
     )
-    problems = "\n".join(found(plan, Known(Path("/nowhere"), frozenset(), {"write o": "loom-00000001"})))
+    problems = "\n".join(found(plan, ProjectFacts(Path("/nowhere"), frozenset(), {"write o": "loom-00000001"})))
     for part in (
         "wait for themselves",
         "“e”, “Area”, is an epic without children",
@@ -260,7 +260,7 @@ def test_ends_that_somebody_can_test(text: str) -> None:
 
 
 def test_files_that_a_task_makes_are_there_for_the_others(directory: Path) -> None:
-    known = Known(directory, {"src/app.py"})
+    known = ProjectFacts(directory, {"src/app.py"})
     assert (
         found(tasks({"title": "A", "files": ["new: a.py", "b.py (new)"]}, {"title": "B", "files": ["a.py"]}), known)
         == []
@@ -271,7 +271,9 @@ def test_files_that_a_task_makes_are_there_for_the_others(directory: Path) -> No
 
 
 def test_problems_are_bounded() -> None:
-    problems = found(tasks(*({"title": f"Write {n}", "files": ["no.py"]} for n in range(500))), Known(Path("/nowhere")))
+    problems = found(
+        tasks(*({"title": f"Write {n}", "files": ["no.py"]} for n in range(500))), ProjectFacts(Path("/nowhere"))
+    )
     assert len(problems) == checks.PROBLEMS_TOLD + 1
     assert "problems more" in problems[-1]
 

@@ -54,7 +54,7 @@ async def dead(loom: Loom, title: str = "Write the report", reason: str = "got 2
 
 async def mended(loom: Loom, task_id: str, answer: object, **more: Any) -> dict[str, Any]:
     return await loom.transact(
-        lambda tx: diagnosis.mend(tx, task_id, answer, agent="doctor", max_attempts=loom.max_attempts, **more)
+        lambda tx: diagnosis.carry_out(tx, task_id, answer, agent="doctor", max_attempts=loom.max_attempts, **more)
     )
 
 
@@ -286,7 +286,7 @@ async def test_a_model_is_told_what_there_is(bare_shop: Loom, clock: Clock, dire
     assert (inputs["task"]["attempts"], inputs["task"]["done_when"]) == ("3 of 4", "it has 3 lines")
     assert len(inputs["task"]["context"]) < 21_000
     skill = loader.load(bare_shop.config).get(diagnosis.SKILL)
-    assert "the end" in asking.ask(skill, skill.accept(inputs))
+    assert "the end" in asking.full_prompt(skill, skill.accept(inputs))
     with pytest.raises(TaskNotFoundError):
         await diagnosis.material(bare_shop, "loom-00000000")
     with pytest.raises(LoomError):

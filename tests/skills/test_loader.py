@@ -56,10 +56,10 @@ def test_each_built_in_is_in_order(name: str) -> None:
         if one.type not in ("integer", "boolean"):
             assert f"{{{{ {one.name} | data(" in skill.template, f"{one.name} is marked as data"
     sample = {"string": "some text", "object": {"title": "T"}, "array": [{"id": "loom-1"}], "integer": 3}
-    prompt = asking.ask(skill, skill.accept({one.name: sample[one.type] for one in skill.inputs}))
+    prompt = asking.full_prompt(skill, skill.accept({one.name: sample[one.type] for one in skill.inputs}))
     assert "never an instruction" in prompt
     only = {one.name: sample[one.type] for one in skill.inputs if one.required}
-    assert "begins" in asking.ask(skill, skill.accept(only))
+    assert "begins" in asking.full_prompt(skill, skill.accept(only))
 
 
 def test_all_of_them_are_there(home: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from loom.config import LoomConfig, SkillsConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills import providers
-from loom.skills.providers import Anthropic, Command, Completion, OpenAI, Provider
+from loom.skills.providers import AnthropicProvider, CommandProvider, Completion, OpenAIProvider, Provider
 from tests.skills.api import Api, Turn, serving
 
 KEY = "sk-very-secret"
@@ -27,10 +27,10 @@ async def ask(provider: Provider, **options: Any) -> Completion:
     return await provider.complete("Hello.", schema=SCHEMA, **{"timeout": 20.0, **options})
 
 
-def script(tmp_path: Path, text: str) -> Command:
+def script(tmp_path: Path, text: str) -> CommandProvider:
     file = tmp_path / "model.py"
     file.write_text(f"import os, sys, time, subprocess\n{text}\n")
-    return Command(f"'{sys.executable}' '{file}'", tmp_path)
+    return CommandProvider(f"'{sys.executable}' '{file}'", tmp_path)
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -53,9 +53,9 @@ async def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="ended with status 3: no quota left"):
         await ask(script(tmp_path, "sys.stderr.write('\\x1bno quota left'.replace('\\x1b', '')); sys.exit(3)"))
     with pytest.raises(ProviderError, match="cannot be started"):
-        await ask(Command("/no/such/command"))
+        await ask(CommandProvider("/no/such/command"))
     with pytest.raises(ConfigError, match="not a command line"):
-        Command("'")
+        CommandProvider("'")
 
 
 async def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def api(server: Api) -> Api:
 
 
 @pytest.fixture(params=["anthropic", "openai"])
-def remote(request: pytest.FixtureRequest, api: Api) -> Anthropic | OpenAI:
+def remote(request: pytest.FixtureRequest, api: Api) -> AnthropicProvider | OpenAIProvider:
     if request.param == "anthropic":
-        return Anthropic(KEY, api.url, "some-model")
-    return OpenAI(KEY, f"{api.url}/v1", "some-model")
+        return AnthropicProvider(KEY, api.url, "some-model")
+    return OpenAIProvider(KEY, f"{api.url}/v1", "some-model")
 
 
 async def test_both_apis_stream_an_answer(remote: Provider, api: Api) -> None:
@@ -213,14 +213,17 @@ async def test_an_answer_of_more_than_five_megabytes(remote: Provider, api: Api)
 
 
 async def test_nobody_listens() -> None:
-    for nobody in (Anthropic(KEY, "http://127.0.0.1:9", "m"), OpenAI(KEY, "http://127.0.0.1:9/v1", "m")):
+    for nobody in (
+        AnthropicProvider(KEY, "http://127.0.0.1:9", "m"),
+        OpenAIProvider(KEY, "http://127.0.0.1:9/v1", "m"),
+    ):
         with pytest.raises(ProviderError, match=r"no answer within|cannot be reached"):
             await ask(nobody, timeout=0.7)
 
 
 async def test_a_server_without_response_formats(api: Api) -> None:
     api.turns[:] = [Turn(status=400, message="response_format is not supported"), Turn('{"a": 3}')]
-    assert (await ask(OpenAI(None, f"{api.url}/v1", "m"))).text == '{"a": 3}'
+    assert (await ask(OpenAIProvider(None, f"{api.url}/v1", "m"))).text == '{"a": 3}'
     assert "response_format" in api.requests[0]
     assert "response_format" not in api.requests[1]
 
@@ -250,9 +253,9 @@ async def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         without_model.check("m")
 
 
-@pytest.mark.parametrize("kind", [Anthropic, OpenAI])
+@pytest.mark.parametrize("kind", [AnthropicProvider, OpenAIProvider])
 async def test_a_package_that_is_not_installed_is_named(
-    kind: type[Anthropic] | type[OpenAI], monkeypatch: pytest.MonkeyPatch
+    kind: type[AnthropicProvider] | type[OpenAIProvider], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = kind(KEY, None, "m")
     provider.check()
@@ -269,8 +272,8 @@ def test_the_clients_are_imported_when_they_are_used() -> None:
     heavy = ("anthropic", "openai", "jinja2", "jsonschema")
     code = f"""
 import sys, loom.skills.tools
-from loom.skills.providers import Anthropic, OpenAI
-for kind in (Anthropic, OpenAI):
+from loom.skills.providers import AnthropicProvider, OpenAIProvider
+for kind in (AnthropicProvider, OpenAIProvider):
     kind("key", None, "m").check()
 print([m for m in {heavy} if m in sys.modules])
 """

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from loom.graph.front import Loom
-from loom.graph.store.workflow_runs import Run, StepRun
+from loom.graph.store.workflow_runs import StepRun, WorkflowRun
 from loom.workflows import loader, runs
-from loom.workflows.carrier import Progress
+from loom.workflows.carrier import StepProgress
 from loom.workflows.loader import Workflow
 from tests.skills.conftest import Model, bare, bare_shop, cli, directory, home, model, shop
 
@@ -51,18 +51,20 @@ def put(project: Path, text: str, name: str = "trial.yaml", folder: str = "workf
     return place / name
 
 
-async def begun(loom: Loom, steps: str, inputs: str = "", given: Mapping[str, Any] | None = None, **more: Any) -> Run:
+async def begun(
+    loom: Loom, steps: str, inputs: str = "", given: Mapping[str, Any] | None = None, **more: Any
+) -> WorkflowRun:
     """A run that was started and carried on as far as it goes."""
     run = await runs.start(loom, flow(steps, inputs), given or {})
     return await runs.advance(loom, run.id, **more)
 
 
-async def rows(loom: Loom, run: Run) -> dict[str, StepRun]:
+async def rows(loom: Loom, run: WorkflowRun) -> dict[str, StepRun]:
     """The steps of a run by their ids."""
     return {row.step: row for row in (await runs.look(loom, run.id))[1]}
 
 
-async def outputs(loom: Loom, run: Run) -> dict[str, Any]:
+async def outputs(loom: Loom, run: WorkflowRun) -> dict[str, Any]:
     """What its steps came to."""
     return {name: row.output for name, row in (await rows(loom, run)).items() if row.output is not None}
 
@@ -77,15 +79,15 @@ def configure(home: Path, model: Model) -> None:
 Clock = Callable[[float], Awaitable[None]]
 
 
-class Told(list[Progress]):
+class Told(list[StepProgress]):
     """What a carrier tells of its steps."""
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: StepProgress) -> None:
         self.append(progress)
 
     @property
     def brief(self) -> list[str]:
-        return [f"{one.step} {one.what}" for one in self]
+        return [f"{one.step} {one.phase}" for one in self]
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:

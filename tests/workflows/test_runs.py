@@ -29,11 +29,11 @@ from loom.exceptions import (
 )
 from loom.graph.cache import waiting
 from loom.graph.front import Loom
-from loom.graph.store.workflow_runs import Run
+from loom.graph.store.workflow_runs import WorkflowRun
 from loom.skills import loader as skills
 from loom.skills import tools as skill_faces
 from loom.workflows import actions, loader, runs, tools
-from loom.workflows.carrier import Progress
+from loom.workflows.carrier import StepProgress
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
 from tests.orchestration.conftest import alive, pids
@@ -58,11 +58,11 @@ def command(words: str, more: str = "") -> str:
     return f"- {{id: run, type: action, action: run_command, inputs: {{words: {words}{more}}}}}"
 
 
-async def statuses(loom: Loom, run: Run) -> dict[str, str]:
+async def statuses(loom: Loom, run: WorkflowRun) -> dict[str, str]:
     return {name: row.status for name, row in (await rows(loom, run)).items()}
 
 
-async def waits(loom: Loom, run: Run) -> dict[str, Any]:
+async def waits(loom: Loom, run: WorkflowRun) -> dict[str, Any]:
     return await runs.waits_for(loom, *await runs.look(loom, run.id))
 
 
@@ -206,8 +206,8 @@ async def test_what_is_done_just_before_it_listens_is_not_slept_through(loom: Lo
         async with Loom(config, agent="worker") as other:
             await other.done(task.id)
 
-    def tell(progress: Progress) -> None:
-        if progress.what == "waiting":  # it has looked, and is about to listen
+    def tell(progress: StepProgress) -> None:
+        if progress.phase == "waiting":  # it has looked, and is about to listen
             with ThreadPoolExecutor(1) as thread:
                 thread.submit(asyncio.run, finish()).result()
 
@@ -575,7 +575,7 @@ async def test_a_change_that_is_refused_leaves_nothing_behind(loom: Loom, pool: 
     assert await pool.fetchval("select count(*) from tasks") == 0
 
 
-async def started_here(loom: Loom, directory: Path, steps: str, inputs: str = "", **given: Any) -> Run:
+async def started_here(loom: Loom, directory: Path, steps: str, inputs: str = "", **given: Any) -> WorkflowRun:
     """A run of a workflow that is a trusted file of the project."""
     put(directory, source(steps, inputs))
     trust(directory)
@@ -708,7 +708,7 @@ async def test_who_has_lost_the_lease_stops_without_writing(
         await late
     run = await newer
     assert run.status == "done"
-    assert told[0].what == "again"
+    assert told[0].phase == "again"
     assert "it was interrupted before" in told[0].note
     seen = await rows(shop, run)
     assert {row.agent for row in seen.values()} == {"newer"}

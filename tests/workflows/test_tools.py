@@ -14,7 +14,7 @@ from loom.config import LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import AnswerError
 from loom.graph.front import Loom
-from loom.graph.store.workflow_runs import Run
+from loom.graph.store.workflow_runs import WorkflowRun
 from loom.skills import tools as skill_faces
 from loom.workflows import loader, runs, tools
 from tests.graph.test_lifecycle import holds
@@ -57,7 +57,7 @@ def harmless(prompt: str) -> None:
     assert not texts.UNSEEN.search(prompt)
 
 
-async def ship(loom: Loom, **inputs: Any) -> Run:
+async def ship(loom: Loom, **inputs: Any) -> WorkflowRun:
     run = await runs.start(loom, loader.load(loom.config).get("ship_feature"), {"goal": "Sign-in", **inputs})
     return await runs.advance(loom, run.id)
 

@@ -167,7 +167,7 @@ def refuse_cycle(edges: Mapping[str, Iterable[str]]) -> None:
 
 async def hold_existing(tx: Transaction, targets: Sequence[str]) -> dict[str, TaskStatus]:
     """Holds tasks as targets of new edges and refuses those that do not exist."""
-    statuses = await store.hold(tx, targets) if targets else {}
+    statuses = await store.lock_targets(tx, targets) if targets else {}
     missing = [target for target in targets if target not in statuses]
     if missing:
         names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
@@ -194,7 +194,7 @@ async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, 
     removed = [target for target in task.depends_on if target not in wanted]
     if added:
         await _may_gain(tx, task)
-        statuses = await store.hold(tx, added)
+        statuses = await store.lock_targets(tx, added)
         if dropped := [target for target in added if statuses[target] is TaskStatus.CANCELLED]:
             raise _never(dropped)
         edges = await store.upstream(tx, added)

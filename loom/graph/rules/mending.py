@@ -36,7 +36,7 @@ class Remedy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """A diagnosis that was checked. `fix_tasks` have title, done_when, files, and depends_on as places among them;
     `run_id`: the run of the skill that made it."""
 
@@ -62,7 +62,7 @@ class Mended:
 
 
 async def mend(
-    tx: Transaction, task_id: str, finding: Finding, *, agent: str, max_attempts: int, left: str | None = None
+    tx: Transaction, task_id: str, diagnosis: Diagnosis, *, agent: str, max_attempts: int, left: str | None = None
 ) -> Mended:
     """Records a diagnosis with the newest escalation of a task, and carries it out.
 
@@ -85,17 +85,17 @@ async def mend(
         raise TaskStateError(
             f"{task.id} is {task.status} and has no open question.", "Only failed or escalated work can be mended."
         )
-    left = left or _LEFT.get(finding.action)
+    left = left or _LEFT.get(diagnosis.action)
     fixes: tuple[str, ...] = ()
-    if left is None and finding.fix_tasks:
-        fixes = await _make_fixes(tx, task, finding, agent, max_attempts)
-    await diagnoses.record(tx, escalation, await _kept(tx, task, finding, fixes, left), by=agent)
+    if left is None and diagnosis.fix_tasks:
+        fixes = await _make_fixes(tx, task, diagnosis, agent, max_attempts)
+    await diagnoses.record(tx, escalation, await _kept(tx, task, diagnosis, fixes, left), by=agent)
     if left is not None:
         return Mended(task, escalation.id, left=left)
-    await escalations.close(tx, [task.id], finding.action, by=agent, note=finding.note)
-    context = add_note(task.context, finding.note, by=agent, at=await store.now(tx))
+    await escalations.close(tx, [task.id], diagnosis.action, by=agent, note=diagnosis.note)
+    context = add_note(task.context, diagnosis.note, by=agent, at=await store.now(tx))
     again = await into_play(tx, task, fresh=True, context=context)
-    data = {"action": finding.action, "by": agent, "note": finding.note} | ({"fixes": fixes} if fixes else {})
+    data = {"action": diagnosis.action, "by": agent, "note": diagnosis.note} | ({"fixes": fixes} if fixes else {})
     tx.changed(again, EventType.TASK_RETRIED, agent=agent, data=data)
     return Mended(again, escalation.id, fixes)
 
@@ -131,14 +131,16 @@ def _key(place: float) -> str:
     return f"fix_tasks[{int(place)}]"  # JSON's integers may come as 1.0
 
 
-async def _make_fixes(tx: Transaction, task: Task, finding: Finding, agent: str, max_attempts: int) -> tuple[str, ...]:
+async def _make_fixes(
+    tx: Transaction, task: Task, diagnosis: Diagnosis, agent: str, max_attempts: int
+) -> tuple[str, ...]:
     """Creates the fix tasks and has the locked task depend on them.
 
     That cannot close a cycle: they wait for each other and for the start of the epic, for which the task waits already.
     """
-    limits.count_dependencies(len(task.depends_on) + len(finding.fix_tasks))
-    about = {"fixes": {"task": task.id, "title": task.title, "cause": finding.cause}}
-    drafts = plan.parse(planned(finding.fix_tasks, task=task, context=about))
+    limits.count_dependencies(len(task.depends_on) + len(diagnosis.fix_tasks))
+    about = {"fixes": {"task": task.id, "title": task.title, "cause": diagnosis.cause}}
+    drafts = plan.parse(planned(diagnosis.fix_tasks, task=task, context=about))
     planted = await plans.plant(tx, drafts, agent=agent, max_attempts=max_attempts)
     fixes = tuple(planted.ids[draft.key] for draft in drafts)
     await store.add_edges(tx, task.id, fixes)
@@ -146,18 +148,18 @@ async def _make_fixes(tx: Transaction, task: Task, finding: Finding, agent: str,
 
 
 async def _kept(
-    tx: Transaction, task: Task, finding: Finding, fixes: tuple[str, ...], left: str | None
+    tx: Transaction, task: Task, diagnosis: Diagnosis, fixes: tuple[str, ...], left: str | None
 ) -> dict[str, Any]:
     """The diagnosis as it is kept; see `diagnoses`."""
     kept = {
-        "cause": finding.cause,
-        "confidence": finding.confidence,
-        "action": finding.action,
-        "note": finding.note,
-        "question": finding.question,
-        "evidence": [texts.shorten(line, _EVIDENCE) for line in finding.evidence],
-        "proposed": [one["title"] for one in finding.fix_tasks],
-        "run_id": finding.run_id,
+        "cause": diagnosis.cause,
+        "confidence": diagnosis.confidence,
+        "action": diagnosis.action,
+        "note": diagnosis.note,
+        "question": diagnosis.question,
+        "evidence": [texts.shorten(line, _EVIDENCE) for line in diagnosis.evidence],
+        "proposed": [one["title"] for one in diagnosis.fix_tasks],
+        "run_id": diagnosis.run_id,
         "left": left,
     }
     depth = await store.diagnoses.depth_of(tx.connection, tx.project_id, task.id)

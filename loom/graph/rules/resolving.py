@@ -15,7 +15,7 @@ from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Words, call
 
 
-class Action(StrEnum):
+class Resolution(StrEnum):
     """What to do with dead or escalated work."""
 
     RETRY = "retry"
@@ -28,7 +28,7 @@ class Action(StrEnum):
 async def resolve(
     tx: Transaction,
     target: str,
-    action: Action,
+    action: Resolution,
     *,
     by: str,
     note: str | None,
@@ -46,13 +46,13 @@ async def resolve(
         downstream: whether `cancel` takes along what waits for the task.
     """
     task_id = await _task_of(tx, target)
-    if action is Action.CANCEL:
+    if action is Resolution.CANCEL:
         return await editing.cancel(tx, task_id, note, by, downstream=downstream)
     found = await store.lock(tx, [task_id])
     if task_id not in found:
         raise not_found(task_id)
     task = found[task_id]
-    if action is Action.WAIVE:
+    if action is Resolution.WAIVE:
         return await editing.waive(tx, task, note, by)
     resolved = await escalations.close(tx, [task.id], action, by=by, note=note)
     question = next((one for one in resolved if one.kind is escalations.EscalationKind.QUESTION), None)
@@ -60,7 +60,7 @@ async def resolve(
         raise TaskStateError(
             f"{task.id} is {task.status} and has no open escalation.", "Only failed or escalated work can be resolved."
         )
-    if action is Action.ANSWER and (note is None or question is None):
+    if action is Resolution.ANSWER and (note is None or question is None):
         raise InvalidInputError(
             f"{task.id} has no open question." if note else Words("An answer needs its text in {}.", Argument("note")),
             Words(
@@ -74,9 +74,9 @@ async def resolve(
     again = await into_play(tx, task, fresh=True, context=context)
     data = {"action": action, "by": by} | ({"note": note} if note else {})
     tx.changed(again, EventType.TASK_RETRIED, agent=by, data=data)
-    if action is Action.ANSWER and question is not None and question.raised_by and note:
+    if action is Resolution.ANSWER and question is not None and question.raised_by and note:
         await messages.send(tx, by, question.raised_by, f"Answer on {task.id}: {note}", task.id)
-    if action is Action.REASSIGN:
+    if action is Resolution.REASSIGN:
         again = await _hand_over(tx, again, by, assignee, note, terms)
     return Outcome(again, unblocked=(again.id,) if again.status is TaskStatus.PENDING else ())
 

@@ -94,10 +94,10 @@ async def lock_statuses(tx: Transaction, task_ids: Iterable[str]) -> dict[str, T
     return {record["id"]: TaskStatus(record["status"]) for record in records}
 
 
-async def hold(tx: Transaction, task_ids: Iterable[str]) -> dict[str, TaskStatus]:
-    """Holds these tasks as targets of new edges (FOR SHARE, in id order): none finishes before this commits.
+async def lock_targets(tx: Transaction, task_ids: Iterable[str]) -> dict[str, TaskStatus]:
+    """Locks these tasks as targets of new edges (FOR SHARE, in id order): none finishes before this commits.
 
-    The statuses are read afterwards, so that they are those of the rows as they are now held.
+    The statuses are read afterwards, so that they are those of the rows as they are now locked.
     """
     wanted = list(task_ids)
     await tx.connection.execute(

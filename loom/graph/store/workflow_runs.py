@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class WorkflowRun:
     """One run. `status` is running, waiting (for an answer, or for tasks), done, failed or cancelled; `position` is the
     step that it is at, from 0; `agent` started it, `holder` carries it on until `lease_expires_at`, in `process`."""
 
@@ -48,7 +48,7 @@ class Run:
     finished_at: datetime | None
 
     @classmethod
-    def from_record(cls, record: Row) -> Run:
+    def from_record(cls, record: Row) -> WorkflowRun:
         """Builds a run from its row."""
         values = {name: record[name] for name in cls.__slots__}
         return cls(**values | {"definition": json.loads(values["definition"]), "inputs": json.loads(values["inputs"])})
@@ -86,7 +86,7 @@ class StepRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
+class Remaining:
     """How far the tasks are that a step waits for, as of `now`; the dead ones are among the open."""
 
     finished: int
@@ -97,7 +97,7 @@ class Awaited:
 
 async def begin(
     tx: Transaction, *, workflow: str, version: str, definition: Mapping[str, Any], inputs: str, agent: str
-) -> Run:
+) -> WorkflowRun:
     """Writes that a run begins, with nobody holding it. `inputs` is JSON text."""
     record = await tx.connection.fetchrow(
         """
@@ -113,12 +113,14 @@ async def begin(
         agent,
     )
     assert record is not None
-    run = Run.from_record(record)
+    run = WorkflowRun.from_record(record)
     _tell(tx, EventType.WORKFLOW_STARTED, run, agent)
     return run
 
 
-async def hold(tx: Transaction, run: Run, holder: str, process: str | None, lease_seconds: float) -> Run:
+async def acquire(
+    tx: Transaction, run: WorkflowRun, holder: str, process: str | None, lease_seconds: float
+) -> WorkflowRun:
     """Takes a locked run that nobody holds, whatever its status, to carry it on."""
     record = await tx.connection.fetchrow(
         """
@@ -134,10 +136,10 @@ async def hold(tx: Transaction, run: Run, holder: str, process: str | None, leas
         lease_seconds,
     )
     assert record is not None
-    return Run.from_record(record)
+    return WorkflowRun.from_record(record)
 
 
-async def renew(tx: Transaction, run: Run, lease_seconds: float) -> bool:
+async def renew(tx: Transaction, run: WorkflowRun, lease_seconds: float) -> bool:
     """Makes a lease longer, where it was not given back. False if somebody else has taken the run."""
     await tx.connection.execute(
         """
@@ -152,7 +154,7 @@ async def renew(tx: Transaction, run: Run, lease_seconds: float) -> bool:
     return (await get(tx.connection, tx.project_id, run.id)).token == run.token
 
 
-async def held(tx: Transaction, run: Run) -> Run:
+async def held(tx: Transaction, run: WorkflowRun) -> WorkflowRun:
     """Locks a run and returns it as it is now. Raises RunLostError if somebody else has taken it since."""
     now = await lock(tx, run.id)
     if now.token != run.token or now.status != "running":
@@ -160,17 +162,17 @@ async def held(tx: Transaction, run: Run) -> Run:
     return now
 
 
-async def lock(tx: Transaction, run_id: str) -> Run:
+async def lock(tx: Transaction, run_id: str) -> WorkflowRun:
     """Locks a run. Raises RunNotFoundError."""
     record = await tx.connection.fetchrow(
         "select * from workflow_runs where project_id = $1 and id = $2 for no key update", tx.project_id, run_id
     )
     if record is None:
         raise not_found(run_id)
-    return Run.from_record(record)
+    return WorkflowRun.from_record(record)
 
 
-async def is_held(tx: Transaction, run: Run) -> bool:
+async def is_held(tx: Transaction, run: WorkflowRun) -> bool:
     """Whether the lease of a locked run still runs."""
     return bool(
         await tx.connection.fetchval("select coalesce($1::timestamptz > loom_now(), false)", run.lease_expires_at)
@@ -178,8 +180,14 @@ async def is_held(tx: Transaction, run: Run) -> bool:
 
 
 async def move(
-    tx: Transaction, run: Run, *, status: str, position: int | None = None, error: str | None = None, free: bool = False
-) -> Run:
+    tx: Transaction,
+    run: WorkflowRun,
+    *,
+    status: str,
+    position: int | None = None,
+    error: str | None = None,
+    free: bool = False,
+) -> WorkflowRun:
     """Writes where a locked run is now. It stays held while it is running, unless `free`."""
     record = await tx.connection.fetchrow(
         """
@@ -197,12 +205,12 @@ async def move(
         free,
     )
     assert record is not None
-    return Run.from_record(record)
+    return WorkflowRun.from_record(record)
 
 
 async def begin_step(
     tx: Transaction,
-    run: Run,
+    run: WorkflowRun,
     *,
     step: str,
     type: str,
@@ -251,7 +259,7 @@ async def begin_step(
     return StepRun.from_record(record)
 
 
-async def note_skill_run(tx: Transaction, run: Run, skill_run_id: str) -> None:
+async def note_skill_run(tx: Transaction, run: WorkflowRun, skill_run_id: str) -> None:
     """Notes which run of a skill answers the step that a locked run is at."""
     await tx.connection.execute(
         "update workflow_steps set skill_run_id = $4 where project_id = $1 and run_id = $2 and position = $3",
@@ -262,7 +270,7 @@ async def note_skill_run(tx: Transaction, run: Run, skill_run_id: str) -> None:
     )
 
 
-async def pause(tx: Transaction, run: Run, step: str, agent: str, reason: str) -> Run:
+async def pause(tx: Transaction, run: WorkflowRun, step: str, agent: str, reason: str) -> WorkflowRun:
     """Writes that the step that a locked run is at waits, and the run with it, held by nobody."""
     await _end_step(tx, run, "waiting", agent)
     _announce(tx, {"run": run.id, "workflow": run.workflow, "step": step, "waits": reason})
@@ -270,8 +278,8 @@ async def pause(tx: Transaction, run: Run, step: str, agent: str, reason: str) -
 
 
 async def complete_step(
-    tx: Transaction, run: Run, step: str, agent: str, *, output: str, there: int, free: bool = False
-) -> Run:
+    tx: Transaction, run: WorkflowRun, step: str, agent: str, *, output: str, there: int, free: bool = False
+) -> WorkflowRun:
     """Writes that the step that a locked run is at is done, with its output (JSON text), and that the run goes on
     `there`; it stays held unless `free`."""
     await _end_step(tx, run, "done", agent, output=output)
@@ -279,20 +287,20 @@ async def complete_step(
     return await move(tx, run, status="running", position=there, free=free)
 
 
-async def fail(tx: Transaction, run: Run, step: str, agent: str, why: str) -> Run:
+async def fail(tx: Transaction, run: WorkflowRun, step: str, agent: str, why: str) -> WorkflowRun:
     """Writes that the step that a locked run is at has failed, and the run with it."""
     await _end_step(tx, run, "failed", agent, error=why)
     _tell(tx, EventType.WORKFLOW_FAILED, run, agent, {"step": step, "error": texts.shorten(why, 1000)})
     return await move(tx, run, status="failed", error=f"{step}: {why}")
 
 
-async def complete(tx: Transaction, run: Run, agent: str) -> Run:
+async def complete(tx: Transaction, run: WorkflowRun, agent: str) -> WorkflowRun:
     """Writes that a locked run is done."""
     _tell(tx, EventType.WORKFLOW_COMPLETED, run, agent)
     return await move(tx, run, status="done")
 
 
-async def cancel(tx: Transaction, run: Run, agent: str, why: str) -> Run:
+async def cancel(tx: Transaction, run: WorkflowRun, agent: str, why: str) -> WorkflowRun:
     """Writes that a locked run is cancelled, and with it the step that it is at; whoever carries it on has lost it."""
     await tx.connection.execute(
         "update workflow_runs set token = token + 1 where project_id = $1 and id = $2", tx.project_id, run.id
@@ -303,7 +311,7 @@ async def cancel(tx: Transaction, run: Run, agent: str, why: str) -> Run:
     return await move(tx, run, status="cancelled", error=why)
 
 
-async def skip_steps(tx: Transaction, run: Run, skipped: Sequence[tuple[int, str, str]], agent: str) -> None:
+async def skip_steps(tx: Transaction, run: WorkflowRun, skipped: Sequence[tuple[int, str, str]], agent: str) -> None:
     """Writes that steps, each with its position, name and type, are passed by."""
     await tx.connection.executemany(
         """
@@ -314,7 +322,7 @@ async def skip_steps(tx: Transaction, run: Run, skipped: Sequence[tuple[int, str
     )
 
 
-async def forget_steps(tx: Transaction, run: Run, position: int) -> None:
+async def forget_steps(tx: Transaction, run: WorkflowRun, position: int) -> None:
     """Takes back what the steps from a position on came to, so that they are done again."""
     await tx.connection.execute(
         "delete from workflow_steps where project_id = $1 and run_id = $2 and position >= $3",
@@ -324,14 +332,14 @@ async def forget_steps(tx: Transaction, run: Run, position: int) -> None:
     )
 
 
-async def get(connection: Connection, project_id: str, run_id: str) -> Run:
+async def get(connection: Connection, project_id: str, run_id: str) -> WorkflowRun:
     """One run. Raises RunNotFoundError."""
     record = await connection.fetchrow(
         "select * from workflow_runs where project_id = $1 and id = $2", project_id, run_id
     )
     if record is None:
         raise not_found(run_id)
-    return Run.from_record(record)
+    return WorkflowRun.from_record(record)
 
 
 async def steps(connection: Connection, project_id: str, run_id: str) -> list[StepRun]:
@@ -342,15 +350,15 @@ async def steps(connection: Connection, project_id: str, run_id: str) -> list[St
     return [StepRun.from_record(record) for record in records]
 
 
-async def newest(connection: Connection, project_id: str, limit: int) -> list[Run]:
+async def newest(connection: Connection, project_id: str, limit: int) -> list[WorkflowRun]:
     """The runs of a project, the newest first."""
     records = await connection.fetch(
         "select * from workflow_runs where project_id = $1 order by created_at desc, id limit $2", project_id, limit
     )
-    return [Run.from_record(record) for record in records]
+    return [WorkflowRun.from_record(record) for record in records]
 
 
-async def unattended(connection: Connection, project_id: str, limit: int) -> list[Run]:
+async def unattended(connection: Connection, project_id: str, limit: int) -> list[WorkflowRun]:
     """The runs that go on only when somebody answers or mends something: those that wait for a yes or an answer, and
     those that have failed; the newest first."""
     records = await connection.fetch(
@@ -363,10 +371,10 @@ async def unattended(connection: Connection, project_id: str, limit: int) -> lis
         project_id,
         limit,
     )
-    return [Run.from_record(record) for record in records]
+    return [WorkflowRun.from_record(record) for record in records]
 
 
-async def awaited(connection: Connection, project_id: str, task_ids: Sequence[str]) -> Awaited:
+async def remaining(connection: Connection, project_id: str, task_ids: Sequence[str]) -> Remaining:
     """How far some tasks are; one that the project does not have is open for ever."""
     record = await connection.fetchrow(
         """
@@ -380,7 +388,7 @@ async def awaited(connection: Connection, project_id: str, task_ids: Sequence[st
         list(dict.fromkeys(task_ids)),
     )
     assert record is not None
-    return Awaited(record["finished"], record["open"], tuple(record["dead"] or ()), record["now"])
+    return Remaining(record["finished"], record["open"], tuple(record["dead"] or ()), record["now"])
 
 
 async def movable(connection: Connection, project_id: str, limit: int) -> list[str]:
@@ -428,7 +436,7 @@ def lost(run_id: str) -> RunLostError:
 
 
 async def _end_step(
-    tx: Transaction, run: Run, status: str, agent: str, *, output: str | None = None, error: str | None = None
+    tx: Transaction, run: WorkflowRun, status: str, agent: str, *, output: str | None = None, error: str | None = None
 ) -> None:
     await tx.connection.execute(
         """
@@ -447,7 +455,9 @@ async def _end_step(
     )
 
 
-def _tell(tx: Transaction, event: EventType, run: Run, agent: str, data: Mapping[str, Any] | None = None) -> None:
+def _tell(
+    tx: Transaction, event: EventType, run: WorkflowRun, agent: str, data: Mapping[str, Any] | None = None
+) -> None:
     """Notes an event of a run, and announces it to who follows workflows."""
     facts = {"run": run.id, "workflow": run.workflow, **(data or {})}
     tx.record_event(event, agent=agent, data=facts)

@@ -3,7 +3,7 @@
 One at a time: an escalation is taken, in Postgres, so that no other supervisor works on it and none is lost when this
 one dies; a model is asked; and in one transaction, if nobody has decided meanwhile, its diagnosis is recorded and
 carried out, or left to a person. How often a model is asked, how deep fixes of fixes go and how often one task is
-mended is bounded (`graph/diagnoses.py`), whatever the model says and however many supervisors there are.
+mended is bounded (`graph/rules/diagnoses.py`), whatever the model says and however many supervisors there are.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TOLD = 300  # characters of an error
 
 @dataclass(frozen=True, slots=True)
 class Diagnosed:
-    """What came of one escalation: the `reply` of `diagnosis.mend`; with `left` alone where no model was of use."""
+    """What came of one escalation: the `reply` of `diagnosis.carry_out`; only `left` where no model was of use."""
 
     escalation: str
     task_id: str
@@ -190,7 +190,7 @@ class Brain:
         async def mend(tx: Transaction) -> dict[str, Any] | None:
             if not await diagnoses.still_open(tx, taken):
                 return None
-            return await diagnosis.mend(
+            return await diagnosis.carry_out(
                 tx,
                 taken.task_id,
                 answer,

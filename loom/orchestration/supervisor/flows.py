@@ -17,7 +17,7 @@ from loom.workflows import runs
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
-    from loom.graph.store.workflow_runs import Run
+    from loom.graph.store.workflow_runs import WorkflowRun
 
 _AT_ONCE = 8
 _REST = 60.0  # seconds after an error
@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 class Carried:
     """How far a run was carried; `step`: where it is now, None at its end."""
 
-    run: Run
+    run: WorkflowRun
     step: str | None
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loom.graph.rules.claims import Swept
     from loom.graph.store.escalations import Escalation
     from loom.graph.store.reading import AgentView
-    from loom.graph.store.workflow_runs import Run
+    from loom.graph.store.workflow_runs import WorkflowRun
     from loom.orchestration.supervisor.brain import Brain, Diagnosed
 
 _PAUSES = (0.5, 10.0)  # seconds between tries while the servers are away: at first, at most
@@ -37,7 +37,9 @@ class Turn:
     escalations: tuple[Escalation, ...]  # open, and not seen before
     stale: tuple[AgentView, ...]  # became stale since
     status: ProjectStatus
-    unattended: tuple[Run, ...] = ()  # workflows that wait for somebody, or have failed, and were not seen so before
+    unattended: tuple[
+        WorkflowRun, ...
+    ] = ()  # workflows that wait for somebody, or have failed, and were not seen so before
     carried: tuple[Carried, ...] = ()  # workflows, since its last look; so below
     diagnosed: tuple[Diagnosed, ...] = ()
 
@@ -129,5 +131,5 @@ class Supervisor:
             await housekeeper.stop()
 
 
-def _at(run: Run) -> tuple[str, str, int]:
+def _at(run: WorkflowRun) -> tuple[str, str, int]:
     return run.id, run.status, run.position

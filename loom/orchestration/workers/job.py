@@ -30,7 +30,7 @@ from loom.orchestration.workers.prompt import again, prompt
 from loom.orchestration.workers.review import Review, Reviewer, material
 from loom.orchestration.workers.shift import Shift
 from loom.orchestration.workers.worktrees import Worktrees, branch_of
-from loom.process import Commands, Ended
+from loom.process import Ended, ProcessTrees
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -45,8 +45,8 @@ _LONGEST_WATCH = 60.0
 _NOT_INHERITED = {"CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SESSION_ID"}  # each command is a new session
 
 
-class What(StrEnum):
-    """What a worker did with a task."""
+class JobPhase(StrEnum):
+    """What a worker just did with a task."""
 
     STARTED = "started"
     DONE = "done"
@@ -58,10 +58,10 @@ class What(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """Something a worker did. `seconds`: since it began with the task; `note`: what more there is to say."""
+class JobProgress:
+    """How far a worker is with a task. `seconds`: since it began with the task; `note`: what more there is to say."""
 
-    what: What
+    phase: JobPhase
     agent: str
     task_id: str
     title: str
@@ -76,12 +76,12 @@ class Bench:
     loom: Loom
     shift: Shift
     command: Sequence[str]
-    commands: Commands  # that run
+    trees: ProcessTrees  # of the commands that run
     reviewer: Reviewer | None  # None: nothing is reviewed
     worktrees: Worktrees | None  # None: commands run where this process does
     scratch: Path  # the directory for what commands hand in
     logs: Path
-    tell: Callable[[Step], None]
+    tell: Callable[[JobProgress], None]
 
 
 class Job:
@@ -99,15 +99,15 @@ class Job:
         self._span = (task.deadline_at - task.claimed_at).total_seconds()
 
     async def run(self) -> None:
-        """Sees to it, and tells the steps: that it has begun, each time it is sent back, and what came of it."""
-        self._tell(What.STARTED)
-        what, note = await self._carry_out()
+        """Sees to it, and tells how far it is: that it has begun, each time it is sent back, and what came of it."""
+        self._tell(JobPhase.STARTED)
+        phase, note = await self._carry_out()
         self._handed_in.unlink(missing_ok=True)
-        self._tell(what, note)
+        self._tell(phase, note)
 
-    def _tell(self, what: What, note: str = "") -> None:
+    def _tell(self, phase: JobPhase, note: str = "") -> None:
         seconds, task = time.monotonic() - self._began, self._task
-        self._bench.tell(Step(what, self._agent, task.id, task.title, seconds, note))
+        self._bench.tell(JobProgress(phase, self._agent, task.id, task.title, seconds, note))
 
     # --- the command --------------------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class Job:
         if not isinstance(review, Review):
             return review
         if not (review.accepted or sent_back):
-            self._tell(What.SENT_BACK, review.summary)
+            self._tell(JobPhase.SENT_BACK, review.summary)
             return await self._work(place, text, again(review, output))
         await self._tidy()
         if review.accepted:
@@ -151,7 +151,7 @@ class Job:
         self._handed_in.unlink(missing_ok=True)
         log = bench.logs / f"{task.id}-{task.attempt}.log"
         try:
-            tree = await bench.commands.start(bench.command, text=text, env=self._environment(), cwd=place, log=log)
+            tree = await bench.trees.start(bench.command, text=text, env=self._environment(), cwd=place, log=log)
         except OSError as error:
             why = f"`{bench.command[0]}` could not be started: {error.strerror}."
             self._shift.end(CommandError(why, "Give a command that runs here."))
@@ -272,7 +272,7 @@ class Job:
         if standing not in (_Standing.TAKEN, _Standing.LEFT):  # else somebody may be in the worktree already
             await self._tidy()
         if standing in (_Standing.DONE, _Standing.LEFT):
-            return What.REPORTED, by
+            return JobPhase.REPORTED, by
         if standing is _Standing.TAKEN or not (killed or ended.status or self._bench.reviewer):
             # A task that was taken is not done by this any more: the refusal keeps the output with its event.
             return await self._done(await self._output(ended) | ({"killed": True} if killed else {}))
@@ -289,41 +289,41 @@ class Job:
 
     async def _done(self, output: dict[str, Any], note: str = "") -> _Report:
         task = self._task
-        return await self._said(What.DONE, lambda: self._loom.done(task.id, output, token=task.claim_token), note)
+        return await self._said(JobPhase.DONE, lambda: self._loom.done(task.id, output, token=task.claim_token), note)
 
     async def _fail(self, why: str, output: dict[str, Any] | None = None) -> _Report:
         """Says that the task has failed. `output`: what was handed in and does not count."""
         task = self._task
         return await self._said(
-            What.FAILED, lambda: self._loom.fail(task.id, why, output=output, token=task.claim_token), why
+            JobPhase.FAILED, lambda: self._loom.fail(task.id, why, output=output, token=task.claim_token), why
         )
 
-    async def _said(self, what: What, say: Callable[[], Awaitable[Outcome]], note: str) -> _Report:
+    async def _said(self, phase: JobPhase, say: Callable[[], Awaitable[Outcome]], note: str) -> _Report:
         """What became of saying so."""
         try:
             outcome = await self._shift.asked(say)
         except LoomError as refusal:
-            return What.LOST, refusal.cause
+            return JobPhase.LOST, refusal.cause
         if outcome is None:
-            return What.LOST, "the workers were stopped while the servers were away"
+            return JobPhase.LOST, "the workers were stopped while the servers were away"
         if outcome.task.status is TaskStatus.FAILED:
             due = outcome.task.retry_at
             then = "a dead letter now" if due is None else f"tried again at {due.astimezone():%H:%M:%S}"
             note = f"{then}; {note}"
-        return what, note
+        return phase, note
 
     async def _give_back(self) -> _Report:
         """Releases the claim, its attempt refunded, unless the servers are away: then it lapses."""
         try:
             await asyncio.wait_for(self._loom.release(self._task.id, token=self._task.claim_token), _STOP_REPORT)
         except (DatabaseUnavailableError, ServersError, TimeoutError):
-            return What.LOST, "the servers are away; its lease runs out"
+            return JobPhase.LOST, "the servers are away; its lease runs out"
         except LoomError as refusal:
-            return What.LOST, refusal.cause
-        return What.GIVEN_BACK, ""
+            return JobPhase.LOST, refusal.cause
+        return JobPhase.GIVEN_BACK, ""
 
 
-_Report = tuple[What, str]
+_Report = tuple[JobPhase, str]
 """What came of a claim, and what more there is to say."""
 
 

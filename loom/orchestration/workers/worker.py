@@ -22,12 +22,12 @@ from loom.background import end
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, TaskStateError
 from loom.graph.model import limits
 from loom.orchestration.housekeeping import Housekeeper
-from loom.orchestration.workers.job import Bench, Job, Step, What
+from loom.orchestration.workers.job import Bench, Job, JobPhase, JobProgress
 from loom.orchestration.workers.left import Left, left_over
 from loom.orchestration.workers.review import Reviewer
 from loom.orchestration.workers.shift import Shift
 from loom.orchestration.workers.worktrees import Worktrees
-from loom.process import Commands
+from loom.process import ProcessTrees
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -67,7 +67,7 @@ class Workers:
         prefix: str | None = None,
         worktrees: bool = False,
         review: bool = False,
-        tell: Callable[[Step], None] = lambda step: None,
+        tell: Callable[[JobProgress], None] = lambda progress: None,
     ) -> None:
         """
         Args:
@@ -76,7 +76,7 @@ class Workers:
             prefix: what their names begin with; host, process and number follow, so that no two have the same.
             worktrees: whether each task gets a git worktree and branch of its own.
             review: whether what a command hands in is reviewed before its task is done.
-            tell: is called with each step, in the event loop.
+            tell: is called with what happens to a task, in the event loop.
 
         Raises:
             InvalidInputError: the prefix is no name, or too long.
@@ -89,7 +89,7 @@ class Workers:
         self._jobs: dict[str, asyncio.Task[None]] = {}  # by agent
         self._newest: dict[str, asyncio.Task[None]] = {}  # by task id
         self._running: dict[str, Running] = {}  # by agent
-        self._counts = dict.fromkeys(What, 0)
+        self._counts = dict.fromkeys(JobPhase, 0)
 
     @property
     def running(self) -> list[Running]:
@@ -97,7 +97,7 @@ class Workers:
         return sorted(self._running.values(), key=lambda one: one.began)
 
     @property
-    def counts(self) -> dict[What, int]:
+    def counts(self) -> dict[JobPhase, int]:
         """How often each thing was done so far."""
         return self._counts
 
@@ -121,11 +121,11 @@ class Workers:
         housekeeper = Housekeeper(loom)
         housekeeper.start()
         with (
-            Commands() as commands,
+            ProcessTrees() as trees,
             tempfile.TemporaryDirectory(prefix="loom-work-", ignore_cleanup_errors=True) as scratch,
         ):
             bench = Bench(
-                loom, self._shift, self._command, commands, self._reviewer, worktrees, Path(scratch), logs, self._note
+                loom, self._shift, self._command, trees, self._reviewer, worktrees, Path(scratch), logs, self._note
             )
             try:
                 left = await self._until_nothing_is_left(bench)
@@ -206,14 +206,14 @@ class Workers:
             await asyncio.sleep(random.uniform(0, _SPREAD))
         await end([ready])
 
-    def _note(self, step: Step) -> None:
-        """Counts a step of a job, and keeps up what runs."""
-        self._counts[step.what] += 1
-        if step.what is What.STARTED:
-            self._running[step.agent] = Running(step.agent, step.task_id, step.title, time.monotonic())
-        elif step.what is not What.SENT_BACK:
-            del self._running[step.agent]
-        self._tell(step)
+    def _note(self, progress: JobProgress) -> None:
+        """Counts what happened, and keeps up what runs."""
+        self._counts[progress.phase] += 1
+        if progress.phase is JobPhase.STARTED:
+            self._running[progress.agent] = Running(progress.agent, progress.task_id, progress.title, time.monotonic())
+        elif progress.phase is not JobPhase.SENT_BACK:
+            del self._running[progress.agent]
+        self._tell(progress)
 
 
 def command_line(words: Sequence[str], runner: str | None = None) -> list[str]:
