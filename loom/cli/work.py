@@ -61,8 +61,8 @@ def work(
     if not command and not runner:
         raise click.UsageError("Give a command after --, or --runner.")
     words = command_line(command, runner)
-    show = _Show(live=sys.stdout.isatty() and not wants_json(), to_stderr=wants_json())
-    left, counts, signalled = asyncio.run(_work(words, agents, agent, worktree, review, show))
+    view = _LiveView(live=sys.stdout.isatty() and not wants_json(), to_stderr=wants_json())
+    left, counts, signalled = asyncio.run(_work(words, agents, agent, worktree, review, view))
     _conclude(counts, left)
     if signalled:
         click.get_current_context().exit(128 + signalled)
@@ -71,12 +71,12 @@ def work(
 
 
 async def _work(
-    words: list[str], agents: int, prefix: str | None, worktree: bool, review: bool, show: _Show
+    words: list[str], agents: int, prefix: str | None, worktree: bool, review: bool, view: _LiveView
 ) -> tuple[list[Left] | None, dict[JobPhase, int], int]:
     """What is left, None when a signal came before; what was done; which signal."""
     caught = 0
     async with open_project() as loom:
-        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, review=review, tell=show.tell)
+        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, review=review, tell=view.tell)
 
         def stop(number: int) -> None:
             nonlocal caught
@@ -86,12 +86,12 @@ async def _work(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 asyncio.get_running_loop().add_signal_handler(number, stop, number)
-        async with show.watching(workers):
+        async with view.watching(workers):
             left = await workers.run()
     return left, workers.counts, caught if left is None else 0
 
 
-class _Show:
+class _LiveView:
     """What a person sees meanwhile: a line for each step of a task, and on a terminal one that says what runs now."""
 
     def __init__(self, *, live: bool, to_stderr: bool) -> None:

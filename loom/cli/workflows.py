@@ -90,7 +90,7 @@ def start(
         show.begin(run.id)
         return run.id
 
-    show = _Show()
+    show = _StepView()
     _carry_on(begin, show, agent=agent, yes=yes, patient=not no_wait)
 
 
@@ -126,7 +126,7 @@ def resume(
             await runs.answer(loom, run, output)
         return run
 
-    _carry_on(given, _Show(), agent=agent, patient=not no_wait, step=step, declined=yes is False)
+    _carry_on(given, _StepView(), agent=agent, patient=not no_wait, step=step, declined=yes is False)
 
 
 @workflow.command()
@@ -161,7 +161,7 @@ def show_status(run: str | None, limit: int) -> None:
 
 def _carry_on(
     begin: Begin,
-    show: _Show,
+    show: _StepView,
     *,
     agent: str | None,
     patient: bool,
@@ -181,7 +181,7 @@ def _carry_on(
 
 
 async def _carried(
-    begin: Begin, show: _Show, agent: str | None, patient: bool, yes: bool, step: str | None, declined: bool
+    begin: Begin, show: _StepView, agent: str | None, patient: bool, yes: bool, step: str | None, declined: bool
 ) -> Reply:
     from loom.orchestration.housekeeping import Housekeeper
     from loom.workflows import runs, tools
@@ -219,7 +219,7 @@ async def _carried(
             await housekeeper.stop()
 
 
-class _Show:
+class _StepView:
     """What a person sees meanwhile: a line for each step that goes on."""
 
     def begin(self, run_id: str) -> None:
