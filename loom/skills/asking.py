@@ -21,7 +21,7 @@ from loom import texts
 from loom.exceptions import AnswerError, InvalidInputError, LoomError, RunLostError, RunNotFoundError
 from loom.graph.model import limits
 from loom.graph.store import skill_runs
-from loom.graph.store.skill_runs import SkillRun
+from loom.graph.store.skill_runs import SkillRun, SkillRunStatus
 from loom.graph.store.transaction import Transaction
 from loom.skills import answers
 from loom.skills.loader import Skill
@@ -82,7 +82,7 @@ async def run(
     prompt = full_prompt(skill, values)
     agent = loom.caller(agent_id)
     model = skill.model or loom.config.skills.model
-    opened = await _begin(loom, skill, values, provider.name, model, agent, "running", noted)
+    opened = await _begin(loom, skill, values, provider.name, model, agent, SkillRunStatus.RUNNING, noted)
     tally = _Tally()
     try:
         output = await _answered(skill, prompt, provider, check, tally, timeout)
@@ -108,7 +108,7 @@ async def start(
     itself are shortened in its prompt."""
     values = skill.accept(inputs)
     prompt = skill.render({name: _reminder(name, value) for name, value in values.items()})
-    opened = await _begin(loom, skill, values, "agent", None, loom.caller(agent_id), "open", noted)
+    opened = await _begin(loom, skill, values, "agent", None, loom.caller(agent_id), SkillRunStatus.OPEN, noted)
     return Opened(opened, prompt)
 
 
@@ -119,9 +119,9 @@ async def answer(loom: Loom, run_id: str, output: object) -> SkillRun:
         RunNotFoundError, AnswerError.
     """
     found = await get(loom, run_id)
-    if found.status == "done":
+    if found.status is SkillRunStatus.DONE:
         return found
-    if found.status != "open":
+    if found.status is not SkillRunStatus.OPEN:
         raise RunNotFoundError(f"The run {run_id} is {found.status} and takes no answer.", "Start the skill again.")
     if problems := answers.problems(output, found.expects):
         raise wrong(found.skill, problems)
@@ -140,7 +140,7 @@ async def record(tx: Transaction, skill: Skill, inputs: Mapping[str, Any], outpu
         provider="agent",
         model=None,
         agent=agent,
-        status="open",
+        status=SkillRunStatus.OPEN,
         inputs=json.dumps(dict(inputs), ensure_ascii=False),
         expects=skill.outputs,
     )
@@ -255,7 +255,7 @@ async def _begin(
     provider: str,
     model: str | None,
     agent: str,
-    status: str,
+    status: SkillRunStatus,
     noted: Noted | None,
 ) -> SkillRun:
     text = limits.json_object(dict(values), "inputs", 1_000_000)

@@ -52,7 +52,7 @@ async def skill(
     opened = await asking.start(loom, chosen, inputs or {})
     return {
         "run_id": opened.run.id,
-        "status": opened.run.status,
+        "status": str(opened.run.status),
         "skill": chosen.name,
         "next": Words(
             "Do what the prompt says, and answer with {}, an object that fits expects.",
@@ -147,7 +147,7 @@ def ran(run: SkillRun) -> Reply:
     """A run and its answer."""
     return replies.full(
         run_id=run.id,
-        status=run.status,
+        status=str(run.status),
         skill=run.skill,
         provider=run.provider,
         model=run.model,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.graph.store import skill_runs
-from loom.graph.store.skill_runs import SkillRun
+from loom.graph.store.skill_runs import SkillRun, SkillRunStatus
 from loom.skills import asking, decomposer, diagnosis, loader, providers
 from loom.skills.asking import Check, Noted
 from loom.skills.loader import Skill
@@ -139,7 +139,7 @@ async def begun_before(loom: Loom, skill_run_id: str) -> SkillRun:
     """The run of a skill that an earlier attempt of a step had begun: done, open, or failed, as what was broken off is
     from now on."""
     found = await asking.get(loom, skill_run_id)
-    if found.status == "running":
+    if found.status is SkillRunStatus.RUNNING:
         await loom.transact(lambda tx: skill_runs.finish(tx, skill_run_id, error="It was interrupted.", asked=1))
         found = await asking.get(loom, skill_run_id)
     return found

@@ -27,9 +27,9 @@ from loom.exceptions import (
 from loom.graph import store
 from loom.graph.model import limits
 from loom.graph.store import workflow_runs
-from loom.graph.store.skill_runs import SkillRun
+from loom.graph.store.skill_runs import SkillRun, SkillRunStatus
 from loom.graph.store.transaction import Transaction
-from loom.graph.store.workflow_runs import Remaining, StepRun, WorkflowRun
+from loom.graph.store.workflow_runs import Remaining, StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
 from loom.skills import fields
 from loom.wording import Shell, Words
 from loom.workflows import actions, asking, loader, values
@@ -98,7 +98,7 @@ class Carrier:
         )
         self._rows = {row.position: row for row in rows}
         self._outputs = {row.step: row.output for row in rows if row.output is not None}
-        while self._run.status == "running" and self._run.position < len(self._workflow.steps):
+        while self._run.status is WorkflowRunStatus.RUNNING and self._run.position < len(self._workflow.steps):
             step = self._workflow.steps[self._run.position]
             try:
                 await self._do(step)
@@ -113,7 +113,7 @@ class Carrier:
             except Exception as error:
                 await self._fail(step, f"It met an unexpected {type(error).__name__}; the log has the details.")
                 _LOG.exception("The step %s of %s failed", step.id, self._run.id)  # in these hands, so it counts
-        if self._run.status == "running":
+        if self._run.status is WorkflowRunStatus.RUNNING:
             self._run = await self._held(lambda tx, run: workflow_runs.complete(tx, run, self._agent))
         return self._run
 
@@ -131,13 +131,13 @@ class Carrier:
 
     async def let_go(self) -> None:
         """Gives the lease back if the run is in these hands still; where that fails, it runs out."""
-        if self._run.status == "running":
+        if self._run.status is WorkflowRunStatus.RUNNING:
             with suppress(LoomError):
                 await self._loom.transact(self._free)
 
     async def _free(self, tx: Transaction) -> None:
         run = await workflow_runs.held(tx, self._run)  # wherever it is now
-        await workflow_runs.move(tx, run, status="running", free=True)
+        await workflow_runs.move(tx, run, status=WorkflowRunStatus.RUNNING, free=True)
 
     # --- the types of steps -------------------------------------------------------------------------------------------
 
@@ -226,10 +226,11 @@ class Carrier:
         row = self._unfinished()
         inputs = self._inputs(step) if row is None else row.inputs
         question = asking.question(self._loom, step, inputs)
-        run, opened = None, row is not None and row.status == "waiting"
+        run, opened = None, row is not None and row.status is StepRunStatus.WAITING
         if row is not None and row.skill_run_id is not None:
             before = await asking.begun_before(self._loom, row.skill_run_id)
-            run, opened = before if before.status == "done" else None, before.status == "open"
+            run = before if before.status is SkillRunStatus.DONE else None
+            opened = before.status is SkillRunStatus.OPEN
         if run is None:
             provider = asking.provider_for(self._loom, question)
             if provider is None:
@@ -342,7 +343,7 @@ class Carrier:
         text = limits.json_object(dict(inputs), "inputs", OUTPUT_BYTES)
         row: StepRun = await self._held(lambda tx, run: self._write_begun(tx, run, step, text, pause, timeout))
         self._rows[row.position] = row
-        again = before is not None and before.status == "running"
+        again = before is not None and before.status is StepRunStatus.RUNNING
         if again:
             note = ", ".join(one for one in (note, "it was interrupted before") if one)
         self._tell(StepProgress(StepPhase.AGAIN if again else StepPhase.BEGUN, step.id, step.type, note))

@@ -22,7 +22,7 @@ from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, Wo
 from loom.graph.model import limits
 from loom.graph.store import workflow_runs
 from loom.graph.store.transaction import Transaction
-from loom.graph.store.workflow_runs import StepRun, WorkflowRun
+from loom.graph.store.workflow_runs import StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
 from loom.process import identity
 from loom.skills import fields
 from loom.skills import loader as skills
@@ -129,7 +129,7 @@ async def confirm(
     async def write(tx: Transaction) -> WorkflowRun:
         run = await workflow_runs.lock(tx, run_id)
         step = step_at(run)
-        if run.status != "waiting" or step is None or step.type is not StepType.CONFIRM:
+        if run.status is not WorkflowRunStatus.WAITING or step is None or step.type is not StepType.CONFIRM:
             raise WorkflowStateError(f"{run.id} waits for no yes or no; {_standing(run)}.", _see(run))
         if step_id is not None and step_id != step.id:
             raise WorkflowStateError(f"{step_id} was answered by somebody else; {_standing(run)} now.", _see(run))
@@ -157,7 +157,7 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
     """
     run, rows = await look(loom, run_id)
     step = step_at(run)
-    if run.status != "waiting" or step is None or not asking.is_asked(step):
+    if run.status is not WorkflowRunStatus.WAITING or step is None or not asking.is_asked(step):
         raise WorkflowStateError(f"{run.id} waits for no answer; {_standing(run)}.", _see(run))
     row, agent = _row(run, rows), loom.caller(agent_id)
     if row.deadline_at is not None:
@@ -167,7 +167,7 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
 
     async def write(tx: Transaction) -> WorkflowRun:
         now = await workflow_runs.lock(tx, run.id)
-        if now.status != "waiting" or now.position != run.position:
+        if now.status is not WorkflowRunStatus.WAITING or now.position != run.position:
             return now  # somebody else has answered
         there = row.position + 1
         return await workflow_runs.complete_step(tx, now, step.id, agent, output=text, there=there, free=True)
@@ -186,7 +186,7 @@ async def cancel(loom: Loom, run_id: str, *, note: str = "", agent_id: str | Non
 
     async def write(tx: Transaction) -> WorkflowRun:
         run = await workflow_runs.lock(tx, run_id)
-        if run.status in ("done", "cancelled"):
+        if run.status in (WorkflowRunStatus.DONE, WorkflowRunStatus.CANCELLED):
             raise WorkflowStateError(f"{run.id} is {run.status} already.", _see(run))
         return await workflow_runs.cancel(tx, run, agent, f"{agent} cancelled it{f': {said}' if said else '.'}")
 
@@ -225,7 +225,7 @@ async def waits_for(loom: Loom, run: WorkflowRun, rows: list[StepRun]) -> dict[s
     """What a run that waits waits for: `waits_for` is confirm, answer, tasks or time, and the rest says more, such as
     `until` when."""
     step = step_at(run)
-    if run.status != "waiting" or step is None:
+    if run.status is not WorkflowRunStatus.WAITING or step is None:
         return {}
     row = _row(run, rows)
     until = {} if row.deadline_at is None else {"until": row.deadline_at.isoformat(timespec="seconds")}
@@ -283,11 +283,11 @@ async def _take(tx: Transaction, run_id: str, agent: str, from_step: str | None)
             f" {run.lease_expires_at.isoformat(timespec='seconds')} unless it is renewed.",
             Words("See {}, or try again then.", call("workflow", action="status", run_id=run.id)),
         )
-    if run.status == "cancelled":
+    if run.status is WorkflowRunStatus.CANCELLED:
         raise WorkflowStateError(f"{run.id} is cancelled.", "Start the workflow again for another run.")
     if from_step is not None:
         await _go_back(tx, run, workflow, from_step)
-    elif run.status == "done":
+    elif run.status is WorkflowRunStatus.DONE:
         raise WorkflowStateError(f"{run.id} is done.", "Start the workflow again for another run.")
     return await workflow_runs.acquire(tx, run, agent, identity.own(), LEASE), workflow
 
@@ -298,13 +298,13 @@ async def _go_back(tx: Transaction, run: WorkflowRun, workflow: Workflow, step_i
         raise WorkflowStateError(f"{run.id} has not come to {step_id} yet.", "Go on where it is.")
     for row in await workflow_runs.steps(tx.connection, tx.project_id, run.id):
         action = workflow.steps[row.position].facts.get("action")
-        if row.position >= there and row.status == "done" and action and actions.ACTIONS[action].change:
+        if row.position >= there and row.status is StepRunStatus.DONE and action and actions.ACTIONS[action].change:
             raise WorkflowStateError(
                 f"{row.step} has changed the graph already and is not done twice.",
                 f"Go back to a step after it, or start {run.workflow} again.",
             )
     await workflow_runs.forget_steps(tx, run, there)
-    await workflow_runs.move(tx, run, status="running", position=there, free=True)
+    await workflow_runs.move(tx, run, status=WorkflowRunStatus.RUNNING, position=there, free=True)
 
 
 def _row(run: WorkflowRun, rows: Iterable[StepRun]) -> StepRun:
@@ -321,8 +321,8 @@ async def _in_time(tx: Transaction, run: WorkflowRun, row: StepRun) -> None:
 
 
 def _standing(run: WorkflowRun) -> str:
-    step = step_at(run)
-    return f"it is {run.status}{f' at {step.id}' if step is not None and run.status != 'done' else ''}"
+    step = None if run.status is WorkflowRunStatus.DONE else step_at(run)
+    return f"it is {run.status}" if step is None else f"it is {run.status} at {step.id}"
 
 
 def _see(run: WorkflowRun) -> Words:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom import replies
 from loom.exceptions import InvalidInputError, PlanError, WorkflowError, WorkflowStateError
-from loom.graph.store.workflow_runs import StepRun, WorkflowRun
+from loom.graph.store.workflow_runs import StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
 from loom.process import identity
 from loom.replies import Reply
 from loom.skills import loader as skills
@@ -51,7 +51,7 @@ async def workflow(
         )
     elif inputs:
         try:
-            if (await _answer(loom, run_id, inputs)).status == "failed":  # by a no
+            if (await _answer(loom, run_id, inputs)).status is WorkflowRunStatus.FAILED:  # by a no
                 return await shown(loom, run_id)
         except PlanError as error:
             return {
@@ -114,7 +114,7 @@ def listed_runs(found: Sequence[WorkflowRun]) -> Reply:
         replies.full(
             run_id=one.id,
             workflow=one.workflow,
-            status=one.status,
+            status=str(one.status),
             step=_step(one),
             held_by=_holder(one),
             age=replies.age(one.created_at),
@@ -130,7 +130,7 @@ async def shown(loom: Loom, run_id: str, *, whole: bool = False) -> Reply:
     waits = await runs.waits_for(loom, run, rows)
     return replies.full(
         run_id=run.id,
-        status=run.status,
+        status=str(run.status),
         workflow=run.workflow,
         step=_step(run),
         held_by=_holder(run),
@@ -139,7 +139,7 @@ async def shown(loom: Loom, run_id: str, *, whole: bool = False) -> Reply:
         next=_next(run, waits),
         inputs=run.inputs if whole else None,
         steps=_steps(run, rows, whole=whole),
-        output=_outcome(rows) if run.status == "done" else None,
+        output=_outcome(rows) if run.status is WorkflowRunStatus.DONE else None,
     )
 
 
@@ -151,7 +151,7 @@ def _steps(run: WorkflowRun, rows: Sequence[StepRun], *, whole: bool) -> list[Re
         facts = replies.full(
             id=step.id,
             type=str(step.type),
-            status="pending" if row is None else row.status,
+            status="pending" if row is None else str(row.status),
             attempts=row.attempt if row is not None and row.attempt > 1 else None,
             seconds=_seconds(row),
         )
@@ -163,7 +163,9 @@ def _steps(run: WorkflowRun, rows: Sequence[StepRun], *, whole: bool) -> list[Re
 
 def _outcome(rows: Sequence[StepRun]) -> Mapping[str, Any] | None:
     """What the last step came to that did something."""
-    done = [row.output for row in rows if row.status == "done" and row.type in (StepType.SKILL, StepType.ACTION)]
+    done = [
+        row.output for row in rows if row.status is StepRunStatus.DONE and row.type in (StepType.SKILL, StepType.ACTION)
+    ]
     return done[-1] if done else None
 
 
@@ -203,8 +205,8 @@ def _next(run: WorkflowRun, waits: Mapping[str, Any]) -> Words | None:
             return Words("When the tasks are done, go on with {}, unless {} does; all may claim them.", again, keeper)
         case {"waits_for": "time"}:
             return Words("When that time has come, go on with {}, unless {} does.", again, keeper)
-    if run.status == "running" and _holder(run) is None:
+    if run.status is WorkflowRunStatus.RUNNING and _holder(run) is None:
         return Words("Nobody carries it on; go on with {}.", again)
-    if run.status == "failed":
+    if run.status is WorkflowRunStatus.FAILED:
         return Words("Mend what failed, and go on with {}: it begins again with that step.", again)
     return None

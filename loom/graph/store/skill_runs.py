@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from loom.graph.store.transaction import Transaction
@@ -15,28 +16,51 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
 
+class SkillRunStatus(StrEnum):
+    """How far a run of a skill is."""
+
+    OPEN = "open"  # the calling agent is to answer
+    RUNNING = "running"  # a provider was asked
+    DONE = "done"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class SkillRun:
-    """One run. `status` is open (an agent is to answer), running (a provider was asked), done or failed; `expects` is
-    the JSON schema of the answer, `asked` how often the model was asked, `seconds` how long it took."""
+    """One run."""
 
     id: str
     skill: str
+    """The name of the skill."""
     skill_version: str
+    """As its file had it when the run began."""
     provider: str
+    """Who was asked: `agent` for the calling one, else command, anthropic or openai."""
     model: str | None
+    """The one that was asked for, then the one that the provider says it was; None for an agent, and where a command
+    chooses it."""
     agent: str
-    status: str
+    """Who began it."""
+    status: SkillRunStatus
     inputs: dict[str, Any]
+    """With their defaults."""
     expects: dict[str, Any]
+    """The JSON schema of the answer."""
     output: dict[str, Any] | None
+    """The answer; None until it is done."""
     error: str | None
+    """Why it has failed; None unless it has."""
     asked: int
+    """How often somebody was asked: twice where the first answer was sent back; 0 until it has ended."""
     input_tokens: int | None
+    """Of all prompts together; None where the provider does not count them, and until it has ended."""
     output_tokens: int | None
+    """Of all answers together; None as `input_tokens`."""
     seconds: float | None
+    """From its beginning to its end; None until it has ended."""
     created_at: datetime
     finished_at: datetime | None
+    """None while it is open or running."""
 
     @classmethod
     def from_record(cls, record: Row) -> SkillRun:
@@ -44,7 +68,7 @@ class SkillRun:
         values = {name: record[name] for name in cls.__slots__}
         for name in ("inputs", "expects", "output"):
             values[name] = None if values[name] is None else json.loads(values[name])
-        return cls(**values)
+        return cls(**values | {"status": SkillRunStatus(values["status"])})
 
 
 async def begin(
@@ -55,7 +79,7 @@ async def begin(
     provider: str,
     model: str | None,
     agent: str,
-    status: str,
+    status: SkillRunStatus,
     inputs: str,
     expects: Mapping[str, Any],
 ) -> SkillRun:

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from loom import texts
@@ -25,54 +26,102 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
 
+class WorkflowRunStatus(StrEnum):
+    """How far a run of a workflow is."""
+
+    RUNNING = "running"  # carried on under a lease, or free for whoever takes it
+    WAITING = "waiting"  # for an answer, for tasks or for time
+    DONE = "done"
+    FAILED = "failed"  # can be carried on again
+    CANCELLED = "cancelled"
+
+
+class StepRunStatus(StrEnum):
+    """How far a step of a run is."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # passed by, after a condition
+
+
 @dataclass(frozen=True, slots=True)
 class WorkflowRun:
-    """One run. `status` is running, waiting (for an answer, or for tasks), done, failed or cancelled; `position` is the
-    step that it is at, from 0; `agent` started it, `holder` carries it on until `lease_expires_at`, in `process`."""
+    """One run."""
 
     id: str
     workflow: str
+    """The name of the workflow."""
     version: str
+    """As its file had it when the run began."""
     definition: dict[str, Any]
+    """What its file said then; the run keeps to it."""
     inputs: dict[str, Any]
-    status: str
+    """With their defaults."""
+    status: WorkflowRunStatus
     position: int
+    """The step that it is at, from 0; one more than the last step's when all are done."""
     error: str | None
+    """Why it has failed or was cancelled; None otherwise."""
     agent: str
+    """Who started it."""
     holder: str | None
+    """Who carries it on, or did last; None before anybody has."""
     process: str | None
+    """The process of `holder`, as `identity.own` names it; None as `holder`, and where the machine cannot tell."""
     token: int
+    """Grows each time that it is taken or cancelled: who has an older one has lost it."""
     lease_expires_at: datetime | None
+    """Until when it is `holder`'s; None while it is nobody's."""
     created_at: datetime
     updated_at: datetime
+    """When it last went on; renewals do not count."""
     finished_at: datetime | None
+    """When it was done, failed or cancelled; None before, and again once it is carried on."""
 
     @classmethod
     def from_record(cls, record: Row) -> WorkflowRun:
         """Builds a run from its row."""
         values = {name: record[name] for name in cls.__slots__}
-        return cls(**values | {"definition": json.loads(values["definition"]), "inputs": json.loads(values["inputs"])})
+        return cls(
+            **values
+            | {name: json.loads(values[name]) for name in ("definition", "inputs")}
+            | {"status": WorkflowRunStatus(values["status"])}
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class StepRun:
-    """What one step of a run came to. `status` is running, waiting, done, failed or skipped; `attempt` says how often
-    it was begun."""
+    """What one step of a run came to."""
 
     position: int
+    """Its place in the workflow, from 0."""
     step: str
+    """Its id in the workflow."""
     type: str
-    status: str
+    """As the workflow names it."""
+    status: StepRunStatus
     attempt: int
+    """How often it was begun, from 1."""
     inputs: dict[str, Any]
+    """What it was begun with, its expressions evaluated; empty where it has none, or failed over them."""
     output: dict[str, Any] | None
+    """What later steps can use; None until it is done."""
     error: str | None
+    """Why it has failed; None otherwise."""
     skill_run_id: str | None
+    """The run of a skill that answers it, or the plan; None for other steps, and before somebody is asked."""
     agent: str
+    """Who began it, or ended it."""
     started_at: datetime
+    """When the newest attempt began; one that was interrupted counts on."""
     wake_at: datetime | None
+    """When its pause is over; None unless it waits for time."""
     deadline_at: datetime | None
+    """Until when it waits; None for as long as it takes."""
     finished_at: datetime | None
+    """When it was done, failed or skipped; None before."""
 
     @classmethod
     def from_record(cls, record: Row) -> StepRun:
@@ -82,6 +131,7 @@ class StepRun:
         return cls(
             **values
             | {"inputs": json.loads(values["inputs"]), "output": None if output is None else json.loads(output)}
+            | {"status": StepRunStatus(values["status"])}
         )
 
 
@@ -157,7 +207,7 @@ async def renew(tx: Transaction, run: WorkflowRun, lease_seconds: float) -> bool
 async def held(tx: Transaction, run: WorkflowRun) -> WorkflowRun:
     """Locks a run and returns it as it is now. Raises RunLostError if somebody else has taken it since."""
     now = await lock(tx, run.id)
-    if now.token != run.token or now.status != "running":
+    if now.token != run.token or now.status is not WorkflowRunStatus.RUNNING:
         raise lost(run.id)
     return now
 
@@ -183,7 +233,7 @@ async def move(
     tx: Transaction,
     run: WorkflowRun,
     *,
-    status: str,
+    status: WorkflowRunStatus,
     position: int | None = None,
     error: str | None = None,
     free: bool = False,
@@ -272,9 +322,9 @@ async def note_skill_run(tx: Transaction, run: WorkflowRun, skill_run_id: str) -
 
 async def pause(tx: Transaction, run: WorkflowRun, step: str, agent: str, reason: str) -> WorkflowRun:
     """Writes that the step that a locked run is at waits, and the run with it, held by nobody."""
-    await _end_step(tx, run, "waiting", agent)
+    await _end_step(tx, run, StepRunStatus.WAITING, agent)
     _announce(tx, {"run": run.id, "workflow": run.workflow, "step": step, "waits": reason})
-    return await move(tx, run, status="waiting")
+    return await move(tx, run, status=WorkflowRunStatus.WAITING)
 
 
 async def complete_step(
@@ -282,22 +332,22 @@ async def complete_step(
 ) -> WorkflowRun:
     """Writes that the step that a locked run is at is done, with its output (JSON text), and that the run goes on
     `there`; it stays held unless `free`."""
-    await _end_step(tx, run, "done", agent, output=output)
+    await _end_step(tx, run, StepRunStatus.DONE, agent, output=output)
     _tell(tx, EventType.WORKFLOW_STEP_COMPLETED, run, agent, {"step": step})
-    return await move(tx, run, status="running", position=there, free=free)
+    return await move(tx, run, status=WorkflowRunStatus.RUNNING, position=there, free=free)
 
 
 async def fail(tx: Transaction, run: WorkflowRun, step: str, agent: str, why: str) -> WorkflowRun:
     """Writes that the step that a locked run is at has failed, and the run with it."""
-    await _end_step(tx, run, "failed", agent, error=why)
+    await _end_step(tx, run, StepRunStatus.FAILED, agent, error=why)
     _tell(tx, EventType.WORKFLOW_FAILED, run, agent, {"step": step, "error": texts.shorten(why, 1000)})
-    return await move(tx, run, status="failed", error=f"{step}: {why}")
+    return await move(tx, run, status=WorkflowRunStatus.FAILED, error=f"{step}: {why}")
 
 
 async def complete(tx: Transaction, run: WorkflowRun, agent: str) -> WorkflowRun:
     """Writes that a locked run is done."""
     _tell(tx, EventType.WORKFLOW_COMPLETED, run, agent)
-    return await move(tx, run, status="done")
+    return await move(tx, run, status=WorkflowRunStatus.DONE)
 
 
 async def cancel(tx: Transaction, run: WorkflowRun, agent: str, why: str) -> WorkflowRun:
@@ -305,10 +355,10 @@ async def cancel(tx: Transaction, run: WorkflowRun, agent: str, why: str) -> Wor
     await tx.connection.execute(
         "update workflow_runs set token = token + 1 where project_id = $1 and id = $2", tx.project_id, run.id
     )
-    if run.status != "failed":  # else its step has said why
-        await _end_step(tx, run, "failed", agent, error=why)
+    if run.status is not WorkflowRunStatus.FAILED:  # else its step has said why
+        await _end_step(tx, run, StepRunStatus.FAILED, agent, error=why)
     _tell(tx, EventType.WORKFLOW_CANCELLED, run, agent, {"error": why})
-    return await move(tx, run, status="cancelled", error=why)
+    return await move(tx, run, status=WorkflowRunStatus.CANCELLED, error=why)
 
 
 async def skip_steps(tx: Transaction, run: WorkflowRun, skipped: Sequence[tuple[int, str, str]], agent: str) -> None:
@@ -436,7 +486,13 @@ def lost(run_id: str) -> RunLostError:
 
 
 async def _end_step(
-    tx: Transaction, run: WorkflowRun, status: str, agent: str, *, output: str | None = None, error: str | None = None
+    tx: Transaction,
+    run: WorkflowRun,
+    status: StepRunStatus,
+    agent: str,
+    *,
+    output: str | None = None,
+    error: str | None = None,
 ) -> None:
     await tx.connection.execute(
         """
