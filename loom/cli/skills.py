@@ -160,7 +160,7 @@ async def _plan(
 ) -> tuple[dict[str, Any], str | None]:
     """The plan that was given, or one that a provider makes; one that is refused is saved all the same."""
     from loom.graph.model import plan
-    from loom.skills import decomposer, loader, providers
+    from loom.skills import decomposer, gathering, loader, providers
 
     if text is not None:
         given = plan.load(text)
@@ -170,7 +170,7 @@ async def _plan(
     provider = providers.choose(loom.config, loader.load(loom.config).get(decomposer.SKILL).provider)
     if provider is None:
         raise ConfigError(*_NO_PROVIDER)
-    material = await decomposer.gather(loom, goal, spec=spec)
+    material = await gathering.gather(loom, goal, spec=spec)
     progress(f"Asking {provider.name} for a plan.")
     try:
         made, run = await decomposer.make_plan(loom, material, provider)

@@ -10,7 +10,7 @@ from loom.config import LoomConfig
 from loom.exceptions import InvalidInputError, LoomError, PlanError, RunAnsweredError
 from loom.graph.store.skill_runs import SkillRun
 from loom.replies import Reply
-from loom.skills import asking, decomposer, fields, loader, providers
+from loom.skills import asking, decomposer, fields, gathering, loader, providers
 from loom.skills.library import Library
 from loom.skills.loader import Skill
 from loom.wording import Argument, Words, call
@@ -88,7 +88,7 @@ async def decompose(
             return await decomposer.shown(loom, plan_id)
         if plan is not None:
             return await decomposer.propose(loom, plan, goal=goal, by_agent=True)
-        material = await decomposer.gather(loom, goal, spec_path=spec_path)
+        material = await gathering.gather(loom, goal, spec_path=spec_path)
         provider = providers.choose(loom.config, loader.load(loom.config).get(decomposer.SKILL).provider)
         if provider is None:
             return decomposer.prompt(loom, material)

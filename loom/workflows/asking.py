@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.graph.store import skill_runs
 from loom.graph.store.skill_runs import SkillRun, SkillRunStatus
-from loom.skills import asking, decomposer, diagnosis, loader, providers
+from loom.skills import asking, decomposer, diagnosis, gathering, loader, providers
 from loom.skills.asking import Check, Noted
 from loom.skills.loader import Skill
 from loom.skills.providers import Provider
@@ -97,7 +97,7 @@ class PlanQuestion:
     spec: str
 
     async def ask(self, provider: Provider, noted: Noted, timeout: float) -> SkillRun:
-        material = await decomposer.gather(self.loom, self.goal, spec=self.spec)
+        material = await gathering.gather(self.loom, self.goal, spec=self.spec)
         _, run = await decomposer.make_plan(self.loom, material, provider, timeout=timeout, noted=noted)
         return run
 
@@ -105,7 +105,7 @@ class PlanQuestion:
         """Nothing: whoever makes the plan proposes it."""
 
     async def prompt(self) -> dict[str, Any]:
-        asked = decomposer.prompt(self.loom, await decomposer.gather(self.loom, self.goal, spec=self.spec))
+        asked = decomposer.prompt(self.loom, await gathering.gather(self.loom, self.goal, spec=self.spec))
         return {"expects": asked["expects"], "prompt": asked["prompt"]}
 
     async def take(self, answer: Mapping[str, Any], skill_run_id: str | None) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Plans that wait for a yes: stored when they are shown, written as tasks once."""
+"""Plans that wait for a yes: stored when they are shown, written as tasks once. And what a plan is held against."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,3 +70,39 @@ async def applied(tx: Transaction, plan_id: str, answer: Mapping[str, Any]) -> N
         plan_id,
         json.dumps(answer),
     )
+
+
+async def open_tasks(connection: Connection, project_id: str, limit: int) -> list[tuple[str, str, str]]:
+    """Id, status and title of the unfinished tasks, the newest first."""
+    records = await connection.fetch(
+        "select id, status, title from tasks where project_id = $1 and done_at is null"
+        " order by created_at desc, id limit $2",
+        project_id,
+        limit,
+    )
+    return [(record["id"], record["status"], record["title"]) for record in records]
+
+
+async def same_titles(connection: Connection, project_id: str, titles: Collection[str]) -> dict[str, str]:
+    """Which of these titles, in lower case and with single spaces, an unfinished task bears: its id by the title."""
+    records = await connection.fetch(
+        """
+        select min(id) as id, title from (
+            select id, lower(btrim(regexp_replace(title, '\\s+', ' ', 'g'))) as title from tasks
+             where project_id = $1 and done_at is null
+        ) t where title = any($2::text[]) group by title
+        """,
+        project_id,
+        list(titles),
+    )
+    return {record["title"]: record["id"] for record in records}
+
+
+async def unknown_ids(connection: Connection, project_id: str, task_ids: Collection[str]) -> set[str]:
+    """Which of these ids no task of the project has."""
+    if not task_ids:
+        return set()
+    records = await connection.fetch(
+        "select id from tasks where project_id = $1 and id = any($2::text[])", project_id, list(task_ids)
+    )
+    return {*task_ids} - {record["id"] for record in records}
