@@ -16,7 +16,8 @@ import pytest
 from loom.config import LoomConfig, SkillsConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills import providers
-from loom.skills.providers import AnthropicProvider, CommandProvider, Completion, OpenAIProvider, Provider
+from loom.skills.apis import AnthropicProvider, OpenAIProvider
+from loom.skills.providers import CommandProvider, Completion, Provider
 from tests.skills.api import Api, Turn, serving
 
 KEY = "sk-very-secret"
@@ -272,7 +273,7 @@ def test_the_clients_are_imported_when_they_are_used() -> None:
     heavy = ("anthropic", "openai", "jinja2", "jsonschema")
     code = f"""
 import sys, loom.skills.tools
-from loom.skills.providers import AnthropicProvider, OpenAIProvider
+from loom.skills.apis import AnthropicProvider, OpenAIProvider
 for kind in (AnthropicProvider, OpenAIProvider):
     kind("key", None, "m").check()
 print([m for m in {heavy} if m in sys.modules])
