@@ -33,7 +33,7 @@ from loom.texts import clean, one_line, shorten
 from loom.wording import worded_reply
 
 if TYPE_CHECKING:
-    from loom.workflows.carrier import StepProgress
+    from loom.workflows.record import StepProgress
 
 _COLOURS = {"done": "green", "failed": "red", "begun": "cyan", "again": "cyan", "waiting": "yellow"}
 _UNFINISHED = 4

@@ -6,7 +6,7 @@
     run = await runs.advance(loom, run.id)
 
 All state is in the database, written before and after each step, so that anybody can carry a run on, from anywhere;
-`carrier.py` says how.
+`carrier.py` and `record.py` say how.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from loom.skills import fields
 from loom.skills import loader as skills
 from loom.wording import Argument, Shell, Words, call
 from loom.workflows import actions, asking, loader
-from loom.workflows.carrier import LEASE, OUTPUT_BYTES, Carrier, Tell, is_over
+from loom.workflows.carrier import Carrier
 from loom.workflows.loader import Step, StepType, Workflow
+from loom.workflows.record import LEASE, OUTPUT_BYTES, Record, Tell, is_over
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -86,22 +87,23 @@ async def advance(
     """
     run_id, agent = known(run_id), loom.caller(agent_id)
     run, workflow = await loom.transact(lambda tx: _take(tx, run_id, agent, from_step))
-    carrier = Carrier(loom, run, workflow, agent, patient=patient, tell=tell)
+    record = Record(loom, run, agent, tell)
+    carrier = Carrier(loom, workflow, agent, record, patient=patient)
     going = asyncio.create_task(carrier.go(), name=f"loom {run_id}")
-    keeping = asyncio.create_task(carrier.keep(), name=f"loom {run_id} lease")
+    keeping = asyncio.create_task(record.keep(), name=f"loom {run_id} lease")
     try:
         await asyncio.wait({going, keeping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         ended = going.done()
-        await through(asyncio.create_task(_let_go(carrier, going, keeping)))
+        await through(asyncio.create_task(_let_go(record, going, keeping)))
     if ended:
         return going.result()
     raise workflow_runs.lost(run_id)
 
 
-async def _let_go(carrier: Carrier, *tasks: asyncio.Task[Any]) -> None:
+async def _let_go(record: Record, *tasks: asyncio.Task[Any]) -> None:
     await end(tasks)
-    await carrier.let_go()
+    await record.let_go()
 
 
 async def confirm(

@@ -12,8 +12,8 @@ from typing import Any
 from loom.graph.front import Loom
 from loom.graph.store.workflow_runs import StepRun, WorkflowRun
 from loom.workflows import loader, runs
-from loom.workflows.carrier import StepProgress
 from loom.workflows.loader import Workflow
+from loom.workflows.record import StepProgress
 from tests.skills.conftest import Model, bare, bare_shop, cli, directory, home, model, shop
 
 __all__ = ["Model", "bare", "bare_shop", "cli", "directory", "home", "model", "shop"]

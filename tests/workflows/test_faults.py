@@ -16,7 +16,7 @@ from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError
 from loom.graph.front import Loom
 from loom.orchestration.supervisor.flows import Flows
-from loom.workflows import carrier, loader, runs
+from loom.workflows import loader, record, runs
 from tests.mcp.test_stdio import place, started
 from tests.proxy import Lossy
 from tests.workflows.conftest import Clock, begun, put, source, until
@@ -81,7 +81,7 @@ async def test_a_call_that_is_broken_off_lets_go(place: dict[str, str], home: Pa
 async def test_a_lease_that_cannot_be_renewed_for_once_ends_nothing(
     bare_shop: Loom, directory: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(carrier, "LEASE", 1.5)
+    monkeypatch.setattr(record, "LEASE", 1.5)
     put(directory, source(command("[sh, -c, 'touch ready; while ! test -e go; do sleep 0.05; done']")))
     trust(directory)
     run = await runs.start(bare_shop, loader.load(bare_shop.config).get("trial"), {})

@@ -33,7 +33,7 @@ from loom.graph.store.workflow_runs import WorkflowRun
 from loom.skills import loader as skills
 from loom.skills import tools as skill_faces
 from loom.workflows import actions, loader, runs, tools
-from loom.workflows.carrier import StepProgress
+from loom.workflows.record import StepProgress
 from tests.conftest import Opener
 from tests.graph.test_lifecycle import holds
 from tests.orchestration.conftest import alive, pids
