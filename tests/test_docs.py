@@ -12,7 +12,7 @@ from loom.config import LoomConfig, trust
 from loom.graph.front import Loom
 from loom.skills import fields, library, template
 from loom.skills import loader as skills
-from loom.workflows import actions, loader, runs, values
+from loom.workflows import actions, loader, runs, steps, values
 from tests.pages import examples
 from tests.skills.conftest import directory, home
 from tests.workflows.conftest import outputs, put
@@ -68,7 +68,7 @@ def test_the_skill_of_the_page_is_one() -> None:
 def test_the_workflow_of_the_page_is_one_and_asks_for_the_skill_of_the_page() -> None:
     found = loader.parse(workflow(), "page.yaml")
     assert f"`.loom/workflows/{found.name}.yaml`" in PAGE
-    assert {step.type for step in found.steps} == {*loader.StepType}
+    assert {step.type for step in found.steps} == {*steps.StepType}
     one = skills.parse(skill(), "page.md")
     known = skills.load(LoomConfig())
     loader.check_skills(found, replace(known, all={one.name: one}))
@@ -98,7 +98,7 @@ async def test_the_workflow_of_the_page_runs_to_its_end(config: LoomConfig, dire
         came_to = await outputs(loom, run)
     types = {step.id: step for step in loader.parse(workflow(), "page.yaml").steps}
     for step, output in came_to.items():
-        if types[step].type is not loader.StepType.SKILL:
+        if types[step].type is not steps.StepType.SKILL:
             told = row(PAGE, types[step].facts.get("action", str(types[step].type)))
             assert unnamed(output, told) == [], f"the page says what {step} comes to"
     assert await skipped(config) == ["note", "agree", "tasks", "work", "tell", "results"], (
@@ -146,9 +146,9 @@ def test_what_templates_have_is_named() -> None:
 
 def test_every_key_of_a_workflow_and_of_a_step_is_named() -> None:
     text = section("## Workflows")
-    assert unnamed((*loader._KEYS, *loader._ALWAYS), text) == []
-    for kind in loader.StepType:
-        assert unnamed(loader._OF_TYPE[kind], row(text, str(kind))) == []
+    assert unnamed((*loader._KEYS, *steps.ALWAYS), text) == []
+    for kind in steps.StepType:
+        assert unnamed(steps._OF_TYPE[kind], row(text, str(kind))) == []
 
 
 def test_every_action_has_a_row_with_its_inputs() -> None:
@@ -173,7 +173,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{actions._OUT_BYTES:,} bytes on standard output",
         f"{library.FILE_BYTES // 1024} kB",
         f"nested at most {skills._SCHEMA_DEPTH} deep",
-        f"1 to {loader.STEPS} of them",
-        f"1 to {loader.LONGEST / 86400:g} days",
+        f"1 to {steps.STEPS} of them",
+        f"1 to {steps.LONGEST / 86400:g} days",
     ):
         assert told in " ".join(PAGE.split())

@@ -14,7 +14,7 @@ from loom.skills.asking import Check, Noted
 from loom.skills.loader import Skill
 from loom.skills.providers import Provider
 from loom.workflows import actions
-from loom.workflows.loader import Step, StepType
+from loom.workflows.steps import Step, StepType
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom

@@ -21,8 +21,9 @@ from loom.graph.store.workflow_runs import Remaining, StepRun, StepRunStatus, Wo
 from loom.skills import fields
 from loom.wording import Shell, Words
 from loom.workflows import actions, asking, loader, values
-from loom.workflows.loader import FAIL, LONGEST, Step, StepType, Workflow
+from loom.workflows.loader import Workflow
 from loom.workflows.record import Record
+from loom.workflows.steps import FAIL, LONGEST, Step, StepType
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom

@@ -24,7 +24,7 @@ from loom.graph.store.skill_runs import SkillRun
 from loom.graph.store.transaction import Transaction
 from loom.graph.store.workflow_runs import StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
 from loom.workflows import actions
-from loom.workflows.loader import Step, StepType
+from loom.workflows.steps import Step, StepType
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom

@@ -29,8 +29,9 @@ from loom.skills import loader as skills
 from loom.wording import Argument, Shell, Words, call
 from loom.workflows import actions, asking, loader
 from loom.workflows.carrier import Carrier
-from loom.workflows.loader import Step, StepType, Workflow
+from loom.workflows.loader import Workflow
 from loom.workflows.record import LEASE, OUTPUT_BYTES, Record, Tell, is_over
+from loom.workflows.steps import Step, StepType
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection

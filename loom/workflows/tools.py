@@ -17,7 +17,8 @@ from loom.skills.library import Library
 from loom.skills.loader import Skill
 from loom.wording import Argument, Shell, Words, call
 from loom.workflows import loader, runs
-from loom.workflows.loader import StepType, Workflow
+from loom.workflows.loader import Workflow
+from loom.workflows.steps import StepType
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
