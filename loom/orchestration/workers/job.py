@@ -14,11 +14,9 @@ import asyncio
 import os
 import shutil
 import sys
-import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from loom.orchestration.workers import result
 from loom.orchestration.workers.prompt import again, prompt
 from loom.orchestration.workers.review import Review, Reviewer, material
 from loom.orchestration.workers.shift import Shift
+from loom.orchestration.workers.watch import Cut, Standing, Watch
 from loom.orchestration.workers.worktrees import Worktrees, branch_of
 from loom.process import Ended, ProcessTrees
 
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 KILL_GRACE = 5.0  # seconds from SIGTERM to SIGKILL, at the deadline or when the claim was lost
 _STOP_GRACE = 0.8  # the same when the shift is over
 _STOP_REPORT = 1.0  # seconds for giving the claim back then
-_FIRST_WATCH = 1.0  # seconds that a command runs before its claim is watched: short ones need no watching
-_LONGEST_WATCH = 60.0
 _NOT_INHERITED = {"CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SESSION_ID"}  # each command is a new session
 
 
@@ -90,13 +87,10 @@ class Job:
     def __init__(self, bench: Bench, agent: str, claim: Claim) -> None:
         """The time until the deadline counts from here."""
         task = claim.task
-        assert task.deadline_at is not None, "it is claimed"
-        assert task.claimed_at is not None, "it is claimed"
         self._bench, self._loom, self._shift = bench, bench.loom, bench.shift
         self._agent, self._claim, self._task = agent, claim, task
+        self._watch = Watch(bench.loom, bench.shift, claim)
         self._handed_in = bench.scratch / f"{task.id}-{task.claim_token}.json"
-        self._began = time.monotonic()
-        self._span = (task.deadline_at - task.claimed_at).total_seconds()
 
     async def run(self) -> None:
         """Sees to it, and tells how far it is: that it has begun, each time it is sent back, and what came of it."""
@@ -106,8 +100,8 @@ class Job:
         self._tell(phase, note)
 
     def _tell(self, phase: JobPhase, note: str = "") -> None:
-        seconds, task = time.monotonic() - self._began, self._task
-        self._bench.tell(JobProgress(phase, self._agent, task.id, task.title, seconds, note))
+        task = self._task
+        self._bench.tell(JobProgress(phase, self._agent, task.id, task.title, self._watch.seconds, note))
 
     # --- the command --------------------------------------------------------------------------------------------------
 
@@ -129,7 +123,7 @@ class Job:
         if not isinstance(ended, Ended):
             return ended
         reviewer = self._bench.reviewer
-        if reviewer is None or ended.status or await self._standing() not in (_Standing.HELD, None):
+        if reviewer is None or ended.status or await self._watch.standing() not in (Standing.HELD, None):
             return await self._report(ended)
         output = await self._output(ended)
         review = await self._review(reviewer, ended, output)
@@ -157,19 +151,19 @@ class Job:
             self._shift.end(CommandError(why, "Give a command that runs here."))
             return await self._give_back()
         ending = asyncio.create_task(tree.wait())
-        cut = await self._while_held(ending, (_Standing.LAPSED, _Standing.TAKEN))
-        if cut is _Cut.STOPPED:
+        cut = await self._watch.over(ending, (Standing.LAPSED, Standing.TAKEN))
+        if cut is Cut.STOPPED:
             await tree.kill(_STOP_GRACE)
             await asyncio.wait([ending], timeout=_STOP_REPORT)
             return await self._give_back()
         if cut is not None:
             await tree.kill(KILL_GRACE)
         ended = await ending
-        if cut is _Cut.LOST:
+        if cut is Cut.LOST:
             return await self._report(ended, killed=True)
-        if cut is _Cut.DEADLINE:
+        if cut is Cut.DEADLINE:
             await self._tidy()
-            return await self._fail(f"The command ran until its deadline, for {self._span:g} s, and was killed.")
+            return await self._fail(f"The command ran until its deadline, for {self._watch.span:g} s, and was killed.")
         return ended
 
     def _environment(self) -> dict[str, str]:
@@ -199,13 +193,13 @@ class Job:
             return await reviewer.review(self._claim, shown, await self._changes(), self._agent)
 
         asking = asyncio.create_task(self._shift.asked(ask))
-        cut = await self._while_held(asking, set(_Standing) - {_Standing.HELD})
+        cut = await self._watch.over(asking, set(Standing) - {Standing.HELD})
         await end([asking])
         error = None if asking.cancelled() else asking.exception()
-        if cut is _Cut.LOST:
+        if cut is Cut.LOST:
             return await self._report(ended, by="by somebody else")
-        if cut is _Cut.DEADLINE:
-            why = f"Its output was under review until its deadline, {self._span:g} s after the claim."
+        if cut is Cut.DEADLINE:
+            why = f"Its output was under review until its deadline, {self._watch.span:g} s after the claim."
         elif isinstance(error, LoomError):
             why = f"Its output could not be reviewed. {error}"
         elif cut is None and (review := asking.result()) is not None:
@@ -222,58 +216,17 @@ class Job:
         except LoomError as error:
             return f"What was changed in its git worktree could not be seen. {error}"
 
-    # --- the claim ----------------------------------------------------------------------------------------------------
-
-    async def _while_held(self, work: asyncio.Task[Any], gone: Collection[_Standing]) -> _Cut | None:
-        """Waits for some work. Returns None when it is done, else why it must not go on. `gone`: what the claim must
-        not have become."""
-        lost = asyncio.create_task(self._until_gone(gone))
-        await self._shift.until(work, lost, timeout=max(self._began + self._span - time.monotonic(), 0))
-        await end([lost])
-        if work.done():
-            return None
-        if self._shift.over:
-            return _Cut.STOPPED
-        if lost.cancelled():
-            return _Cut.DEADLINE
-        lost.result()
-        return _Cut.LOST
-
-    async def _until_gone(self, gone: Collection[_Standing]) -> None:
-        """Returns when one of these has become of the claim. To ask about a task is what keeps its claim from being
-        idle, so the time between two questions stays within that limit."""
-        longest = min(_LONGEST_WATCH, self._loom.config.orchestration.idle_limit_seconds / 2)
-        await asyncio.sleep(min(_FIRST_WATCH, longest))
-        watch = partial(self._loom.wait, "task", task_id=self._task.id)
-        seen = await self._shift.asked(partial(watch, timeout=0))
-        while await self._standing() not in gone and seen is not None:
-            seen = await self._shift.asked(partial(watch, since=seen.since, timeout=longest))
-
-    async def _standing(self) -> _Standing | None:
-        """What has become of the claim; None when the shift is over while the servers are away."""
-        found = await self._shift.asked(lambda: self._loom.get(self._task.id))
-        if found is None:
-            return None
-        now = found.task
-        if now.claim_token != self._task.claim_token or now.status is TaskStatus.CANCELLED:
-            return _Standing.TAKEN
-        if now.status is TaskStatus.CLAIMED:
-            return _Standing.HELD
-        if now.status is TaskStatus.DONE:
-            return _Standing.DONE
-        return _Standing.LAPSED if now.lapsed else _Standing.LEFT
-
     # --- the report ---------------------------------------------------------------------------------------------------
 
     async def _report(self, ended: Ended, *, killed: bool = False, by: str = "by the command itself") -> _Report:
         """Says how the command ended, unless that was said. `killed`: because its claim was lost; `by`: who has said
         it."""
-        standing = await self._standing()
-        if standing not in (_Standing.TAKEN, _Standing.LEFT):  # else somebody may be in the worktree already
+        standing = await self._watch.standing()
+        if standing not in (Standing.TAKEN, Standing.LEFT):  # else somebody may be in the worktree already
             await self._tidy()
-        if standing in (_Standing.DONE, _Standing.LEFT):
+        if standing in (Standing.DONE, Standing.LEFT):
             return JobPhase.REPORTED, by
-        if standing is _Standing.TAKEN or not (killed or ended.status or self._bench.reviewer):
+        if standing is Standing.TAKEN or not (killed or ended.status or self._bench.reviewer):
             # A task that was taken is not done by this any more: the refusal keeps the output with its event.
             return await self._done(await self._output(ended) | ({"killed": True} if killed else {}))
         if killed:
@@ -325,21 +278,3 @@ class Job:
 
 _Report = tuple[JobPhase, str]
 """What came of a claim, and what more there is to say."""
-
-
-class _Standing(StrEnum):
-    """What has become of a claim."""
-
-    HELD = "held"
-    LAPSED = "lapsed"  # and nobody has claimed the task since
-    TAKEN = "taken"  # the task was claimed again, or cancelled
-    DONE = "done"  # the command said so
-    LEFT = "left"  # the command ended it in another way
-
-
-class _Cut(StrEnum):
-    """Why something that goes on under a claim must not go on."""
-
-    STOPPED = "stopped"  # the shift is over
-    LOST = "lost"  # the claim
-    DEADLINE = "deadline"

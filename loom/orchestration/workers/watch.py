@@ -1,0 +1,95 @@
+"""The watch over one claim while something goes on under it: until when it may, and what has become of the claim."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from loom.background import end
+from loom.graph.model.task import TaskStatus
+from loom.orchestration.workers.shift import Shift
+
+if TYPE_CHECKING:
+    from loom.graph.front import Loom
+    from loom.graph.store import Claim
+
+_FIRST_WATCH = 1.0  # seconds that something goes on before its claim is watched: what is short needs no watching
+_LONGEST_WATCH = 60.0
+
+
+class Standing(StrEnum):
+    """What has become of a claim."""
+
+    HELD = "held"
+    LAPSED = "lapsed"  # and nobody has claimed the task since
+    TAKEN = "taken"  # the task was claimed again, or cancelled
+    DONE = "done"  # the command said so
+    LEFT = "left"  # the command ended it in another way
+
+
+class Cut(StrEnum):
+    """Why something that goes on under a claim must not go on."""
+
+    STOPPED = "stopped"  # the shift is over
+    LOST = "lost"  # the claim
+    DEADLINE = "deadline"
+
+
+class Watch:
+    """The watch over one claim. The time until its deadline counts from here."""
+
+    def __init__(self, loom: Loom, shift: Shift, claim: Claim) -> None:
+        task = claim.task
+        assert task.deadline_at is not None, "it is claimed"
+        assert task.claimed_at is not None, "it is claimed"
+        self.span = (task.deadline_at - task.claimed_at).total_seconds()
+        self._loom, self._shift, self._task = loom, shift, task
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts already."""
+        return time.monotonic() - self._began
+
+    async def standing(self) -> Standing | None:
+        """What has become of the claim; None when the shift is over while the servers are away."""
+        found = await self._shift.asked(lambda: self._loom.get(self._task.id))
+        if found is None:
+            return None
+        now = found.task
+        if now.claim_token != self._task.claim_token or now.status is TaskStatus.CANCELLED:
+            return Standing.TAKEN
+        if now.status is TaskStatus.CLAIMED:
+            return Standing.HELD
+        if now.status is TaskStatus.DONE:
+            return Standing.DONE
+        return Standing.LAPSED if now.lapsed else Standing.LEFT
+
+    async def over(self, work: asyncio.Task[Any], gone: Collection[Standing]) -> Cut | None:
+        """Waits for some work. Returns None when it is done, else why it must not go on. `gone`: what the claim must
+        not have become."""
+        lost = asyncio.create_task(self._until_gone(gone))
+        await self._shift.until(work, lost, timeout=max(self.span - self.seconds, 0))
+        await end([lost])
+        if work.done():
+            return None
+        if self._shift.over:
+            return Cut.STOPPED
+        if lost.cancelled():
+            return Cut.DEADLINE
+        lost.result()
+        return Cut.LOST
+
+    async def _until_gone(self, gone: Collection[Standing]) -> None:
+        """Returns when one of these has become of the claim. To ask about a task is what keeps its claim from being
+        idle, so the time between two questions stays within that limit."""
+        longest = min(_LONGEST_WATCH, self._loom.config.orchestration.idle_limit_seconds / 2)
+        await asyncio.sleep(min(_FIRST_WATCH, longest))
+        changes = partial(self._loom.wait, "task", task_id=self._task.id)
+        seen = await self._shift.asked(partial(changes, timeout=0))
+        while await self.standing() not in gone and seen is not None:
+            seen = await self._shift.asked(partial(changes, since=seen.since, timeout=longest))
