@@ -9,7 +9,7 @@ from loom.exceptions import DependencyCycleError, TaskStateError
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.rules import mending
-from loom.graph.rules.mending import Finding, Remedy
+from loom.graph.rules.mending import Diagnosis, Remedy
 from tests.graph.conftest import kill, row, waive_edge
 from tests.graph.test_lifecycle import holds, status
 
@@ -302,7 +302,7 @@ async def test_only_failed_or_escalated_work_is_mended(loom: Loom) -> None:
     task = await loom.create("A")
     await loom.fail(task.id, "no", retry=False)
     await loom.resolve(task.id, "retry")
-    finding = Finding("a cause", "high", Remedy.RETRY, "a note")
+    finding = Diagnosis("a cause", "high", Remedy.RETRY, "a note")
     with pytest.raises(TaskStateError, match="is pending and has no open question"):
         await loom.transact(lambda tx: mending.mend(tx, task.id, finding, agent="a", max_attempts=4))
 
@@ -311,7 +311,7 @@ async def test_what_is_left_to_a_person_makes_no_task(loom: Loom) -> None:
     task = await loom.create("A")
     await kill(loom, task)
     fix = {"title": "Mend it", "done_when": "It works.", "depends_on": ()}
-    finding = Finding("a cause", "high", Remedy.ASK_PERSON, "a note", fix_tasks=(fix,))
+    finding = Diagnosis("a cause", "high", Remedy.ASK_PERSON, "a note", fix_tasks=(fix,))
     mended = await loom.transact(lambda tx: mending.mend(tx, task.id, finding, agent="a", max_attempts=4))
     assert (mended.fixes, await status(loom, task.id)) == ((), "failed")
     assert sum((await loom.status()).counts.values()) == 1
@@ -328,6 +328,6 @@ async def test_a_diagnosis_is_kept_with_the_open_escalation_of_its_task(loom: Lo
         loom.project_id,
         task.id,
     )
-    finding = Finding("a cause", "high", Remedy.RETRY, "a note")
+    finding = Diagnosis("a cause", "high", Remedy.RETRY, "a note")
     mended = await loom.transact(lambda tx: mending.mend(tx, task.id, finding, agent="a", max_attempts=4))
     assert mended.escalation == question.id

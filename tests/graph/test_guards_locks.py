@@ -15,7 +15,7 @@ from loom.db.migrate import migrate, migrations
 from loom.exceptions import DependencyCycleError, TaskStateError
 from loom.graph.front import Loom
 from loom.graph.rules import diagnoses, mending
-from loom.graph.rules.mending import Finding, Remedy
+from loom.graph.rules.mending import Diagnosis, Remedy
 from loom.services import Endpoints
 from tests.conftest import Opener, with_database
 from tests.graph.conftest import Gate, Rival, begun, kill, soon, unlocked, until_waiting, waits
@@ -229,7 +229,7 @@ async def test_what_comes_to_wait_meanwhile_is_cancelled_too(
 
 
 FIX = {"title": "Mend it", "done_when": "It works.", "depends_on": ()}
-FINDING = Finding("a cause", "high", Remedy.FIX_FIRST, "a note", fix_tasks=(FIX,))
+FINDING = Diagnosis("a cause", "high", Remedy.FIX_FIRST, "a note", fix_tasks=(FIX,))
 
 
 async def mend(loom: Loom, task_id: str) -> mending.Mended:
