@@ -11,6 +11,9 @@ from typing import Any
 from loom.bus import channels, queue
 from loom.bus.events import Event
 
+DATA_BYTES = 2_048
+"""How much of an event's data the stream carries."""
+
 EVERYONE = "*"
 """The recipient of a message to all."""
 
@@ -26,8 +29,13 @@ class Notice:
 
 
 def publish_event(event: Event) -> dict[str, Any]:
-    """An event as an entry of the stream: `id`, which is its position, and `fields`, flat."""
-    return {"id": str(event.position), "fields": [part for pair in event.fields().items() for part in pair]}
+    """An event as an entry of the stream: `id`, which is its position, and `fields`, flat. Large data stays in
+    Postgres; the entry says how many bytes it has."""
+    fields = event.fields()
+    size = len(fields.get("data", "").encode())
+    if size > DATA_BYTES:
+        fields["data"] = json.dumps({"left_out": size})
+    return {"id": str(event.position), "fields": [part for pair in fields.items() for part in pair]}
 
 
 def publish_escalation(project_id: str, escalation_id: str, task_id: str, *, raised: bool) -> Notice:

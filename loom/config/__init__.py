@@ -17,6 +17,7 @@ from loom.config.keys import (
     McpConfig,
     OrchestrationConfig,
     RedisConfig,
+    RetentionConfig,
     ServersConfig,
     SkillsConfig,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "McpConfig",
     "OrchestrationConfig",
     "RedisConfig",
+    "RetentionConfig",
     "ServersConfig",
     "SkillsConfig",
     "find_project",

@@ -180,6 +180,15 @@ class OrchestrationConfig:
 
 
 @dataclass(frozen=True)
+class RetentionConfig:
+    """Days that are kept of what nobody needs any more; 0 keeps it for ever."""
+
+    events_days: int = whole(365, 0, 36_500)
+    messages_days: int = whole(365, 0, 36_500)
+    runs_days: int = whole(365, 0, 36_500)
+
+
+@dataclass(frozen=True)
 class SkillsConfig:
     provider: str | None = text(
         None, "the name of a provider", "[A-Za-z0-9_.-]+", variable="LOOM_SKILLS_PROVIDER", guarded=True
@@ -212,6 +221,7 @@ class LoomConfig:
     mcp: McpConfig = field(default_factory=McpConfig)
     servers: ServersConfig = field(default_factory=ServersConfig)
     orchestration: OrchestrationConfig = field(default_factory=OrchestrationConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
     skills: SkillsConfig = field(default_factory=SkillsConfig)
     agent_id: str | None = None  # LOOM_AGENT_ID; a variable only
     skills_api_key: str | None = field(default=None, repr=False)  # LOOM_SKILLS_API_KEY; a variable only

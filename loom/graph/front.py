@@ -28,7 +28,7 @@ from loom.graph.connections import Connections
 from loom.graph.model import limits
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
-from loom.graph.rules import claims, editing, resolving
+from loom.graph.rules import claims, editing, resolving, retention
 from loom.graph.rules.claims import Outcome, Refused, Terms
 from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
@@ -248,6 +248,8 @@ class Loom:
                         return made, tx.change()
                     if wanted is None:
                         return None
+                    if await self._commit(lambda tx: claims.lapse_if_over(tx, wanted)):
+                        continue
                     refusal = await claims.refusal_to_claim(connection, self.project_id, wanted, agent)
                     if refusal is not None:
                         raise refusal
@@ -582,6 +584,12 @@ class Loom:
         if pulse.expired or pulse.due or pulse.complete:
             return await self._commit(claims.sweep), pulse.newest
         return claims.Swept(), pulse.newest
+
+    async def prune(self) -> None:
+        """Takes away what has been kept for longer than `retention` says, a batch at a time; where another process is
+        at it, nothing. Any number of processes may call it, seldom."""
+        while await self._commit(lambda tx: retention.prune(tx, self.config.retention)):
+            pass
 
     @property
     def renew_every(self) -> float:

@@ -1,8 +1,9 @@
 """Housekeeping: what every long-lived Loom process does in the background, and every short one once.
 
 A sweep gives lapsed claims back and puts due retries into play; a relay step carries events to the mirror; a renewal
-keeps the leases of the claims that this process handed out. Any number of processes may do all of it at a time, and
-none of it may ever end a process: an error is logged, and tried again.
+keeps the leases of the claims that this process handed out; once an hour what has been kept long enough goes. Any
+number of processes may do all of it at a time, and none of it may ever end a process: an error is logged, and tried
+again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _GATHER = 0.2  # seconds from a commit to the relay step that carries it, with all that came meanwhile
 _LONGEST_BACKOFF = 60.0
+_PRUNE_EVERY = 3600.0
 _RELAY_AT_LEAST = 60.0  # a Redis that was emptied while nothing happened is filled again
 
 
@@ -31,6 +33,7 @@ class Housekeeper:
     def __init__(self, loom: Loom) -> None:
         self._loom = loom
         self._every = loom.config.orchestration.sweep_seconds
+        self._prune_at = time.monotonic() + _RELAY_AT_LEAST  # a process that lives briefly leaves it to others
         self._sweep_at = self._renewed_at = self._relayed_at = -_RELAY_AT_LEAST
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -56,6 +59,9 @@ class Housekeeper:
             _, newest = await loom.sweep()
             self._sweep_at = now + self._every
             behind = behind or newest > relay.position
+        if now >= self._prune_at:
+            self._prune_at = now + _PRUNE_EVERY
+            await loom.prune()
         if behind or now >= self._relayed_at + _RELAY_AT_LEAST:
             await relay.step()
             self._relayed_at = now

@@ -254,6 +254,9 @@ def waited(seen: Waited) -> Reply:
         unread=seen.unread,
         open_escalations=seen.open_escalations,
         events=[event(one) for one in seen.events],
+        pruned="Older events than these were pruned; what happened right after the position may be among them."
+        if seen.pruned
+        else None,
         note=None
         if seen.changed
         else Words("Nothing changed before the timeout; wait again with {}.", Argument("since")),

@@ -64,6 +64,8 @@ class Waited:
     task: Task | None = None
     unread: int | None = None
     open_escalations: int | None = None
+    pruned: bool = False
+    """Whether events after the `since` that was given have been pruned, so that only later ones were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ async def wait(
     end = loop.time() + timeout
     looks = Backoff(_FIRST_LOOK, _LONGEST_HEARING)
     position = None if since is None else _position(since)
+    pruned = False
     async with subscriber.listening(wanted.interest(project_id)) as woken:
         while True:
             woken.clear()
@@ -129,11 +132,13 @@ async def wait(
                     position = await store.events.horizon(connection)
                     seen = await _standing(connection, project_id, wanted, position)
                 else:
-                    seen = await _look(connection, project_id, wanted, position)
+                    oldest = await store.retention.pruned(connection, project_id)
+                    pruned = pruned or position < oldest
+                    seen = await _look(connection, project_id, wanted, max(position, oldest))
                     position = Position.parse(seen.since)
             left = end - loop.time()
             if seen.changed or left <= 0:
-                return seen
+                return replace(seen, pruned=pruned)
             longest = left if subscriber.connected else min(left, _LONGEST_DEAF)
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), min(longest, looks.rest()))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection
 
 _NOTES_KEPT = 20
+_REFUSED_BYTES = 8_000  # of the output of a late report
 _SWEPT = 200  # tasks that one sweep takes of each kind
 
 
@@ -76,6 +77,7 @@ class Refused:
     """A report that came too late: the transaction commits what it kept of it, then `error` is raised."""
 
     error: LoomError
+    task: Task
 
 
 async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, output: str) -> Outcome | Refused:
@@ -87,8 +89,7 @@ async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, outp
         if isinstance(found, _Answered):
             return await _first_answer(tx, found.task)
         if isinstance(found, Refused):
-            data = {"refused": "done", "token": holder.token, "output": json.loads(output)}
-            tx.record_event(EventType.TASK_UPDATED, task_id, agent=holder.agent, data=data)
+            await _keep_refused(tx, found.task, holder, output)
             return found
         if found.dead:
             await escalations.close(tx, [task_id], "done late", by=holder.agent)
@@ -116,7 +117,7 @@ async def fail(
     or `retry` is false. Either way an escalation records it. `output`, JSON text, is kept with the event."""
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
-        return Refused(_refusal(task.task, holder)) if isinstance(task, _Answered) else task
+        return Refused(_refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
     kept = {} if output is None else {"output": json.loads(output)}
     moment = await store.now(tx)
     if retry and task.attempt < task.max_attempts:
@@ -137,7 +138,7 @@ async def escalate(tx: Transaction, task_id: str, holder: Holder, terms: Terms, 
     """Ends a claim with a question: the task is blocked until somebody resolves the escalation."""
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
-        return Refused(_refusal(task.task, holder)) if isinstance(task, _Answered) else task
+        return Refused(_refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
     saved = await store.update_task_status(tx, task, TaskStatus.BLOCKED, waiting=task.waiting + 1)
     tx.changed(saved, EventType.TASK_BLOCKED, agent=holder.agent, token=task.claim_token, data={"question": message})
     await escalations.create_escalation(
@@ -172,6 +173,15 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
     saved = await store.update_task_status(tx, task, TaskStatus.PENDING, ready_at=moment, lapsed=True)
     tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
     return saved
+
+
+async def lapse_if_over(tx: Transaction, task_id: str) -> bool:
+    """Takes a task back from a claim whose lease is over and that no sweep has seen yet; whether it was one."""
+    found = (await store.lock(tx, [task_id])).get(task_id)
+    if found is None or found.lease_expires_at is None or found.lease_expires_at > await store.now(tx):
+        return False
+    await lapse(tx, found, "its lease expired")
+    return True
 
 
 async def sweep(tx: Transaction) -> Swept:
@@ -280,12 +290,12 @@ async def _claim_to_report_on(
         return task
     if holder.token is not None:
         if task.claim_token != holder.token:
-            return Refused(_refusal(task, holder))
+            return Refused(_refusal(task, holder), task)
         if task.status is TaskStatus.DONE:
             return _Answered(task)
         if late and task.lapsed and task.waiting == 0 and (task.status is TaskStatus.PENDING or task.dead):
             return task
-        return Refused(_refusal(task, holder))
+        return Refused(_refusal(task, holder), task)
     if task.status is TaskStatus.PENDING:
         claimed = await store.claim_task(
             tx,
@@ -342,6 +352,24 @@ def _refusal(task: Task, holder: Holder) -> LoomError:
             return ClaimConflictError(f"{task.id} is held by nobody now.", again)
         case _:
             return TaskStateError(f"{task.id} is already {task.status}.", stop)
+
+
+async def _keep_refused(tx: Transaction, task: Task, holder: Holder, output: str) -> None:
+    """Keeps what a late report brought, with an event: once for each claim that there was, and not more of it than a
+    reader wants, so that nobody fills the log by reporting again and again."""
+    token = holder.token
+    if token is None or not 0 < token <= task.claim_token:
+        return
+    if await store.events.has_refused(tx.connection, tx.project_id, task.id, token):
+        return
+    kept = {"output": json.loads(output)} if len(output.encode()) <= _REFUSED_BYTES else _beginning(output)
+    data = {"refused": "done", "token": token, **kept}
+    tx.record_event(EventType.TASK_UPDATED, task.id, agent=holder.agent, data=data)
+
+
+def _beginning(output: str) -> dict[str, Any]:
+    whole = output.encode()
+    return {"output_begins": whole[:_REFUSED_BYTES].decode(errors="ignore"), "output_bytes": len(whole)}
 
 
 async def _first_answer(tx: Transaction, task: Task) -> Outcome:

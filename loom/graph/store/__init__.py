@@ -10,6 +10,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `edges` `levels` `reach` | dependencies, the cascade, and how far a change reaches |
 | `events` | the outbox, and the history of a task |
 | `escalations` `diagnoses` `messages` `plans` `projects` `skill_runs` `workflow_runs` | rows of the same name |
+| `retention` | what has been kept long enough |
 | `reading` | questions across all of them |
 """
 
@@ -21,6 +22,7 @@ from loom.graph.store import (
     plans,
     projects,
     reading,
+    retention,
     skill_runs,
     transaction,
     workflow_runs,
@@ -133,6 +135,7 @@ __all__ = [
     "remove_edges",
     "renew_leases",
     "replace_dependencies",
+    "retention",
     "skill_runs",
     "transaction",
     "update_task",

@@ -77,6 +77,19 @@ async def of_task(connection: Connection, project_id: str, task_id: str, *, limi
     return [Event.from_record(record) for record in records]
 
 
+async def has_refused(connection: Connection, project_id: str, task_id: str, token: int) -> bool:
+    """Whether a late report on a claim of a task was kept already."""
+    return bool(
+        await connection.fetchval(
+            "select exists(select from events where project_id = $1 and task_id = $2 and type = 'task.updated'"
+            " and data ->> 'refused' is not null and (data ->> 'token')::bigint = $3)",
+            project_id,
+            task_id,
+            token,
+        )
+    )
+
+
 async def replay_from(connection: Connection, project_id: str, count: int, later_than_id: int) -> Position:
     """The position from which a reader meets the newest `count` events that are readable, and all that come."""
     record = await connection.fetchrow(

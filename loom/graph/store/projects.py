@@ -50,7 +50,8 @@ async def enter(connection: Connection, project_id: str, name: str) -> str:
             """
             insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
             on conflict (id) do update
-               set history = $3, history_start = (select coalesce(max(id), 0) from events where project_id = $1)
+               set history = $3, pruned_xid = '0', pruned_id = 0,
+                   history_start = (select coalesce(max(id), 0) from events where project_id = $1)
              where p.history is distinct from $3
             """,
             project_id,
