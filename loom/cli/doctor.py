@@ -6,10 +6,12 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import click
 
 from loom import services
+from loom.cli import installed
 from loom.cli.output import dim, emit, plural
 from loom.cli.shared import Command, open_project, progress, settings, wants_json
 from loom.cli.wording import people
@@ -19,6 +21,8 @@ from loom.texts import one_line
 from loom.wording import worded
 
 _DEAD_NAMED = 10
+_APART = "Install this Loom into an environment of its own: `pipx install .` in a clone of its repository."
+_BEFORE = "Put the directory of this Loom before that one on PATH."
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def doctor(deep: bool) -> None:
     """Check servers, settings, agents' wiring, skills, workflows, and every invariant of the graph. Exit status 1:
     something is bad."""
     config = settings()
-    remarks = [*_servers(config), *_settings(config), *_wiring(config), *_files(config)]
+    remarks = [*_servers(config), *_installed(), *_settings(config), *_wiring(config), *_files(config)]
     if config.project_id is None:
         remarks.append(Remark("note", "project", "there is none here", "Run `loom init` in its directory."))
     elif remarks[0].level == "ok":
@@ -65,6 +69,32 @@ def _servers(config: LoomConfig) -> Iterator[Remark]:
         yield Remark(level, name, server.where, server.hint)
 
 
+def _installed() -> Iterator[Remark]:
+    """Which Loom this is, and what else of its name stands in the way."""
+    packages = installed.in_environment() or [("from a source tree", Path())]
+    version = packages[0][0]
+    foreign = [f"{one}, in {where}" for one, where in packages if installed.is_foreign(one)]
+    for named in foreign:
+        yield Remark("bad", "package", f"this Python has {installed.PACKAGE} {named}, another product", _APART)
+    if not foreign:
+        yield Remark("ok", "Loom", version)
+    programs = installed.on_path()
+    for number, program in enumerate(programs):
+        if program.version is None:
+            found, mend = f"{program.path} may not be Loom's", "See what it is; it comes before others on PATH."
+        elif program.foreign:
+            found, mend = f"{program.path} is {installed.PACKAGE} {program.version}, another product", _BEFORE
+        elif program.version != version and not number:
+            found, mend = (
+                f"{program.path} is Loom {program.version}, and this is {version}",
+                "Install one version.",
+            )
+        else:
+            continue
+        if not number or program.foreign:
+            yield Remark("note", "PATH", found, mend)
+
+
 def _settings(config: LoomConfig) -> Iterator[Remark]:
     yield Remark("ok", "servers", f"{config.servers.backend}, from {config.sources['servers.backend']}")
     for warning in config.warnings:
@@ -86,7 +116,11 @@ def _wiring(config: LoomConfig) -> Iterator[Remark]:
         yield Remark("note", ".mcp.json", "has no server `loom`", "Run `loom init`.")
         return
     command = str(entry.get("command", "")).replace("${CLAUDE_PROJECT_DIR:-.}", str(config.project_dir))
-    if shutil.which(command) is None:
+    program = shutil.which(command)
+    if program is not None and (started := installed.look(Path(program))).foreign and Path(program).name == "loom":
+        found = f"starts {program}, which is {installed.PACKAGE} {started.version}, another product"
+        yield Remark("bad", ".mcp.json", found, f"{_BEFORE} Then run `loom up`.")
+    elif program is None:
         yield Remark(
             "note",
             ".mcp.json",

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from loom import ids
+from loom.cli import installed
 from loom.cli.output import table
 from loom.cli.shared import Command, note, wants_json
 from loom.config import (
@@ -239,17 +240,19 @@ def _mcp_server(root: Path) -> tuple[dict[str, Any], str]:
     command, words, advice = "loom", ["mcp"], ""
     own = Path(sys.prefix) / "bin"
     elsewhere = [place for place in os.get_exec_path() if sys.prefix == sys.base_prefix or Path(place) != own]
-    if shutil.which("loom", path=os.pathsep.join(elsewhere)) is None:
+    first = next(iter(installed.on_path(os.pathsep.join(elsewhere))), None)
+    if first is None or first.foreign:
+        missing = f"The `loom` on PATH, {first.path}, is another product" if first else "`loom` is not on PATH"
         if "UV_RUN_RECURSION_DEPTH" in os.environ:
             command, words = "uv", ["run", "loom", "mcp"]
-            advice = "`loom` is not on PATH, so .mcp.json starts it with `uv run`."
+            advice = f"{missing}, so .mcp.json starts it with `uv run`."
         elif own.is_relative_to(root) and (own / "loom").exists():
             command = "${CLAUDE_PROJECT_DIR:-.}/" + str((own / "loom").relative_to(root))
-            advice = f"`loom` is not on PATH, so .mcp.json names the one in {own.relative_to(root)}."
+            advice = f"{missing}, so .mcp.json names the one in {own.relative_to(root)}."
         else:
             advice = (
-                "`loom` is not on PATH outside this virtual environment; start your client with it active, "
-                "or install Loom with `uv tool install loom-agents` or `pipx install loom-agents`."
+                f"{missing}; start your client with this virtual environment active, "
+                "or install Loom for your user: `pipx install .` or `uv tool install .` in a clone of its repository."
             )
     return {"command": command, "args": words, "env": {"LOOM_PROJECT_DIR": "${CLAUDE_PROJECT_DIR:-.}"}}, advice
 
@@ -263,11 +266,17 @@ def _with_server(path: Path, server: Mapping[str, Any]) -> str | None:
     if isinstance(old, dict):
         merged = {**old, **server, "env": {**_object(old.get("env")), **server["env"]}}
         command = old.get("command")
-        if isinstance(command, str) and "mcp" in _list(old.get("args")) and shutil.which(command):
+        if isinstance(command, str) and "mcp" in _list(old.get("args")) and _starts_loom(command):
             merged |= {"command": command, "args": old["args"]}
     if old == merged:
         return None
     return json.dumps(whole | {"mcpServers": servers | {"loom": merged}}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _starts_loom(command: str) -> bool:
+    """Whether a command can be found here, and is not the other product of Loom's name."""
+    program = shutil.which(command)
+    return program is not None and not (Path(program).name == "loom" and installed.look(Path(program)).foreign)
 
 
 def _read_mcp(path: Path) -> dict[str, Any]:

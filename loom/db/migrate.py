@@ -103,7 +103,7 @@ def _missing(applied: Mapping[int, str], known: Sequence[Migration]) -> list[Mig
     if _order(needs) > _order(_own_version()):
         raise SchemaTooNewError(
             f"The database needs Loom {needs} or newer, and this is Loom {_own_version()}.",
-            f"Install that version: pipx install --force 'loom-agents>={needs}'.",
+            f"Install Loom {needs} or newer.",
         )
     return [migration for migration in known if migration.number not in applied]
 

@@ -103,7 +103,7 @@ class ApiProvider(ABC):
     def _not_installed(self) -> ConfigError:
         return ConfigError(
             f"The provider {self.name} needs the package {self.package}.",
-            "Install it with `pip install 'loom-agents[providers]'`.",
+            f"Install it beside Loom: `pipx inject loom-agents {self.package}`, or with pip in Loom's environment.",
         )
 
     @asynccontextmanager

@@ -73,6 +73,7 @@ def test_the_wheel_in_a_fresh_environment(home: dict[str, str], tmp_path: Path) 
     claimed = json.loads(run(loom, "claim", "--json", env=home, cwd=project))
     assert json.loads(run(loom, "done", claimed["id"], "--json", env=home, cwd=project))["unblocked"]
     run(loom, "doctor", env=home, cwd=project)
+    assert run(loom, "help", "concepts", env=home, cwd=project).startswith("# Concepts")
 
 
 def test_claude_code_connects_after_init(home: dict[str, str], tmp_path: Path) -> None:
