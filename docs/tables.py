@@ -70,7 +70,11 @@ def keys(before: str) -> str:
 def errors(_: str) -> str:
     """Every error: its code, its class in Python, the exit status of a command, and what it says."""
     kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, LoomError)]
-    rows = [[f"`{kind.code}`", f"`{kind.__name__}`", str(kind.exit_code), _cell(kind.__doc__)] for kind in kinds]
+    told = [(kind.__doc__ or "").partition("\n\n")[0] for kind in kinds]
+    rows = [
+        [f"`{kind.code}`", f"`{kind.__name__}`", str(kind.exit_code), _cell(text)]
+        for kind, text in zip(kinds, told, strict=True)
+    ]
     return _table(["code", "in Python", "exit status", "meaning"], rows)
 
 

@@ -153,7 +153,7 @@ def test_the_demo_installs_no_tools_of_developers() -> None:
 def test_the_worker_of_the_page_works(cli: Cli) -> None:
     first = cli.create("one")
     cli.create("two", "--depends-on", first)
-    _, worker, _ = examples(DOCS["docs/python.md"], "python")
+    worker = examples(DOCS["docs/python.md"], "python")[1]
     done = subprocess.run(
         [sys.executable, "-c", worker], cwd=cli.directory, env=cli.env, capture_output=True, text=True, timeout=60
     )
@@ -162,14 +162,17 @@ def test_the_worker_of_the_page_works(cli: Cli) -> None:
 
 
 async def test_the_graph_of_the_page_is_made_and_followed(loom: Loom, capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, graph = examples(DOCS["docs/python.md"], "python")
+    _, _, graph, errors = examples(DOCS["docs/python.md"], "python")
     made: dict[str, object] = {}
     exec(compile(graph, "python.md", "exec"), made)
+    exec(compile(errors, "python.md", "exec"), made)
     await made["plan"](loom)  # type: ignore[operator]
     assert "would make" in (told := capsys.readouterr().out) or "wait" in told
     for _ in range(4):
         claim = await loom.claim()
         assert claim is not None
+        await made["claim"](loom, claim.task.id)  # type: ignore[operator]
+        assert "('done', {'task_id': " in capsys.readouterr().out, "it is claimed already"
         await loom.done(claim.task.id)
     await made["follow"](loom)  # type: ignore[operator]
 
