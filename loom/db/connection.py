@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -50,7 +50,14 @@ _REFUSED = (
 )
 
 
-async def open_pool(url: str, *, min_size: int, max_size: int, name: str = "loom") -> Pool:
+async def open_pool(
+    url: str,
+    *,
+    min_size: int,
+    max_size: int,
+    name: str = "loom",
+    met: Callable[[Connection], Coroutine[Any, Any, None]] | None = None,
+) -> Pool:
     """Opens a pool whose first connection answers.
 
     Args:
@@ -58,6 +65,7 @@ async def open_pool(url: str, *, min_size: int, max_size: int, name: str = "loom
         min_size: connections held open.
         max_size: the most that are opened.
         name: what the server's list of sessions shows.
+        met: is told of each new connection before anybody uses it.
 
     Raises:
         DatabaseUnavailableError: nothing answers there, or it refuses.
@@ -74,6 +82,7 @@ async def open_pool(url: str, *, min_size: int, max_size: int, name: str = "loom
             # What a connection could carry from one user to the next is never made, so there is nothing to reset,
             # and a round trip is saved at each release.
             reset=_nothing_to_reset,
+            init=met,
             server_settings={"application_name": name},
         )
 

@@ -18,6 +18,7 @@ from loom.db import connection as db
 from loom.db import migrate
 from loom.exceptions import DatabaseUnavailableError, ServersError
 from loom.graph import project
+from loom.graph.store import projects
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -150,7 +151,17 @@ class Connections:
             min_size=settings.pool_min,
             max_size=settings.pool_max,
             name=f"loom/{self.project_id}",
+            met=self._met,
         )
+
+    async def _met(self, connection: db.Connection) -> None:
+        """Looks whether a new connection has come to another history, as after a failover, and if so has the project
+        and the mirror begin it."""
+        if not self.history or await projects.history(connection) == self.history:
+            return
+        self.history = await project.create_project(connection, self.project_id, self.config.project_name)
+        if self._cache is not None:
+            self._cache.history = self.history
 
     async def _pool_that_answers(self) -> db.Pool:
         async def probe(pool: db.Pool) -> db.Pool:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from loom.background import Backoff, end
+from loom.bus.events import START
 from loom.exceptions import LoomError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Housekeeper:
     def __init__(self, loom: Loom) -> None:
         self._loom = loom
         self._every = loom.config.orchestration.sweep_seconds
+        self._newest = START  # where the newest event stood at the last sweep
         self._prune_at = time.monotonic() + _RELAY_AT_LEAST  # a process that lives briefly leaves it to others
         self._sweep_at = self._renewed_at = self._relayed_at = -_RELAY_AT_LEAST
         self._tasks: list[asyncio.Task[None]] = []
@@ -57,6 +59,8 @@ class Housekeeper:
         relay = await loom.relay()
         if now >= self._sweep_at:
             _, newest = await loom.sweep()
+            relay.expect(self._newest)
+            self._newest = newest
             self._sweep_at = now + self._every
             behind = behind or newest > relay.position
         if now >= self._prune_at:

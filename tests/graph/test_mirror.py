@@ -18,6 +18,7 @@ from loom.config import LoomConfig, RedisConfig
 from loom.db.connection import Pool
 from loom.exceptions import TaskNotFoundError
 from loom.graph import store
+from loom.graph.cache import mirror
 from loom.graph.cache.mirror import BATCH
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, ready_score
@@ -294,3 +295,99 @@ async def test_the_horizon_is_where_a_reader_begins(pool: Pool, loom: Loom) -> N
     async with pool.acquire() as connection:
         (event,) = await store.events.after(connection, loom.project_id, start, limit=10)
     assert event.type == "task.created"
+
+
+async def test_a_process_of_an_earlier_timeline_leaves_the_mirror_alone(loom: Loom, redis_conn: Redis) -> None:
+    await synced(loom)
+    cache = await loom._links.cache()
+    system, timeline, database = cache.history.split("/")
+    generation = await redis_conn.hget(channels.mirror_key(loom.project_id), "generation")
+    await redis_conn.hset(
+        channels.mirror_key(loom.project_id), "history", f"{system}/{int(timeline, 16) + 1:08X}/{database}"
+    )
+    relay = await loom.relay()
+    assert not await relay.step()
+    assert not await relay.rebuild_cache()
+    assert await redis_conn.hget(channels.mirror_key(loom.project_id), "generation") == generation
+    assert await cache.get_ready_tasks(10) is None
+    assert await loom.create("A")
+
+
+async def test_a_process_of_a_later_timeline_takes_the_mirror_over_once(loom: Loom, redis_conn: Redis) -> None:
+    cache = await loom._links.cache()
+    system, timeline, database = cache.history.split("/")
+    key = channels.mirror_key(loom.project_id)
+    earlier = f"{system}/{int(timeline, 16) - 1:08X}/{database}"
+    await redis_conn.hset(key, mapping={"history": earlier, "layout": "1", "generation": "7", "position": "5-5"})
+    await synced(loom)
+    assert await redis_conn.hget(key, "generation") == "8"
+    await synced(loom)
+    assert await redis_conn.hget(key, "generation") == "8"
+
+
+async def test_a_mirror_that_has_fallen_behind_is_not_read(loom: Loom, redis_conn: Redis) -> None:
+    await loom.create("A")
+    await synced(loom)
+    cache = await loom._links.cache()
+    relay = await loom.relay()
+    assert await cache.get_ready_tasks(10) is not None
+    _, newest = await loom.sweep()
+    relay.expect(Position(newest.xid + 10_000, newest.id))
+    assert await cache.get_ready_tasks(10) is None
+    assert (await loom.ready()).tasks
+
+
+async def test_a_redis_that_may_drop_what_it_holds_is_no_mirror(loom: Loom, redis_conn: Redis) -> None:
+    await loom.create("A")
+    await synced(loom)
+    cache = await loom._links.cache()
+    try:
+        await redis_conn.config_set("maxmemory", "900mb")
+        await redis_conn.config_set("maxmemory-policy", "allkeys-lru")
+        assert not await (await loom.relay()).step()
+        assert cache.refused is not None
+        assert await cache.get_ready_tasks(10) is None
+        (told,) = [one for one in await loom.doctor() if not one.holds]
+        assert "allkeys-lru" in told.found
+        assert (await loom.ready()).tasks
+    finally:
+        await redis_conn.config_set("maxmemory", "0")
+        await redis_conn.config_set("maxmemory-policy", "noeviction")
+    await synced(loom)
+    await holds(loom)
+
+
+async def test_large_fields_are_left_to_postgres(loom: Loom, redis_conn: Redis, project: str) -> None:
+    large = {"text": "x" * 100_000}
+    tasks = [await loom.create(f"T{n}", context=large) for n in range(30)]
+    await synced(loom)
+    assert await (await loom.relay()).rebuild_cache()
+    key = channels.task_key(project, tasks[0].id)
+    assert await redis_conn.hget(key, "left_out") == "context"
+    assert await redis_conn.hget(key, "context") is None
+    assert await (await loom._links.cache()).get_task(tasks[0].id) is None
+    claim = await loom.claim(tasks[0].id)
+    assert claim is not None
+    assert claim.task.context == large
+    await holds(loom)
+
+
+async def test_a_call_of_the_script_is_bounded_by_bytes(loom: Loom) -> None:
+    tasks = [await loom.create(f"T{n}", done_when="d" * 8_000) for n in range(300)]
+    batches = [len(batch) for batch in mirror._batches(tasks)]
+    assert sum(batches) == 300
+    assert max(batches) < 130
+
+
+async def test_tokens_of_another_timeline_begin_where_none_was_handed_out(loom: Loom, pool: Pool) -> None:
+    task = await loom.create("A")
+    first = await loom.claim(task.id)
+    assert first is not None
+    await loom.release(task.id)
+    assert await pool.fetchval("select loom_token_floor()") == 0
+    await pool.execute(
+        "create or replace function loom_token_floor() returns bigint language sql stable as 'select 1::bigint << 32'"
+    )
+    second = await loom.claim(task.id)
+    assert second is not None
+    assert (first.task.claim_token, second.task.claim_token) == (1, 2**32 + 1)

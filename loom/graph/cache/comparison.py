@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from loom.db.connection import snapshot, translated
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
     from loom.db.connection import Pool
 
 
+_TRIES, _PAUSE = 30, 0.2  # for another process to come to the end of a rebuild
+
+
 async def compare(pool: Pool, cache: Cache, relay: Relay, project_id: str) -> Verdict:
     """Compares Redis with Postgres, looking again at what differs, since others write meanwhile."""
     name = "Redis equals Postgres"
-    if not await relay.step():
-        return Verdict(name, True, "not compared: Redis is away or being filled; every command works without it")
+    if not await _brought_up(cache, relay):
+        if await cache.state() is None:
+            return Verdict(name, True, "not compared: Redis is away; every command works without it")
+        found = cache.refused or "not compared: the mirror could not be brought up to date."
+        return Verdict(name, False, found, "Every command works without it; see the log of Redis for why.")
     held = await cache.everything()
     suspects: set[str] | None = None
     for _ in range(3):
@@ -39,3 +46,14 @@ async def compare(pool: Pool, cache: Cache, relay: Relay, project_id: str) -> Ve
         held = await cache.everything()
     advice = Words("Run {} to build the mirror anew from Postgres.", Shell("loom doctor --deep"))
     return verdict(name, sorted(suspects or ()), advice)
+
+
+async def _brought_up(cache: Cache, relay: Relay) -> bool:
+    """Whether the mirror is up to date, given a moment where another process is filling it."""
+    for _ in range(_TRIES):
+        if await relay.step():
+            return True
+        if cache.refused or await cache.state() is None:
+            return False
+        await asyncio.sleep(_PAUSE)
+    return False

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 LAYOUT = "1"
 BATCH = 500  # tasks or entries that one script call carries
+_BATCH_BYTES = 1_000_000  # of their fields, for which Redis stands still
+_FIELD_BYTES = 2_048  # a longer context or output is left to Postgres
 _FINISHED_SECONDS = 3600  # how long the hash of a finished task stays
 _BUILDING_SECONDS = 15  # a rebuild that has not got on for this long is taken over
 _LOG = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class MirrorState:
 
     usable: bool
     newer: bool
+    """Laid out by a newer Loom, or of a later timeline of the same server: whoever writes it knows more than we do."""
     position: Position
     generation: str
 
@@ -119,7 +122,8 @@ class Cache:
             channels.status_set(project_id, TaskStatus.CANCELLED),
             *(channels.status_set(project_id, status) for status in TaskStatus if not status.finished),
         ]
-        self._unseen = START  # the last event of this process that may not have reached the mirror
+        self._unseen = START  # readers ask Postgres until the relay has passed this event
+        self.refused: str | None = None  # why this Redis is no mirror
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
@@ -141,18 +145,27 @@ class Cache:
 
         False: another relay was first, or Redis is away; nothing was written.
         """
+        *before, last = [*_batches(tasks)] or [()]
+        for batch in before:  # versions guard them; only what the position is written with must be of one call
+            if await self._write(tasks=batch) != "written":
+                return False
         answer = await self._write(
-            tasks=tasks, events=events, notices=notices, expect=expect, position=events[-1].position
+            tasks=last, events=events, notices=notices, expect=expect, position=events[-1].position
         )
         return answer == "written"
 
     async def load(self, generation: str, tasks: Sequence[Task]) -> bool:
         """A rebuild's write; False if another rebuild has taken over, or Redis is away."""
-        return await self._write(tasks=tasks, generation=generation, quiet=True) == "written"
+        for batch in [*_batches(tasks)] or [()]:
+            if await self._write(tasks=batch, generation=generation, quiet=True) != "written":
+                return False
+        return True
 
     async def begin(self) -> str | None:
         """Starts a rebuild: marks the mirror as being built. Returns its generation, or None if another process is at
-        it or Redis is away."""
+        it, a later timeline of the server has it, this Redis is no mirror, or it is away."""
+        if self.refused:
+            return None
 
         async def run(redis: Any) -> str | None:
             generation = await redis.eval(
@@ -207,19 +220,24 @@ class Cache:
 
         async def run(redis: Any) -> MirrorState:
             held = await redis.hmget(self._keys[0], ["layout", "history", "position", "generation", "building"])
+            self.refused = _why_no_mirror(await redis.info("memory"))
             layout, history, position, generation, building = held
             own = layout == LAYOUT and history == self.history
             return MirrorState(
-                usable=own and not building and position is not None,
-                newer=layout is not None and int(layout) > int(LAYOUT),
+                usable=own and not building and position is not None and not self.refused,
+                newer=bool(layout and int(layout) > int(LAYOUT)) or _is_later(history or "", self.history),
                 position=Position.parse(position) if position else START,
                 generation=generation or "",
             )
 
         return await self._try(run)
 
+    def expect(self, position: Position) -> None:
+        """Says where Postgres was a while ago: a mirror that the relay has not brought there is not read."""
+        self._unseen = max(self._unseen, position)
+
     async def get_task(self, task_id: str) -> Task | None:
-        """One unfinished or recently finished task."""
+        """One unfinished or recently finished task; None too where a part of it is too large for the mirror."""
         found = await self._read(lambda pipe: pipe.hgetall(channels.task_key(self._project, task_id)))
         return _task(found[0]) if found and found[0] else None
 
@@ -286,6 +304,8 @@ class Cache:
         generation: str | None = None,
         quiet: bool = False,
     ) -> str | None:
+        if self.refused:
+            return None
         job: dict[str, Any] = {
             "history": self.history,
             "layout": LAYOUT,
@@ -329,6 +349,8 @@ class Cache:
 
     async def _read(self, ask: Callable[[Any], Any]) -> list[Any] | None:
         """Runs reads together with a look at the mirror's state, in one MULTI."""
+        if self.refused:
+            return None
 
         async def run(redis: Any) -> list[Any] | None:
             found: list[Any]
@@ -369,21 +391,36 @@ def _lua(name: str) -> str:
 _SCRIPT, _BEGIN, _FINISH, _ABANDON = (_lua(f"{name}.lua") for name in ("mirror", "begin", "finish", "abandon"))
 
 
-def _batches(tasks: Sequence[Task]) -> Iterable[Sequence[Task]]:
-    return (tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH))
+def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
+    """Tasks in parts that one script call can carry, by number and by bytes."""
+    batch: list[Task] = []
+    room = _BATCH_BYTES
+    for task in tasks:
+        size = sum(map(len, _fields(task).values()))
+        if batch and (len(batch) == BATCH or size > room):
+            yield batch
+            batch, room = [], _BATCH_BYTES
+        batch.append(task)
+        room -= size
+    if batch:
+        yield batch
 
 
 def _fields(task: Task) -> dict[str, str]:
     fields = {name: getattr(task, name) for name in _TEXTS + _NUMBERS}
     fields |= {name: moment.isoformat() for name in _TIMES if (moment := getattr(task, name)) is not None}
-    fields["context"] = json.dumps(task.context)
-    fields["output"] = None if task.output is None else json.dumps(task.output)
+    bulky = {"context": json.dumps(task.context), "output": None if task.output is None else json.dumps(task.output)}
+    left_out = [name for name, text in bulky.items() if text is not None and len(text) > _FIELD_BYTES]
+    fields |= {name: text for name, text in bulky.items() if name not in left_out}
+    fields["left_out"] = " ".join(left_out) or None
     fields["depends_on"] = json.dumps(task.depends_on)
     fields["lapsed"] = "1" if task.lapsed else None
     return {name: str(value) for name, value in fields.items() if value is not None}
 
 
-def _task(fields: dict[str, str]) -> Task:
+def _task(fields: dict[str, str]) -> Task | None:
+    if "left_out" in fields:
+        return None
     return Task(
         **{name: fields.get(name) for name in _TEXTS if name not in ("status", "priority")},  # type: ignore[arg-type]
         **{name: int(fields[name]) for name in _NUMBERS},  # type: ignore[arg-type]
@@ -395,6 +432,29 @@ def _task(fields: dict[str, str]) -> Task:
         depends_on=tuple(json.loads(fields["depends_on"])),
         lapsed="lapsed" in fields,
     )
+
+
+def _why_no_mirror(memory: Mapping[str, Any]) -> str | None:
+    """Why a Redis that answers is no mirror, from its INFO; None: it may be one."""
+    policy = str(memory.get("maxmemory_policy", "noeviction"))
+    if int(memory.get("maxmemory", 0)) and policy != "noeviction":
+        return f"Redis may drop what it holds: its maxmemory-policy is {policy}, not noeviction."
+    return None
+
+
+def _is_later(history: str, than: str) -> bool:
+    """Whether a history is a later timeline of the same server and database as another."""
+    (system, timeline, database), (own_system, own_timeline, own_database) = _parts(history), _parts(than)
+    return (system, database) == (own_system, own_database) and timeline > own_timeline
+
+
+def _parts(history: str) -> tuple[str, int, str]:
+    system, _, rest = history.partition("/")
+    timeline, _, database = rest.partition("/")
+    try:
+        return system, int(timeline, 16), database
+    except ValueError:  # a history that is not told by timelines
+        return system, 0, database
 
 
 def _flat(fields: dict[str, str]) -> list[str]:

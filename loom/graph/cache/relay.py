@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loom.bus.events import START, Event, EventType
+from loom.bus.events import START, Event, EventType, Position
 from loom.bus.publisher import Notice, publish_escalation, send_agent_message
-from loom.db.connection import snapshot, translated
+from loom.db.connection import translated
 from loom.graph import store
 from loom.graph.cache.mirror import BATCH, Cache
 from loom.graph.store import escalations, projects
 
 if TYPE_CHECKING:
     from loom.db.connection import Pool
+
+
+_PAGE = 100  # tasks, with all that they carry
 
 
 class Relay:
@@ -68,8 +71,12 @@ class Relay:
                     self.position = events[-1].position
         return True
 
+    def expect(self, position: Position) -> None:
+        """Says where Postgres was a while ago: a mirror that has not come there is not read."""
+        self._cache.expect(position)
+
     async def rebuild_cache(self) -> bool:
-        """Empties the mirror, fills it from one snapshot of the database and hands over to the relay; others may write.
+        """Empties the mirror, fills it from the database and hands over to the relay; others may write.
         False if another process is at it, or Redis is away."""
         generation = await self._cache.begin()
         if generation is None:
@@ -84,10 +91,12 @@ class Relay:
 
     async def _fill(self, generation: str) -> bool:
         with translated():
-            async with snapshot(self._pool) as connection:
+            # The position is taken first and each page is read as it is then, so that no snapshot is held for long:
+            # whatever changes meanwhile has an event behind the position, and versions keep the older state out.
+            async with self._pool.acquire() as connection:
                 start = await projects.history_start(connection, self._project)
                 position = await store.events.replay_from(connection, self._project, self._replay, start)
-                async for tasks in store.list_all_tasks(connection, self._project, BATCH):
+                async for tasks in store.list_all_tasks(connection, self._project, _PAGE):
                     if not await self._cache.load(generation, tasks):
                         return False
                 waiting = await escalations.open_escalations(connection, self._project, limit=10_000)

@@ -37,7 +37,8 @@ BEST_READY = """(select id from tasks where project_id = $1 and status = 'pendin
 _CLAIM = f"""
 with claimed as (
     update tasks t
-       set status = 'claimed', assignee = $2, claim_token = claim_token + 1, attempt = attempt + 1, lapsed = false,
+       set status = 'claimed', assignee = $2, claim_token = greatest(claim_token, loom_token_floor()) + 1,
+           attempt = attempt + 1, lapsed = false,
            lease_seconds = $3, claimed_at = loom_now(), deadline_at = loom_now() + make_interval(secs => $4),
            lease_expires_at = loom_now() + make_interval(secs => least($3, $4)),
            version = version + 1, updated_at = loom_now()

@@ -33,6 +33,12 @@ _HISTORY = """
 """
 
 
+async def history(connection: Connection) -> str:
+    """Which history of which database a connection is in: `<system>/<timeline>/<database>`, the timeline in hex."""
+    found: str = await connection.fetchval(f"select {_HISTORY}")
+    return found
+
+
 async def enter(connection: Connection, project_id: str, name: str) -> str:
     """Makes sure that the project's row exists and knows the history of this database, and returns that history.
 

@@ -67,10 +67,13 @@ async def get_tasks(connection: Connection, project_id: str, task_ids: Iterable[
 
 
 async def list_all_tasks(connection: Connection, project_id: str, batch: int) -> AsyncIterator[list[Task]]:
-    """Every task of a project, in batches, read through a cursor of the open transaction."""
-    cursor = await connection.cursor(f"select {COLUMNS} from tasks t where project_id = $1 order by id", project_id)
-    while records := await cursor.fetch(batch):
+    """Every task of a project, in batches by id: as of one moment in a snapshot, else each batch as it is then."""
+    last = ""
+    while records := await connection.fetch(
+        f"select {COLUMNS} from tasks t where project_id = $1 and id > $2 order by id limit $3", project_id, last, batch
+    ):
         yield [Task.from_record(record) for record in records]
+        last = records[-1]["id"]
 
 
 async def lock(tx: Transaction, task_ids: Iterable[str]) -> dict[str, Task]:
