@@ -16,7 +16,6 @@ _NULL = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEAN = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]{1,3})?")
-_NO_KEY = object()
 
 
 class DocumentError(ValueError):
@@ -61,43 +60,47 @@ def _build(events: Iterable[Any], depth: int) -> object:
     import yaml
 
     documents: list[object] = []
-    containers: list[Any] = [documents]  # the open lists and mappings, innermost last
-    keys: list[Any] = [_NO_KEY]  # for each the key that waits for its value
+    open_ones = [_Open(documents)]  # innermost last
     for event in events:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
             raise DocumentError("uses a YAML alias or tag", line, "Write the value itself there.")
         if isinstance(event, yaml.ScalarEvent):
-            value: object = event.value if event.style else _plain_scalar(event.value)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value = []
-        elif isinstance(event, yaml.MappingStartEvent):
-            value = {}
-        else:
-            if isinstance(event, yaml.CollectionEndEvent):
-                containers.pop()
-                keys.pop()
-            continue
-        parent = containers[-1]
-        if isinstance(parent, list):
-            parent.append(value)
-        elif keys[-1] is not _NO_KEY:
-            parent[keys[-1]] = value
-            keys[-1] = _NO_KEY
-        elif isinstance(value, list | dict):
-            raise DocumentError("has a list or mapping as a key", line, "Use texts as keys.")
-        elif event.value in parent:
-            raise DocumentError(f"has the key `{event.value[:60]}` twice", line, "Keep one of them.")
-        else:
-            keys[-1] = event.value
-        if isinstance(value, list | dict):
-            containers.append(value)
-            keys.append(_NO_KEY)
-            if len(containers) > depth + 1:
+            value = event.value if event.style else _plain_scalar(event.value)
+            open_ones[-1].take(value, event.value, line)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            inner = _Open([] if isinstance(event, yaml.SequenceStartEvent) else {})
+            open_ones[-1].take(inner.value, None, line)
+            open_ones.append(inner)
+            if len(open_ones) > depth + 1:
                 raise DocumentError(f"is nested more than {depth} deep", line, "Flatten it.")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            open_ones.pop()
     if len(documents) > 1:
         raise DocumentError(f"holds {len(documents)} YAML documents", None, "Write one document.")
     return documents[0] if documents else None
+
+
+class _Open:
+    """A list or mapping that is not at its end."""
+
+    def __init__(self, value: list[object] | dict[str, object]) -> None:
+        self.value = value
+        self._key: str | None = None  # that waits for its value
+
+    def take(self, value: object, text: str | None, line: int) -> None:
+        """Takes what comes next in it. `text`: how a scalar is written, None for a list or mapping."""
+        if isinstance(self.value, list):
+            self.value.append(value)
+        elif self._key is not None:
+            self.value[self._key] = value
+            self._key = None
+        elif text is None:
+            raise DocumentError("has a list or mapping as a key", line, "Use texts as keys.")
+        elif text in self.value:
+            raise DocumentError(f"has the key `{text[:60]}` twice", line, "Keep one of them.")
+        else:
+            self._key = text
 
 
 def _plain_scalar(text: str) -> object:

@@ -123,34 +123,44 @@ def _overview_lines(reply: Reply) -> Iterator[str]:
     yield f"{heading(one_line(reply['project']))}  {counts['done']:,} of {plural(tasks, 'task')} done"
     shown = [("ready", reply["ready"]), *((name, counts[name]) for name in _COUNTED)]
     yield "  " + "  ".join(f"{coloured(name)} {number:,}" for name, number in shown if number or name == "ready")
-    if reply["dead_letters"] or reply["retries_due"]:
-        dead, due = reply["dead_letters"], reply["retries_due"]
-        parts = [f"{plural(dead, 'dead letter')} (`loom dead-letter list`)"] if dead else []
-        yield "  " + ", ".join(parts + ([f"{due:,} to be tried again"] if due else []))
-    if "open_workflows" in reply:
-        yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
+    yield from _counted_lines(reply)
     if "holders" in reply:
         yield heading("in work")
         yield from _holder_rows(reply["holders"])
     if "next" in reply:
-        more = f" {dim(f'and {number:,} more')}" if (number := reply["ready"] - len(reply["next"]["tasks"])) > 0 else ""
-        yield heading("ready") + more
-        yield from table([_row(one) for one in reply["next"]["tasks"]], "  ")
+        yield from _first_rows("ready", reply["next"]["tasks"], reply["ready"])
     if "blocked" in reply:
-        rows = reply["blocked"][:5]
-        more = f" {dim(f'and {number:,} more')}" if (number := counts["blocked"] - len(rows)) > 0 else ""
-        yield heading("blocked") + more
-        yield from table([_row(one) for one in rows], "  ")
+        yield from _first_rows("blocked", reply["blocked"][:5], counts["blocked"])
     if "dead" in reply:
         yield heading("dead letters") + dim("  `loom resolve TASK retry`, waive or cancel")
-        for one in reply["dead"]:
-            held = f", holds up {plural(one['held_up_count'], 'task')}" if "held_up_count" in one else ""
-            yield f"  {one['id']}  {one_line(one['title'])}  {dim(shorten(one_line(one['reason']), 80) + held)}"
+        yield from (_dead_line(one) for one in reply["dead"])
     if "escalations" in reply:
         yield heading("open escalations") + dim("  answer with `loom resolve ID answer --note TEXT`")
         yield from _escalation_table(reply["escalations"], "  ")
     if not sum(counts.values()):
         yield "No tasks yet: `loom create TITLE`, `loom import FILE`, or ask your agent to plan with Loom."
+
+
+def _counted_lines(reply: Reply) -> Iterator[str]:
+    """How much is dead, to be tried again, and under way."""
+    dead = f"{plural(reply['dead_letters'], 'dead letter')} (`loom dead-letter list`)" if reply["dead_letters"] else ""
+    due = f"{reply['retries_due']:,} to be tried again" if reply["retries_due"] else ""
+    if dead or due:
+        yield "  " + ", ".join(part for part in (dead, due) if part)
+    if "open_workflows" in reply:
+        yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
+
+
+def _first_rows(name: str, tasks: Sequence[Mapping[str, Any]], count: int) -> Iterator[str]:
+    """The first of so many tasks."""
+    more = count - len(tasks)
+    yield heading(name) + (f" {dim(f'and {more:,} more')}" if more > 0 else "")
+    yield from table([_row(one) for one in tasks], "  ")
+
+
+def _dead_line(one: Mapping[str, Any]) -> str:
+    held = f", holds up {plural(one['held_up_count'], 'task')}" if "held_up_count" in one else ""
+    return f"  {one['id']}  {one_line(one['title'])}  {dim(shorten(one_line(one['reason']), 80) + held)}"
 
 
 def _row(one: Mapping[str, Any]) -> Sequence[str]:
@@ -205,18 +215,7 @@ def _diagnosis_line(one: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 def _detail_lines(reply: Reply) -> Iterator[str]:
     yield f"{reply['id']}  {coloured(reply['status'])}  {reply['priority']}  {heading(one_line(reply['title']))}"
-    facts = [("parent", reply.get("parent_id"))]
-    if reply["status"] == "claimed":
-        facts.append(
-            ("held by", f"{reply['assignee']} until {when(reply['lease_expires_at'])}, token {reply['token']}")
-        )
-    elif "assignee" in reply:
-        facts.append(("last held by", reply["assignee"]))
-    facts.append(("attempt", reply.get("attempt")))
-    facts.append(("dead because", reply.get("dead_reason")))
-    facts += [(words, when(reply[key])) for key, words in _MOMENTS if key in reply]
-    facts.append(("imported as", reply.get("origin_id")))
-    yield from table([[dim(name), one_line(text)] for name, text in facts if text is not None], "  ")
+    yield from table([[dim(name), one_line(text)] for name, text in _facts(reply) if text is not None], "  ")
     for key in ("done_when", "context", "output"):
         if key in reply:
             yield from block(key.replace("_", " "), pretty(reply[key]))
@@ -236,6 +235,19 @@ def _detail_lines(reply: Reply) -> Iterator[str]:
     if "history" in reply:
         yield f"  {heading('history')}"
         yield from table([[when(one["at"]), one["type"], one.get("agent", "")] for one in reply["history"]], "    ")
+
+
+def _facts(reply: Reply) -> Iterator[tuple[str, Any]]:
+    """What one line says, with the word for it; None where there is nothing to say."""
+    yield "parent", reply.get("parent_id")
+    if reply["status"] == "claimed":
+        yield "held by", f"{reply['assignee']} until {when(reply['lease_expires_at'])}, token {reply['token']}"
+    else:
+        yield "last held by", reply.get("assignee")
+    yield "attempt", reply.get("attempt")
+    yield "dead because", reply.get("dead_reason")
+    yield from ((words, when(reply[key])) for key, words in _MOMENTS if key in reply)
+    yield "imported as", reply.get("origin_id")
 
 
 _MOMENTS = (("retry_at", "tried again at"), ("created_at", "created"), ("done_at", "finished"))

@@ -53,12 +53,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
     for key, change in (("project_id", str.lower), ("log_level", str.upper)):
         if key in values:
             values[key] = change(values[key])
-    if values.get("servers.backend") != "external":
-        for key in ("database.url", "redis.url"):
-            if values.pop(key, None) is not None:
-                backend = values.get("servers.backend", "embedded")
-                warnings.append(f"{sources[key]}: `{key}` is ignored, because `servers.backend` is {backend}.")
-                sources[key] = "default"
+    _drop_unused_addresses(values, sources, warnings)
 
     made, lacking = KEYS.build(values)
     warnings += [f"`{KEYS.row_of(key)}` counts for nothing, because it has no `{key}`." for key in lacking]
@@ -92,6 +87,15 @@ def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str
             "run `loom init` there or correct the variable."
         )
     return root
+
+
+def _drop_unused_addresses(values: dict[str, Any], sources: dict[str, str], warnings: list[str]) -> None:
+    """Takes the servers' addresses out where Loom starts the servers, and says so."""
+    backend = values.get("servers.backend", "embedded")
+    for key in ("database.url", "redis.url") if backend != "external" else ():
+        if values.pop(key, None) is not None:
+            warnings.append(f"{sources[key]}: `{key}` is ignored, because `servers.backend` is {backend}.")
+            sources[key] = "default"
 
 
 def _variable_layers(env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:

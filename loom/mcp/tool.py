@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 from fastmcp import FastMCP
@@ -27,44 +28,43 @@ _LOG = logging.getLogger(__name__)
 _FACTS = "loom_tool"
 
 
-def tool(
-    title: str,
-    *,
-    reads: bool = False,
-    destroys: bool = False,
-    repeatable: bool = False,
-    outside: bool = False,
-    always: bool = False,
-) -> Callable[[M], M]:
-    """Marks a method as a tool.
+@dataclass(frozen=True)
+class tool:  # noqa: N801 - it is used as a decorator
+    """Marks a method as a tool."""
 
-    Args:
-        title: for people.
-        reads: it changes nothing.
-        destroys: it may replace or end what others have made.
-        repeatable: a second call with the same arguments changes nothing more.
-        outside: it may reach beyond the project, such as a model that is asked.
-        always: clients that load tools on demand load this one at once.
-    """
+    title: str
+    """For people."""
+    _: KW_ONLY
+    reads: bool = False
+    """It changes nothing."""
+    destroys: bool = False
+    """It may replace or end what others have made."""
+    repeatable: bool = False
+    """A second call with the same arguments changes nothing more."""
+    outside: bool = False
+    """It may reach beyond the project, such as a model that is asked."""
+    always: bool = False
+    """Clients that load tools on demand load this one at once."""
 
-    def mark(method: M) -> M:
+    def __call__(self, method: M) -> M:
         facts = {
             "name": method.__name__,
-            "title": title,
+            "title": self.title,
             "description": " ".join((method.__doc__ or "").split()),
-            "annotations": ToolAnnotations(
-                read_only_hint=reads,
-                destructive_hint=destroys,
-                idempotent_hint=reads or repeatable,
-                open_world_hint=outside,
-            ),
-            "meta": {"anthropic/alwaysLoad": True} if always else None,
+            "annotations": self._annotations(),
+            "meta": {"anthropic/alwaysLoad": True} if self.always else None,
         }
         setattr(method, _FACTS, facts)
         method.__doc__ = None  # else FastMCP imports a parser for it, a tenth of a second before the first answer
         return method
 
-    return mark
+    def _annotations(self) -> ToolAnnotations:
+        return ToolAnnotations(
+            read_only_hint=self.reads,
+            destructive_hint=self.destroys,
+            idempotent_hint=self.reads or self.repeatable,
+            open_world_hint=self.outside,
+        )
 
 
 def add_tools(server: FastMCP, tools: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,9 +147,7 @@ async def _load_results(loom: Loom, values: Mapping[str, Any], timeout: float) -
 
 
 async def _run_command(loom: Loom, values: Mapping[str, Any], timeout: float) -> Output:
-    words = values["words"]
-    if not words or not all(isinstance(one, str) and one and "\0" not in one for one in words):
-        raise InvalidInputError("words must be a command and its arguments, each a text.", "Correct the workflow.")
+    words = _command(values["words"])
     env = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
     directory = loom.config.project_dir or Path.cwd()
     try:
@@ -172,6 +170,14 @@ async def _run_command(loom: Loom, values: Mapping[str, Any], timeout: float) ->
             f"The command {words[0]} ended with status {ended.status}: {said}", "Run it by hand to see."
         )
     return {"status": ended.status, "out": out, "err": err}
+
+
+def _command(words: Sequence[object]) -> list[str]:
+    """A command and its arguments, as the system takes them."""
+    texts_alone = [one for one in words if isinstance(one, str) and one and "\0" not in one]
+    if not words or len(texts_alone) < len(words):
+        raise InvalidInputError("words must be a command and its arguments, each a text.", "Correct the workflow.")
+    return texts_alone
 
 
 def _input(name: str, type: str = "string", default: Any = None) -> Input:

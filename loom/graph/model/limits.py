@@ -252,25 +252,32 @@ def _look_closely(value: object, field: str) -> None:
         if isinstance(item, str):
             _characters(item, field, path)
         elif isinstance(item, int | float):
-            # Beyond a double's range; inf - inf and nan - nan are not zero.
-            if (isinstance(item, int) and item.bit_length() > 1024) or (isinstance(item, float) and item - item != 0):
-                _refuse(field, "is a number that JSON cannot carry safely.", "Pass it as text.", path)
+            _number(item, field, path)
         elif isinstance(item, dict | list | tuple):
             if depth > JSON_DEPTH:
                 _refuse(field, f"is nested more than {JSON_DEPTH} levels deep.", "Flatten it, or pass a part as text.")
-            if isinstance(item, dict):
-                for key in item:
-                    if isinstance(key, str):
-                        _characters(key, field, path, "a key in ")
-                    elif not isinstance(key, int | float | None):
-                        _refuse(field, f"has a key that is {kind(key)}.", "Use texts as keys.", path)
-                inner = [(part, f"{path}.{texts.quote(str(key), 30)[1:-1]}") for key, part in item.items()]
-            else:
-                inner = [(part, f"{path}[{index}]") for index, part in enumerate(item)]
-            stack.extend((part, below, depth + 1) for part, below in reversed(inner))
+            stack.extend((part, below, depth + 1) for part, below in reversed(_parts(item, field, path)))
         elif item is not None:
             fault = f"is {kind(item)}, which JSON does not have."
             _refuse(field, fault, "Pass it as text, number, list or object.", path)
+
+
+def _number(item: float, field: str, path: str) -> None:
+    # Beyond a double's range; inf - inf and nan - nan are not zero.
+    if (isinstance(item, int) and item.bit_length() > 1024) or (isinstance(item, float) and item - item != 0):
+        _refuse(field, "is a number that JSON cannot carry safely.", "Pass it as text.", path)
+
+
+def _parts(item: dict[object, Any] | list[Any] | tuple[Any, ...], field: str, path: str) -> list[tuple[Any, str]]:
+    """What stands in a mapping or list, with its place. Refuses keys that are no texts."""
+    if not isinstance(item, dict):
+        return [(part, f"{path}[{index}]") for index, part in enumerate(item)]
+    for key in item:
+        if isinstance(key, str):
+            _characters(key, field, path, "a key in ")
+        elif not isinstance(key, int | float | None):
+            _refuse(field, f"has a key that is {kind(key)}.", "Use texts as keys.", path)
+    return [(part, f"{path}.{texts.quote(str(key), 30)[1:-1]}") for key, part in item.items()]
 
 
 def _refuse(field: str, fault: str, next_step: str, path: str = "", before: str = "") -> NoReturn:
