@@ -64,14 +64,7 @@ async def run(
         OSError: it cannot be started; TimeoutError, which is an OSError too: it did not end in time.
     """
     with ProcessTrees() as trees:
-        tree = await trees.start(words, text=text, env=env, cwd=cwd, log=Path(os.devnull), out_bytes=out_bytes)
-        ended = asyncio.create_task(tree.wait())
-        try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.shield(ended)
-        finally:
-            tree.stop()
-            await through(ended)
+        return await trees.run(words, text=text, env=env, cwd=cwd, timeout=timeout, out_bytes=out_bytes)
 
 
 class ProcessTrees:
@@ -134,6 +127,26 @@ class ProcessTrees:
             raise
         tree.begin(transport, text)
         return tree
+
+    async def run(
+        self,
+        words: Sequence[str],
+        *,
+        text: str = "",
+        env: Mapping[str, str],
+        cwd: Path | None,
+        timeout: float,
+        out_bytes: int,
+    ) -> Ended:
+        """Runs a command to its end, as the function `run` does."""
+        tree = await self.start(words, text=text, env=env, cwd=cwd, log=Path(os.devnull), out_bytes=out_bytes)
+        ended = asyncio.create_task(tree.wait())
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(ended)
+        finally:
+            tree.stop()
+            await through(ended)
 
     def _tell(self, line: str) -> None:
         if self._watchdog is not None and self._watchdog.stdin is not None:

@@ -10,7 +10,6 @@ Nothing is written to the graph before `confirm`, and then exactly the plan that
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections import Counter
@@ -112,7 +111,7 @@ async def propose(
     """
     drafts, problems = checks.read(given)
     if drafts:
-        files = frozenset(await asyncio.to_thread(tracked_files, loom.config.project_dir))
+        files = frozenset(await tracked_files(loom.config.project_dir))
         problems = checks.problems(drafts, await _held_against(loom, drafts, files))
     if problems:
         raise refusal(problems)
@@ -161,7 +160,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
     """What `confirm` does, to be done in somebody's transaction; the answer also has the `ids` of all tasks."""
     plan_id = _known(plan_id)
     directory = loom.config.project_dir
-    files = frozenset(await asyncio.to_thread(tracked_files, directory))
+    files = frozenset(await tracked_files(directory))
 
     async def write(tx: Transaction) -> dict[str, Any]:
         stored = await store.plans.lock(tx, plan_id)

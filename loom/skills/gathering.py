@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom import texts
-from loom.exceptions import InvalidInputError
+from loom.exceptions import CommandError, InvalidInputError
+from loom.git import Repository
 from loom.graph import store
 from loom.graph.model import limits, plan
 from loom.wording import Argument, Words
@@ -79,7 +78,7 @@ async def gather(loom: Loom, goal: str = "", *, spec_path: str | None = None, sp
     if not goal.strip() and not spec.strip():
         raise InvalidInputError("There is neither a goal nor a specification.", "Say what is to be reached.")
     goal = limits.message(goal, "goal") if goal.strip() else "Carry out the specification."
-    tracked = await asyncio.to_thread(tracked_files, directory)
+    tracked = await tracked_files(directory)
 
     open_tasks = await loom.look(
         lambda connection: store.plans.open_tasks(connection, loom.project_id, plan.PLAN_TASKS)
@@ -87,26 +86,18 @@ async def gather(loom: Loom, goal: str = "", *, spec_path: str | None = None, sp
     return Material(goal, spec, tuple(tracked), tuple(open_tasks))
 
 
-def tracked_files(directory: Path | None) -> list[str]:
+async def tracked_files(directory: Path | None) -> list[str]:
     """The paths that git tracks below a directory; none where there is no repository."""
     if directory is None:
         return []
     try:
-        # Nothing that the repository's own settings name is run for this.
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "ls-files", "-z", "--cached"],
-            cwd=directory,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
+        listed = await Repository(directory).run(
+            "ls-files", "-z", "--cached", timeout=_GIT_SECONDS, out_bytes=_FILES_BYTES
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except CommandError:
         return []
-    if done.returncode != 0:
-        return []
-    found = done.stdout[:_FILES_BYTES].decode(errors="replace").split("\0")
-    return [path for path in found[:_FILES_KNOWN] if path]
+    found = listed.out.decode(errors="replace").split("\0")[:-1]  # the last is empty, or cut
+    return found[:_FILES_KNOWN]
 
 
 def _read_spec(directory: Path | None, given: str) -> str:

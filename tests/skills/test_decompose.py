@@ -331,7 +331,7 @@ async def test_a_task_that_pretends_to_be_an_instruction(bare_shop: Loom) -> Non
 async def test_git_runs_nothing_that_a_repository_brings(directory: Path) -> None:
     with (directory / ".git" / "config").open("a") as file:
         file.write(f"[core]\n\tfsmonitor = touch {directory}/ran; true\n")
-    assert gathering.tracked_files(directory) == ["README.md", "src/app.py"]
+    assert await gathering.tracked_files(directory) == ["README.md", "src/app.py"]
     assert not (directory / "ran").exists()
 
 
