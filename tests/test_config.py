@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from loom.config import (
     guarded,
     is_trusted,
     load_config,
+    set_trusted,
     set_value,
     trust,
     user_config_path,
@@ -187,6 +189,23 @@ def test_a_worktree_belongs_to_the_main_worktrees_project(project: Path, tmp_pat
     assert find_project(linked / "below") == project
     nested = make_project(linked / "vendor", "")
     assert find_project(nested) == nested
+
+
+def test_a_git_file_that_somebody_else_wrote_makes_no_worktree(project: Path, tmp_path: Path) -> None:
+    """Unpacked from an archive, it points into a repository of the reader's, whose tasks would be taken."""
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    linked, evil = tmp_path / "linked", make_project(tmp_path / "evil", "project_name: evil\n")
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], cwd=project, check=True)
+    subprocess.run(["git", "worktree", "add", "-q", str(linked)], cwd=project, check=True)
+    assert find_project(linked) == project
+    (evil / ".git").write_text(f"gitdir: {project}/.git/worktrees/linked\n")
+    assert find_project(evil) == evil
+    (evil / "fake").mkdir()
+    (evil / "fake" / "commondir").write_text(f"{project}/.git\n")
+    (evil / "fake" / "gitdir").write_text(f"{evil}/.git\n")
+    (evil / ".git").write_text("gitdir: fake\n")
+    assert find_project(evil) == evil
 
 
 # --- what is wrong in a file -----------------------------------------------------------------------------------------
@@ -420,12 +439,12 @@ def test_a_row_without_what_it_must_have_is_left_out() -> None:
 
 
 def test_unknown_keys_are_told_within_bounds(project: Path) -> None:
-    text = "".join(f"{'x' * 60}{number}: 1\n" for number in range(20_000)) + f"{'y' * 1000}: 1\n"
+    text = "".join(f"{'x' * 60}{number}: 1\n" for number in range(3_500)) + f"{'y' * 1000}: 1\n"
     project_file(project).write_text(text)
     begin = time.monotonic()
     warnings = load(project).warnings
     assert len(warnings) == 11
-    assert warnings[-1] == f"{project_file(project)}: 19991 more unknown keys."
+    assert warnings[-1] == f"{project_file(project)}: 3491 more unknown keys."
     assert sum(map(len, warnings)) < 5_000
     assert time.monotonic() - begin < 10
 
@@ -571,7 +590,94 @@ def test_skills_and_workflows_of_a_project_are_guarded(project: Path) -> None:
     trust(project, ["skills/plan.md"])
     assert is_trusted(project, "skills/plan.md")
     assert not is_trusted(project, "workflows/ship.yaml")
-    assert is_trusted(project, "skills/absent.md")
+    assert not is_trusted(project, "skills/absent.md")  # it may be there a moment later
+    assert is_trusted(project, "skills/plan.md", b"x")
+    assert not is_trusted(project, "skills/plan.md", b"y")
+
+
+def test_what_counts_is_what_was_hashed(project: Path) -> None:
+    """A file that changes between two contents is never taken for the one that is trusted."""
+    path = project_file(project)
+    trusted = GUARDED_TEXT.replace("sh evil.sh", "mine")
+    path.write_text(trusted)
+    trust(project)
+    drafts = [path.with_name("trusted"), path.with_name("evil")]
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            for draft, text in zip(drafts, (trusted, GUARDED_TEXT), strict=True):
+                draft.write_text(text)
+                draft.replace(path)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        commands = {load(project).skills.command for _ in range(2_000)}
+    finally:
+        over.set()
+        swapping.join()
+    assert commands == {"mine", None}
+
+
+def test_a_compose_file_that_cannot_be_read_is_not_trusted(project: Path, tmp_path: Path) -> None:
+    project_file(project).write_text("servers: {backend: docker}\n")
+    compose = project / "docker-compose.loom.yml"
+    compose.write_text("services: {}\n")
+    trust(project)
+    (tmp_path / "elsewhere.yml").write_text("services: {}\n")
+    compose.unlink()
+    compose.symlink_to(tmp_path / "elsewhere.yml")
+    assert load(project).servers.backend == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path.symlink_to("/dev/zero"), "it leads out of"),
+        (lambda path: path.symlink_to("../../home/other.yaml"), "it leads out of"),
+        (lambda path: path.write_text("#" * 300_000), "it is larger than 256 kB"),
+    ],
+)
+def test_a_configuration_file_that_is_none_is_refused_by_name(
+    project: Path, make: Callable[[Path], object], sentence: str
+) -> None:
+    path = project_file(project)
+    path.unlink()
+    other = project.parent / "home" / "other.yaml"
+    other.write_text("mcp: {port: 1}\n")
+    make(path)
+    if path.is_char_device():
+        assert find_project(project) is None  # no file at all
+    else:
+        with pytest.raises(ConfigError, match=sentence):
+            load(project)
+    with pytest.raises(ConfigError) as caught:
+        set_trusted(project, "mcp.port", "2")
+    assert f"{path} cannot be read: {sentence}" in caught.value.cause
+    assert other.read_text() == "mcp: {port: 1}\n"
+
+
+def test_setting_a_key_trusts_it_and_nothing_beside_it(project: Path) -> None:
+    project_file(project).write_text(GUARDED_TEXT)
+    set_trusted(project, "skills.command", "mine")
+    config = load(project)
+    assert (config.skills.command, config.skills.base_url) == ("mine", None)
+
+    def in_force() -> object:
+        layer = read_layer(project_file(project), [], OWN)
+        hold_back(project, project_file(project), layer, [], OWN)
+        return OWN.build(layer)[0]["checks"]
+
+    project_file(project).write_text("checks: {unit: {command: [evil]}}\n")
+    set_trusted(project, "checks.unit.timeout", "5", OWN)  # which says nothing about the command
+    assert in_force() == {}
+    set_trusted(project, "checks.unit", "{command: [mine], timeout: 5}", OWN)
+    assert in_force() == {"unit": Check(("mine",), timeout=5)}
+    set_trusted(project, "checks.unit.timeout", "6", OWN)
+    assert in_force() == {"unit": Check(("mine",), timeout=6)}
+    set_trusted(project, "checks.lint.command", "[ruff]", OWN)
+    assert in_force() == {"unit": Check(("mine",), timeout=6), "lint": Check(("ruff",))}
 
 
 @pytest.mark.parametrize("damage", ["", "[", "[]", '{"/x": 5}'])

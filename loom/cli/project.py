@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from loom import ids
+from loom import files, ids
 from loom.cli import installed
 from loom.cli.output import table
 from loom.cli.shared import Command, note, wants_json
@@ -30,10 +30,12 @@ from loom.config import (
     set_value,
     trust,
     user_config_path,
-    write_atomically,
 )
+from loom.config.files import read_text
 from loom.exceptions import ConfigError, FileError, InvalidInputError
 from loom.texts import one_line
+
+_TEXT_BYTES = 4 * 1024 * 1024  # of a file that `init` adds to
 
 BEGIN, END = "<!-- loom:begin -->", "<!-- loom:end -->"
 _BLOCK = f"""{BEGIN}
@@ -113,13 +115,13 @@ def initialise(root: Path, name: str | None = None) -> Made:
     try:
         plan = _agent_files(root)
         server, advice = _mcp_server(root)
-        plan[root / ".mcp.json"] = _with_server(root / ".mcp.json", server)
-        plan[root / ".loom" / ".gitignore"] = _unless_there(root / ".loom" / ".gitignore", _IGNORED)
-        plan[root / COMPOSE_FILE] = _unless_there(root / COMPOSE_FILE, COMPOSE_TEXT)
-        files = {".loom/config.yaml": _settle(root, name)}
+        plan[root / ".mcp.json"] = _with_server(root, server)
+        plan[root / ".loom" / ".gitignore"] = _unless_there(root / ".loom" / ".gitignore", _IGNORED, root)
+        plan[root / COMPOSE_FILE] = _unless_there(root / COMPOSE_FILE, COMPOSE_TEXT, root)
+        written = {".loom/config.yaml": _settle(root, name)}
         for part in ("skills", "workflows", "logs"):
-            files[f".loom/{part}/"] = _directory(root / ".loom" / part)
-        files |= {str(path.relative_to(root)): _write(path, text) for path, text in plan.items()}
+            written[f".loom/{part}/"] = _directory(root / ".loom" / part)
+        written |= {str(path.relative_to(root)): _write(path, text, root) for path, text in plan.items()}
         if plan[root / COMPOSE_FILE] == COMPOSE_TEXT:
             trust(root, [COMPOSE_FILE])
     except OSError as error:
@@ -128,18 +130,17 @@ def initialise(root: Path, name: str | None = None) -> Made:
         ) from None
     config = load_config(root)
     assert config.project_id is not None, "it was just written"
-    return Made(root, config.project_id, config.project_name, files, advice)
+    return Made(root, config.project_id, config.project_name, written, advice)
 
 
 def refresh_mcp(root: Path) -> str:
     """Brings `.mcp.json` up to date and says whether it was. Raises ConfigError."""
-    path = root / ".mcp.json"
-    return _write(path, _with_server(path, _mcp_server(root)[0]))
+    return _write(root / ".mcp.json", _with_server(root, _mcp_server(root)[0]), root)
 
 
 def mcp_entry(root: Path) -> Mapping[str, Any] | None:
     """Loom's entry in `.mcp.json`, None when there is none. Raises ConfigError."""
-    entry = _read_mcp(root / ".mcp.json").get("mcpServers", {}).get("loom")
+    entry = _read_mcp(root).get("mcpServers", {}).get("loom")
     return entry if isinstance(entry, dict) else None
 
 
@@ -184,29 +185,30 @@ def _settle(root: Path, name: str | None) -> str:
     except ValueError:
         raise InvalidInputError(f"The project's name must be {KEYS['project_name'].wanted}.", "Give --name.") from None
     if not path.exists():
-        return _write(path, _SETTINGS.format(name=json.dumps(chosen, ensure_ascii=False), id=ids.project_id()))
-    before = path.read_bytes()
+        settings = _SETTINGS.format(name=json.dumps(chosen, ensure_ascii=False), id=ids.project_id())
+        return _write(path, settings, root)
+    before = _read(path, root)
     config = load_config(root)
     if config.sources["project_id"] != str(path):
-        set_value(path, "project_id", ids.project_id())
+        set_value(path, "project_id", ids.project_id(), within=root)
     if name is not None and name != config.project_name:
-        set_value(path, "project_name", name)
-    return "unchanged" if path.read_bytes() == before else "updated"
+        set_value(path, "project_name", name, within=root)
+    return "unchanged" if _read(path, root) == before else "updated"
 
 
 def _agent_files(root: Path) -> dict[Path, str | None]:
     """AGENTS.md with Loom's block, and CLAUDE.md importing it; None where a file stays as it is."""
     agents, claude = root / "AGENTS.md", root / "CLAUDE.md"
-    plan: dict[Path, str | None] = {agents: _with_block(agents)}
+    plan: dict[Path, str | None] = {agents: _with_block(agents, root)}
     if claude.exists() and agents.exists() and claude.samefile(agents):
         return plan
-    text = _read(claude)
+    text = _read(claude, root)
     plan[claude] = None if re.search(r"@(\./)?AGENTS\.md\b", text) else f"{_ended(text)}@AGENTS.md\n"
     return plan
 
 
-def _with_block(path: Path) -> str:
-    text = _read(path)
+def _with_block(path: Path, root: Path) -> str:
+    text = _read(path, root)
     block = _BLOCK if "\r\n" not in text else _BLOCK.replace("\n", "\r\n")
     if text.count(BEGIN) != text.count(END) or text.count(BEGIN) > 1 or text.find(BEGIN) > text.find(END):
         raise ConfigError(
@@ -223,13 +225,9 @@ def _ended(text: str) -> str:
     return f"{text.rstrip()}\n\n" if text.strip() else ""
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text.", "Convert it, then run it again.") from None
+def _read(path: Path, root: Path) -> str:
+    """A file of the project, "" where there is none. Raises ConfigError, also where it leads out of the project."""
+    return read_text(path, root, _TEXT_BYTES)
 
 
 # --- .mcp.json --------------------------------------------------------------------------------------------------------
@@ -257,9 +255,9 @@ def _mcp_server(root: Path) -> tuple[dict[str, Any], str]:
     return {"command": command, "args": words, "env": {"LOOM_PROJECT_DIR": "${CLAUDE_PROJECT_DIR:-.}"}}, advice
 
 
-def _with_server(path: Path, server: Mapping[str, Any]) -> str | None:
-    """The file with Loom's server in it. A command of the user's own that can be found here stays."""
-    whole = _read_mcp(path)
+def _with_server(root: Path, server: Mapping[str, Any]) -> str | None:
+    """`.mcp.json` with Loom's server in it. A command of the user's own that can be found here stays."""
+    whole = _read_mcp(root)
     servers = whole.get("mcpServers", {})
     old = servers.get("loom")
     merged = dict(server)
@@ -279,8 +277,9 @@ def _starts_loom(command: str) -> bool:
     return program is not None and not (Path(program).name == "loom" and installed.look(Path(program)).foreign)
 
 
-def _read_mcp(path: Path) -> dict[str, Any]:
-    text = _read(path).removeprefix("\ufeff")
+def _read_mcp(root: Path) -> dict[str, Any]:
+    path = root / ".mcp.json"
+    text = _read(path, root).removeprefix("\ufeff")
     try:
         whole = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as error:
@@ -306,8 +305,8 @@ def _list(value: Any) -> list[Any]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _unless_there(path: Path, text: str) -> str | None:
-    return None if path.exists() and path.read_bytes() != text.encode() else text
+def _unless_there(path: Path, text: str, root: Path) -> str | None:
+    return None if _read(path, root) not in ("", text) else text
 
 
 def _directory(path: Path) -> str:
@@ -317,10 +316,10 @@ def _directory(path: Path) -> str:
     return "written"
 
 
-def _write(path: Path, text: str | None) -> str:
-    """Writes a file if that changes it, and says which."""
+def _write(path: Path, text: str | None, root: Path) -> str:
+    """Writes a file if that changes it, and says which. Raises OSError, also where it leads out of the project."""
     there = path.exists()
-    if text is None or (there and path.read_bytes() == text.encode()):
+    if text is None or (there and _read(path, root) == text):
         return "unchanged"
-    write_atomically(path, text, None if there else 0o644)
+    files.write(path, text, None if there else 0o644, within=root)
     return "updated" if there else "written"

@@ -13,7 +13,7 @@ import click
 from loom import texts
 from loom.cli.output import dim, emit, table, when
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
-from loom.config import KEYS, guarded, is_trusted, set_value, user_config_path
+from loom.config import KEYS, guarded, is_trusted, set_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
 from loom.texts import one_line
@@ -55,9 +55,7 @@ def set_key(key: str, value: str, user: bool) -> None:
     {key: value}, which replaces the row."""
     root = None if user else _project_dir("Pass --user to set it for all your projects.")
     path = user_config_path() if root is None else root / ".loom" / "config.yaml"
-    written = set_value(path, key, value)
-    if root is not None and (name := KEYS.row_of(key) or key) in guarded(root):
-        record_trust(root, [name])  # who sets it here means it
+    written = set_value(path, key, value) if root is None else set_trusted(root, key, value)
     shown = texts.mask(value) if key in KEYS and KEYS[key].secret else _words(written)
     if wants_json():
         emit({"key": key, "value": shown, "file": str(path)})
@@ -71,7 +69,8 @@ def trust(yes: bool) -> None:
     """Allow, on this machine, what this project brings along that runs programs or sends data: some settings, the
     Compose file, skills and workflows. A change asks again."""
     root = _project_dir("Go into the project that you want to trust.")
-    names = sorted(guarded(root))
+    seen = guarded(root)
+    names = sorted(seen)
     new = [name for name in names if not is_trusted(root, name)]
     if new and not yes:
         for name in new:
@@ -82,7 +81,7 @@ def trust(yes: bool) -> None:
                 "Read it, then run `loom config trust --yes`.",
             )
         click.confirm("Have you read it, and do you trust it?", abort=True, err=True)
-    record_trust(root)
+    record_trust(root, seen=seen)
     if wants_json():
         emit({"trusted": names, "new": new})
     else:

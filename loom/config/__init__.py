@@ -7,7 +7,7 @@ writes, and `trust.py` keeps what a cloned repository brings along from counting
 
 from __future__ import annotations
 
-from loom.config.files import find_project, set_value, user_config_path, write_atomically
+from loom.config.files import find_project, set_value, user_config_path
 from loom.config.keys import (
     API_KEY_VARIABLE,
     COMPOSE_FILE,
@@ -22,11 +22,12 @@ from loom.config.keys import (
     SkillsConfig,
 )
 from loom.config.loading import load_config
-from loom.config.trust import guarded, is_trusted, trust
+from loom.config.trust import GUARDED_BYTES, guarded, is_trusted, set_trusted, trust
 
 __all__ = [
     "API_KEY_VARIABLE",
     "COMPOSE_FILE",
+    "GUARDED_BYTES",
     "KEYS",
     "DatabaseConfig",
     "LoomConfig",
@@ -40,8 +41,8 @@ __all__ = [
     "guarded",
     "is_trusted",
     "load_config",
+    "set_trusted",
     "set_value",
     "trust",
     "user_config_path",
-    "write_atomically",
 ]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from loom import documents
+from loom import documents, files
 from loom.config.keys import KEYS, Keys, Rule, UnfitError
 from loom.exceptions import ConfigError
 
-_DEPTH = 8  # of mappings and lists in a file
+CONFIG_BYTES = 256 * 1024  # of a file
+_DEPTH = 8  # of mappings and lists in it
+_POINTER_BYTES = 4096  # of what git keeps in a file to point elsewhere
 _UNKNOWN = 10  # keys of one file that are told one by one
 
 
@@ -39,11 +38,12 @@ def find_project(start: Path) -> Path | None:
     return None
 
 
-def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS) -> dict[str, Any]:
+def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS, *, within: Path | None = None) -> dict[str, Any]:
     """The valid keys of one file, dotted, with their values. A missing file is an empty one.
 
     Args:
         warnings: gets a sentence for each unknown key.
+        within: the project that the file is of; None for the user's own.
 
     Raises:
         ConfigError: the file cannot be read, or a value does not fit.
@@ -51,7 +51,7 @@ def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS) -> dict[str, 
     layer: dict[str, Any] = {}
     unknown: list[str] = []
     try:
-        for key, value in keys.flat(_read_yaml(path)):
+        for key, value in keys.flat(_parsed(read_text(path, within), path)):
             if key in keys:
                 layer[key] = _accepted(path, key, keys[key], value)
             else:
@@ -65,18 +65,20 @@ def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS) -> dict[str, 
     return layer
 
 
-def set_value(path: Path, key: str, value: object, keys: Keys = KEYS) -> Any:
+def set_value(path: Path, key: str, value: object, keys: Keys = KEYS, *, within: Path | None = None) -> Any:
     """Write one key into a configuration file, made when missing. Comments stay. Gives back what was written.
 
     Args:
         key: of a value, or of a row of a table, which is then replaced as a whole.
-        value: text is converted to what the key wants; for lists and rows it is JSON.
+        value: text is converted to what the key wants; lists and rows are written as in a file.
+        within: the project that the file is of; None for the user's own.
 
     Raises:
         ConfigError: no such key, a value that it does not accept, or a file that cannot be read.
     """
     checked = _checked(key, value, keys)
-    wanted = _read_yaml(path)
+    old = read_text(path, within)
+    wanted = _parsed(old, path)
     *holders, name = key.split(".")
     inner = wanted
     for holder in holders:
@@ -84,40 +86,25 @@ def set_value(path: Path, key: str, value: object, keys: Keys = KEYS) -> Any:
             inner[holder] = {}
         inner = inner[holder]
     inner[name] = checked
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
     text = _edited(old, [*holders, name], checked)
     try:
         faithful = _parse_yaml(text, path) == wanted
     except ConfigError:
         faithful = False
-    write_atomically(path, text if faithful else "# Rewritten by `loom config set`.\n" + _whole(wanted))
+    if not faithful:
+        text = "# Rewritten by `loom config set`.\n" + _whole(wanted)
+    try:
+        files.write(path, text, within=within)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.", "Mend that first.") from None
     return checked
 
 
-def write_atomically(path: Path, text: str, mode: int | None = None) -> None:
-    """Replace a file in one step: a reader sees the old text or the new, also after a crash.
-
-    Args:
-        mode: permission bits; None keeps those of the file that is there, 0600 for a new one.
-    """
-    import tempfile
-
-    path = path.resolve()  # a symbolic link stays one
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if mode is None:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(name, path)  # noqa: PTH105  # both are plain names already
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)  # noqa: PTH108
-        raise
+def nested(key: str, value: object) -> dict[str, Any]:
+    """A value below its dotted key, as a file has it."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return cast("dict[str, Any]", value)
 
 
 def wrong(what: str, rule: Rule, value: object, next_step: str, wanted: str = "") -> ConfigError:
@@ -130,27 +117,37 @@ def wrong(what: str, rule: Rule, value: object, next_step: str, wanted: str = ""
 
 
 def _main_worktree(directory: Path) -> Path | None:
-    """The main worktree's root, when `directory` is the root of a linked one."""
+    """The main worktree's root, when `directory` is the root of a linked one.
+
+    Anybody can write a `.git` file that points into another repository; git, as it made the worktree, wrote the way
+    back there.
+    """
     try:
-        pointer = (directory / ".git").read_text()
-    except (OSError, UnicodeDecodeError):  # none, or a directory: not a linked worktree
+        git_dir = (directory / _pointer(directory / ".git").removeprefix("gitdir:").strip()).resolve()
+        common = (git_dir / _pointer(git_dir / "commondir")).resolve()
+        back = (git_dir / _pointer(git_dir / "gitdir")).resolve()
+    except (OSError, ValueError):  # no linked worktree: a repository, a submodule, or neither
         return None
-    git_dir = directory / pointer.removeprefix("gitdir:").strip()
-    try:
-        common = (git_dir / (git_dir / "commondir").read_text().strip()).resolve()
-    except (OSError, UnicodeDecodeError):  # a submodule
-        return None
-    return common.parent if common.name == ".git" else None
+    known = git_dir.parent == common / "worktrees" and back == directory / ".git"
+    return common.parent if known and common.name == ".git" else None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _pointer(path: Path) -> str:
+    return files.read(path, _POINTER_BYTES).decode().strip()
+
+
+def read_text(path: Path, within: Path | None, most: int = CONFIG_BYTES) -> str:
+    """The text of a file, "" where there is none. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return files.read(path, most, within).decode()
     except FileNotFoundError:
-        return {}
+        return ""
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path} cannot be read: {reason}.", "Correct the file.") from None
+        raise ConfigError(f"{path} cannot be read: {reason}.", "Correct that, then run it again.") from None
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
     data = _parse_yaml(text, path)
     if data is None:
         return {}
@@ -191,19 +188,13 @@ def _checked(key: str, value: object, keys: Keys) -> Any:
         value = _parse_yaml(value, f"The value of `{key}`") or ""
     inner = key
     try:
-        for inner, item in keys.flat(_nested(key.split("."), value)):
+        for inner, item in keys.flat(nested(key, value)):
             if inner not in keys:
                 raise _no_key(inner, keys)
             keys[inner].accept(item)
     except UnfitError as error:
         raise ConfigError(f"`{error.key or inner}` must be {error.wanted}.", "Give another value.") from None
     return value
-
-
-def _nested(path: list[str], value: object) -> dict[str, Any]:
-    for name in reversed(path):
-        value = {name: value}
-    return cast("dict[str, Any]", value)
 
 
 def _no_key(key: str, keys: Keys) -> ConfigError:
@@ -260,7 +251,7 @@ def _lines(path: list[str], value: object, indent: str) -> str:
 
 
 def _flow(path: list[str], value: object) -> str:
-    return _dumped(_nested(path, value))[1:-1]
+    return _dumped(nested(".".join(path), value))[1:-1]
 
 
 def _whole(data: object) -> str:

@@ -33,7 +33,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
     layers.append((str(user_file), read_layer(user_file, warnings)))
     if root:
         project_file = root / ".loom" / "config.yaml"
-        layer = read_layer(project_file, warnings)
+        layer = read_layer(project_file, warnings, within=root)
         hold_back(root, project_file, layer, warnings)
         layers.append((str(project_file), layer))
     layers.extend(_variable_layers(env))

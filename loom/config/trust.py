@@ -13,8 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loom.config.files import read_layer, user_config_path, write_atomically
+from loom import files
+from loom.config.files import nested, read_layer, set_value, user_config_path
 from loom.config.keys import COMPOSE_FILE, KEYS, Keys
+
+GUARDED_BYTES = 256 * 1024  # of one file that needs trust
+_TRUST_BYTES = 16 * 1024 * 1024
 
 
 def guarded(project_dir: Path) -> dict[str, str]:
@@ -23,40 +27,68 @@ def guarded(project_dir: Path) -> dict[str, str]:
     Names are dotted keys, rows of tables such as `checks.unit`, `docker-compose.loom.yml`, and paths below `.loom` such
     as `skills/plan.md`.
     """
-    names = guarded_keys(read_layer(project_dir / ".loom" / "config.yaml", []))
     loom_dir = project_dir / ".loom"
-    files = {COMPOSE_FILE: project_dir / COMPOSE_FILE}
+    names = guarded_keys(read_layer(loom_dir / "config.yaml", [], within=project_dir))
+    paths = {COMPOSE_FILE: project_dir / COMPOSE_FILE}
     for pattern in ("skills/*.md", "skills/*/SKILL.md", "workflows/*.yaml", "workflows/*.yml"):
-        files |= {str(path.relative_to(loom_dir)): path for path in sorted(loom_dir.glob(pattern))}
-    for name, path in files.items():
-        with suppress(OSError):
-            names[name] = _digest(path.read_bytes())
+        paths |= {str(path.relative_to(loom_dir)): path for path in sorted(loom_dir.glob(pattern))}
+    for name, path in paths.items():
+        with suppress(OSError):  # what cannot be read does not count
+            names[name] = _digest(files.read(path, GUARDED_BYTES, project_dir))
     return names
 
 
-def is_trusted(project_dir: Path, name: str | None = None) -> bool:
+def is_trusted(project_dir: Path, name: str | None = None, data: bytes | None = None) -> bool:
     """Whether `name` (as in `guarded`; None: everything there) is as it was when the user trusted it.
 
-    True for a name that the project does not have: there is nothing to guard.
+    Args:
+        data: what was read of that file and is going to count. Without it the file is read here, which says nothing
+            about what another read finds.
     """
     recorded = _recorded(project_dir)
-    untrusted = {one for one, digest in guarded(project_dir).items() if recorded.get(one) != digest}
-    return not untrusted if name is None else name not in untrusted
+    if name is not None and data is not None:
+        return recorded.get(name) == _digest(data)
+    now = guarded(project_dir)
+    return all(recorded.get(one) == digest for one, digest in now.items() if name in (None, one)) and (
+        name is None or name in now
+    )
 
 
-def trust(project_dir: Path, names: Collection[str] | None = None) -> tuple[str, ...]:
+def trust(
+    project_dir: Path, names: Collection[str] | None = None, seen: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """Record that the user trusts this project as it is now, on this machine. Gives back the names recorded.
 
     Args:
         names: only these, beside what was trusted before; None means everything and forgets what is gone.
+        seen: what `guarded` found when the user was asked; what has changed since is not trusted by this.
     """
-    now = guarded(project_dir)
+    now = guarded(project_dir) if seen is None else seen
     store = _trusted()
     directory = str(project_dir.resolve())
     chosen = {name: digest for name, digest in now.items() if names is None or name in names}
     store[directory] = chosen if names is None else store.get(directory, {}) | chosen
-    write_atomically(_trust_path(), json.dumps(store, indent=1), 0o600)
+    files.write(_trust_path(), json.dumps(store, indent=1), 0o600)
     return tuple(chosen)
+
+
+def set_trusted(project_dir: Path, key: str, value: object, keys: Keys = KEYS) -> Any:
+    """As `set_value`, in the project's file: who sets a guarded key here means it, so that it is trusted.
+
+    One key of a row says nothing about what else a stranger has put there: the row is trusted only if it was before.
+    """
+    path = project_dir / ".loom" / "config.yaml"
+    layer = read_layer(path, [], keys, within=project_dir)
+    name = keys.row_of(key) or key
+    before = guarded_keys(layer, keys).get(name)
+    meant = name == key or before is None or before == _recorded(project_dir).get(name)
+    written = set_value(path, key, value, keys, within=project_dir)
+    if meant:
+        layer = {one: item for one, item in layer.items() if keys.row_of(one) != key}
+        layer |= {one: keys[one].accept(item) for one, item in keys.flat(nested(key, written))}
+        if name in (seen := guarded_keys(layer, keys)):
+            trust(project_dir, [name], seen)
+    return written
 
 
 def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str], keys: Keys = KEYS) -> None:
@@ -66,7 +98,7 @@ def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str]
         return
     recorded = _recorded(root)
     refused = [name for name, digest in held.items() if recorded.get(name) != digest]
-    if "servers.backend" in held and "servers.backend" not in refused and not is_trusted(root, COMPOSE_FILE):
+    if "servers.backend" in held and "servers.backend" not in refused and not _may_run_compose(root, recorded):
         refused.append("servers.backend")
     for name in refused:
         for key in [key for key in layer if key == name or keys.row_of(key) == name]:
@@ -75,6 +107,15 @@ def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str]
         names = ", ".join(f"`{key}`" for key in refused)
         verb = "are" if refused[1:] else "is"
         warnings.append(f"{path}: {names} {verb} ignored until you allow it on this machine with `loom config trust`.")
+
+
+def _may_run_compose(root: Path, recorded: Mapping[str, str]) -> bool:
+    try:
+        return recorded.get(COMPOSE_FILE) == _digest(files.read(root / COMPOSE_FILE, GUARDED_BYTES, root))
+    except FileNotFoundError:  # Loom writes its own
+        return True
+    except OSError:
+        return False
 
 
 def guarded_keys(layer: Mapping[str, Any], keys: Keys = KEYS) -> dict[str, str]:
@@ -97,7 +138,7 @@ def _trust_path() -> Path:
 
 def _trusted() -> dict[str, dict[str, str]]:
     try:
-        store = json.loads(_trust_path().read_text(encoding="utf-8"))
+        store = json.loads(files.read(_trust_path(), _TRUST_BYTES))
     except (OSError, ValueError):  # none yet, or damaged: nothing is trusted
         return {}
     entries = store.items() if isinstance(store, dict) else ()

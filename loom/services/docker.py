@@ -17,8 +17,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from loom import texts
-from loom.config import COMPOSE_FILE, LoomConfig, is_trusted, trust, write_atomically
+from loom import files, texts
+from loom.config import COMPOSE_FILE, GUARDED_BYTES, LoomConfig, is_trusted, trust
 from loom.exceptions import ServersError, ServersStoppedError
 from loom.services import Endpoints, ServerHealth, silent
 from loom.services.launcher import every, last_line, locked
@@ -149,7 +149,7 @@ def _start(config: LoomConfig, progress: Callable[[str], None], *, even_if_stopp
         state = _read(config)  # another command may have started or stopped them meanwhile
         if state and _runs(state, even_if_stopped):
             return state.endpoints()
-        _provide_compose_file(_project_dir(config))
+        _compose_text(_project_dir(config))  # before anything is begun
         state = replace(state, stopped=False) if state else _State(secrets.token_hex(24), *_free_ports())
         _write(config, state)
         progress("Starting the containers; the first time their images are fetched.")
@@ -192,31 +192,36 @@ def _await(config: LoomConfig, state: _State) -> None:
     )
 
 
-def _provide_compose_file(project_dir: Path) -> None:
-    """Write the file when it is missing; run one that the repository brought only when the user trusts it."""
+def _compose_text(project_dir: Path) -> str:
+    """The Compose file, written when it is missing; one that the repository brought only when the user trusts it. What
+    is checked here is what runs: Compose gets this text, and does not read the file again."""
     path = project_dir / COMPOSE_FILE
-    if not path.exists():
-        write_atomically(path, COMPOSE_TEXT, 0o644)
+    try:
+        data = files.read(path, GUARDED_BYTES, project_dir)
+    except FileNotFoundError:
+        files.write(path, COMPOSE_TEXT, 0o644, within=project_dir)
         trust(project_dir, [COMPOSE_FILE])
-    elif path.read_text(encoding="utf-8", errors="replace") != COMPOSE_TEXT and not is_trusted(
-        project_dir, COMPOSE_FILE
-    ):
+        return COMPOSE_TEXT
+    except OSError as error:
+        raise ServersError(f"{path} cannot be read: {error.strerror}.", f"Mend that, {_INSTEAD}") from None
+    if data != COMPOSE_TEXT.encode() and not is_trusted(project_dir, COMPOSE_FILE, data):
         raise ServersError(
             f"{path} is not as Loom wrote it, and you have not allowed it on this machine.",
             Words("Read it, then run {}.", Shell("loom config trust")),
         )
+    return data.decode(errors="replace")
 
 
 def _compose(config: LoomConfig, state: _State, *words: str) -> None:
     project_dir = _project_dir(config)
     command = ["docker", "compose", "--project-name", _name(config), "--project-directory", str(project_dir)]
-    command += ["--file", str(project_dir / COMPOSE_FILE), "--env-file", "/dev/null", *words]
+    command += ["--file", "-", "--env-file", "/dev/null", *words]
     variables = {
         "LOOM_SERVERS_SECRET": state.secret,
         "LOOM_POSTGRES_PORT": str(state.postgres_port),
         "LOOM_REDIS_PORT": str(state.redis_port),
     }
-    result = _docker(command, variables)
+    result = _docker(command, variables, _compose_text(project_dir))
     if result.returncode:
         if _docker(["docker", "compose", "version"]).returncode:
             raise ServersError("This Docker has no Compose.", f"Install its Compose plugin, {_INSTEAD}")
@@ -226,9 +231,13 @@ def _compose(config: LoomConfig, state: _State, *words: str) -> None:
         raise ServersError(f"`docker compose {words[0]}` failed: {said}", Words("Run {}.", Shell("loom doctor")))
 
 
-def _docker(command: list[str], variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _docker(
+    command: list[str], variables: dict[str, str] | None = None, text: str = ""
+) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(variables or {})})
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, env={**os.environ, **(variables or {})}
+        )
     except OSError:
         raise ServersError("There is no Docker on this machine.", f"Install Docker, {_INSTEAD}") from None
 
@@ -278,4 +287,4 @@ def _read(config: LoomConfig) -> _State | None:
 
 
 def _write(config: LoomConfig, state: _State) -> None:
-    write_atomically(_file(config), json.dumps(asdict(state), indent=1) + "\n", 0o600)
+    files.write(_file(config), json.dumps(asdict(state), indent=1) + "\n", 0o600)

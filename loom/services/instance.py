@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
-from loom.config import LoomConfig, write_atomically
+from loom import files
+from loom.config import LoomConfig
 from loom.exceptions import ServersError
 from loom.services import Endpoints
 from loom.services.places import data_dir
@@ -74,4 +75,4 @@ def read_state(root: Path) -> State | None:
 
 
 def write_state(root: Path, state: State) -> None:
-    write_atomically(root / "instance.json", json.dumps(asdict(state), indent=1) + "\n", 0o600)
+    files.write(root / "instance.json", json.dumps(asdict(state), indent=1) + "\n", 0o600)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loom.config import write_atomically
+from loom import files
 from loom.exceptions import ServersError
 from loom.services.binaries import find_postgres, find_redis
 from loom.services.instance import State, write_state
@@ -161,7 +161,7 @@ class _Postgres(_Server):
         # The same everywhere, whatever the user's locale, so that a dump sorts alike on another machine.
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if major >= 17 else ["--lc-ctype=C.UTF-8"]
         checksums = [] if major >= 18 else ["--data-checksums"]
-        write_atomically(password, self.state.secret + "\n", 0o600)
+        files.write(password, self.state.secret + "\n", 0o600)
         try:
             self.who.own(password, 0o600)
             run(
@@ -218,7 +218,7 @@ class _Redis(_Server):
             "set-proc-title": "no",  # `send_signal` knows it by its command line
         }
         file = self.root / "redis.conf"
-        write_atomically(file, "".join(f"{name} {value}\n" for name, value in settings.items()), 0o600)
+        files.write(file, "".join(f"{name} {value}\n" for name, value in settings.items()), 0o600)
         self.who.own(file, 0o600)
         return spawn([self.state.redis, file], self.who, lock=lock, log=self.log, cwd=self.root)
 

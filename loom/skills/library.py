@@ -14,7 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from loom import texts
+from loom import files, texts
 from loom.config import LoomConfig, is_trusted, user_config_path
 from loom.exceptions import LoomError
 
@@ -98,9 +98,12 @@ def collect(file_type: FileType[D], config: LoomConfig) -> Library[D]:
     for source, directory, root in places:
         for file in _files(directory, file_type):
             try:
-                one = file_type.parse(_text(Path(str(file)), directory, file_type.error), str(file), source)
+                data = _read(Path(str(file)), root, file_type.error)
+                one = file_type.parse(data.decode(), str(file), source)
                 if root is not None:
-                    _must_be_trusted(file_type, one, found, root, Path(str(file)))
+                    _must_be_trusted(file_type, one, found, root, Path(str(file)), data)
+            except UnicodeDecodeError:
+                notes.append(texts.clean(f"{file}: it is not UTF-8 text. Correct the file."))
             except file_type.error as error:
                 notes.append(texts.clean(str(error)))
             else:
@@ -108,10 +111,13 @@ def collect(file_type: FileType[D], config: LoomConfig) -> Library[D]:
     return Library(file_type, dict(sorted(found.items())), tuple(notes))
 
 
-def _must_be_trusted(file_type: FileType[D], one: D, others: Mapping[str, D], root: Path, file: Path) -> None:
+def _must_be_trusted(
+    file_type: FileType[D], one: D, others: Mapping[str, D], root: Path, file: Path, data: bytes
+) -> None:
+    """`data`: what was read of the file, which is what is going to count."""
     replaced = others.get(one.name)
     why = f"it replaces the {replaced.source} {file_type.noun} {one.name}" if replaced else file_type.needs(one)
-    if why is not None and not is_trusted(root, str(file.relative_to(root / ".loom"))):
+    if why is not None and not is_trusted(root, str(file.relative_to(root / ".loom")), data):
         raise file_type.error(
             f"{file}: {why} and is ignored until you allow it on this machine.",
             "Read it, then run `loom config trust`.",
@@ -130,12 +136,8 @@ def _files(directory: Traversable, file_type: FileType[D]) -> list[Traversable]:
     return found
 
 
-def _text(file: Path, directory: Path, error: type[LoomError]) -> str:
-    if not file.resolve().is_relative_to(directory.resolve()) or not file.is_file():
-        raise error(f"{file}: it is not a file of this directory.", "Put the file itself there.")
+def _read(file: Path, root: Path | None, error: type[LoomError]) -> bytes:
     try:
-        with file.open("rb") as stream:
-            return stream.read(FILE_BYTES + 1).decode()
-    except (OSError, ValueError) as fault:
-        why = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8 text"
-        raise error(f"{file} cannot be read: {why}.", "Correct the file.") from None
+        return files.read(file, FILE_BYTES, root)
+    except OSError as fault:
+        raise error(f"{file}: it cannot be read: {fault.strerror}.", "Correct the file.") from None

@@ -123,6 +123,39 @@ def test_a_link_from_one_page_to_the_other_imports_nothing(bare: Cli) -> None:
     assert "\n@AGENTS.md" not in text
 
 
+@pytest.mark.parametrize(
+    "name", ["AGENTS.md", "CLAUDE.md", ".mcp.json", ".loom/config.yaml", ".loom", "docker-compose.loom.yml"]
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_out_of_the_project_is_refused_by_name(bare: Cli, tmp_path: Path, name: str, there: bool) -> None:
+    target, link = tmp_path / "mine", bare.directory / name
+    if there and name == ".loom":
+        target.mkdir()
+    elif there:
+        target.write_text("{}")
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(target)
+    setting = name == ".loom/config.yaml" and there
+    for words in (["init"], *([["config", "set", "mcp.port", "9000"]] if setting else [])):
+        result = bare(*words)
+        assert result.code == 1
+        assert f"{link}" in result.err
+        assert f"it leads out of {bare.directory}, to {target}" in result.err
+    assert target.exists() is there
+    if there:
+        assert list(target.iterdir()) == [] if target.is_dir() else target.read_text() == "{}"
+
+
+def test_a_link_within_the_project_is_kept(bare: Cli) -> None:
+    (bare.directory / "docs").mkdir()
+    for name in ("AGENTS.md", ".mcp.json"):
+        (bare.directory / name).symlink_to(f"docs/{name}")
+    bare.ok("init")
+    for name in ("AGENTS.md", ".mcp.json"):
+        assert (bare.directory / name).is_symlink()
+        assert "loom" in (bare.directory / "docs" / name).read_text()
+
+
 def test_places_that_are_no_place_for_a_project(bare: Cli, tmp_path: Path) -> None:
     home = Cli(tmp_path / "home", bare.env)
     assert "home directory" in home("init").err

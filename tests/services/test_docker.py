@@ -147,6 +147,24 @@ def test_a_compose_file_of_the_repository_needs_trust(
         services.up(config)
 
 
+def test_the_compose_file_that_runs_is_the_one_that_was_checked(
+    config: LoomConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compose gets the text: one that reads the file would read what stands there by then."""
+    assert config.project_dir
+    fake = tmp_path / "bin" / "docker"
+    fake.parent.mkdir()
+    skip = '[ "$1" = version ] || [ "$2" = version ] && exit 0'
+    fake.write_text(f'#!/bin/sh\n{skip}\necho "$@" >{tmp_path}/words; cat >{tmp_path}/text; exit 1\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/bin:/usr/bin")
+    with pytest.raises(ServersError):
+        services.up(config)
+    assert (tmp_path / "text").read_text() == COMPOSE_TEXT
+    assert "--file - " in (tmp_path / "words").read_text()
+    assert COMPOSE_FILE not in (tmp_path / "words").read_text()
+
+
 def test_docker_belongs_to_a_project(config: LoomConfig) -> None:
     with pytest.raises(ServersError, match="belongs to a project"):
         services.up(replace(config, project_dir=None, project_id=None))

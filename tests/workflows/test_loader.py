@@ -285,16 +285,18 @@ def test_a_project_runs_a_command_only_when_trusted(config: LoomConfig, home: Pa
 
 
 def test_a_link_does_not_pass_by_trust(config: LoomConfig, directory: Path, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "trial.yaml").write_text(source(COMMAND))
+    inside, outside = directory / "inside", tmp_path / "outside"
     place = directory / ".loom" / "workflows"
-    place.symlink_to(outside)
-    assert "it runs a command" in loader.load(config).notes[0]
-    place.unlink()
+    for target in (inside, outside):
+        target.mkdir()
+        (target / "trial.yaml").write_text(source(COMMAND))
+    for target, note in ((inside, "it runs a command"), (outside, "it leads out of")):
+        place.symlink_to(target)
+        assert note in loader.load(config).notes[0]
+        place.unlink()
     place.mkdir()
     (place / "trial.yaml").symlink_to(outside / "trial.yaml")
-    assert "not a file of this directory" in loader.load(config).notes[0]
+    assert "it leads out of" in loader.load(config).notes[0]
 
 
 def test_the_name_of_a_file_is_data_too(config: LoomConfig, directory: Path) -> None:

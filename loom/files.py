@@ -1,0 +1,106 @@
+"""Files that a stranger may have prepared: a repository that was cloned or unpacked, or an agent at work in it.
+
+One is read and replaced only where it really lies in the directory that it belongs to. A link that stays inside is
+followed, one that leads out is refused by name. What is read is a regular file, and has no more bytes than its kind may
+have. Where the file is looked up, its directory is held open: what is swapped meanwhile is not what is read or written.
+
+All errors are OSErrors whose `strerror` goes on after "cannot be read: ".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_FOLLOW_NOTHING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def read(path: Path, most: int, within: Path | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        most: bytes that it may have.
+        within: the directory that it must lie in; None for a file of the user's own, which may lie anywhere.
+    """
+    with _opened(path, within) as file:
+        data = b""
+        while len(data) <= most and (more := os.read(file, most + 1 - len(data))):
+            data += more
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most // 1024:,} kB", str(path))
+    return data
+
+
+def read_end(path: Path, most: int, within: Path) -> bytes:
+    """The last bytes of a regular file, at most so many."""
+    with _opened(path, within) as file:
+        os.lseek(file, max(os.fstat(file).st_size - most, 0), os.SEEK_SET)
+        return os.read(file, most)
+
+
+def write(path: Path, text: str, mode: int | None = None, within: Path | None = None) -> None:
+    """Replaces a file in one step: a reader sees the old text or the new, also after a crash. A link that leads to it
+    stays one.
+
+    Args:
+        mode: permission bits; None keeps those of the file that is there, 0600 for a new one.
+        within: as in `read`.
+    """
+    path = _real(path, within)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = f".{path.name}.{os.urandom(4).hex()}"
+    with _directory(path.parent, within) as directory:
+        if mode is None:
+            mode = 0o600
+            with suppress(FileNotFoundError):
+                mode = stat.S_IMODE(os.stat(path.name, dir_fd=directory, follow_symlinks=False).st_mode)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FOLLOW_NOTHING
+        descriptor = os.open(draft, flags, 0o600, dir_fd=directory)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            os.rename(draft, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(draft, dir_fd=directory)
+            raise
+
+
+@contextmanager
+def _opened(path: Path, within: Path | None) -> Iterator[int]:
+    real = _real(path, within)
+    with _directory(real.parent, within) as directory:
+        descriptor = os.open(real.name, os.O_RDONLY | _FOLLOW_NOTHING, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _directory(path: Path, within: Path | None) -> Iterator[int]:
+    """A directory, held open, that lies in `within`; what was resolved before may have been swapped since."""
+    descriptor = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not os.path.samestat(os.fstat(descriptor), _real(path, within).stat()):
+            raise OSError(errno.EAGAIN, "it was moved while it was opened", str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _real(path: Path, within: Path | None) -> Path:
+    """Where a path leads, itself without links."""
+    real = Path(os.path.realpath(path))
+    if within is not None and not real.is_relative_to(os.path.realpath(within)):
+        raise OSError(errno.ELOOP, f"it leads out of {within}, to {real}", str(path))
+    return real

@@ -1,0 +1,135 @@
+"""What strangers may have put where Loom reads and writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loom import files
+
+MOST = 1_000
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Path:
+    directory = tmp_path / "repository"
+    (directory / "below").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    return directory
+
+
+def to_the_secret(directory: Path) -> Path:
+    (directory / "file").symlink_to("../secret")
+    return directory / "file"
+
+
+def to_nothing_outside(directory: Path) -> Path:
+    (directory / "file").symlink_to("../missing")
+    return directory / "file"
+
+
+def through_a_directory(directory: Path) -> Path:
+    (directory / "away").symlink_to("..")
+    return directory / "away" / "secret"
+
+
+def by_a_link_to_a_link(directory: Path) -> Path:
+    (directory / "first").symlink_to("below/second")
+    (directory / "below" / "second").symlink_to("../../secret")
+    return directory / "first"
+
+
+OUT = [to_the_secret, to_nothing_outside, through_a_directory, by_a_link_to_a_link]
+
+
+@pytest.mark.parametrize("way", OUT)
+def test_what_leads_out_is_neither_read_nor_written(inside: Path, way: Callable[[Path], Path]) -> None:
+    path = way(inside)
+    for attempt in (
+        lambda: files.read(path, MOST, inside),
+        lambda: files.read_end(path, MOST, inside),
+        lambda: files.write(path, "evil", within=inside),
+    ):
+        with pytest.raises(OSError, match=f"it leads out of {inside}, to {inside.parent}"):
+            attempt()
+    assert (inside.parent / "secret").read_text() == "secret"
+    assert not (inside.parent / "missing").exists()
+
+
+def test_links_that_stay_inside_are_followed_and_kept(inside: Path) -> None:
+    (inside / "file").symlink_to("below/target")
+    files.write(inside / "file", "one", within=inside)
+    assert files.read(inside / "file", MOST, inside) == b"one"
+    assert (inside / "file").is_symlink()
+    assert (inside / "below" / "target").read_text() == "one"
+    assert [one.name for one in (inside / "below").iterdir()] == ["target"]
+
+
+def test_only_regular_files_are_read(inside: Path) -> None:
+    os.mkfifo(inside / "pipe")  # nobody writes to it: who opens it to read waits for ever
+    (inside / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "below"):
+        with pytest.raises(OSError, match="it is no regular file"):
+            files.read(inside / name, MOST, inside)
+    with pytest.raises(OSError, match="it is no regular file"):
+        files.read(inside / "zero", MOST)
+    with pytest.raises(FileNotFoundError):
+        files.read(inside / "none", MOST, inside)
+
+
+def test_a_file_is_as_large_as_its_kind_may_be(inside: Path) -> None:
+    (inside / "file").write_bytes(b"x" * 2048)
+    assert len(files.read(inside / "file", 2048, inside)) == 2048
+    with pytest.raises(OSError, match="it is larger than 1 kB"):
+        files.read(inside / "file", 1024, inside)
+    assert files.read_end(inside / "file", 10, inside) == b"x" * 10
+
+
+@pytest.mark.parametrize("and_back", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_directory_that_is_swapped_meanwhile_leads_nowhere(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, and_back: bool, writes: bool
+) -> None:
+    """A link out takes its place between the look and the opening, and goes again before the second look."""
+    path, away = inside / "now" / "deep" / "file", tmp_path / "away" / "deep" / "file"
+    for place, text in ((path, "good"), (away, "secret")):
+        place.parent.mkdir(parents=True)
+        place.write_text(text)
+    look, looks = files._real, 0
+
+    def swapping(path: Path, within: Path | None) -> Path:
+        nonlocal looks
+        looks += 1
+        if looks == 2 and and_back:
+            (inside / "now").unlink()
+            (inside / "kept").rename(inside / "now")
+        found = look(path, within)
+        if looks == 1:
+            (inside / "now").rename(inside / "kept")
+            (inside / "now").symlink_to(tmp_path / "away")
+        return found
+
+    monkeypatch.setattr(files, "_real", swapping)
+    with pytest.raises(OSError, match="it was moved while it was opened" if and_back else "it leads out of"):
+        files.write(path, "evil", within=inside) if writes else files.read(path, MOST, inside)
+    assert away.read_text() == "secret"
+    assert [one.name for one in away.parent.iterdir()] == ["file"]
+
+
+def test_a_write_leaves_the_old_text_or_the_new_and_the_mode(inside: Path) -> None:
+    path = inside / "below" / "deeper" / "file"
+    files.write(path, "one")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    files.write(path, "zwei\r\n")
+    assert path.read_bytes() == b"zwei\r\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    files.write(path, "three", 0o644)
+    assert path.stat().st_mode & 0o777 == 0o644
+    with pytest.raises(UnicodeEncodeError):
+        files.write(path, "\ud800")
+    assert path.read_text() == "three"
+    assert [one.name for one in path.parent.iterdir()] == ["file"]
