@@ -68,14 +68,20 @@ def keys(before: str) -> str:
 
 
 def errors(_: str) -> str:
-    """Every error: its code, its class in Python, the exit status of a command, and what it says."""
+    """Every error: its code, its class in Python and what that is a kind of, the exit status of a command, and what it
+    says."""
     kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, LoomError)]
-    told = [(kind.__doc__ or "").partition("\n\n")[0] for kind in kinds]
     rows = [
-        [f"`{kind.code}`", f"`{kind.__name__}`", str(kind.exit_code), _cell(text)]
-        for kind, text in zip(kinds, told, strict=True)
+        [
+            f"`{kind.code}`",
+            f"`{kind.__name__}`",
+            f"`{kind.__mro__[1].__name__}`",
+            str(kind.exit_code),
+            _cell((kind.__doc__ or "").partition("\n\n")[0]),
+        ]
+        for kind in kinds
     ]
-    return _table(["code", "in Python", "exit status", "meaning"], rows)
+    return _table(["code", "in Python", "is a", "exit status", "meaning"], rows)
 
 
 _PARTS = {part.__name__: part for part in (commands, tools, keys, errors)}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -77,6 +77,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "project": _Entry("settings:project", "List and archive projects."),
     },
 }
+_ALIKE = 0.75  # of 1: a word and what was perhaps meant; `start` is not like `status`
 _COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -98,9 +99,7 @@ class _Cli(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], _COMMANDS, 1)
+            near = _near(args[0], _COMMANDS)
             hint = f" Did you mean `loom {near[0]}`?" if near else ""
             ctx.fail(f"There is no command {texts.shorten(args[0], 60)!r}.{hint}")
         return super().resolve_command(ctx, args)
@@ -169,6 +168,9 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         if isinstance(error, LoomError):
             face = people(self._command)
             self._tell(error.code, worded(error.cause, face), worded(error.next_step, face), error.exit_code)
+        if isinstance(error, click.NoSuchOption):
+            near = _near(error.option_name, error.possibilities or ())
+            error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "loom"
@@ -186,6 +188,13 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             for line in _lines(cause, next_step):
                 click.echo(line, err=True)
         sys.exit(status)
+
+
+def _near(word: str, known: Iterable[str]) -> list[str]:
+    """What was perhaps meant, if it is near."""
+    from difflib import get_close_matches
+
+    return get_close_matches(word, list(known), 1, _ALIKE)
 
 
 def _lines(cause: str, next_step: str) -> Iterator[str]:

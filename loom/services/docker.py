@@ -169,7 +169,7 @@ def _start(config: LoomConfig, progress: Callable[[str], None], *, even_if_stopp
 def _runs(state: _State, even_if_stopped: bool) -> bool:
     if state.stopped and not even_if_stopped:
         raise ServersStoppedError(
-            "The containers of this project were stopped with `loom down`.",
+            Words("The containers of this project were stopped with {}.", Shell("loom down")),
             Words("Run {} to start them.", Shell("loom up")),
         )
     return not state.stopped and _answers(state) == {Answer.READY}
@@ -188,7 +188,7 @@ def _await(config: LoomConfig, state: _State) -> None:
     silent_ones = " and ".join(f"{health.name} ({health.hint})" for health in check(config) if not health.running)
     raise ServersError(
         f"The containers run, but after {_READY_SECONDS:.0f} seconds there is no {silent_ones}.",
-        f"See `docker compose --project-name {_name(config)} logs`.",
+        Words("See {}.", Shell(f"docker compose --project-name {_name(config)} logs")),
     )
 
 

@@ -83,7 +83,7 @@ def _start(root: Path, progress: Callable[[str], None], *, even_if_stopped: bool
 def _runs(root: Path, state: State, even_if_stopped: bool) -> bool:
     if state.stopped and not even_if_stopped:
         raise ServersStoppedError(
-            f"The servers of instance `{root.name}` were stopped with `loom down`.",
+            Words("The servers of instance `{}` were stopped with {}.", root.name, Shell("loom down")),
             Words("Run {} to start them.", Shell("loom up")),
         )
     where = state.endpoints()

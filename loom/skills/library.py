@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from loom import files, texts
 from loom.config import LoomConfig, is_trusted, user_config_path
 from loom.exceptions import LoomError
+from loom.wording import Shell, Words
 
 FILE_BYTES = 256 * 1024
 _FILES = 500  # in one place
@@ -120,7 +121,7 @@ def _must_be_trusted(
     if why is not None and not is_trusted(root, str(file.relative_to(root / ".loom")), data):
         raise file_type.error(
             f"{file}: {why} and is ignored until you allow it on this machine.",
-            "Read it, then run `loom config trust`.",
+            Words("Read it, then run {}.", Shell("loom config trust")),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from loom import exceptions
+from loom.cli import _told
 from loom.db.connection import Pool
+from loom.exceptions import LoomError
+from loom.wording import Argument, Shell, Words, call
 from tests.cli.conftest import Cli
 
 GONE = "loom-00000000"
+NOT_FOR_PEOPLE = re.compile(r"\bloom_|\b(agent_id|task_id|parent_id|lease_seconds|thread_id|depends_on|done_when)\b")
+KINDS = [one for one in vars(exceptions).values() if isinstance(one, type) and issubclass(one, LoomError)]
 MEGABYTE = "x" * 1_000_000
 
 
@@ -77,7 +84,7 @@ async def test_bad_input_is_told_in_a_sentence_and_changes_nothing(
     assert says in error["cause"] + error["next_step"]
     assert len(error["cause"]) < 400
     assert error["next_step"]
-    assert "loom_" not in error["cause"] + error["next_step"]
+    assert not NOT_FOR_PEOPLE.search(error["cause"] + error["next_step"]), error
     assert await pool.fetchval("select count(*) from events") == 0
     assert (cli.directory / ".loom" / "config.yaml").read_text() == settings
 
@@ -85,6 +92,26 @@ async def test_bad_input_is_told_in_a_sentence_and_changes_nothing(
 def test_what_a_run_says_went_wrong_is_kept_in_the_words_of_neither_face(cli: Cli) -> None:
     told = cli.inside("workflow", "start", "debug_and_fix", "--input", f"task_id={GONE}", "--json").json["error"]
     assert told == f"load: There is no task {GONE} in this project. See “ready” or “graph” for its tasks."
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
+def test_every_error_says_what_a_person_can_type(kind: type[LoomError], capsys: pytest.CaptureFixture[str]) -> None:
+    cause = Words("{} is wrong.", Argument("parent_id"))
+    advice = Words("Call {} or run {}.", call("resolve", id="esc-1", action="retry"), Shell("loom up"))
+    with pytest.raises(SystemExit) as left, _told(["create", "x"]):
+        raise kind(cause, advice)
+    assert left.value.code == kind.exit_code
+    said = capsys.readouterr().err
+    assert said == "error: --parent is wrong.\nnext: Call `loom resolve esc-1 retry` or run `loom up`.\n"
+
+
+def test_a_guess_at_a_mistyped_command_is_near_or_left_out(cli: Cli) -> None:
+    for word, meant in (("stauts", "status"), ("inti", "init"), ("dne", "done"), ("gragh", "graph"), ("redy", "ready")):
+        assert cli(word, "--json").json["error"]["cause"].endswith(f"Did you mean `loom {meant}`?")
+    for word in ("start", "tasks", "stop", "list-all", "zzz", "resume", "run"):
+        assert "Did you mean" not in cli(word).err, word
+    assert "Did you mean '--depends-on'?" in cli("create", "x", "--depend-on", GONE).err
+    assert "Did you mean" not in cli("--json", "status").err, "--version is not like --json"
 
 
 async def test_cycles_are_refused_by_name(cli: Cli, pool: Pool) -> None:

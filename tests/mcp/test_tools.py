@@ -15,12 +15,13 @@ from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from mcp_types import TextContent
 
+from loom import exceptions
 from loom.db.connection import Pool
 from loom.exceptions import LoomError
 from loom.graph.front import Loom
 from loom.mcp.server import build
 from loom.mcp.wording import agents
-from loom.wording import worded
+from loom.wording import Argument, Shell, Words, call, worded
 from tests.conftest import Opener
 
 
@@ -286,8 +287,53 @@ async def test_bad_input_is_one_sentence_and_changes_nothing(loom: Loom) -> None
             said = await agent.error(name, **filled(arguments, known))
             assert said.startswith(text), (name, arguments, said)
             assert re.fullmatch(r"[a-z_]+: .+\.", said), said
+            assert not re.search(r"--[a-z]|`loom (?!up|init|doctor|config)", said), said
         assert (await agent("status"))["ready"] == 1
     assert await loom.export() == before
+
+
+KINDS = [one for one in vars(exceptions).values() if isinstance(one, type) and issubclass(one, LoomError)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
+async def test_every_error_says_what_an_agent_can_call(kind: type[LoomError]) -> None:
+    def broken() -> Loom:
+        raise kind(
+            Words("{} is wrong.", Argument("parent_id")),
+            Words("Call {} or run {}.", call("resolve", id="esc-1", action="retry"), Shell("loom up")),
+        )
+
+    async with Client(build(broken)) as client:
+        said = await Agent(client).error("ready")
+    assert said == f"{kind.code}: parent_id is wrong. Call loom_resolve(id=esc-1, action=retry) or run `loom up`."
+
+
+async def test_a_second_report_of_failure_says_when_the_task_is_tried_again(loom: Loom) -> None:
+    task = await loom.create("A")
+    async with Client(build(loom)) as client:
+        agent = Agent(client)
+        claim = await agent("claim")
+        failed = await agent("fail", task_id=task.id, reason="flaky", token=claim["token"])
+        for name, more in (("fail", {"reason": "again"}), ("done", {}), ("claim", {})):
+            said = await agent.error(name, task_id=task.id, **more)
+            assert said.startswith(
+                f"task_state: {task.id} has failed and waits to be tried again. It is ready again at "
+            )
+            assert failed["retry_at"] in said
+            assert "loom_resolve" not in said
+        await loom.resolve(task.id, "retry")
+        claim = await agent("claim")
+        await agent("fail", task_id=task.id, reason="no", retry=False, token=claim["token"])
+        assert f"loom_resolve(id={task.id}, action=retry)" in await agent.error("claim", task_id=task.id)
+
+
+async def test_a_report_on_the_claim_of_another_is_told_no_name_to_act_under(loom: Loom) -> None:
+    task = await loom.create("A")
+    await loom.claim(task.id, agent_id="holder")
+    async with Client(build(loom)) as client:
+        said = await Agent(client).error("done", task_id=task.id, agent_id="other")
+    assert said.startswith(f"claim_conflict: {task.id} is claimed by holder, not by other. ")
+    assert said.endswith("A report needs the claim that it is about: pass the token that it returned.")
 
 
 def filled(value: Any, known: dict[str, str]) -> Any:
