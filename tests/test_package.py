@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -104,6 +105,7 @@ def _classes(asked: object) -> Iterator[type]:
             yield one
 
 
+@pytest.mark.timeout(300)  # a tool that takes its time where others run too
 def test_a_type_checker_sees_it_all(tmp_path: Path) -> None:
     """Checked outside of the tree, as somebody who has installed Loom would."""
     (tmp_path / "use.py").write_text(_SNIPPET)
@@ -120,6 +122,7 @@ def test_a_type_checker_sees_it_all(tmp_path: Path) -> None:
     assert 'Module has no attribute "Lom"' in told[2]
 
 
+@pytest.mark.timeout(300)  # a tool that takes its time where others run too
 def test_wheel_and_sdist_hold_what_they_should(tmp_path: Path) -> None:
     uv = Path(sys.executable).parent / "uv"
     command = [uv if uv.exists() else "uv", "build", "-q", "--out-dir", tmp_path, ROOT]
@@ -134,6 +137,8 @@ def test_wheel_and_sdist_hold_what_they_should(tmp_path: Path) -> None:
     assert metadata.replace("METADATA", "licenses/LICENSE") in held
     assert {name.partition("/")[0] for name in held} == {"loom", metadata.partition("/")[0]}
     assert "Classifier: Typing :: Typed" in told
+    changes = re.findall(r"^## \[(.*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert re.findall(r"^Version: (.*)$", told, re.MULTILINE) == changes[:1]
     with tarfile.open(sdist) as packed:
         inside = {name.partition("/")[2] for name in packed.getnames()}
     assert {"LICENSE", "CHANGELOG.md", "README.md", "CLAUDE.md", "docs/skills-and-workflows.md"} <= inside

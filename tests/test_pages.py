@@ -180,6 +180,7 @@ async def test_the_graph_of_the_page_is_made_and_followed(loom: Loom, capsys: py
 # --- the site -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # a tool that takes its time where others run too
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", "docs/mkdocs.yml", "-d", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

@@ -97,6 +97,7 @@ def _show(text: str) -> None:
         return
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.theme import Theme
 
-    console = Console()
+    console = Console(theme=Theme({"markdown.code": "cyan"}))  # rich's own is a black box on a light terminal
     console.print(Markdown(text, hyperlinks=False), width=min(console.width, _WIDEST))
