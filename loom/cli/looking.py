@@ -155,7 +155,10 @@ def _first_rows(name: str, tasks: Sequence[Mapping[str, Any]], count: int) -> It
     """The first of so many tasks."""
     more = count - len(tasks)
     yield heading(name) + (f" {dim(f'and {more:,} more')}" if more > 0 else "")
-    yield from table([_row(one) for one in tasks], "  ")
+    for row, one in zip(table([_row(one) for one in tasks], "  "), tasks, strict=True):
+        yield row
+        if "waits_for" in one:
+            yield dim(f"    waits for {'; '.join(one['waits_for'])}")
 
 
 def _dead_line(one: Mapping[str, Any]) -> str:
@@ -219,7 +222,7 @@ def _detail_lines(reply: Reply) -> Iterator[str]:
     for key in ("done_when", "context", "output"):
         if key in reply:
             yield from block(key.replace("_", " "), pretty(reply[key]))
-    for key, words in (("dependencies", "waits for"), ("dependents", "is waited for by"), ("children", "holds")):
+    for key, words in (("dependencies", "depends on"), ("dependents", "is waited for by"), ("children", "holds")):
         if key in reply:
             yield f"  {heading(words)}"
             yield from table([_neighbour(one) for one in reply[key]], "    ")
@@ -244,6 +247,7 @@ def _facts(reply: Reply) -> Iterator[tuple[str, Any]]:
         yield "held by", f"{reply['assignee']} until {when(reply['lease_expires_at'])}, token {reply['token']}"
     else:
         yield "last held by", reply.get("assignee")
+    yield "waits for", "; ".join(reply["waits_for"]) if "waits_for" in reply else None
     yield "attempt", reply.get("attempt")
     yield "dead because", reply.get("dead_reason")
     yield from ((words, when(reply[key])) for key, words in _MOMENTS if key in reply)

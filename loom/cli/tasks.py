@@ -225,8 +225,8 @@ def outcome_lines(reply: Reply) -> Iterator[str]:
     yield f"{reply['id']}  {status(reply['status'])}  {one_line(reply['title'])}"
     if "assignee" in reply:
         yield f"  held by {reply['assignee']}, token {reply['token']}"
-    if "waits_for" in reply:
-        yield f"  waits for {plural(reply['waits_for'], 'other task')}"
+    if "waiting" in reply:
+        yield f"  waits for {plural(reply['waiting'], 'thing')}; see `loom status {reply['id']}`"
     if "retry_at" in reply:
         yield f"  will be tried again at {when(reply['retry_at'])}"
     if "dead_reason" in reply:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.model.task import Listed, TaskStatus
 from loom.graph.store import projects, reading
+from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.projects import Project
 from loom.wording import Shell, Words
 
@@ -28,6 +29,8 @@ class ProjectStatus:
     ready_count: int
     blocked_tasks: list[Listed]
     """A few of the blocked ones, the most urgent first."""
+    blockers: dict[str, list[Blocker]]
+    """What each of those waits for."""
     open_escalations: int
     dead_letters: int
     retries_due: int
@@ -65,12 +68,14 @@ async def get_project_status(
     project = await get_project(connection, project_id)
     counts = known_counts or await reading.counts(connection, project_id)
     tallies = await reading.tallies(connection, project_id)
+    blocked = await reading.blocked_tasks(connection, project_id, _BLOCKED_SHOWN)
     return ProjectStatus(
         project_id=project_id,
         project_name=project.name,
         counts=counts,
         ready_count=counts[TaskStatus.PENDING],
-        blocked_tasks=await reading.blocked_tasks(connection, project_id, _BLOCKED_SHOWN),
+        blocked_tasks=blocked,
+        blockers=await blockers(connection, project_id, [task.id for task in blocked]),
         open_escalations=tallies.open_escalations,
         dead_letters=tallies.dead_letters,
         retries_due=tallies.retries_due,

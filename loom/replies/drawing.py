@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loom import texts
-from loom.graph.model.dependencies import epic_start, task_of, topological, waits_for
+from loom.graph.model.dependencies import epic_start, task_of, topological
+from loom.graph.model.dependencies import waits_for as waiting_graph
 from loom.graph.model.task import Task, TaskStatus
 from loom.replies.fitting import Reply, full
+from loom.replies.tasks import waits_for
 from loom.texts import clean
 
 if TYPE_CHECKING:
@@ -33,7 +35,14 @@ def rows(found: GraphView) -> Reply:
         return {"tasks": [], "edges": [], "count": 0, "note": "The project has no tasks yet."}
     return full(
         tasks=[
-            full(id=one.id, title=one.title, status=one.status, priority=one.priority, parent_id=one.parent_id)
+            full(
+                id=one.id,
+                title=one.title,
+                status=one.status,
+                priority=one.priority,
+                parent_id=one.parent_id,
+                waits_for=waits_for(found.blockers.get(one.id, ())),
+            )
             for one in found.tasks
         ],
         edges=[full(task=one, depends_on=target, waived=waived or None) for one, target, waived in found.edges],
@@ -51,7 +60,7 @@ def summary(found: GraphView) -> Reply:
         {
             "wave": number,
             "count": len(wave),
-            "tasks": [f"{one.id} {one.status}: {one.title}" for one in wave[:_WAVE_SHOWN]],
+            "tasks": [_line(one, found) for one in wave[:_WAVE_SHOWN]],
         }
         for number, wave in enumerate(waves(found), 1)
     ]
@@ -64,6 +73,12 @@ def summary(found: GraphView) -> Reply:
         more=found.more or None,
         note=note,
     )
+
+
+def _line(one: Task, found: GraphView) -> str:
+    unseen = waits_for(found.blockers.get(one.id, ()))
+    why = f" (waits for {'; '.join(unseen)})" if unseen else ""
+    return f"{one.id} {one.status}: {one.title}{why}"
 
 
 def held_up(found: GraphView) -> dict[str, list[str]]:
@@ -98,7 +113,7 @@ def waves(found: GraphView) -> list[list[Task]]:
         if not waived and one in unfinished and target in unfinished:
             targets[one].append(target)
     parents = {one.id: one.parent_id for one in unfinished.values() if one.parent_id in unfinished}
-    edges = waits_for(targets, parents, set(parents.values()))
+    edges = waiting_graph(targets, parents, set(parents.values()))
     order, _ = topological(edges)
     step: dict[str, int] = {}
     for node in order:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome
     from loom.graph.store import Claim
+    from loom.graph.store.blockers import Blocker
     from loom.graph.store.escalations import Escalation
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
@@ -62,7 +63,7 @@ def created(one: Task) -> Reply:
         priority=one.priority,
         parent_id=one.parent_id,
         depends_on=list(one.depends_on),
-        waits_for=one.waiting or None,
+        waiting=one.waiting or None,
     )
 
 
@@ -156,9 +157,15 @@ def row(one: Task | Listed) -> Reply:
     return {"id": one.id, "title": one.title, "priority": one.priority, "age": age(one.created_at)}
 
 
+def waits_for(found: Sequence[Blocker]) -> list[str]:
+    """What a task waits for, a few words each."""
+    return [_blocker(one) for one in found]
+
+
 def detail(found: Detail) -> Reply:
     """One task with all that is around it."""
     return task(found.task) | full(
+        waits_for=waits_for(found.blockers),
         dependencies=[_neighbour(one) for one in found.dependencies],
         dependents=[_neighbour(one) for one in found.dependents],
         children=[_neighbour(one) for one in found.children],
@@ -179,7 +186,7 @@ def overview(status: ProjectStatus) -> Reply:
         dead_letters=status.dead_letters,
         retries_due=status.retries_due,
         open_workflows=status.open_workflows or None,
-        blocked=[row(one) for one in status.blocked_tasks],
+        blocked=[row(one) | full(waits_for=waits_for(status.blockers.get(one.id, ()))) for one in status.blocked_tasks],
     )
 
 
@@ -276,6 +283,13 @@ def event(one: Event) -> Reply:
 
 
 # --- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _blocker(one: Blocker) -> str:
+    if one.until is not None:
+        return f"{_time(one.until)} (tried again)"
+    what = one.question or f"{one.status}{', without children' if one.childless else ''}"
+    return f"{one.id} ({what})" + (f", as its epic {one.via} does" if one.via else "")
 
 
 def _neighbour(one: Neighbour) -> Reply:

@@ -18,6 +18,7 @@ from loom.graph import deps, store
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.store import escalations, reading
+from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Moment, Words, call
@@ -259,9 +260,8 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
                 Words("Take the best ready task with {}, or {}.", call("claim"), _wait_for(task)),
             )
         case TaskStatus.BLOCKED:
-            targets = await reading.open_dependencies(connection, project_id, task_id)
-            names = ", ".join(f"{one.id} ({one.status})" for one in targets) or "an open escalation"
-            return TaskStateError(f"{task.id} is blocked; it waits for {names}.", other)
+            waits = (await blockers(connection, project_id, [task_id])).get(task_id, [])
+            return TaskStateError(f"{task.id} is blocked; it waits for {', '.join(map(_named, waits))}.", other)
         case TaskStatus.FAILED:
             return _failed(task)
         case TaskStatus.EPIC:
@@ -274,6 +274,11 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
             )
         case _:
             return TaskStateError(f"{task.id} is already {task.status}.", other)
+
+
+def _named(one: Blocker) -> str:
+    what = one.status or one.question or "a time"
+    return f"{one.id} ({what}{', without children' if one.childless else ''})"
 
 
 @dataclass(frozen=True, slots=True)

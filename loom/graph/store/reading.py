@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from loom.bus.events import Event
 from loom.graph.model.task import Listed, Priority, Task, TaskStatus
 from loom.graph.store import escalations, events
+from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.escalations import Escalation
 from loom.graph.store.tasks import COLUMNS, get_task
@@ -38,9 +39,10 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One task with all that is around it; `history` has its newest events first."""
+    """One task with all that is around it; `history` has its newest events first, `blockers` what it waits for."""
 
     task: Task
+    blockers: list[Blocker]
     dependencies: list[Neighbour]
     dependents: list[Neighbour]
     children: list[Neighbour]
@@ -81,11 +83,13 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class GraphView:
-    """A part of the graph: tasks, edges as (task, depends on, waived), and how many tasks were left out."""
+    """A part of the graph: tasks, edges as (task, depends on, waived), how many tasks were left out, and of tasks for
+    which these do not show it what they wait for."""
 
     tasks: list[Task]
     edges: list[tuple[str, str, bool]]
     more: int = 0
+    blockers: dict[str, list[Blocker]] = field(default_factory=dict)
 
 
 async def get_ready_tasks(
@@ -173,6 +177,7 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
     )
     return Detail(
         task,
+        (await blockers(connection, project_id, [task_id])).get(task_id, []),
         dependencies=await get_task_dependencies(connection, project_id, task_id),
         dependents=[_neighbour(row) for row in dependents],
         children=[_neighbour(row) for row in children],
@@ -221,27 +226,6 @@ async def ready_children(connection: Connection, project_id: str, epic_id: str, 
         limit,
     )
     return [record["id"] for record in records]
-
-
-async def open_dependencies(connection: Connection, project_id: str, task_id: str, limit: int = 5) -> list[Neighbour]:
-    """What a task still waits for: its own open dependencies and those of the epics above it."""
-    records = await connection.fetch(
-        """
-        with recursive up(id) as (
-            select $2::text collate "C"
-            union
-            select t.parent_id from up u join tasks t on t.project_id = $1 and t.id = u.id where t.parent_id is not null
-        )
-        select distinct d.id, d.title, d.status, false as waived from up u
-          join task_deps e on e.project_id = $1 and e.task_id = u.id and e.waived_at is null
-          join tasks d on d.project_id = $1 and d.id = e.depends_on and d.status <> 'done'
-         order by d.id limit $3
-        """,
-        project_id,
-        task_id,
-        limit,
-    )
-    return [_neighbour(row) for row in records]
 
 
 async def list_active_tasks(connection: Connection, project_id: str, agent: str | None = None) -> list[Task]:
@@ -339,9 +323,12 @@ async def graph(connection: Connection, project_id: str, *, root: str | None, li
             root,
         )
     tasks = [Task.from_record(record) for record in records]
-    shown = [task.id for task in tasks]
-    edges = await _edges(connection, project_id, shown)
-    return GraphView(tasks, edges, (records[0]["total"] if records else 0) - len(tasks))
+    edges = await _edges(connection, project_id, [task.id for task in tasks])
+    unfinished = {task.id for task in tasks if not task.status.finished}
+    seen = {task_id for task_id, target, waived in edges if target in unfinished and not waived}
+    unseen = [task.id for task in tasks if task.status is TaskStatus.BLOCKED and task.id not in seen]
+    waits = await blockers(connection, project_id, unseen)
+    return GraphView(tasks, edges, (records[0]["total"] if records else 0) - len(tasks), waits)
 
 
 def _neighbour(record: Row) -> Neighbour:

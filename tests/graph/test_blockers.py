@@ -1,0 +1,67 @@
+"""Every view says what a task waits for."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom import replies
+from loom.exceptions import TaskStateError
+from loom.graph.front import Loom
+from loom.replies import drawing
+
+
+async def why(loom: Loom, task_id: str) -> list[str]:
+    return list(replies.detail(await loom.get(task_id)).get("waits_for", []))
+
+
+async def test_its_own_dependencies_before_those_of_its_epics(loom: Loom) -> None:
+    first, above = await loom.create("first"), await loom.create("above")
+    epic = await loom.create("E", epic=True, depends_on=[above.id])
+    inner = await loom.create("I", epic=True, parent_id=epic.id)
+    task = await loom.create("T", parent_id=inner.id, depends_on=[first.id])
+    told = [f"{first.id} (pending)", f"{above.id} (pending), as its epic {epic.id} does"]
+    assert await why(loom, task.id) == told
+    with pytest.raises(TaskStateError, match=f"{first.id} \\(pending\\), {above.id} \\(pending\\)"):
+        await loom.claim(task.id)
+    await loom.done(first.id)
+    assert await why(loom, task.id) == told[1:]
+    overview = replies.overview(await loom.status())
+    assert [one["waits_for"] for one in overview["blocked"]] == [told[1:]]
+    summary = drawing.summary(await loom.graph(root=task.id))
+    assert above.id in summary["waves"][0]["tasks"][0]
+    rows = drawing.rows(await loom.graph(root=task.id))
+    assert rows["tasks"][0]["waits_for"] == told[1:]
+
+
+async def test_a_question_and_the_time_of_a_retry(loom: Loom) -> None:
+    asks, fails = await loom.create("asks"), await loom.create("fails")
+    await loom.escalate(asks.id, "which?")
+    (question,) = await loom.escalations()
+    assert await why(loom, asks.id) == [f"{question.id} (question)"]
+    outcome = await loom.fail(fails.id, "no")
+    assert outcome.task.retry_at is not None
+    (told,) = await why(loom, fails.id)
+    assert told.startswith(str(outcome.task.retry_at.year))
+    assert told.endswith("(tried again)")
+
+
+async def test_an_epic_without_children_is_named_as_such(loom: Loom) -> None:
+    epic = await loom.create("E", epic=True)
+    task = await loom.create("T", depends_on=[epic.id])
+    assert await why(loom, task.id) == [f"{epic.id} (epic, without children)"]
+    child = await loom.create("C", parent_id=epic.id)
+    assert await why(loom, task.id) == [f"{epic.id} (epic)"]
+    assert await why(loom, child.id) == []
+
+
+async def test_what_was_waived_is_waited_for_no_more(loom: Loom) -> None:
+    gone, left = await loom.create("gone"), await loom.create("left")
+    task = await loom.create("T", depends_on=[gone.id, left.id])
+    await loom.resolve(gone.id, "waive")
+    assert await why(loom, task.id) == [f"{left.id} (pending)"]
+
+
+async def test_of_many_the_first_few(loom: Loom) -> None:
+    many = [await loom.create(f"D{n}") for n in range(9)]
+    task = await loom.create("T", depends_on=[one.id for one in many])
+    assert len(await why(loom, task.id)) == 5
