@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,10 +62,8 @@ async def test_what_a_command_says_is_taken(tmp_path: Path) -> None:
 async def test_too_much_output_stops_a_command(tmp_path: Path) -> None:
     exactly = await run("print('x' * 99)", tmp_path, out_bytes=100)
     assert (exactly.cut, len(exactly.out)) == (False, 100)
-    began = time.monotonic()
     ended = await run("n = 0\nwhile True: print(n); n += 1", tmp_path, out_bytes=5_000)
     assert (ended.cut, ended.out) == (True, "\n".join(map(str, range(2000))).encode()[:5_000])
-    assert time.monotonic() - began < 8
 
 
 async def test_a_command_that_is_not_there(tmp_path: Path) -> None:

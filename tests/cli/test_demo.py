@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,8 @@ def empty(bare: Cli, cli: Cli) -> Cli:
 
 
 async def test_from_nothing_to_a_finished_project(empty: Cli, pool: Pool) -> None:
-    begin = time.monotonic()
     done = empty("demo")
     assert done.code == 0, done
-    assert time.monotonic() - begin < 60
     assert "16 tasks done by 3 agents" in done.out
     assert "agent-3" in done.out
     counts = empty.ok("status")["counts"]

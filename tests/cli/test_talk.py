@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 from tests.cli.conftest import Cli
 
@@ -39,10 +38,7 @@ def test_a_wait_ends_with_what_it_waits_for(cli: Cli) -> None:
 
 
 def test_a_wait_that_sees_nothing_is_a_success_that_says_so(cli: Cli) -> None:
-    begin = time.monotonic()
-    seen = cli.ok("wait", "--timeout", "0.3")
-    assert seen["changed"] is False
-    assert time.monotonic() - begin < 10
+    assert cli.ok("wait", "--timeout", "0.3")["changed"] is False
 
 
 def test_watching(cli: Cli) -> None:

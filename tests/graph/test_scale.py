@@ -85,6 +85,7 @@ async def test_hot_statements_at_a_hundred_thousand_tasks(crowded: Loom, pool: P
     assert await buffers(pool, reading.READY, project, None, 10) <= BUFFERS
 
 
+@pytest.mark.benchmark
 async def test_a_hundred_thousand_cost_no_more_than_a_thousand(loom: Loom, pool: Pool, config: LoomConfig) -> None:
     """Both projects in one database, measured in turn; best of three rounds, since machines are noisy."""
     small = Loom(replace(config, project_id="11111111-1111-4111-8111-111111111111"), agent="small")

@@ -30,7 +30,7 @@ async def kept(loom: Loom) -> AsyncIterator[None]:
         await housekeeper.stop()
 
 
-async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 8) -> None:
+async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not await true():  # noqa: ASYNC110 - the state is in the servers
             await asyncio.sleep(0.05)

@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -383,9 +382,8 @@ async def test_a_task_that_somebody_else_finishes_meanwhile(loom: Loom, project_
 async def test_the_deadline_counts_while_it_is_reviewed(loom: Loom, project_loom: Project, place: Path) -> None:
     worker = project_loom(skills=sleeper(place), deadline_seconds=2, max_retries=0)
     task = await worker.create("A")
-    began = time.monotonic()
-    await Work(worker, "true", review=True).finish()
-    assert time.monotonic() - began < 8
+    async with asyncio.timeout(30):
+        await Work(worker, "true", review=True).finish()
     assert (await task_now(loom, task)).dead
     assert not any(map(alive, pids(place / "reviewer")))
 

@@ -80,6 +80,7 @@ def fresh(config: LoomConfig) -> LoomConfig:
     return replace(config, project_id=str(uuid.uuid4()))
 
 
+@pytest.mark.benchmark
 async def test_ten_thousand_tasks_in_a_few_times_a_copy(config: LoomConfig, pool: Pool) -> None:
     """The best of three, since the machine may be busy with something else meanwhile."""
     told = []

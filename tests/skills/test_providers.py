@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -64,10 +63,9 @@ async def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
     child = f"child = subprocess.Popen([sys.executable, '-c', {deaf!r}], stdout=subprocess.PIPE)"
     wait = "child.stdout.readline()\nopen('pid', 'w').write(str(child.pid))\ntime.sleep(60)"
     command = script(tmp_path, f"{child}\n{wait}")
-    began = time.monotonic()
-    with pytest.raises(ProviderError, match="no answer within 4 seconds"):
-        await ask(command, timeout=4.0)
-    assert time.monotonic() - began < 11
+    async with asyncio.timeout(30):
+        with pytest.raises(ProviderError, match="no answer within 4 seconds"):
+            await ask(command, timeout=4.0)
     pid = int((tmp_path / "pid").read_text())
     await asyncio.sleep(0.2)
     state = Path(f"/proc/{pid}/stat")
@@ -75,9 +73,8 @@ async def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
 
 
 async def test_what_a_command_leaves_behind_holds_nothing_up(tmp_path: Path) -> None:
-    began = time.monotonic()
-    assert (await ask(script(tmp_path, "subprocess.Popen(['sleep', '30'])\nprint('{}')"))).text == "{}\n"
-    assert time.monotonic() - began < 8
+    async with asyncio.timeout(30):
+        assert (await ask(script(tmp_path, "subprocess.Popen(['sleep', '60'])\nprint('{}')"))).text == "{}\n"
 
 
 @pytest.mark.parametrize("then", ["time.sleep(60)", "print('{}')"])
@@ -147,8 +144,9 @@ async def test_the_skill_names_another_model(remote: Provider, api: Api) -> None
 
 async def test_a_rate_limit_is_waited_for_as_long_as_it_says(remote: Provider, api: Api) -> None:
     api.turns[:] = [Turn(status=429, headers={"retry-after": "1"}), Turn('{"a": 2}')]
-    assert (await ask(remote)).text == '{"a": 2}'
-    assert 0.9 < api.at[1] - api.at[0] < 3
+    async with asyncio.timeout(30):
+        assert (await ask(remote)).text == '{"a": 2}'
+    assert api.at[1] - api.at[0] > 0.9
 
 
 async def test_a_server_that_recovers(remote: Provider, api: Api) -> None:
@@ -178,12 +176,11 @@ async def test_errors_that_no_retry_cures(remote: Provider, api: Api) -> None:
 
 
 async def test_a_server_that_does_not_answer(remote: Provider, api: Api) -> None:
-    api.turns[:] = [Turn('{"a": 1}'), Turn(sleep=3)]
+    api.turns[:] = [Turn('{"a": 1}'), Turn(sleep=60)]
     await ask(remote)  # so that what follows does not import the client, which takes seconds
-    began = time.monotonic()
-    with pytest.raises(ProviderError, match=r"no answer within 0.5 seconds"):
-        await ask(remote, timeout=0.5)
-    assert time.monotonic() - began < 2.5
+    async with asyncio.timeout(30):
+        with pytest.raises(ProviderError, match=r"no answer within 0.5 seconds"):
+            await ask(remote, timeout=0.5)
 
 
 async def test_an_answer_that_is_cut(remote: Provider, api: Api) -> None:
