@@ -50,6 +50,14 @@ async def test_what_was_cancelled_still_counts_down(loom: Loom) -> None:
     await holds(loom)
 
 
+async def test_a_plan_that_waits_for_what_was_cancelled_is_refused(loom: Loom) -> None:
+    gone = await loom.create("gone")
+    await loom.cancel(gone.id)
+    with pytest.raises(TaskStateError, match="will never be done"):
+        await loom.apply_plan({"tasks": [{"title": "first"}, {"title": "second", "depends_on": [gone.id]}]})
+    assert (await loom.status()).counts["pending"] == 0
+
+
 async def test_a_task_waits_for_all_its_dependencies(loom: Loom) -> None:
     a, b = await loom.create("A"), await loom.create("B")
     c = await loom.create("C", depends_on=[a.id, b.id])

@@ -29,7 +29,7 @@ async def write(tx: Transaction, batch: Batch, *, agent: str, max_attempts: int)
     those nobody has begun also wait for what the file newly puts before them."""
     await store.lock_graph(tx)
     fitted = fit(batch, await store.outline(tx), tx.project_id)
-    planted = await plans.plant(tx, fitted.drafts, agent=agent, max_attempts=max_attempts)
+    planted = await plans.plant(tx, fitted.drafts, agent=agent, max_attempts=max_attempts, stuck=True)
     before: dict[str, list[str]] = {}
     for task_id, key in fitted.links:
         before.setdefault(task_id, []).append(planted.ids[key])

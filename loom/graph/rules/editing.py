@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from loom.bus.events import EventType
-from loom.exceptions import DependencyCycleError, LoomError, TaskNotFoundError, TaskStateError
+from loom.exceptions import DependencyCycleError, TaskNotFoundError, TaskStateError
 from loom.graph import deps, store
 from loom.graph.model.dependencies import detect_cycle, epic_start, tasks_of_cycle
 from loom.graph.model.task import Priority, Task, TaskStatus
@@ -176,6 +176,20 @@ async def hold_existing(tx: Transaction, targets: Sequence[str]) -> dict[str, Ta
     return statuses
 
 
+def refuse_cancelled(targets: Mapping[str, TaskStatus]) -> None:
+    """Refuses new edges to tasks that will never be done."""
+    dropped = [target for target, status in targets.items() if status is TaskStatus.CANCELLED]
+    if dropped:
+        raise TaskStateError(
+            Words(
+                "{} names {}, which was cancelled and will never be done.",
+                Argument("depends_on"),
+                ", ".join(dropped[:5]),
+            ),
+            "Leave it out.",
+        )
+
+
 async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | None = None) -> dict[str, TaskStatus]:
     """Holds the targets of new edges; refuses the task itself, what does not exist, and what was cancelled."""
     if known_to in targets:
@@ -183,9 +197,8 @@ async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | No
             f"{known_to} cannot depend on itself.", Words("Leave it out of {}.", Argument("depends_on"))
         )
     statuses = await hold_existing(tx, targets)
-    dropped = [target for target, status in statuses.items() if status is TaskStatus.CANCELLED]
-    if dropped and known_to is None:
-        raise _never(dropped)
+    if known_to is None:
+        refuse_cancelled(statuses)
     return statuses
 
 
@@ -194,9 +207,7 @@ async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, 
     removed = [target for target in task.depends_on if target not in wanted]
     if added:
         await _may_gain(tx, task)
-        statuses = await store.lock_targets(tx, added)
-        if dropped := [target for target in added if statuses[target] is TaskStatus.CANCELLED]:
-            raise _never(dropped)
+        refuse_cancelled(await store.lock_targets(tx, added))
         edges = await store.upstream(tx, added)
         edges[epic_start(task.id)] = [*edges.get(epic_start(task.id), []), *added]
         if task.parent_id is not None:
@@ -233,12 +244,3 @@ async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]
 
 
 _BEGUN = (TaskStatus.CLAIMED, TaskStatus.DONE)
-
-
-def _never(dropped: Sequence[str]) -> LoomError:
-    return TaskStateError(
-        Words(
-            "{} names {}, which was cancelled and will never be done.", Argument("depends_on"), ", ".join(dropped[:5])
-        ),
-        "Leave it out.",
-    )

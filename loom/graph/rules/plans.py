@@ -27,8 +27,11 @@ class Planted:
     tasks: list[Task]
 
 
-async def plant(tx: Transaction, drafts: Sequence[Draft], *, agent: str, max_attempts: int) -> Planted:
-    """Inserts drafts and their edges; each status is computed from its dependencies as they are now."""
+async def plant(
+    tx: Transaction, drafts: Sequence[Draft], *, agent: str, max_attempts: int, stuck: bool = False
+) -> Planted:
+    """Inserts drafts and their edges; each status is computed from its dependencies as they are now. `stuck`: what
+    waits for a cancelled task comes in as well, and waits until that is waived."""
     with uncollected():
         await store.lock_graph(tx)
         drafts = plan.order(drafts)
@@ -38,6 +41,8 @@ async def plant(tx: Transaction, drafts: Sequence[Draft], *, agent: str, max_att
         own = set(ids.values())
         outside = sorted({ids.get(name, name) for draft in drafts for name in draft.depends_on} - own)
         statuses = await editing.hold_existing(tx, outside)
+        if not stuck:
+            editing.refuse_cancelled(statuses)
         wanted = {ids.get(draft.parent, draft.parent) for draft in drafts if draft.parent} - own
         parents = {parent_id: await editing.adopt(tx, parent_id, agent) for parent_id in sorted(wanted)}
         rows = _rows(drafts, ids, statuses, parents, max_attempts)
