@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from loom import services
 from loom.config import DatabaseConfig, LoomConfig, OrchestrationConfig, RedisConfig, ServersConfig
-from loom.db.connection import Pool, open_pool
+from loom.db.connection import Connection, Pool, open_pool
 from loom.db.migrate import migrate
 from loom.graph.front import Loom
 from loom.services import Endpoints
@@ -177,6 +177,26 @@ async def clock(pool: Pool) -> Callable[[float], Awaitable[None]]:
         )
 
     return advance
+
+
+async def horizon_passed(loom: Loom) -> None:
+    """Waits until the relay may read all that was committed so far. On a server that several test workers share, their
+    transactions hold it up as well; one that the test itself has open is not waited for."""
+
+    async def look(connection: Connection, mark: str | None = None) -> tuple[str, bool]:
+        newest, passed = await connection.fetchrow(
+            "select pg_snapshot_xmax(s)::text, pg_snapshot_xmin(s) >= coalesce($1::text::xid8, pg_snapshot_xmax(s))"
+            " or exists(select from pg_stat_activity where datname = current_database() and backend_xid is not null)"
+            " from pg_current_snapshot() s",
+            mark,
+        )
+        return newest, passed
+
+    mark, passed = await loom.look(look)
+    async with asyncio.timeout(30):
+        while not passed:
+            await asyncio.sleep(0.01)
+            _, passed = await loom.look(lambda connection: look(connection, mark))
 
 
 def with_database(url: str, name: str) -> str:

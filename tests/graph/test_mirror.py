@@ -25,11 +25,12 @@ from loom.graph.cache.mirror import BATCH
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, ready_score
 from loom.graph.store.transaction import Change
-from tests.conftest import Opener
+from tests.conftest import Opener, horizon_passed
 from tests.graph.test_lifecycle import holds
 
 
 async def synced(loom: Loom) -> None:
+    await horizon_passed(loom)
     assert await (await loom.relay()).step()
 
 
@@ -310,9 +311,11 @@ async def test_names_of_one_project_do_not_reach_another(open_loom: Opener, conf
 
 
 async def test_the_horizon_is_where_a_reader_begins(pool: Pool, loom: Loom) -> None:
+    await horizon_passed(loom)
     async with pool.acquire() as connection:
         start = await store.events.horizon(connection)
     await loom.create("A")
+    await horizon_passed(loom)
     async with pool.acquire() as connection:
         (event,) = await store.events.after(connection, loom.project_id, start, limit=10)
     assert event.type == "task.created"
