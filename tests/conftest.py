@@ -184,13 +184,14 @@ async def horizon_passed(loom: Loom) -> None:
     transactions hold it up as well; one that the test itself has open is not waited for."""
 
     async def look(connection: Connection, mark: str | None = None) -> tuple[str, bool]:
-        newest, passed = await connection.fetchrow(
+        found = await connection.fetchrow(
             "select pg_snapshot_xmax(s)::text, pg_snapshot_xmin(s) >= coalesce($1::text::xid8, pg_snapshot_xmax(s))"
             " or exists(select from pg_stat_activity where datname = current_database() and backend_xid is not null)"
             " from pg_current_snapshot() s",
             mark,
         )
-        return newest, passed
+        assert found is not None
+        return found[0], found[1]
 
     mark, passed = await loom.look(look)
     async with asyncio.timeout(30):
