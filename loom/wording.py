@@ -37,6 +37,15 @@ class Argument(NamedTuple):
         return self.name
 
 
+class InputName(NamedTuple):
+    """The name of one of a skill's or a workflow's inputs."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} in inputs"
+
+
 class Shell(NamedTuple):
     """A command line that everybody types alike, whatever face they have, because there is no tool for it."""
 
@@ -55,7 +64,7 @@ class Moment(NamedTuple):
         return self.at.isoformat(timespec="seconds")
 
 
-Named = Call | Argument | Shell | Moment
+Named = Call | Argument | InputName | Shell | Moment
 """What faces word differently."""
 
 Face = Callable[[Named], str]
@@ -79,7 +88,7 @@ class Words(str):
             if isinstance(slot, Words):
                 parts += slot.parts
             else:
-                parts.append(slot if isinstance(slot, Call | Argument | Shell | Moment) else str(slot))
+                parts.append(slot if isinstance(slot, Named) else str(slot))
             parts.append(text)
         words = super().__new__(cls, "".join(map(str, parts)))
         words.parts = tuple(parts)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loom.wording import Argument, Call, Face, Moment, Named, Shell
+from loom.wording import Argument, Call, Face, InputName, Moment, Named, Shell
 
 _PLACES: Mapping[str, tuple[str, ...]] = {
     "claim": ("task_id",),
@@ -94,6 +94,8 @@ def people(command: str = "") -> Face:
                 return f"`{' '.join(['loom', verb, *_words(verb, dict(arguments))])}`"
             case Argument(name):
                 return _name(command, name)
+            case InputName(name):
+                return f"--input {name}=VALUE"
             case Shell(line):
                 return f"`{line}`"
             case Moment(at):

@@ -6,7 +6,7 @@ import json
 from datetime import UTC
 from typing import Any
 
-from loom.wording import Argument, Call, Moment, Named, Shell
+from loom.wording import Argument, Call, InputName, Moment, Named, Shell
 
 
 def agents(named: Named) -> str:
@@ -17,6 +17,8 @@ def agents(named: Named) -> str:
             return f"loom_{verb}({given})" if given else f"loom_{verb}"
         case Argument(name):
             return name
+        case InputName():
+            return str(named)
         case Shell(line):
             return f"`{line}`"
         case Moment(at):

@@ -142,7 +142,7 @@ async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
     """The preview of a stored plan again, or the answer if it was written. Raises PlanNotFoundError."""
     stored = await get(loom, plan_id)
     if stored.answer is not None:
-        return _without_ids(stored.answer)
+        return _told(stored.answer)
     return {"plan_id": plan_id, "status": "preview", **preview(plan.read(stored.plan))}
 
 
@@ -153,7 +153,7 @@ async def confirm(loom: Loom, plan_id: str, *, agent_id: str | None = None) -> d
         PlanNotFoundError, PlanError: the project has changed so that the plan does not fit any more.
     """
     answer = await loom.transact(await writing(loom, plan_id, loom.caller(agent_id)))
-    return _without_ids(answer)
+    return _told(answer)
 
 
 async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction], Awaitable[dict[str, Any]]]:
@@ -249,13 +249,14 @@ def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, in
         epics=counts[TaskStatus.EPIC],
         tasks=rows,
         more=max(len(tasks) - _ROWS, 0) or None,
-        next=Words("Work can begin with {}.", call("claim")),
         **{IDS: [one.id for one in tasks]},
     )
 
 
-def _without_ids(answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in answer.items() if name != IDS}
+def _told(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What was kept of a plan that is written, and what is to be done now, which each face words when it is told."""
+    facts = {name: value for name, value in answer.items() if name != IDS}
+    return facts | {"next": Words("Work can begin with {}.", call("claim"))}
 
 
 def dumped(given: Mapping[str, Any]) -> str:

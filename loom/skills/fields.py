@@ -20,7 +20,7 @@ from loom import documents, texts
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.model import limits
 from loom.skills.library import FILE_BYTES
-from loom.wording import Argument, Words
+from loom.wording import InputName, Words
 
 INPUTS_BYTES = 900_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -72,7 +72,7 @@ def accept(inputs: Sequence[Input], given: Mapping[str, Any], who: str) -> dict[
                 needs = f"{who[0].upper()}{who[1:]} needs the input {name} ({one.type}){about}"
                 raise InvalidInputError(
                     needs if needs.endswith((".", "?", "!")) else f"{needs}.",
-                    Words("Pass it in {}.", Argument("inputs")),
+                    Words("Pass {}.", InputName(name)),
                 )
             value = one.default
         elif not fits(value, one.type):

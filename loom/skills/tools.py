@@ -42,7 +42,7 @@ async def skill(
         return listed(skills)
     if output is not None:
         raise InvalidInputError(
-            Words("{} answers a run, and none is named.", Argument("output")),
+            Words("{} answers a run, but there is no {}.", Argument("output"), Argument("run_id")),
             Words("Answer with {}, the run being the one that you were given.", call("skill", run_id=..., output=...)),
         )
     chosen = skills.get(name)
@@ -75,7 +75,7 @@ async def decompose(
     """Makes a plan or takes one, shows it, writes it after a yes; see `decomposer`. Raises LoomError."""
     if confirm and plan_id is None:
         raise InvalidInputError(
-            "Only a plan that was shown can be confirmed.",
+            Words("{} needs the {} of a preview.", Argument("confirm"), Argument("plan_id")),
             Words(
                 "Make a preview and show it, and when it is agreed to, confirm it with {}.",
                 call("decompose", plan_id=..., confirm=True),

@@ -238,7 +238,7 @@ def test_a_person_is_told_what_an_answer_must_look_like_and_how_to_give_inputs(c
     assert "--output JSON" in opened.splitlines()[-1]
     missing = cli.inside("skill", "run", "define_done")
     assert missing.err.splitlines()[0].endswith("needs the input task (object): The task: title, context.")
-    assert missing.err.splitlines()[1] == "next: Give it with --input task=VALUE."
+    assert missing.err.splitlines()[1] == "next: Pass --input task=VALUE."
 
 
 async def test_errors_have_two_sentences(bare_shop: Loom) -> None:

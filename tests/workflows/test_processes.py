@@ -79,7 +79,7 @@ async def test_killed_while_a_model_thinks(work: Cli, home: Path, model: Model, 
     assert "carried on by tester" in work.inside("workflow", "status", run_id).out
     first.end(signal.SIGKILL)
     assert await lease_runs(pool)
-    assert "nobody carries it on" in work.inside("workflow", "status", run_id).out
+    assert "Nobody carries it on" in work.inside("workflow", "status", run_id).out
     model.go_on()
     done = await asyncio.to_thread(work, "workflow", "resume", run_id)
     assert done.code == 0, "nobody waits for the lease of a process that is known to be dead"
@@ -253,7 +253,7 @@ def test_from_start_to_end(work: Cli, tmp_path: Path) -> None:
         (["start", "trial", "--inputs", "[1]"], 2, "inputs must be a JSON object, not a list."),
         (["start", "trial", "--inputs", '{"goal": 1}'], 2, "The input goal of the workflow trial must"),
         (["resume", "wf-00000000"], 1, "This project has no run wf-00000000."),
-        (["resume", "first"], 2, "run_id “first” is not the id of a workflow's run."),
+        (["resume", "first"], 2, "RUN “first” is not the id of a workflow's run."),
         (["resume", "wf-00000000", "--yes", "--step", "say"], 2, "Give one of --yes, --no, --output and --step."),
         (["resume", "wf-00000000", "--note", "x"], 2, "--note belongs to --yes or --no."),
         (["status", "wf-00000000"], 1, "This project has no run wf-00000000."),
