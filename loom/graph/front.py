@@ -132,7 +132,9 @@ class Loom:
             depends_on=limits.depends_on(depends_on),
         )
         agent = self._session.name(agent_id)
-        return await self._commit(lambda tx: editing.create(tx, task, agent))
+        if task.depends_on or task.parent_id:
+            return await self._commit(lambda tx: editing.create(tx, task, agent))
+        return await self._at_once(lambda tx: editing.create_alone(tx, task, agent))
 
     async def apply_plan(self, given: object, *, agent_id: str | None = None) -> list[Task]:
         """Creates all tasks of a plan `{"tasks": [...]}` or none.
@@ -665,6 +667,18 @@ class Loom:
         if outcome.task.status is not TaskStatus.CLAIMED:
             self._session.forget(task_id)
         return outcome
+
+    async def _at_once(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """As `_commit`, for work that is one statement with its event and needs no transaction block around it."""
+
+        async def attempt(pool: db.Pool) -> tuple[T, Change]:
+            async with db.begun(pool) as connection:
+                tx = Transaction(connection, self.project_id)
+                return await work(tx), tx.change()
+
+        result, change = await self._links.run(attempt, repeatable=False)
+        await self._mirror(change)
+        return result
 
     async def _must_exist(self, task_id: str) -> None:
         cache = self._links.cache_in_use

@@ -84,8 +84,10 @@ class Refused:
 async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, output: str) -> Outcome | Refused:
     """Finishes a task. `output` is JSON text. The same token again returns the first answer; a late report is taken
     while its token is the newest and nothing has moved on, else it is refused and its output kept in an event."""
-    task = await store.complete_task(tx, task_id, holder.agent, holder.token, output)
-    if task is None:
+    completed = await store.complete_task(tx, task_id, holder.agent, holder.token, output)
+    if completed is not None:
+        task, awaited = completed.task, completed.awaited
+    else:
         found = await _claim_to_report_on(tx, task_id, holder, terms, late=True)
         if isinstance(found, _Answered):
             return await _first_answer(tx, found.task)
@@ -99,7 +101,10 @@ async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, outp
             tx, found, TaskStatus.DONE, done_at=moment, retry_at=None, dead_reason=None, lapsed=False, output=output
         )
         tx.changed(task, EventType.TASK_DONE, agent=holder.agent, token=task.claim_token)
-    follows = await deps.check_and_unblock(tx, released=[task.id], parents=[task.parent_id], agent=holder.agent)
+        awaited = True
+    follows = await deps.check_and_unblock(
+        tx, released=[task.id] if awaited else [], parents=[task.parent_id], agent=holder.agent
+    )
     return Outcome(task, follows.unblocked, follows.closed)
 
 

@@ -45,13 +45,14 @@ async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
             edges = await store.upstream(tx, targets)
             edges.setdefault(parent.id, []).append("the new task")
             refuse_cycle({"the new task": [*targets], **edges})
-    status = deps.compute_initial_status(waiting, epic=task.status is TaskStatus.EPIC)
-    created = await store.create_task(tx, replace(task, status=status, waiting=waiting))
-    while created is None:  # the id was taken
-        (fresh,) = await store.draw_ids(tx, 1)
-        created = await store.create_task(tx, replace(task, id=fresh, status=status, waiting=waiting))
-    tx.changed(created, EventType.TASK_CREATED, agent=agent)
-    return created
+    status = deps.compute_initial_status(waiting, epic=_is_epic(task))
+    return await _create(tx, replace(task, status=status, waiting=waiting), agent)
+
+
+async def create_alone(tx: Transaction, task: NewTask, agent: str) -> Task:
+    """Inserts one task that has neither dependencies nor a parent: a single statement, outside of a transaction block
+    too."""
+    return await _create(tx, replace(task, status=deps.compute_initial_status(0, epic=_is_epic(task))), agent)
 
 
 async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outcome:
@@ -188,6 +189,18 @@ def refuse_cancelled(targets: Mapping[str, TaskStatus]) -> None:
             ),
             "Leave it out.",
         )
+
+
+async def _create(tx: Transaction, task: NewTask, agent: str) -> Task:
+    created = await store.create_task(tx, task, agent)
+    while created is None:  # the id was taken
+        (fresh,) = await store.draw_ids(tx, 1)
+        created = await store.create_task(tx, replace(task, id=fresh), agent)
+    return created
+
+
+def _is_epic(task: NewTask) -> bool:
+    return task.status is TaskStatus.EPIC
 
 
 async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | None = None) -> dict[str, TaskStatus]:

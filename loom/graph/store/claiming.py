@@ -114,34 +114,29 @@ async def renew_leases(connection: Connection, project_id: str, claims: Mapping[
     return {record["id"]: record["lease_expires_at"] for record in records}
 
 
-async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | None, output: str) -> Task | None:
-    """Finishes the claim that `token` names, or without one the claim of `agent`, and writes its event in the same
-    statement; None if there is no such claim."""
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A task just finished, and whether any other waits for it."""
+
+    task: Task
+    awaited: bool
+
+
+async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | None, output: str) -> Completed | None:
+    """Finishes the claim that `token` names, or without one the claim of `agent`, and writes its event, in one round
+    trip; None if there is no such claim."""
     await record_events(tx)
     record = await tx.connection.fetchrow(
-        f"""
-        with finished as (
-            update tasks t
-               set status = 'done', output = $5, done_at = loom_now(), lease_expires_at = null,
-                   version = version + 1, updated_at = loom_now()
-             where project_id = $1 and id = $2 and status = 'claimed'
-               and (claim_token = $4 or ($4::bigint is null and assignee = $3))
-            returning {COLUMNS}
-        ), logged as (
-            insert into events (project_id, type, task_id, status, version, agent, token)
-            select project_id, 'task.done', id, status, version, $3, claim_token from finished
-            returning xid::text as event_xid, id as event_id
-        )
-        select f.*, l.event_xid, l.event_id from finished f, logged l
-        """,
+        "select (f.done).*, f.depends_on, f.event_xid, f.event_id, f.awaited"
+        "  from loom_complete_task($1, $2, $3, $4, $5) f",
         tx.project_id,
         task_id,
         agent,
         token,
         output,
     )
-    if record is None:
+    if record is None or record["event_id"] is None:
         return None
     task = Task.from_record(record)
     tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
-    return task
+    return Completed(task, record["awaited"])

@@ -13,8 +13,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom import ids
+from loom.bus.events import Position
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.store.edges import add_edges
+from loom.graph.store.events import record_events
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -233,16 +235,12 @@ async def draw_ids(tx: Transaction, count: int) -> list[str]:
     return list(drawn)
 
 
-async def create_task(tx: Transaction, task: NewTask) -> Task | None:
-    """Inserts one task and its edges; None if the id is taken."""
+async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None:
+    """Inserts one task and its edges, and writes its event in the same statement, so that for a task without edges it
+    is all there is to do, on its own, outside of a transaction block. None if the id is taken."""
+    await record_events(tx)
     record = await tx.connection.fetchrow(
-        f"""
-        insert into tasks as t (project_id, id, title, status, priority, max_attempts, waiting, parent_id, context,
-                                done_when, ready_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, case when $4 = 'pending' then loom_now() end)
-        on conflict (project_id, id) do nothing
-        returning {COLUMNS}
-        """,
+        _CREATE,
         tx.project_id,
         task.id,
         task.title,
@@ -253,13 +251,31 @@ async def create_task(tx: Transaction, task: NewTask) -> Task | None:
         task.parent_id,
         task.context,
         task.done_when,
+        agent,
     )
     if record is None:
         return None
-    if not task.depends_on:
-        return Task.from_record(record)
-    await add_edges(tx, task.id, task.depends_on)
-    return Task.from_record({**record, "depends_on": sorted(task.depends_on)})
+    if task.depends_on:
+        await add_edges(tx, task.id, task.depends_on)
+    created = Task.from_record({**record, "depends_on": sorted(task.depends_on)})
+    tx.logged(created, Position(int(record["event_xid"]), record["event_id"]))
+    return created
+
+
+_CREATE = f"""
+with created as (
+    insert into tasks (project_id, id, title, status, priority, max_attempts, waiting, parent_id, context, done_when,
+                       ready_at)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, case when $4 = 'pending' then loom_now() end)
+    on conflict (project_id, id) do nothing
+    returning {_FIELDS}
+), logged as (
+    insert into events (project_id, type, task_id, status, version, agent)
+    select project_id, 'task.created', id, status, version, $11 from created
+    returning xid::text as event_xid, id as event_id
+)
+select c.*, l.event_xid, l.event_id from created c, logged l
+"""
 
 
 async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, Task]:
