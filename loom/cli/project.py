@@ -252,7 +252,13 @@ def _mcp_server(root: Path) -> tuple[dict[str, Any], str]:
                 f"{missing}; start your client with this virtual environment active, "
                 "or install Loom for your user: `pipx install .` or `uv tool install .` in a clone of its repository."
             )
-    return {"command": command, "args": words, "env": {"LOOM_PROJECT_DIR": "${CLAUDE_PROJECT_DIR:-.}"}}, advice
+    entry = {
+        "command": command,
+        "args": words,
+        "env": {"LOOM_PROJECT_DIR": "${CLAUDE_PROJECT_DIR:-.}"},
+        "alwaysLoad": True,  # else Claude Code's first request, sent before a server answers, goes without its tools
+    }
+    return entry, advice
 
 
 def _with_server(root: Path, server: Mapping[str, Any]) -> str | None:
