@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _FOLLOW_NOTHING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -33,13 +34,6 @@ def read(path: Path, most: int, within: Path | None = None) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most // 1024:,} kB", str(path))
     return data
-
-
-def read_end(path: Path, most: int, within: Path) -> bytes:
-    """The last bytes of a regular file, at most so many."""
-    with _opened(path, within) as file:
-        os.lseek(file, max(os.fstat(file).st_size - most, 0), os.SEEK_SET)
-        return os.read(file, most)
 
 
 def write(path: Path, text: str, mode: int | None = None, within: Path | None = None) -> None:
@@ -73,17 +67,73 @@ def write(path: Path, text: str, mode: int | None = None, within: Path | None = 
             raise
 
 
+def log(path: Path, within: Path, *, anew: bool = False) -> BinaryIO:
+    """Opens a log to add to it, without a buffer; it and its directory are made where they are missing, for the user
+    alone. Its directory lies in `within`; the log itself is no link, and has no second name elsewhere.
+
+    Args:
+        anew: what is in it goes.
+    """
+    _private(path.parent, within)
+    with _directory(_real(path.parent, within), within) as directory:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FOLLOW_NOTHING
+        descriptor = os.open(path.name, flags, 0o600, dir_fd=directory)
+    try:
+        facts = _regular(descriptor, path)
+        if facts.st_nlink > 1:
+            raise OSError(errno.EMLINK, "it has another name elsewhere", str(path))
+        if stat.S_IMODE(facts.st_mode) & 0o077:
+            os.fchmod(descriptor, 0o600)
+        if anew:
+            os.ftruncate(descriptor, 0)
+        return os.fdopen(descriptor, "ab", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def log_end(path: Path, most: int, within: Path) -> bytes:
+    """The last bytes of a log, at most so many; it lies as in `log`."""
+    with _directory(_real(path.parent, within), within) as directory:
+        descriptor = os.open(path.name, os.O_RDONLY | _FOLLOW_NOTHING, dir_fd=directory)
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(max(_regular(descriptor, path).st_size - most, 0))
+        return file.read(most)
+
+
+def own_directory(path: Path) -> Path:
+    """A directory of the user's own, made where it is missing, that nobody else may look into."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = path.stat()
+    if stat.S_IMODE(facts.st_mode) & 0o077 and facts.st_uid == os.geteuid():
+        path.chmod(0o700)
+    return path
+
+
 @contextmanager
 def _opened(path: Path, within: Path | None) -> Iterator[int]:
     real = _real(path, within)
     with _directory(real.parent, within) as directory:
         descriptor = os.open(real.name, os.O_RDONLY | _FOLLOW_NOTHING, dir_fd=directory)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        _regular(descriptor, path)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _regular(descriptor: int, path: Path) -> os.stat_result:
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return facts
+
+
+def _private(path: Path, within: Path) -> None:
+    """Makes a directory below one that is there."""
+    if not path.is_dir():
+        with _directory(_real(path.parent, within), within) as directory, suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=directory)
 
 
 @contextmanager

@@ -35,6 +35,14 @@ def quote(text: str, most: int = 60) -> str:
     return "“" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "”"
 
 
+def logged(text: str) -> str:
+    """As one line of a log: passwords of URLs hidden, line breaks and all that cannot be seen written as escapes."""
+    text = mask(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def mask(text: str) -> str:
     """`text` with the passwords of the URLs in it hidden."""
     text = re.sub(r"(://[^:@/\s]*):\S*@", r"\1:***@", text)

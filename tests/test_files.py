@@ -50,7 +50,6 @@ def test_what_leads_out_is_neither_read_nor_written(inside: Path, way: Callable[
     path = way(inside)
     for attempt in (
         lambda: files.read(path, MOST, inside),
-        lambda: files.read_end(path, MOST, inside),
         lambda: files.write(path, "evil", within=inside),
     ):
         with pytest.raises(OSError, match=f"it leads out of {inside}, to {inside.parent}"):
@@ -85,7 +84,63 @@ def test_a_file_is_as_large_as_its_kind_may_be(inside: Path) -> None:
     assert len(files.read(inside / "file", 2048, inside)) == 2048
     with pytest.raises(OSError, match="it is larger than 1 kB"):
         files.read(inside / "file", 1024, inside)
-    assert files.read_end(inside / "file", 10, inside) == b"x" * 10
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_and_its_directory_are_for_the_user_alone(inside: Path) -> None:
+    path = inside / "logs" / "a.log"
+    for text in (b"one", b"two"):
+        with files.log(path, inside) as file:
+            file.write(text)
+    assert path.read_bytes() == b"onetwo"
+    assert files.log_end(path, 4, inside) == b"etwo"
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    path.chmod(0o644)
+    with files.log(path, inside, anew=True):
+        assert path.read_bytes() == b""
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_log_is_written_to_where_a_stranger_leads(inside: Path, tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret", inside / "logs" / "a.log"
+    path.parent.mkdir()
+
+    def refused(sentence: str) -> None:
+        with pytest.raises(OSError, match=sentence):
+            files.log(path, inside)
+
+    for target in (secret, tmp_path / "missing", Path("other.log")):  # not even to a neighbour
+        path.symlink_to(target)
+        refused("Too many levels of symbolic links")
+        with pytest.raises(OSError, match="Too many levels of symbolic links"):
+            files.log_end(path, MOST, inside)
+        path.unlink()
+    os.mkfifo(path)
+    refused("No such device|no regular file")
+    path.unlink()
+    path.hardlink_to(secret)
+    refused("it has another name elsewhere")
+    path.unlink()
+    path.parent.rmdir()
+    for target in (tmp_path, tmp_path / "missing"):
+        path.parent.symlink_to(target)
+        refused("it leads out of")
+        path.parent.unlink()
+    assert secret.read_text() == "secret"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["repository", "secret"]
+
+
+def test_a_directory_of_the_users_own_is_closed_to_others(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    own.chmod(0o755)
+    assert files.own_directory(own).stat().st_mode & 0o777 == 0o700
+    assert files.own_directory(tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+# --- replacing --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("and_back", [False, True])

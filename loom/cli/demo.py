@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import click
 
+from loom import files
 from loom.bus.events import Event, EventType
 from loom.cli.output import dim, emit, heading, plural, status, table, when
 from loom.cli.project import initialise
 from loom.cli.servers import bring_up
 from loom.cli.shared import Command, note, open_project, progress, read_text, wants_json
 from loom.cli.transfer import bring_in
-from loom.config import LoomConfig, find_project, load_config
+from loom.config import LoomConfig, find_project, load_config, logs_dir
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
 from loom.texts import one_line
@@ -161,12 +162,11 @@ def _unfinished(counts: dict[str, int]) -> int:
 def _running(config: LoomConfig, names: Sequence[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The agents, each with a log of its own; none outlives this."""
     assert config.project_dir is not None
-    logs = config.project_dir / ".loom" / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs = logs_dir(config)
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for name in names:
-            with (logs / f"demo-{name}.log").open("wb") as log:
+            with files.log(logs / f"demo-{name}.log", logs.parent, anew=True) as log:
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "loom.cli.demo_agent"],

@@ -232,8 +232,12 @@ def _choose_json(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 def _log_to_stderr(level: str) -> None:
     import logging
 
+    class OneLine(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return texts.logged(super().format(record))
+
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    handler.setFormatter(OneLine("note: %(message)s"))
     logger = logging.getLogger("loom")
     logger.handlers[:] = [handler]
     logger.setLevel(level)

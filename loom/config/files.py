@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from loom import documents, files
-from loom.config.keys import KEYS, Keys, Rule, UnfitError
+from loom.config.keys import KEYS, Keys, LoomConfig, Rule, UnfitError
 from loom.exceptions import ConfigError
 
 CONFIG_BYTES = 256 * 1024  # of a file
@@ -18,6 +18,11 @@ _UNKNOWN = 10  # keys of one file that are told one by one
 def user_config_path() -> Path:
     """The user's own file, whether it exists or not."""
     return Path.home() / ".loom" / "config.yaml"
+
+
+def logs_dir(config: LoomConfig) -> Path:
+    """Where logs go: the project's place for them, and without a project the user's."""
+    return (config.loom_dir or files.own_directory(user_config_path().parent)) / "logs"
 
 
 def find_project(start: Path) -> Path | None:
@@ -94,6 +99,8 @@ def set_value(path: Path, key: str, value: object, keys: Keys = KEYS, *, within:
     if not faithful:
         text = "# Rewritten by `loom config set`.\n" + _whole(wanted)
     try:
+        if within is None:
+            files.own_directory(path.parent)
         files.write(path, text, within=within)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.", "Mend that first.") from None

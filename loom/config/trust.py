@@ -68,6 +68,7 @@ def trust(
     directory = str(project_dir.resolve())
     chosen = {name: digest for name, digest in now.items() if names is None or name in names}
     store[directory] = chosen if names is None else store.get(directory, {}) | chosen
+    files.own_directory(_trust_path().parent)
     files.write(_trust_path(), json.dumps(store, indent=1), 0o600)
     return tuple(chosen)
 

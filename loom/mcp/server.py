@@ -12,16 +12,17 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fastmcp import FastMCP
 
-from loom import texts
+from loom import files, texts
 from loom.exceptions import LoomError
 from loom.mcp.prompts import add_prompts
 from loom.mcp.skill_tools import SkillPrompts, SkillTools
@@ -170,24 +171,32 @@ def _open(project_dir: Path | None) -> Loom:
     loom = Loom.here(project_dir)
     logging.getLogger("loom").setLevel(loom.config.log_level)
     if loom.config.loom_dir is not None:
-        logs = loom.config.loom_dir / "logs"
-        with suppress(OSError):  # a project that cannot be written to is served all the same
-            logs.mkdir(exist_ok=True)
-            _log_to(RotatingFileHandler(logs / "mcp.log", maxBytes=1_000_000, backupCount=1, encoding="utf-8"))
+        try:
+            _log_to(_LogFile(loom.config.loom_dir / "logs" / "mcp.log", maxBytes=1_000_000, backupCount=1))
+        except OSError as error:  # a project that cannot be written to is served all the same
+            _LOG.warning("No log is kept in %s: %s", loom.config.loom_dir / "logs", error.strerror)
     for warning in loom.config.warnings:
         _LOG.warning("%s", warning)
     return loom
 
 
-class _Masked(logging.Formatter):
-    """Log lines without the passwords of URLs."""
+class _LogFile(RotatingFileHandler):
+    """The project's log, opened as a file that a stranger may have prepared."""
+
+    def _open(self) -> TextIOWrapper:
+        path = Path(self.baseFilename)
+        return TextIOWrapper(files.log(path, path.parent.parent), "utf-8", "backslashreplace", write_through=True)
+
+
+class _OneLine(logging.Formatter):
+    """A record is one line, whatever is in it, without the passwords of URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return texts.mask(super().format(record))
+        return texts.logged(super().format(record))
 
 
 def _log_to(handler: logging.Handler) -> None:
-    handler.setFormatter(_Masked("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 
 

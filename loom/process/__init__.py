@@ -99,10 +99,11 @@ class ProcessTrees:
         text: str,
         env: Mapping[str, str],
         cwd: Path | None,
-        log: Path,
+        log: BinaryIO | None,
         out_bytes: int | None = None,
     ) -> Tree:
-        """Starts a command with `text` on its standard input. What it prints is appended to `log`.
+        """Starts a command with `text` on its standard input. What it prints is written to `log`, which is closed in
+        the end.
 
         Args:
             out_bytes: it is stopped when it prints more than this on standard output; None: it may print on, and the
@@ -113,17 +114,17 @@ class ProcessTrees:
         """
         self._started += 1
         mark = f"{self._mark}.{self._started}."
-        file = log.open("ab", buffering=0)
         try:
             transport, tree = await asyncio.get_running_loop().subprocess_exec(
-                lambda: Tree(mark, file, self._tell, out_bytes),
+                lambda: Tree(mark, log, self._tell, out_bytes),
                 *words,
                 env={**env, guard.MARK: mark},
                 cwd=cwd,
                 start_new_session=True,
             )
         except BaseException:
-            file.close()
+            if log is not None:
+                log.close()
             raise
         tree.begin(transport, text)
         return tree
@@ -139,7 +140,7 @@ class ProcessTrees:
         out_bytes: int,
     ) -> Ended:
         """Runs a command to its end, as the function `run` does."""
-        tree = await self.start(words, text=text, env=env, cwd=cwd, log=Path(os.devnull), out_bytes=out_bytes)
+        tree = await self.start(words, text=text, env=env, cwd=cwd, log=None, out_bytes=out_bytes)
         ended = asyncio.create_task(tree.wait())
         try:
             async with asyncio.timeout(timeout):
@@ -158,7 +159,7 @@ class ProcessTrees:
 class Tree(asyncio.SubprocessProtocol):
     """A command that runs, with all that it starts."""
 
-    def __init__(self, mark: str, log: BinaryIO, tell: Callable[[str], None], out_bytes: int | None) -> None:
+    def __init__(self, mark: str, log: BinaryIO | None, tell: Callable[[str], None], out_bytes: int | None) -> None:
         self._mark = mark
         self._log = _Log(log)
         self._tell = tell
@@ -255,11 +256,11 @@ class _Tail:
 class _Log:
     """A file that takes so many bytes and no more, and that a full disk does not stop the work for."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | None) -> None:
         self._file, self._room = file, LOG_BYTES
 
     def write(self, data: bytes) -> None:
-        if self._room > 0:
+        if self._file is not None and self._room > 0:
             kept = data[: self._room]
             self._room -= len(data)
             with suppress(OSError):
@@ -268,4 +269,5 @@ class _Log:
                     self._file.write(f"\n--- the rest, beyond {LOG_BYTES:,} bytes, is not kept\n".encode())
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

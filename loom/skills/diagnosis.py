@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import stat
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom import replies, texts
+from loom import files, replies, texts
 from loom.graph import store
 from loom.graph.model import limits
 from loom.graph.model.task import Task
@@ -219,20 +217,11 @@ def _short(value: Any, most: int) -> Any:
 
 
 def _log(loom_dir: Path | None, task: Task) -> str:
-    """The end of what the newest attempt printed, "" if there is no such file. No link is followed out of the logs."""
+    """The end of what the newest attempt printed, "" if there is no such file."""
     if loom_dir is None or not task.attempt:
         return ""
+    path = loom_dir / "logs" / f"{task.id}-{task.attempt}.log"
     try:
-        logs = loom_dir.resolve(strict=True) / "logs"
-        path = (logs / f"{task.id}-{task.attempt}.log").resolve(strict=True)
-        if path.parent != logs:
-            return ""
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                return ""
-            file.seek(max(facts.st_size - _LOG_BYTES, 0))
-            return texts.mask(file.read(_LOG_BYTES).decode(errors="replace"))
-    except (OSError, RuntimeError):  # none, not readable, or a loop of links
+        return texts.mask(files.log_end(path, _LOG_BYTES, loom_dir).decode(errors="replace"))
+    except OSError:  # none, or none that may be read
         return ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom import texts
+from loom import files, texts
 from loom.exceptions import CommandError, InvalidInputError
 from loom.git import Repository
 from loom.graph import store
@@ -106,17 +106,10 @@ def _read_spec(directory: Path | None, given: str) -> str:
             Words("{} needs a project directory.", Argument("spec_path")), "Pass the text as the goal."
         )
     try:
-        path = (directory / given).resolve(strict=True)
-        if not path.is_relative_to(directory.resolve()) or not path.is_file():
-            raise InvalidInputError(
-                Words("{} {} is not a file of the project.", Argument("spec_path"), texts.quote(given)),
-                "Name a file below the project.",
-            )
-        with path.open("rb") as stream:
-            return stream.read(_SPEC_BYTES + 1).decode("utf-8-sig")
+        return files.read(directory / given, _SPEC_BYTES, directory).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidInputError(f"{texts.quote(given)} is not UTF-8 text.", "Convert it to UTF-8.") from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "not a path"
         raise InvalidInputError(
             Words("{} {} cannot be read: {}.", Argument("spec_path"), texts.quote(given), why),

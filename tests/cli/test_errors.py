@@ -173,6 +173,16 @@ def test_what_nobody_expected_is_a_sentence_and_a_log_without_secrets(cli: Cli) 
     assert result.err == f"error: Something went wrong inside Loom (KeyError).\nnext: See {log}.\n"
     assert "KeyError" in log.read_text()
     assert "hunter2" not in log.read_text()
+    assert log.read_text().count("\n") == 1
+    assert log.stat().st_mode & 0o777 == 0o600
+    log.unlink()
+    log.symlink_to(cli.directory / "mine")
+    own = Path(cli.env["HOME"]) / ".loom" / "logs" / "cli.log"
+    result = cli("status", PYTHONPATH=f"{cli.directory}{os.pathsep}{cli.env['PYTHONPATH']}")
+    assert result.err.endswith(f"next: See {own}.\n")
+    assert not (cli.directory / "mine").exists()
+    assert own.stat().st_mode & 0o777 == 0o600
+    assert own.parent.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_reader_that_leaves_early(cli: Cli) -> None:

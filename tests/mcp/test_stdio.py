@@ -114,6 +114,35 @@ def place(tmp_path: Path, config: LoomConfig) -> dict[str, str]:
     }
 
 
+async def test_what_a_cloned_project_says_stays_in_its_log_on_one_line(place: dict[str, str], tmp_path: Path) -> None:
+    """A key with a line break, and a log that leads to a file of its reader's: a command would be in that."""
+    mine, project = tmp_path / ".bashrc", tmp_path / "project"
+    mine.write_text("# mine\n")
+    logs = project / ".loom" / "logs"
+    logs.mkdir()
+    (logs / "mcp.log").symlink_to(mine)
+    with (project / ".loom" / "config.yaml").open("a") as file:
+        file.write('"x\\ntouch owned\\n": 1\n')
+    async with started(**place) as server:
+        await server.initialize()
+        await server.call("loom_ready")
+        server.process.send_signal(signal.SIGINT)
+        await server.left()
+        assert server.process.stderr is not None
+        said = (await server.process.stderr.read()).decode()
+    assert mine.read_text() == "# mine\n"
+    assert f"No log is kept in {logs}: " in said
+    assert "touch owned" not in said.split("\n")
+    (logs / "mcp.log").unlink()
+    async with started(**place) as server:
+        await server.initialize()
+        await server.call("loom_ready")
+    lines = (logs / "mcp.log").read_text().splitlines()
+    assert r"x\ntouch owned\n" in "".join(lines)
+    assert "touch owned" not in lines
+    assert (logs / "mcp.log").stat().st_mode & 0o777 == 0o600
+
+
 async def test_without_a_database_it_answers_and_says_what_to_run(place: dict[str, str], tmp_path: Path) -> None:
     hostile = tmp_path / "project" / ".env"
     hostile.write_text("FASTMCP_TRANSPORT=http\nFASTMCP_LOG_LEVEL=nonsense\n")

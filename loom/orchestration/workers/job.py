@@ -20,8 +20,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom import files
 from loom.background import end
-from loom.exceptions import CommandError, DatabaseUnavailableError, LoomError, ServersError
+from loom.exceptions import CommandError, DatabaseUnavailableError, FileError, LoomError, ServersError
 from loom.graph.model.task import TaskStatus
 from loom.orchestration.workers import result
 from loom.orchestration.workers.prompt import again, prompt
@@ -143,7 +144,12 @@ class Job:
         if self._shift.over:
             return await self._give_back()
         self._handed_in.unlink(missing_ok=True)
-        log = bench.logs / f"{task.id}-{task.attempt}.log"
+        path = bench.logs / f"{task.id}-{task.attempt}.log"
+        try:
+            log = files.log(path, bench.logs.parent)
+        except OSError as error:
+            self._shift.end(FileError(f"{path} cannot be written: {error.strerror}.", "Mend that, then run it again."))
+            return await self._give_back()
         try:
             tree = await bench.trees.start(bench.command, text=text, env=self._environment(), cwd=place, log=log)
         except OSError as error:

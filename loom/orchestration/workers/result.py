@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loom import texts
+from loom import files, texts
 from loom.exceptions import InvalidInputError
 from loom.graph.model import limits
 from loom.process import Ended
@@ -52,11 +52,13 @@ def tail(data: bytes, size: int) -> str:
 
 
 def _from_file(file: Path) -> dict[str, Any] | None:
-    if not file.is_file() or not (size := file.stat().st_size):
+    try:
+        data = files.read(file, 4 * limits.JSON_BYTES, file.parent)
+    except FileNotFoundError:
         return None
-    if size > 4 * limits.JSON_BYTES:
-        raise InvalidInputError(f"it has {size:,} bytes; the limit is {limits.JSON_BYTES:,}.")
-    return _checked(json.loads(file.read_bytes()))
+    except OSError as error:
+        raise InvalidInputError(f"{error.strerror}.") from None
+    return _checked(json.loads(data)) if data else None
 
 
 def _from_last_line(out: bytes) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.background import end
+from loom.config import logs_dir
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, TaskStateError
 from loom.graph.model import limits
 from loom.orchestration.housekeeping import Housekeeper
@@ -115,15 +116,14 @@ class Workers:
         loom, config = self._loom, self._loom.config
         root = config.project_dir or Path.cwd()
         worktrees = await Worktrees.of(root, root / ".loom" / "worktrees") if self._in_worktrees else None
-        logs = config.loom_dir / "logs" if config.loom_dir else Path(tempfile.gettempdir()) / "loom-logs"
         await loom.connect()
-        logs.mkdir(parents=True, exist_ok=True)
         housekeeper = Housekeeper(loom)
         housekeeper.start()
         with (
             ProcessTrees() as trees,
             tempfile.TemporaryDirectory(prefix="loom-work-", ignore_cleanup_errors=True) as scratch,
         ):
+            logs = logs_dir(config)
             bench = Bench(
                 loom, self._shift, self._command, trees, self._reviewer, worktrees, Path(scratch), logs, self._note
             )
