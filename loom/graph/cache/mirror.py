@@ -58,7 +58,8 @@ _TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class MirrorState:
-    """What the mirror says of itself. `usable` for this process: its own layout and history, and not being rebuilt."""
+    """What the mirror says of itself. `usable` for this process: of its own layout and history, and whole, which it is
+    while it has a position: a rebuild takes that away, and gives it back at its end."""
 
     usable: bool
     newer: bool
@@ -219,12 +220,12 @@ class Cache:
         """How the mirror is; None when Redis is away."""
 
         async def run(redis: Any) -> MirrorState:
-            held = await redis.hmget(self._keys[0], ["layout", "history", "position", "generation", "building"])
+            held = await redis.hmget(self._keys[0], ["layout", "history", "position", "generation"])
             self.refused = _why_no_mirror(await redis.info("memory"))
-            layout, history, position, generation, building = held
+            layout, history, position, generation = held
             own = layout == LAYOUT and history == self.history
             return MirrorState(
-                usable=own and not building and position is not None and not self.refused,
+                usable=own and position is not None and not self.refused,
                 newer=bool(layout and int(layout) > int(LAYOUT)) or _is_later(history or "", self.history),
                 position=Position.parse(position) if position else START,
                 generation=generation or "",
@@ -355,16 +356,12 @@ class Cache:
         async def run(redis: Any) -> list[Any] | None:
             found: list[Any]
             async with redis.pipeline(transaction=True) as pipe:
-                pipe.hmget(self._keys[0], ["layout", "history", "position", "building"])
+                pipe.hmget(self._keys[0], ["layout", "history", "position"])
                 ask(pipe)
-                (layout, history, position, building), *found = await pipe.execute()
-            if layout != LAYOUT or history != self.history or building or position is None:
+                (layout, history, position), *found = await pipe.execute()
+            if layout != LAYOUT or history != self.history or position is None:
                 return None
-            if self._unseen != START:
-                if Position.parse(position) < self._unseen:
-                    return None
-                self._unseen = START
-            return found
+            return None if Position.parse(position) < self._unseen else found
 
         return await self._try(run)
 

@@ -223,8 +223,6 @@ async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, 
         refuse_cancelled(await store.lock_targets(tx, added))
         edges = await store.upstream(tx, added)
         edges[epic_start(task.id)] = [*edges.get(epic_start(task.id), []), *added]
-        if task.parent_id is not None:
-            edges.setdefault(task.parent_id, []).append(task.id)
         refuse_cycle(edges)
     await store.replace_dependencies(tx, task.id, added=added, removed=removed)
 

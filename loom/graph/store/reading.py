@@ -277,8 +277,7 @@ async def dead_letters(connection: Connection, project_id: str, *, limit: int) -
                          where k.project_id = $1 and k.id = h.id and k.parent_id is not null
                     ) n(id)
                  )
-                 select h.id from held h join tasks k on k.project_id = $1 and k.id = h.id and k.done_at is null
-                  where h.id <> t.id order by h.id
+                 select h.id from held h where h.id <> t.id order by h.id
                ) as held
           from tasks t where project_id = $1 and status = 'failed' and retry_at is null order by updated_at, id limit $2
         """,
