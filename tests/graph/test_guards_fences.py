@@ -10,6 +10,7 @@ from loom.db.connection import Pool
 from loom.exceptions import ClaimConflictError, TaskStateError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
+from loom.graph.session import Session
 from tests.conftest import Opener
 from tests.graph.conftest import row
 from tests.graph.test_lifecycle import Clock, holds, status
@@ -62,14 +63,13 @@ async def test_a_task_that_is_done_is_not_renewed(open_loom: Opener) -> None:
     await holds(first)
 
 
-async def test_a_claim_made_anew_while_an_old_one_is_found_lost_stays(open_loom: Opener, clock: Clock) -> None:
-    loom, other = await open_loom("a"), await open_loom("b")
-    task, _ = await lapsed(loom, clock)
-    newest = await token_of(other, task)
-    await other.release(task.id, token=newest)
-    await token_of(loom, task)  # in the process that held the first
-    assert await loom.renew() == []
-    assert [one.id for one in await loom.end_session()] == [task.id]
+def test_a_claim_made_anew_while_an_old_one_is_found_lost_is_remembered() -> None:
+    session = Session("a")
+    session.hand_out("loom-00000001", "a", 1, 600)
+    asked = session.wanted(60)
+    session.hand_out("loom-00000001", "a", 2, 600)
+    session.lose(asked, ["loom-00000001"])
+    assert session.wanted(60) == {"loom-00000001": 2}
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
@@ -87,6 +87,21 @@ async def test_an_old_token_of_the_same_agent_finishes_nothing(open_loom: Opener
             await told
     assert await status(loom, task.id) == "claimed"
     await holds(loom)
+
+
+async def test_an_old_token_of_the_same_agent_gets_neither_an_answer_nor_a_late_result(
+    open_loom: Opener, clock: Clock
+) -> None:
+    loom = await open_loom("a")
+    task, old = await lapsed(loom, clock)
+    token = await token_of(loom, task)
+    await clock(601)
+    await loom.sweep()
+    with pytest.raises(ClaimConflictError, match=f"Claim {old} of {task.id} was lost"):
+        await loom.done(task.id, token=old)
+    await loom.done(task.id, token=token)
+    with pytest.raises(ClaimConflictError, match=f"Claim {old} of {task.id} was lost"):
+        await loom.done(task.id, token=old)
 
 
 async def test_the_newest_token_does_not_finish_what_was_given_back_on_purpose(loom: Loom, clock: Clock) -> None:

@@ -274,20 +274,31 @@ async def test_the_graphs_lock_comes_before_any_row(
 # Who waits for the lowest id has locked none of the others: so two that want the same rows never wait for each other.
 
 
-async def locked_upwards(
-    pool: Pool, rival: Rival, ids: list[str], work: Callable[[], Any], *, later: tuple[str, ...] = ()
-) -> None:
+async def locked_upwards(pool: Pool, rival: Rival, ids: list[str], work: Callable[[], Any]) -> None:
     lowest, *others = sorted(ids)
     await rival.lock(lowest)
     async with begun(work()) as going:
         await waits(pool, going)
-        assert await unlocked(pool, [*others, *later]) == sorted([*others, *later])
+        assert await unlocked(pool, others) == others
         await rival.commit()
         await going
 
 
 @pytest.mark.usefixtures("downwards")
-async def test_the_tasks_of_a_change_are_locked_in_the_order_of_their_ids(loom: Loom, pool: Pool, rival: Rival) -> None:
+async def test_the_claims_of_a_session_are_given_back_in_the_order_of_the_ids(
+    loom: Loom, pool: Pool, rival: Rival
+) -> None:
+    ids = [(await loom.create(f"T{n}")).id for n in range(4)]
+    for one in ids:
+        await loom.claim(one)
+    await locked_upwards(pool, rival, ids, loom.end_session)
+    await holds(loom)
+
+
+@pytest.mark.usefixtures("downwards")
+async def test_the_tasks_of_a_cancellation_are_locked_in_the_order_of_their_ids(
+    loom: Loom, pool: Pool, rival: Rival
+) -> None:
     epic = await loom.create("epic", epic=True)
     tasks = [epic, *[await loom.create(f"T{n}", parent_id=epic.id) for n in range(4)]]
     await locked_upwards(pool, rival, [task.id for task in tasks], lambda: loom.cancel(epic.id))
