@@ -1,0 +1,19 @@
+"""The table of guards in CLAUDE.md: what it names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_each_guard_names_its_place_and_tests_that_are_there() -> None:
+    table = (ROOT / "CLAUDE.md").read_text("utf-8").partition("\n## Guards\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \| `(\S+)` \| (`test_.+`) \|$", table, re.MULTILINE)
+    assert len(rows) == table.count("\n|") - 2, "each row has a guard, a place, and tests"
+    texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    there = {name for text in texts for name in re.findall(r"^(?:async )?def (test_\w+)\(", text, re.MULTILINE)}
+    for guard, place, tests in rows:
+        assert (ROOT / "loom" / place).is_file(), guard
+        assert set(re.findall(r"`(test_\w+)`", tests)) <= there, guard
