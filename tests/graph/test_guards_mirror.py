@@ -20,7 +20,7 @@ from loom.graph import store
 from loom.graph.cache import BATCH, Cache, waiting
 from loom.graph.front import Loom
 from loom.graph.store.transaction import Change
-from tests.conftest import Opener
+from tests.conftest import Opener, horizon_passed
 from tests.graph.conftest import kill, soon
 from tests.graph.test_lifecycle import Clock, holds
 from tests.graph.test_mirror import stream, synced
@@ -437,6 +437,7 @@ async def test_a_rebuild_begins_with_the_newest_events(
     async with Loom(short, agent="short") as other:
         await synced(other)
         assert [kind for _, kind in await stream(redis_conn, project)] == ["task.created"] * 3
+        await horizon_passed(other)
         assert await (await other.relay()).rebuild_cache()
         await synced(other)
         assert len(await stream(redis_conn, project)) == 3
@@ -629,6 +630,7 @@ async def test_a_since_reaches_back_as_far_as_asked(loom: Loom, clock: Clock) ->
     await loom.create("old")
     await clock(100)
     new = await loom.create("new")
+    await horizon_passed(loom)
     found = await loom.wait("any", since=await loom.since(50), timeout=0)
     assert [event.task_id for event in found.events] == [new.id]
     found = await loom.wait("any", since=await loom.since(500), timeout=0)
