@@ -4,16 +4,35 @@ long ends early and says so."""
 from __future__ import annotations
 
 import re
+from functools import cache
 
-# Control characters but line breaks and tabs, and what turns or hides text: marks of direction, zero-width signs.
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
+# What cannot be seen: control characters but line breaks and tabs; all that Unicode 17.0 lists as
+# Default_Ignorable_Code_Point (DerivedCoreProperties.txt), among it marks of direction, tags and fillers; and the marks
+# of interlinear annotation.
+_UNSEEN = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+UNSEEN = re.compile(f"[{_UNSEEN}]")
+# Of these an emoji may need two: U+FE0F behind its base, and U+200D between the parts that make up one picture. The
+# bases are taken by blocks, which is roomier than Unicode's list of them.
+_BASE = (
+    "[\xa9\xae\u203c\u2049\u2122\u2139\u2194-\u21aa\u231a-\u23fa\u24c2\u25aa-\u27bf\u2934\u2935\u2b05-\u2b55\u3030\u303d"
+    "\u3297\u3299\U0001f004-\U0001faff]"
+)
+_PART = f"{_BASE}(?:[\U0001f3fb-\U0001f3ff]|\ufe0f)?"
+# And the joiners belong between letters of the scripts from Arabic to Sinhala, of Myanmar, Khmer and Mongolian.
+_JOINERS = "\u200c\u200d"
+_JOINING = "[\u0600-\u0dff\u1000-\u109f\u1780-\u18af\u1cd0-\u1cff\ua8e0-\ua8ff\ufb50-\ufdff\ufe70-\ufefc]"
 
 
 def clean(text: str) -> str:
-    """A text written by somebody else, without characters that a reader cannot see."""
+    """A text written by somebody else, without characters that a reader cannot see; what emoji and the scripts that
+    join their letters need of these stays."""
     if text.isascii() and text.isprintable():  # most are, and this is by far quicker to see
         return text
-    return UNSEEN.sub("", text)
+    return _seen().sub(_kept, text) if UNSEEN.search(text) else text
 
 
 def one_line(text: str) -> str:
@@ -47,3 +66,25 @@ def mask(text: str) -> str:
     """`text` with the passwords of the URLs in it hidden."""
     text = re.sub(r"(://[^:@/\s]*):\S*@", r"\1:***@", text)
     return re.sub(r"(?i)\b((?:ssl)?password|pass|api_?key|token|secret)=[^&\s]+", r"\1=***", text)
+
+
+@cache
+def _seen() -> re.Pattern[str]:
+    """An emoji as its group, or one character that cannot be seen."""
+    return re.compile(f"({_PART}(?:\u200d{_PART})*|[0-9#*]\ufe0f\u20e3)|[{_UNSEEN}]")
+
+
+def _kept(found: re.Match[str]) -> str:
+    if found[1]:
+        return found[1]
+    around = found.string[max(found.start() - 1, 0) : found.end() + 1]
+    return found[0] if found[0] in _JOINERS and len(around) == 3 and _joins(around[0]) and _joins(around[2]) else ""
+
+
+def _joins(character: str) -> bool:
+    """Whether it is a letter, or a sign on one, of a script that joins them."""
+    import unicodedata
+
+    if UNSEEN.match(character) or not re.match(_JOINING, character):
+        return False
+    return unicodedata.category(character)[0] in "LM"

@@ -158,7 +158,7 @@ def _first_rows(name: str, tasks: Sequence[Mapping[str, Any]], count: int) -> It
     for row, one in zip(table([_row(one) for one in tasks], "  "), tasks, strict=True):
         yield row
         if "waits_for" in one:
-            yield dim(f"    waits for {'; '.join(one['waits_for'])}")
+            yield dim(f"    waits for {one_line('; '.join(one['waits_for']))}")
 
 
 def _dead_line(one: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
     indent = 2 if whole and sys.stdout.isatty() else None
     text = json.dumps({"schema": SCHEMA, **value}, ensure_ascii=plain, indent=indent)
     if not text.isascii():
-        text = UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        text = UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
     click.echo(text)
 
 

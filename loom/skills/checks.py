@@ -25,7 +25,6 @@ NEW = "new:"
 """What a path begins with that the task makes."""
 
 _WORD = re.compile(r"[^\W_]+")
-_SPACE = re.compile(r"\s+")
 # Words that say that something is done, but not how anybody could tell.
 _VAGUE = frozenset(
     [
@@ -160,8 +159,8 @@ def outside(drafts: Sequence[Draft]) -> list[str]:
 
 
 def same(title: str) -> str:
-    """A title as it is compared with others: in lower case, with single spaces."""
-    return _SPACE.sub(" ", title).strip().lower()
+    """A title as it is compared with others: as it is seen, in lower case, with single spaces."""
+    return texts.one_line(title).lower()
 
 
 def _cycle(drafts: Sequence[Draft]) -> list[str]:

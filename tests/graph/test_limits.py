@@ -69,6 +69,16 @@ def test_a_title_is_some_text(value: object) -> None:
     assert refusal(limits.title, value).cause.startswith("title ")
 
 
+@pytest.mark.parametrize("text", ["\u200b", " \u3164 ", "\u200d\ufe0f", "\U000e0041\U000e007f"])
+def test_a_title_shows_something(text: str) -> None:
+    assert refusal(limits.title, text).cause == "title is empty."
+
+
+@pytest.mark.parametrize("text", ["a\xadb", "می\u200cخواهم", "\u26a0\ufe0f mind \U0001f469\u200d\U0001f467"])
+def test_a_title_is_kept_as_it_was_written(text: str) -> None:
+    assert limits.title(text) == text
+
+
 def test_space_around_a_title_goes() -> None:
     assert limits.title("  a  b ") == "a  b"
 

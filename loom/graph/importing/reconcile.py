@@ -136,7 +136,7 @@ def _draft(item: Item, graph: Graph) -> Draft:
 def _title(clean: str, given: str, context: dict[str, Any]) -> tuple[str, bool]:
     """A title on one line and within the limit, and whether it had to be cut. One that had to change is kept whole in
     the context."""
-    title = " ".join(limits.NOT_ONE_LINE.sub(" ", clean).split())
+    title = texts.one_line(limits.NOT_ONE_LINE.sub(" ", clean))
     if title != given.strip() and title:
         context["full_title"] = clean
     if len(title) <= limits.TITLE_CHARACTERS:

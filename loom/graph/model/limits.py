@@ -3,6 +3,10 @@
 Every face hands untrusted values of any type to these functions through the graph's front. Each returns the clean value
 or raises `InvalidInputError` that names the field, the limit and what was got. Nothing here cuts or repairs silently,
 apart from space around texts and dependencies named twice.
+
+Texts are data, titles among them: they are kept as they were written, and what cannot be seen in them goes where they
+are shown (`texts.clean`), so that none is refused for a sign that came along when it was copied. Of a title something
+must be left then.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ def title(value: object, field: str = "title") -> str:
             f"has a line break or control character (U+{ord(found[0]):04X}) at position {found.start() + 1}.",
             "Write it on one line and put the rest into context.",
         )
-    if not (text := text.strip()):
+    if not texts.clean(text := text.strip()).strip():
         _refuse(field, "is empty.", f"Give it 1 to {TITLE_CHARACTERS} characters.")
     return text
 
