@@ -73,6 +73,7 @@ class Loom:
         self.project_id = config.project_id
         self.committed = asyncio.Event()  # set at each commit, for who follows them
         self._session = Session(limits.agent_name(agent) if agent else default_agent(config))
+        self._frontier = store.Frontier()
         self._links = Connections(config, self.project_id)
         self._terms = Terms(config.orchestration.claim_ttl_seconds, config.orchestration.deadline_seconds)
         self._policy = RetryPolicy.of(config.orchestration)
@@ -245,6 +246,7 @@ class Loom:
                         lease_seconds=terms.lease_seconds,
                         deadline_seconds=terms.deadline_seconds,
                         task_id=wanted,
+                        frontier=self._frontier,
                     )
                     if made is not None:
                         return made, tx.change()

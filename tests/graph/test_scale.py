@@ -17,8 +17,9 @@ from loom.db.connection import Pool
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, TaskStatus
-from loom.graph.store import NewTask, reading
+from loom.graph.store import NewTask, claiming, reading
 from loom.graph.store.transaction import Transaction
+from tests.conftest import Opener
 
 BUFFERS = 30
 
@@ -108,3 +109,50 @@ async def test_a_hundred_thousand_cost_no_more_than_a_thousand(loom: Loom, pool:
                 pairs = [(await timed(call, loom), await timed(call, small)) for _ in range(25)]
                 ratios.append(statistics.median(big for big, _ in pairs) / statistics.median(few for _, few in pairs))
             assert min(ratios) <= 1.25, (call.__name__, ratios)
+
+
+async def test_a_claim_beside_a_held_snapshot_passes_over_nothing(loom: Loom, pool: Pool) -> None:
+    """A snapshot keeps every dead entry in the index of ready tasks; the frontier leads past them."""
+    await loom.apply_plan({"tasks": [{"title": f"T{n}", "priority": f"p{n % 2}"} for n in range(1500)]})
+    async with pool.acquire() as held, held.transaction(isolation="repeatable_read"):
+        await held.fetchval("select count(*) from tasks")
+        for _ in range(1200):
+            claim = await loom.claim()
+            assert claim is not None
+        bounds = loom._frontier.bounds() or (loom._frontier._times, loom._frontier._ids)
+        behind = claiming.BEST_BEHIND.replace("$5", "$2").replace("$6", "$3")
+        read = await buffers(pool, f"select coalesce({behind})", loom.project_id, *bounds)
+        whole = await buffers(pool, f"select {store.BEST_READY}", loom.project_id)
+    assert read <= 60
+    assert whole > 4 * read, "else the snapshot has kept nothing"
+
+
+async def test_the_frontier_keeps_the_order(loom: Loom, open_loom: Opener) -> None:
+    first = await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(6)]})
+    claimed = [await loom.claim(), await loom.claim()]
+    urgent = await loom.create("urgent", priority="p0")
+    other = await open_loom("other")
+    assert (await other.claim()).task.id == urgent.id  # type: ignore[union-attr]
+    await loom.create("late", priority="p2")
+    later = await loom.create("urgent too", priority="p0")
+    claimed += [await loom.claim(), await loom.claim()]
+    order = [one.task.id for one in claimed if one is not None]
+    assert order == [first[0].id, first[1].id, later.id, first[2].id]
+
+
+async def test_what_is_ready_in_front_of_the_frontier_is_found_when_nothing_lies_behind(loom: Loom) -> None:
+    early, late = await loom.create("early"), await loom.create("late")
+    loom._frontier.found((await loom.get(late.id)).task)
+    claim = await loom.claim()
+    assert claim is not None
+    assert claim.task.id == early.id
+
+
+async def test_the_frontier_is_looked_up_again(loom: Loom) -> None:
+    early, late = await loom.create("early"), await loom.create("late")
+    await loom.create("last")
+    loom._frontier.found((await loom.get(late.id)).task)
+    loom._frontier._until = 0.0
+    claim = await loom.claim()
+    assert claim is not None
+    assert claim.task.id == early.id

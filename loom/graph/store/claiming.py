@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import Position
-from loom.graph.model.task import Task, TaskStatus
+from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.store.events import record_events
 from loom.graph.store.tasks import COLUMNS, update_task_status
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection
+    from loom.db.connection import Connection, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,66 @@ select c.*, l.event_xid, l.event_id,
 
 CLAIM_BEST = _CLAIM % BEST_READY
 
+# As BEST_READY, but only behind a frontier: for each priority a time ($5) and an id ($6).
+BEST_BEHIND = ",\n".join(
+    f"""(select id from tasks where project_id = $1 and status = 'pending' and priority = {rank} and {place}
+          limit 1 for no key update skip locked)"""
+    for rank in range(len(Priority))
+    for place in (
+        f"ready_at = ($5::timestamptz[])[{rank + 1}] and id < ($6::text[])[{rank + 1}] order by id desc",
+        f"ready_at > ($5::timestamptz[])[{rank + 1}] order by ready_at, id desc",
+    )
+)
+CLAIM_BEHIND = _CLAIM.replace("array(%s)", f"array[coalesce({BEST_BEHIND})]")
+
 CLAIM_BY_ID = _CLAIM % "values ($5)"
 
 
+class Frontier:
+    """Where this process last found the best ready task of each priority.
+
+    What was claimed before leaves dead entries in the index of ready tasks, and while an old snapshot keeps them a
+    claim passes over them one by one; behind the frontier there are none. What becomes ready in front of it, in a
+    transaction that began before the newest claim and committed after it, is found once the frontier is looked up
+    again: every second, and when nothing lies behind it.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._times: list[datetime] = []
+        self._ids: list[str] = []
+
+    def bounds(self) -> tuple[list[datetime], list[str]] | None:
+        """The times and ids, by priority; None where it has to be looked up."""
+        return (self._times, self._ids) if time.monotonic() < self._until else None
+
+    def found(self, task: Task) -> None:
+        """The best ready task of all was this one: those before its priority have none now."""
+        before = int(task.priority.value[1])
+        since = task.claimed_at or _EPOCH
+        self._times = [since if rank < before else _EPOCH for rank in range(len(Priority))]
+        self._ids = [""] * len(Priority)
+        self._until = time.monotonic() + _FRONTIER_SECONDS
+        self.moved(task)
+
+    def moved(self, task: Task) -> None:
+        """The best ready task behind the frontier was this one."""
+        rank = int(task.priority.value[1])
+        self._times[rank], self._ids[rank] = task.ready_at or _EPOCH, task.id
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_FRONTIER_SECONDS = 1.0
+
+
 async def claim_task(
-    tx: Transaction, agent: str, *, lease_seconds: float, deadline_seconds: float, task_id: str | None = None
+    tx: Transaction,
+    agent: str,
+    *,
+    lease_seconds: float,
+    deadline_seconds: float,
+    task_id: str | None = None,
+    frontier: Frontier | None = None,
 ) -> Claim | None:
     """Claims one task, or the best ready one; counts the attempt and draws the next token.
 
@@ -76,10 +132,20 @@ async def claim_task(
     """
     await record_events(tx)
     arguments: tuple[Any, ...] = (tx.project_id, agent, lease_seconds, deadline_seconds)
-    if task_id is None:
-        record = await tx.connection.fetchrow(CLAIM_BEST, *arguments)
-    else:
-        record = await tx.connection.fetchrow(CLAIM_BY_ID, *arguments, task_id)
+    if task_id is not None:
+        return _claimed(tx, await tx.connection.fetchrow(CLAIM_BY_ID, *arguments, task_id))
+    if frontier is not None and (bounds := frontier.bounds()) is not None:
+        claim = _claimed(tx, await tx.connection.fetchrow(CLAIM_BEHIND, *arguments, *bounds))
+        if claim is not None:
+            frontier.moved(claim.task)
+            return claim
+    claim = _claimed(tx, await tx.connection.fetchrow(CLAIM_BEST, *arguments))
+    if claim is not None and frontier is not None:
+        frontier.found(claim.task)
+    return claim
+
+
+def _claimed(tx: Transaction, record: Row | None) -> Claim | None:
     if record is None:
         return None
     task = Task.from_record(record)
