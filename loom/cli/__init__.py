@@ -15,7 +15,6 @@ from click.shell_completion import CompletionItem
 
 from loom import texts
 from loom.cli import output
-from loom.cli.wording import people
 from loom.exceptions import LoomError
 from loom.wording import worded
 
@@ -166,6 +165,8 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         if isinstance(error, click.Abort | KeyboardInterrupt):
             sys.exit(130)
         if isinstance(error, LoomError):
+            from loom.cli.wording import people
+
             face = people(self._command)
             self._tell(error.code, worded(error.cause, face), worded(error.next_step, face), error.exit_code)
         if isinstance(error, click.NoSuchOption):

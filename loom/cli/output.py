@@ -16,7 +16,6 @@ from typing import Any
 
 import click
 
-from loom.cli.wording import people
 from loom.texts import UNSEEN, clean, one_line, shorten
 from loom.wording import worded_reply
 
@@ -40,6 +39,8 @@ _VALUE = 300  # characters of one thing that a diagnosis says
 
 def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
     """One JSON object on standard output, with the version of its shape; on a line of its own unless `whole`."""
+    from loom.cli.wording import people
+
     value = worded_reply(value, people())
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     indent = 2 if whole and sys.stdout.isatty() else None
