@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from loom.graph.model.verdict import Verdict
     from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome, Swept
+    from loom.graph.store.blockers import Blocker
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
     from loom.graph.store.messages import Inbox, Message
@@ -82,6 +83,7 @@ __all__ = [
     "AgentView",
     "AnswerError",
     "Batch",
+    "Blocker",
     "Call",
     "Claim",
     "ClaimConflictError",
@@ -159,6 +161,7 @@ _PLACES = {
     "AdjustmentKind": "graph.importing",
     "AgentView": "graph.store.reading",
     "Batch": "graph.importing",
+    "Blocker": "graph.store.blockers",
     "Claim": "graph.store.claiming",
     "DatabaseConfig": "config",
     "DeadLetter": "graph.store.reading",
