@@ -653,7 +653,7 @@ class Loom:
         result = await self._commit(counted)
         if changed >= _LARGE:
             async with self._links.reading() as connection:
-                await store.analyze(connection)
+                await store.analyze(connection, changed)
         return result
 
     async def look(self, question: Callable[[db.Connection], Awaitable[T]]) -> T:

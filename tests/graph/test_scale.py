@@ -156,3 +156,12 @@ async def test_the_frontier_is_looked_up_again(loom: Loom) -> None:
     claim = await loom.claim()
     assert claim is not None
     assert claim.task.id == early.id
+
+
+async def test_a_view_of_a_large_graph_reads_little_more_than_it_shows(crowded: Loom, pool: Pool) -> None:
+    read = await buffers(pool, reading._GRAPH, crowded.project_id, 200, 200)
+    assert read <= 200 * 12
+    found = await crowded.graph(limit=200)
+    assert len(found.tasks) == 200
+    assert found.more == reading.COUNTED
+    assert {task.status for task in found.tasks} == {TaskStatus.PENDING}

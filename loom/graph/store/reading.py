@@ -83,8 +83,8 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class GraphView:
-    """A part of the graph: tasks, edges as (task, depends on, waived), how many tasks were left out, and of tasks for
-    which these do not show it what they wait for."""
+    """A part of the graph: tasks, edges as (task, depends on, waived), how many tasks were left out (at most
+    `COUNTED` are counted where there is no root), and of tasks for which these do not show it what they wait for."""
 
     tasks: list[Task]
     edges: list[tuple[str, str, bool]]
@@ -291,16 +291,10 @@ async def dead_letters(connection: Connection, project_id: str, *, limit: int) -
 
 
 async def graph(connection: Connection, project_id: str, *, root: str | None, limit: int) -> GraphView:
-    """The tasks of a project, unfinished first, or those that `root` is made of and waits for, with their edges."""
+    """The tasks of a project, or those that `root` is made of and waits for, with their edges: of too many what is in
+    work first, then what is ready, has failed, waits, and was finished last."""
     if root is None:
-        records = await connection.fetch(
-            f"""
-            select {COLUMNS}, count(*) over () as total from tasks t where project_id = $1
-             order by (done_at is not null), created_at, id limit $2
-            """,
-            project_id,
-            limit,
-        )
+        records = await connection.fetch(_GRAPH, project_id, limit, limit + COUNTED)
     else:
         records = await connection.fetch(
             f"""
@@ -328,6 +322,29 @@ async def graph(connection: Connection, project_id: str, *, root: str | None, li
     unseen = [task.id for task in tasks if task.status is TaskStatus.BLOCKED and task.id not in seen]
     waits = await blockers(connection, project_id, unseen)
     return GraphView(tasks, edges, (records[0]["total"] if records else 0) - len(tasks), waits)
+
+
+COUNTED = 10_000
+"""How many tasks are counted at most of those that a view of the graph leaves out."""
+
+# Each part in the order of its index, so that it reads no more than it shows.
+_GRAPH = f"""
+with chosen as (
+    (select id, 1 as rank from tasks where project_id = $1 and status = 'claimed' order by assignee limit $2)
+    union all
+    (select id, 2 from tasks where project_id = $1 and status = 'pending' order by priority, ready_at, id desc limit $2)
+    union all
+    (select id, 3 from tasks where project_id = $1 and status = 'failed' order by retry_at limit $2)
+    union all
+    (select id, 4 from tasks where project_id = $1 and status in ('blocked', 'epic') order by priority, id limit $2)
+    union all
+    (select id, 5 from tasks where project_id = $1 and done_at is not null order by done_at desc limit $2)
+    order by rank limit $2
+)
+select {COLUMNS}, (select count(*) from (select from tasks where project_id = $1 limit $3) n) as total
+  from tasks t where project_id = $1 and id in (select id from chosen)
+ order by (done_at is not null), created_at, id
+"""
 
 
 def _neighbour(record: Row) -> Neighbour:
