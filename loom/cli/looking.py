@@ -57,7 +57,7 @@ def status(task: str | None, view: str, limit: int) -> None:
         if view == "agents":
             return replies.agents(await loom.agents())
         if view == "escalations":
-            return replies.escalations(await loom.escalations(limit=limit))
+            return replies.escalations(await loom.escalations(limit=limit), await loom.deferrals(limit=limit))
         if view == "dead_letters":
             return replies.dead_letters(await loom.dead_letters(limit=limit))
         overview = replies.overview(await loom.status())
@@ -142,11 +142,13 @@ def _overview_lines(reply: Reply) -> Iterator[str]:
 
 
 def _counted_lines(reply: Reply) -> Iterator[str]:
-    """How much is dead, to be tried again, and under way."""
+    """How much is dead, to be tried again, deferred, and under way."""
     dead = f"{plural(reply['dead_letters'], 'dead letter')} (`loom dead-letter list`)" if reply["dead_letters"] else ""
     due = f"{reply['retries_due']:,} to be tried again" if reply["retries_due"] else ""
     if dead or due:
         yield "  " + ", ".join(part for part in (dead, due) if part)
+    if "deferred" in reply:
+        yield f"  {reply['deferred']:,} deferred (`loom status --view escalations`)"
     if "open_workflows" in reply:
         yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
 
@@ -202,6 +204,9 @@ def _escalation_lines(reply: Reply) -> Iterator[str]:
     if not reply["escalations"]:
         yield reply["note"]
     yield from _escalation_table(reply["escalations"])
+    if "deferred" in reply:
+        yield heading("deferred") + dim("  `loom resolve ID retry` puts one into play")
+        yield from _escalation_table(reply["deferred"], "  ")
 
 
 def _escalation_table(found: Sequence[Mapping[str, Any]], indent: str = "") -> Iterator[str]:

@@ -32,7 +32,7 @@ from loom.graph.rules import claims, editing, resolving, retention
 from loom.graph.rules.claims import Outcome, Refused, Terms
 from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
-from loom.graph.store.escalations import Escalation, open_escalations, take
+from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
 from loom.graph.store.transaction import Change, Transaction
@@ -164,7 +164,8 @@ class Loom:
             shown = await project.get_project(connection, self.project_id)
             tasks = [task async for some in store.list_all_tasks(connection, self.project_id, 500) for task in some]
             waived = await store.waived_edges(connection, self.project_id)
-        return native.export(shown.id, shown.name, tasks, waived)
+            held = await store.escalations.holding(connection, self.project_id)
+        return native.export(shown.id, shown.name, tasks, waived, held)
 
     async def update(
         self,
@@ -436,9 +437,14 @@ class Loom:
             return await reading.agents(connection, self.project_id)
 
     async def escalations(self, *, limit: int = 50) -> list[Escalation]:
-        """The open escalations, oldest first."""
+        """The open escalations that ask for somebody, oldest first."""
         async with self._links.reading() as connection:
             return await open_escalations(connection, self.project_id, limit=limits.page(limit))
+
+    async def deferrals(self, *, limit: int = 50) -> list[Escalation]:
+        """What is deferred, as open escalations, oldest first. `resolve` with retry puts one into play."""
+        async with self._links.reading() as connection:
+            return await deferrals(connection, self.project_id, limit=limits.page(limit))
 
     async def dead_letters(self, *, limit: int = 50) -> list[DeadLetter]:
         """Dead tasks with what they hold up, oldest first."""

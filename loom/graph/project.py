@@ -32,6 +32,9 @@ class ProjectStatus:
     blockers: dict[str, list[Blocker]]
     """What each of those waits for."""
     open_escalations: int
+    """Failures and questions that ask for somebody."""
+    deferred: int
+    """Tasks, and epics, that are held until somebody resolves that."""
     dead_letters: int
     retries_due: int
     """Failed tasks that wait for the time at which they are tried again."""
@@ -77,6 +80,7 @@ async def get_project_status(
         blocked_tasks=blocked,
         blockers=await blockers(connection, project_id, [task.id for task in blocked]),
         open_escalations=tallies.open_escalations,
+        deferred=tallies.deferred,
         dead_letters=tallies.dead_letters,
         retries_due=tallies.retries_due,
         agents=tallies.agents,

@@ -189,7 +189,7 @@ class Tools:
             case "agents":
                 return replies.agents(await loom.agents())
             case "escalations":
-                return replies.escalations(await loom.escalations())
+                return replies.escalations(await loom.escalations(), await loom.deferrals())
             case "dead_letters":
                 return replies.dead_letters(await loom.dead_letters())
 

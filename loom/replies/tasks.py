@@ -104,6 +104,8 @@ def nothing_ready(status: ProjectStatus) -> Reply:
         waits.append(f"{status.dead_letters} dead-lettered")
     if status.open_escalations:
         waits.append(f"{status.open_escalations} open escalation{'s' * (status.open_escalations != 1)}")
+    if status.deferred:
+        waits.append(f"{status.deferred} deferred")
     if waits:
         return {
             "status": "nothing_ready",
@@ -183,6 +185,7 @@ def overview(status: ProjectStatus) -> Reply:
         ready=status.ready_count,
         agents=status.agents,
         open_escalations=status.open_escalations,
+        deferred=status.deferred or None,
         dead_letters=status.dead_letters,
         retries_due=status.retries_due,
         open_workflows=status.open_workflows or None,
@@ -208,11 +211,12 @@ def agents(views: Sequence[AgentView]) -> Reply:
     return {"agents": rows, "count": len(rows)}
 
 
-def escalations(found: Sequence[Escalation]) -> Reply:
-    """Open escalations."""
+def escalations(found: Sequence[Escalation], deferred: Sequence[Escalation] = ()) -> Reply:
+    """Open escalations, and apart from them what is deferred."""
+    reply: Reply = {"escalations": [_escalation(one) for one in found], "count": len(found)}
     if not found:
-        return {"escalations": [], "count": 0, "note": "No escalation is open."}
-    return {"escalations": [_escalation(one) for one in found], "count": len(found)}
+        reply["note"] = "No escalation is open."
+    return reply | full(deferred=[_escalation(one) for one in deferred] or None)
 
 
 def dead_letters(found: Sequence[DeadLetter]) -> Reply:

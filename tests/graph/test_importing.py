@@ -95,7 +95,8 @@ def test_task_master() -> None:
     # In a subtask 1 means the sibling and 3, where there is none, the task; which gives up its dependency on 2.2.
     assert roof.depends_on == ("taskmaster:master:2.1", "taskmaster:master:3")
     assert garden.depends_on == ()
-    assert counts(batch) == {AdjustmentKind.CYCLE: 1, AdjustmentKind.PENDING: 2}
+    assert (garden.deferred, garden.context["imported_status"]) == ("Task Master had it as deferred.", "deferred")
+    assert counts(batch) == {AdjustmentKind.CYCLE: 1, AdjustmentKind.PENDING: 1, AdjustmentKind.DEFERRED: 1}
 
 
 def test_the_flat_form_is_the_trunk() -> None:
@@ -127,6 +128,27 @@ def test_task_master_ids_that_come_twice_lose_no_work() -> None:
     assert {key: draft.title for key, draft in found.items()} == {"1": "a", "1#2": "b", "2": "c"}
     assert found["2"].depends_on == ("taskmaster:master:1",)
     assert counts(batch) == {AdjustmentKind.SAME_ID: 1}
+
+
+def test_task_master_nests_to_any_depth() -> None:
+    deepest = {"id": "8.8.1", "title": "deepest", "dependencies": [2, "9"]}
+    batch = taskmaster(
+        {"id": 8, "title": "top", "subtasks": [{"id": 8, "title": "mid", "status": "done", "subtasks": [deepest]}]},
+        {
+            "id": 9,
+            "title": "other",
+            "dependencies": ["8.8.1"],
+            "subtasks": [{"id": 1, "title": "n", "subtasks": [{"title": "no id"}, {"id": 2, "dependencies": ["1"]}]}],
+        },
+        {"id": 2, "title": "second", "priority": "critical", "parentId": 9, "dependencies": "8, 8.8"},
+    )
+    found = by_key(batch)
+    assert set(found) == {"8", "8.8", "8.8.1", "9", "9.1", "9.1.#1", "9.1.2", "2"}
+    assert found["8.8.1"].parent == "taskmaster:master:8.8"
+    assert found["8.8.1"].depends_on == ("taskmaster:master:2", "taskmaster:master:9")
+    assert found["9.1.2"].depends_on == ("taskmaster:master:9.1",) or AdjustmentKind.CYCLE in counts(batch)
+    assert found["2"].parent == "taskmaster:master:9"
+    assert (found["2"].priority, found["2"].context["origin"]["priority"]) == (Priority.P0, "critical")
 
 
 def test_odd_entries_do_no_harm() -> None:
@@ -191,7 +213,7 @@ def test_beads() -> None:
     assert first.done_at == datetime(2026, 1, 2, 22, 0, 0, 123456, tzinfo=UTC)
     assert first.output == {"close_reason": "Shipped"}
     assert first.context["comments"] == [{"author": "ann", "created_at": "2026-01-03T00:00:00Z", "text": "Hm."}]
-    assert first.context["origin"] == {"format": "beads", "id": "bd-1.1", "owner": "bob"}
+    assert first.context["origin"] == {"format": "beads", "id": "bd-1.1", "owner": "bob", "priority": 4}
     assert (second.parent, second.depends_on) == (epic.key, ("beads:bd-1.1", "beads:bd-3"))
     assert second.context["related"] == [
         {"type": "discovered-from", "id": "bd-1.1"},
@@ -204,6 +226,62 @@ def test_beads() -> None:
         AdjustmentKind.CONDITIONAL: 1,
         AdjustmentKind.PENDING: 1,
     }
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"dependencies": [{"depends_on_id": "a", "type": "BLOCKS"}]},
+        {"dependencies": {"a": "blocks"}},
+        {"dependencies": [{"a": "Blocks"}]},
+        {"dependencies": {"a": {"type": "waits_for"}}},
+        {"dependencies": [{"depends_on": ["a"], "type": None}]},
+        {"dependencies": ["a"]},
+        {"dependencies": "a"},
+        {"depends_on": ["a"]},
+        {"blocked_by": "a"},
+    ],
+    ids=json.dumps,
+)
+def test_a_dependency_of_beads_in_any_spelling_is_one(field: dict[str, Any]) -> None:
+    batch = beads({"id": "a"}, {"id": "b", **field})
+    assert by_key(batch)["b"].depends_on == ("beads:a",)
+    assert counts(batch) == {}
+
+
+@pytest.mark.parametrize(
+    "link", [{}, None, [], True, {"depends_on": []}, {"type": "blocks", "id": None}], ids=json.dumps
+)
+def test_a_reference_that_names_nothing_is_told(link: Any) -> None:
+    assert counts(beads({"id": "b", "dependencies": [link]})) == {AdjustmentKind.UNREADABLE: 1}
+
+
+def test_priorities_of_beads_that_fall_together_are_told_and_noted() -> None:
+    batch = beads(*({"id": f"b{n}", "priority": n} for n in range(5)))
+    assert [draft.priority for draft in batch.drafts] == [Priority(f"p{n}") for n in (0, 1, 1, 2, 2)]
+    assert [draft.context["origin"]["priority"] for draft in batch.drafts] == [0, 1, 2, 3, 4]
+    assert counts(batch) == {AdjustmentKind.PRIORITY: 4}
+    assert counts(beads({"id": "a", "priority": 1}, {"id": "b", "priority": 4})) == {}
+
+
+def test_what_is_not_to_be_done_yet_is_deferred() -> None:
+    batch = beads(
+        {"id": "a", "status": "deferred"},
+        {"id": "b", "status": "Blocked"},
+        {"id": "c", "status": "pinned"},
+        {"id": "d", "pinned": True},
+        {"id": "e", "defer_until": "2027-01-01T00:00:00Z"},
+        {"id": "f", "status": "in_progress"},
+        {"id": "g", "status": "closed", "defer_until": "2027-01-01T00:00:00Z"},
+    )
+    assert {key: draft.deferred for key, draft in by_key(batch).items() if draft.deferred} == {
+        "a": "Beads had it as deferred.",
+        "b": "Beads had it as blocked.",
+        "c": "Beads had it as pinned.",
+        "d": "Beads had it pinned.",
+        "e": "Beads had it deferred until 2027-01-01T00:00:00Z.",
+    }
+    assert counts(batch) == {AdjustmentKind.PENDING: 1, AdjustmentKind.DEFERRED: 5}
 
 
 def test_what_is_not_work_stays_out() -> None:

@@ -7,11 +7,12 @@ epic's row last; what still deadlocks is tried again by `db.connection.in_transa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loom.bus.events import EventType
 from loom.graph import store
 from loom.graph.model.task import Task, TaskStatus
+from loom.graph.store import escalations
 from loom.graph.store.transaction import Transaction
 
 
@@ -47,6 +48,8 @@ async def check_and_unblock(
                 continue
             closed.append(epic.id)
             tx.changed(epic, _CLOSED[epic.status], agent=agent)
+            if epic.waiting and await escalations.close(tx, [epic.id], "closed", by=agent):
+                await release_epic(tx, epic.id, agent)
             if epic.status is TaskStatus.DONE:
                 finished.append(epic.id)
             if epic.parent_id is not None:
@@ -63,6 +66,16 @@ async def follow_epic(tx: Transaction, epic: Task, before: int, agent: str | Non
     if (before > 0) == (epic.waiting > 0):
         return ()
     return tuple(await _descend(tx, [epic.id], -1 if epic.waiting == 0 else 1, agent))
+
+
+async def release_epic(tx: Transaction, epic_id: str, agent: str | None) -> None:
+    """Counts anew what a locked epic waits for, of whose escalations some were closed, and has its children follow."""
+    epic = (await store.lock(tx, [epic_id]))[epic_id]
+    waiting = await store.waiting(tx, epic_id)
+    if waiting != epic.waiting:
+        saved = await store.update_task(tx, replace(epic, waiting=waiting))
+        tx.changed(saved, EventType.TASK_UPDATED, agent=agent)
+        await follow_epic(tx, saved, epic.waiting, agent)
 
 
 _CLOSED = {TaskStatus.DONE: EventType.TASK_DONE, TaskStatus.CANCELLED: EventType.TASK_CANCELLED}

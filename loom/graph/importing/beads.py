@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from loom.graph.importing.items import Item, moment, origin, put_done_when, relate
+from loom import texts
+from loom.graph.importing.items import Item, moment, origin, put_done_when, relate, scalars
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model.task import Priority, TaskStatus
 
-_BLOCKING = frozenset(("", "blocks", "conditional-blocks", "waits-for"))
+_PARENT = frozenset(("parent-child", "parent"))
+_BLOCKING = frozenset(("", "blocks", "blocked-by", "depends-on", "conditional-blocks", "waits-for"))
+_TARGET = ("depends_on_id", "depends_on", "target_id", "id")
 _NOT_WORK = frozenset(("event", "agent", "role", "message", "rig", "slot", "config"))
+_HELD = frozenset(("deferred", "blocked", "pinned"))
 _PRIORITY = {0: Priority.P0, 1: Priority.P1, 2: Priority.P1, 3: Priority.P2, 4: Priority.P2}
 _TEXTS = ("description", "design", "notes", "labels")
 _PLACED = frozenset(
     [
-        *("_type", "id", "title", "status", "priority", "parent", "dependencies", "comments", "acceptance_criteria"),
-        *("created_at", "closed_at", "close_reason", *_TEXTS),
+        *("_type", "id", "title", "status", "parent", "parent_id", "dependencies", "depends_on", "blocked_by"),
+        *("comments", "acceptance_criteria", "created_at", "closed_at", "close_reason", *_TEXTS),
     ]
 )
 
@@ -47,6 +51,7 @@ def read(rows: Sequence[object], report: Report) -> tuple[list[Item], dict[str, 
         if id not in newest or _changed(newest[id]) <= _changed(row):
             newest[id] = row
     items = [_item(row, newest, report) for row in newest.values()]
+    _tell_priorities(newest.values(), items, report)
     source = {"issues": len(rows), "dependencies": sum(len(_links(row)) for row in rows if isinstance(row, dict))}
     return items, source
 
@@ -71,6 +76,7 @@ def _item(row: Mapping[str, Any], ids: Collection[str], report: Report) -> Item:
         title=str(row.get("title") or ""),
         status=TaskStatus.DONE if closed else TaskStatus.PENDING,
         was=None if former in ("open", "closed") else former,
+        deferred=_why_deferred(row, former),
         epic=row.get("issue_type") in ("epic", "molecule"),
         priority=_priority(row.get("priority")),
         context={name: row[name] for name in _TEXTS if row.get(name)},
@@ -89,9 +95,21 @@ def _item(row: Mapping[str, Any], ids: Collection[str], report: Report) -> Item:
     return item
 
 
-def _put_link(item: Item, kind: str, target: str, report: Report) -> None:
+def _why_deferred(row: Mapping[str, Any], former: str) -> str | None:
+    """Why an issue is not to be done yet, or None."""
+    if until := row.get("defer_until"):
+        return f"Beads had it deferred until {until}."
+    if former in _HELD:
+        return f"Beads had it as {former}."
+    return "Beads had it pinned." if row.get("pinned") is True else None
+
+
+def _put_link(item: Item, kind: str, target: str | None, report: Report) -> None:
     """One of an issue's dependencies as what it is for Loom: a parent, a dependency, or a related note."""
-    if kind == "parent-child":
+    if target is None:
+        report.add(AdjustmentKind.UNREADABLE, item.key, f"{item}: {texts.quote(kind)}")
+        return
+    if kind in _PARENT:
         item.parents.append(_key(target))
         return
     if kind in _BLOCKING:
@@ -104,25 +122,41 @@ def _put_link(item: Item, kind: str, target: str, report: Report) -> None:
 
 def _put_parent(item: Item, row: Mapping[str, Any], ids: Collection[str]) -> None:
     """The parent that an issue names as such, or else shows by its id: bd-1.2 is a child of bd-1."""
-    if row.get("parent"):
-        item.parents.append(_key(row["parent"]))
+    item.parents += [_key(name) for field in ("parent", "parent_id") for name in scalars(row.get(field))]
     above, _, last = str(row["id"]).rpartition(".")
     if not item.parents and last.isdigit() and above in ids:
         item.parents.append(_key(above))
 
 
-def _links(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Kind and target of each of an issue's dependencies, in the several spellings that Beads' tools write."""
-    found: list[tuple[str, str]] = []
+def _links(row: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Kind and target of each of an issue's dependencies, in the several spellings that tools write; in place of a
+    target that cannot be read None, and then the kind is what was found."""
+    found: list[tuple[str, str | None]] = []
     links = row.get("dependencies")
-    for link in links if isinstance(links, list) else []:
-        if isinstance(link, dict):
-            target = link.get("depends_on_id") or link.get("depends_on") or link.get("target_id") or link.get("id")
-            if target:
-                found.append((str(link.get("type") or link.get("dependency_type") or ""), str(target)))
-        elif isinstance(link, str):
-            found.append(("", link))
+    for link in links if isinstance(links, list) else scalars(links) if not isinstance(links, dict) else [links]:
+        found += _link(link)
+    found += [("", name) for field in ("depends_on", "blocked_by") for name in scalars(row.get(field))]
     return found
+
+
+def _link(link: object) -> list[tuple[str, str | None]]:
+    """What one of them says: an object with kind and target, objects of kinds by target, or a target alone."""
+    if isinstance(link, str | int | float) and not isinstance(link, bool):
+        return [("", name) for name in scalars(link)]
+    if not isinstance(link, dict):
+        return [(str(link), None)]
+    if any(name in link for name in _TARGET):
+        targets = next((names for name in _TARGET if (names := scalars(link.get(name)))), [])
+        kind = _kind(link.get("type") or link.get("dependency_type"))
+        return [(kind, target) for target in targets] or [(str(link), None)]
+    pairs: list[tuple[str, str | None]] = [
+        (_kind(kind.get("type") if isinstance(kind, dict) else kind), str(target)) for target, kind in link.items()
+    ]
+    return pairs or [("{}", None)]
+
+
+def _kind(value: object) -> str:
+    return str(value or "").strip().lower().replace("_", "-")
 
 
 def _changed(row: Mapping[str, Any]) -> float:
@@ -134,6 +168,18 @@ def _comment(comment: object) -> object:
     if not isinstance(comment, dict):
         return comment
     return {name: comment[name] for name in ("author", "created_at", "text") if comment.get(name)}
+
+
+def _tell_priorities(rows: Iterable[Mapping[str, Any]], items: Iterable[Item], report: Report) -> None:
+    """Reports priorities that were different ones and are no more."""
+    merged: dict[Priority, dict[str, list[Item]]] = {}
+    for row, item in zip(rows, items, strict=True):
+        if (given := row.get("priority")) is not None:
+            merged.setdefault(item.priority, {}).setdefault(str(given), []).append(item)
+    for priority, by_given in merged.items():
+        for given, those in by_given.items() if len(by_given) > 1 else ():
+            for item in those:
+                report.add(AdjustmentKind.PRIORITY, item.key, f"{item}, {texts.quote(given)[1:-1]} as {priority}")
 
 
 def _priority(value: object) -> Priority:

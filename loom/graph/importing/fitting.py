@@ -149,5 +149,6 @@ def _settled(draft: Draft, graph: Graph) -> Draft:
         depends_on=tuple(graph.depends_on[key]),
         waived=frozenset(graph.waived[key]),
         status=graph.status[key],
+        deferred=None if graph.status[key].finished else draft.deferred,
         done_at=draft.done_at if graph.status[key].finished else None,
     )

@@ -26,13 +26,15 @@ class Item:
     """A task as another tool had it. References may dangle, statuses contradict, texts hold anything.
 
     `key` is the origin id too unless `origin_id` is given. Of `parents` the first that will do is taken. `status` is
-    pending, done or cancelled, or epic where the file gives none; `was` is the former one where Loom has none like it.
+    pending, done or cancelled, or epic where the file gives none; `was` is the former one where Loom has none like it,
+    and `deferred` says why it is not to be done yet.
     """
 
     key: str
     title: str
     status: TaskStatus = TaskStatus.PENDING
     was: str | None = None
+    deferred: str | None = None
     epic: bool = False
     parents: list[str] = field(default_factory=list)
     depends_on: list[str] = field(default_factory=list)
@@ -88,6 +90,16 @@ def relate(context: dict[str, Any], entry: dict[str, Any]) -> None:
     """Adds a related note to a context."""
     before = context.get("related", [])
     context["related"] = [*(before if isinstance(before, list) else [before]), entry]
+
+
+def scalars(value: object) -> list[str]:
+    """The names in a list of them, or in one text with commas, as texts; whatever else stands there is told as it is
+    written."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [name for part in value.split(",") if (name := part.strip())]
+    return [str(one).strip() for one in (value if isinstance(value, list) else [value])]
 
 
 def put_done_when(item: Item, *criteria: tuple[str, object]) -> None:

@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 from loom import texts
 from loom.exceptions import ImportFormatError
-from loom.graph.importing.items import Batch, Item, exported, moment, origin
+from loom.graph.importing.items import Batch, Item, exported, moment, origin, scalars
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model import plan
 from loom.graph.model.task import Priority, Task, TaskStatus
+from loom.graph.store.escalations import Escalation
 
 VERSION = 1
 
@@ -31,13 +33,18 @@ _STATUS = {
 
 
 def export(
-    project_id: str, project_name: str, tasks: Iterable[Task], waived: Mapping[str, Collection[str]]
+    project_id: str,
+    project_name: str,
+    tasks: Iterable[Task],
+    waived: Mapping[str, Collection[str]],
+    held: Mapping[str, Escalation] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The export of a project. `waived` has, for tasks that have such, the dependencies whose edges are waived."""
+    """The export of a project. `waived` has, for tasks that have such, the dependencies whose edges are waived; `held`
+    the question or deferral that holds a task."""
     return {
         "loom_export": VERSION,
         "project": {"id": project_id, "name": project_name},
-        "tasks": [_entry(task, waived.get(task.id, ())) for task in tasks],
+        "tasks": [_entry(task, waived.get(task.id, ()), held.get(task.id)) for task in tasks],
     }
 
 
@@ -88,8 +95,8 @@ def plan_batch(data: object, name: str) -> Batch:
     return Batch("plan", drafts, source={"tasks": len(drafts), "dependencies": count})
 
 
-def _entry(task: Task, waived: Collection[str]) -> dict[str, Any]:
-    return {
+def _entry(task: Task, waived: Collection[str], held: Escalation | None) -> dict[str, Any]:
+    entry = {
         "id": task.id,
         "title": task.title,
         "status": task.status.value,
@@ -104,6 +111,7 @@ def _entry(task: Task, waived: Collection[str]) -> dict[str, Any]:
         "done_at": None if task.done_at is None else task.done_at.isoformat(),
         "origin_id": task.origin_id,
     }
+    return entry if held is None else entry | {"held": {"kind": held.kind, "message": held.message}}
 
 
 def _item(task: Mapping[str, Any], prefix: str) -> Item:
@@ -116,6 +124,7 @@ def _item(task: Mapping[str, Any], prefix: str) -> Item:
         title=str(task.get("title") or ""),
         status=_STATUS.get(former, TaskStatus.PENDING),
         was=None if former in _STATUS else former,
+        deferred=_why_deferred(task.get("held")),
         epic=former == "epic",
         parents=[origin(prefix + str(parent))] if parent else [],
         depends_on=_names(task.get("depends_on"), prefix),
@@ -130,5 +139,13 @@ def _item(task: Mapping[str, Any], prefix: str) -> Item:
     )
 
 
+def _why_deferred(held: object) -> str | None:
+    """Why a task comes in deferred that something held: nobody is there any more who could be answered."""
+    if not isinstance(held, dict):
+        return None
+    message = str(held.get("message"))
+    return f"It waited for an answer: {message}" if held.get("kind") == "question" else message
+
+
 def _names(value: object, prefix: str) -> list[str]:
-    return [origin(f"{prefix}{name}") for name in value] if isinstance(value, list) else []
+    return [origin(f"{prefix}{name}") for name in scalars(value)]

@@ -15,6 +15,8 @@ from loom.graph.model import limits
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import TaskStatus
 
+_REASON_CHARACTERS = limits.MESSAGE_BYTES // 4  # of at most four bytes each
+
 
 def reconcile(items: Iterable[Item], report: Report) -> list[Draft]:
     """Makes drafts that satisfy every invariant, in the order of the items, and reports what gave way."""
@@ -106,8 +108,12 @@ def _draft(item: Item, graph: Graph) -> Draft:
         graph.report.add(AdjustmentKind.TITLE, key, graph.names[key])
     if item.was is not None and status is TaskStatus.PENDING:
         context["imported_status"] = cleaner.value(item.was)
-        if key not in graph.epics:
+        if item.deferred is None and key not in graph.epics:
             graph.report.add(AdjustmentKind.PENDING, key, f"{item}, {texts.quote(item.was)[1:-1]}")
+    deferred = None
+    if item.deferred is not None and status is TaskStatus.PENDING:
+        deferred = texts.shorten(cleaner.value(item.deferred), _REASON_CHARACTERS)
+        graph.report.add(AdjustmentKind.DEFERRED, key, f"{item}: {texts.shorten(texts.one_line(deferred), 80)}")
     done_when = _done_when(cleaner.value(item.done_when), context)
     context, context_cut = cut_to_limit(context)
     output, output_cut = cut_to_limit(cleaner.value(item.output or {}))
@@ -127,6 +133,7 @@ def _draft(item: Item, graph: Graph) -> Draft:
         status=status,
         output=output if status is TaskStatus.DONE and item.output is not None else None,
         waived=frozenset(graph.waived[key]),
+        deferred=deferred,
         origin_id=origin(item.origin_id or key),
         created_at=item.created_at,
         done_at=item.done_at if status.finished else None,

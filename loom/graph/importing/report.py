@@ -17,6 +17,7 @@ class AdjustmentKind(StrEnum):
     DUPLICATE = "duplicate"
     SAME_ID = "same_id"
     DANGLING = "dangling_reference"
+    UNREADABLE = "unreadable_reference"
     SECOND_PARENT = "second_parent"
     PARENT_CYCLE = "parent_cycle"
     CYCLE = "cycle"
@@ -26,8 +27,10 @@ class AdjustmentKind(StrEnum):
     CHILDLESS = "childless_epic"
     WAIVED = "dependency_waived"
     PENDING = "came_in_pending"
+    DEFERRED = "came_in_deferred"
     STUCK = "waits_for_cancelled"
     CONDITIONAL = "conditional_dependency"
+    PRIORITY = "priorities_merged"
     TITLE = "title_shortened"
     SHORTENED = "text_shortened"
     CLEANED = "characters_removed"
@@ -39,6 +42,7 @@ _WORDS = {
     AdjustmentKind.DUPLICATE: "older copy of the same task left out",
     AdjustmentKind.SAME_ID: "other task with an id that is taken came in under an id of its own",
     AdjustmentKind.DANGLING: "reference to what is not in the file dropped",
+    AdjustmentKind.UNREADABLE: "reference that names nothing dropped",
     AdjustmentKind.SECOND_PARENT: "second parent kept as a related note",
     AdjustmentKind.PARENT_CYCLE: "parent that was its own descendant dropped",
     AdjustmentKind.CYCLE: "dependency that closed a cycle dropped",
@@ -48,8 +52,10 @@ _WORDS = {
     AdjustmentKind.CHILDLESS: "finished epic without children came in as a task",
     AdjustmentKind.WAIVED: "unfinished dependency of finished work waived",
     AdjustmentKind.PENDING: "came in as pending, its former status noted",
+    AdjustmentKind.DEFERRED: "came in deferred, offered to nobody until that is resolved",
     AdjustmentKind.STUCK: "waits for a cancelled task until that is waived",
     AdjustmentKind.CONDITIONAL: "condition on another's failure came in as a plain dependency",
+    AdjustmentKind.PRIORITY: "priority that another had too came in as one, the original noted",
     AdjustmentKind.TITLE: "title shortened, the full one kept in the context",
     AdjustmentKind.SHORTENED: "text beyond the limit shortened",
     AdjustmentKind.CLEANED: "control characters removed",

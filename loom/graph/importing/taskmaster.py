@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from loom import texts
-from loom.graph.importing.items import Item, moment, origin, put_done_when
+from loom.graph.importing.items import Item, moment, origin, put_done_when, scalars
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model.task import Priority, TaskStatus
 
@@ -17,11 +17,15 @@ _STATUS = {
     "completed": TaskStatus.DONE,
     "cancelled": TaskStatus.CANCELLED,
 }
-_PRIORITY = {"critical": Priority.P0, "high": Priority.P0, "medium": Priority.P1, "low": Priority.P2}
+_HELD = frozenset(("deferred", "blocked"))
+_PRIORITY = {"high": Priority.P0, "medium": Priority.P1, "low": Priority.P2, "critical": Priority.P0}
+_ONE_TO_ONE = frozenset(("high", "medium", "low"))
+_PARENT = ("parentId", "parentTaskId")
+_NOTHING = frozenset(("undefined", "null"))  # what Task Master writes there for want of a parent
 _PLACED = frozenset(
     [
         *("id", "title", "description", "status", "dependencies", "priority", "details", "testStrategy"),
-        *("acceptanceCriteria", "subtasks", "parentId", "parentTaskId", "isSubtask"),
+        *("acceptanceCriteria", "subtasks", "isSubtask", *_PARENT),
     ]
 )
 
@@ -33,83 +37,97 @@ def recognises(data: object) -> bool:
     tasks = data.get("tasks")
     if isinstance(tasks, list):
         return any(isinstance(task, dict) and "id" in task for task in tasks)
-    return any(isinstance(tag, dict) and isinstance(tag.get("tasks"), list) for tag in data.values())
+    return any(_is_tag(tag) for tag in data.values())
 
 
 def read(data: Mapping[str, Any], report: Report) -> tuple[list[Item], dict[str, int]]:
     """The items of a file, and what it held.
 
-    A task with subtasks is an epic. Tags are separate lists with ids of their own, most often one for each branch or
-    feature, so a tag becomes an epic of that name: its tasks stay together, and it closes with the last of them. The
-    trunk, `master` or the only tag there is, needs none.
+    A task with subtasks, to any depth, is an epic. Tags are separate lists with ids of their own, most often one for
+    each branch or feature, so a tag becomes an epic of that name: its tasks stay together, and it closes with the last
+    of them. The trunk, `master` or the only tag there is, needs none.
     """
-    tags = {_TRUNK: data} if isinstance(data.get("tasks"), list) else data
-    tags = {name: tag for name, tag in tags.items() if isinstance(tag, dict) and isinstance(tag.get("tasks"), list)}
+    tags: dict[str, list[Any]] = {_TRUNK: [*data["tasks"]]} if isinstance(data.get("tasks"), list) else {}
+    for name, tag in data.items():
+        if _is_tag(tag):
+            tags[name] = [*tags.get(name, ()), *tag["tasks"]]
+        elif isinstance(tag, dict) and "tasks" in tag:
+            report.add(AdjustmentKind.NOT_WORK, origin(f"taskmaster:{name}"), f"tag {texts.quote(name)}")
     items: list[Item] = []
     source = {"tags": len(tags), "tasks": 0, "subtasks": 0, "dependencies": 0}
-    for name, tag in tags.items():
+    for name, tasks in tags.items():
         epic: Item | None = None
-        if name != _TRUNK and len(tags) > 1 and tag["tasks"]:
-            metadata = tag.get("metadata") or {}
-            epic = Item(origin(f"taskmaster:{name}"), name, TaskStatus.EPIC, epic=True, context=_origin(name, metadata))
+        if name != _TRUNK and len(tags) > 1 and tasks:
+            epic = Item(origin(f"taskmaster:{name}"), name, TaskStatus.EPIC, epic=True, context=_about(name, data))
             items.append(epic)
-        _Tag(name, None if epic is None else epic.key, items, source, report).read(tag["tasks"])
+        _Tag(name, None if epic is None else epic.key, source, report).read(tasks, items)
     return items, source
 
 
+class _Entry(NamedTuple):
+    """A task or subtask, with the id it has in its tag and its parent's."""
+
+    id: str
+    parent: str | None
+    task: Mapping[str, Any]
+    priority: object
+    """Its own, or else its parent's."""
+
+
 class _Tag:
-    """Reads the tasks of one tag into `items`."""
+    """Reads the tasks of one tag."""
 
-    def __init__(self, name: str, epic: str | None, items: list[Item], source: dict[str, int], report: Report) -> None:
-        self._name, self._epic, self._items, self._source, self._report = name, epic, items, source, report
-        self._ids: set[str] = set()
+    def __init__(self, name: str, epic: str | None, source: dict[str, int], report: Report) -> None:
+        self._name, self._epic, self._source, self._report = name, epic, source, report
+        self._entries: dict[str, _Entry] = {}
+        self._given: dict[str, str] = {}
+        """Ids that the file spells with dots, to those of the first that has them."""
 
-    def read(self, tasks: list[Any]) -> None:
-        rows: list[tuple[str, str | None, Mapping[str, Any], Mapping[str, Any]]] = []
-        for number, task in enumerate(tasks, 1):
-            if not self._is_task(task, str(number)):
+    def read(self, tasks: list[Any], items: list[Item]) -> None:
+        left = [(task, str(number), None) for number, task in enumerate(tasks, 1)][::-1]
+        nested: list[tuple[Any, str, _Entry | None]] = [*left]
+        while nested:
+            task, place, above = nested.pop()
+            if not isinstance(task, dict):
+                self._report.add(AdjustmentKind.NOT_WORK, self._key(place), f"entry {place} of tag {self._name}")
                 continue
-            id = self._distinct(_id(task.get("id")) or f"#{number}", task)
-            rows.append((id, None, task, task))
-            for place, subtask in enumerate(_list(task.get("subtasks")), 1):
-                if self._is_task(subtask, f"{id}.{place}"):
-                    inner = (_id(subtask.get("id")) or f"#{place}").rsplit(".", 1)[-1]
-                    rows.append((self._distinct(f"{id}.{inner}", subtask), id, subtask, task))
-        for id, parent, task, top in rows:
-            self._items.append(self._item(id, parent, task, top))
+            entry = self._enter(task, place.rpartition(".")[2], above)
+            inner = [*enumerate(_list(task.get("subtasks")), 1)]
+            nested += [(subtask, f"{entry.id}.{number}", entry) for number, subtask in reversed(inner)]
+        items += [self._item(entry) for entry in self._entries.values()]
 
-    def _distinct(self, id: str, task: Mapping[str, Any]) -> str:
-        """The id, or one made of it where another task of the tag has it: references go to the first."""
-        times = 1
-        given = id
-        while id in self._ids:
+    def _enter(self, task: Mapping[str, Any], place: str, above: _Entry | None) -> _Entry:
+        """Takes down an entry under an id that no other of the tag has: references go to the first that had it."""
+        given = _id(task.get("id")) or f"#{place}"
+        id = given if above is None or given.startswith(f"{above.id}.") else f"{above.id}.{given}"
+        if "." in given:
+            self._given.setdefault(given, id)
+        times, wanted = 1, id
+        while id in self._entries:
             times += 1
-            id = f"{given}#{times}"
-        if id != given:
-            example = f"{self._key(given)} {texts.quote(str(task.get('title')))}"
+            id = f"{wanted}#{times}"
+        if id != wanted:
+            example = f"{self._key(wanted)} {texts.quote(str(task.get('title')))}"
             self._report.add(AdjustmentKind.SAME_ID, self._key(id), example)
-        self._ids.add(id)
-        return id
+        priority = task.get("priority") or (None if above is None else above.priority)
+        entry = self._entries[id] = _Entry(id, None if above is None else above.id, task, priority)
+        return entry
 
-    def _is_task(self, task: object, place: str) -> bool:
-        if not isinstance(task, dict):
-            self._report.add(AdjustmentKind.NOT_WORK, self._key(place), f"entry {place} of tag {self._name}")
-        return isinstance(task, dict)
-
-    def _item(self, id: str, parent: str | None, task: Mapping[str, Any], top: Mapping[str, Any]) -> Item:
-        dependencies = _list(task.get("dependencies"))
-        self._source["tasks" if parent is None else "subtasks"] += 1
+    def _item(self, entry: _Entry) -> Item:
+        task, dependencies = entry.task, scalars(entry.task.get("dependencies"))
+        self._source["tasks" if entry.parent is None else "subtasks"] += 1
         self._source["dependencies"] += len(dependencies)
         former = str(task.get("status") or "pending").strip().lower().replace("_", "-")
-        over = self._epic if parent is None else self._key(parent)
+        priority = str(entry.priority).strip().lower()
         item = Item(
-            key=self._key(id),
+            key=self._key(entry.id),
             title=str(task.get("title") or task.get("description") or ""),
             status=_STATUS.get(former, TaskStatus.PENDING),
             was=None if former in _STATUS else former,
-            parents=[] if over is None else [over],
-            depends_on=[self._key(self._target(name, id, parent)) for name in dependencies],
-            priority=_PRIORITY.get(str(task.get("priority") or top.get("priority")).lower(), Priority.P1),
+            deferred=f"Task Master had it as {former}." if former in _HELD else None,
+            parents=list(self._parents(entry)),
+            depends_on=[self._key(self._target(name, entry)) for name in dependencies],
+            priority=_PRIORITY.get(priority, Priority.P1),
             context={name: task[name] for name in ("description", "details") if task.get(name)},
             done_at=moment(task.get("updatedAt")),
         )
@@ -117,22 +135,48 @@ class _Tag:
             item, ("acceptance_criteria", task.get("acceptanceCriteria")), ("test_strategy", task.get("testStrategy"))
         )
         extra = {name: value for name, value in task.items() if name not in _PLACED and value not in (None, "", [])}
-        if parent is not None and task.get("subtasks"):
-            extra["subtasks"] = task["subtasks"]  # a third level, which Task Master does not have
-        item.context |= _origin(self._name, {"id": id, **extra})
+        if entry.priority and priority not in _ONE_TO_ONE:
+            extra["priority"] = entry.priority
+        item.context |= _origin(self._name, {"id": entry.id, **extra})
         return item
 
-    def _target(self, name: object, id: str, parent: str | None) -> str:
-        """What a dependency names: in a subtask a lone number is a sibling if there is one, else a task."""
-        target = _id(name) or str(name)
-        if parent is not None and "." not in target:
-            sibling = f"{parent}.{target}"
-            if sibling in self._ids and sibling != id:
-                return sibling
-        return target
+    def _parents(self, entry: _Entry) -> Iterator[str]:
+        """What an entry stands under: where it is nested, and what else it names; at the top its tag's epic."""
+        if entry.parent is not None:
+            yield self._key(entry.parent)
+        names = dict.fromkeys(name for field in _PARENT for name in scalars(entry.task.get(field)))
+        named = [self._known(name) for name in names if name not in _NOTHING and not self._is_parent(name, entry)]
+        yield from map(self._key, named)
+        if entry.parent is None and self._epic is not None and self._entries.keys().isdisjoint(named):
+            yield self._epic
+
+    def _is_parent(self, name: str, entry: _Entry) -> bool:
+        parent = None if entry.parent is None else self._entries[entry.parent]
+        return parent is not None and name in (parent.id, str(parent.task.get("id")))
+
+    def _target(self, name: str, entry: _Entry) -> str:
+        """What a dependency names: within a parent a sibling if there is one, else what stands further out."""
+        scope = entry.parent
+        while scope is not None:
+            if (within := f"{scope}.{name}") in self._entries and within != entry.id:
+                return within
+            scope = self._entries[scope].parent
+        return self._known(name)
+
+    def _known(self, name: str) -> str:
+        return name if name in self._entries else self._given.get(name, name)
 
     def _key(self, id: str) -> str:
         return origin(f"taskmaster:{self._name}:{id}")
+
+
+def _is_tag(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("tasks"), list)
+
+
+def _about(tag: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = data[tag].get("metadata") or {}
+    return _origin(tag, metadata if isinstance(metadata, dict) else {"metadata": metadata})
 
 
 def _origin(tag: str, extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Draft:
     output: dict[str, Any] | None = None
     waived: frozenset[str] = frozenset()
     """Those of `depends_on` whose edges are to be marked waived."""
+    deferred: str | None = None
+    """Why it is held until somebody resolves that; only of pending ones."""
     origin_id: str | None = None
     created_at: datetime | None = None
     done_at: datetime | None = None

@@ -116,8 +116,8 @@ class Task:
     origin_id: str | None = None
     """Where an import has it from, unique in the project."""
     waiting: int = 0
-    """How many things it waits for: dependencies that are neither done nor waived, its epic while that waits, and an
-    open question. Not mirrored."""
+    """How many things it waits for: dependencies that are neither done nor waived, its epic while that waits, an open
+    question, and a deferral. Not mirrored."""
 
     @classmethod
     def from_record(cls, record: Row) -> Task:

@@ -218,10 +218,10 @@ async def give_back(tx: Transaction, held: Mapping[str, int], reason: str) -> li
 async def into_play(tx: Transaction, task: Task, *, fresh: bool = False, context: str | None = None) -> Task:
     """Makes a locked task pending, or blocked where it waits for something, its counter computed anew.
 
-    `fresh` starts the count of attempts anew. The caller notes the event.
+    An epic stays one. `fresh` starts the count of attempts anew. The caller notes the event.
     """
     count = await store.waiting(tx, task.id)
-    status = deps.compute_initial_status(count)
+    status = deps.compute_initial_status(count, epic=task.status is TaskStatus.EPIC)
     ready_at = await store.now(tx) if status is TaskStatus.PENDING else None
     return await store.update_task_status(
         tx, replace(task, attempt=0) if fresh else task, status, waiting=count, ready_at=ready_at, retry_at=None,
@@ -266,6 +266,11 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
             )
         case TaskStatus.BLOCKED:
             waits = (await blockers(connection, project_id, [task_id])).get(task_id, [])
+            for deferral in (one.id for one in waits if one.question == EscalationKind.DEFERRED):
+                into_play = call("resolve", id=deferral, action="retry")
+                other = Words(
+                    "Claim another task with {}, or put this one into play with {}.", call("claim"), into_play
+                )
             return TaskStateError(f"{task.id} is blocked; it waits for {', '.join(map(_named, waits))}.", other)
         case TaskStatus.FAILED:
             return _failed(task)

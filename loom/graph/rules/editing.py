@@ -98,7 +98,7 @@ async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, 
     if locked[task_id].finished:
         raise TaskStateError(f"{task_id} is already {locked[task_id]}.", "There is nothing left to cancel.")
     unfinished = [one for one, status in locked.items() if not status.finished]
-    await escalations.close(tx, unfinished, "cancel", by=agent, note=reason)
+    closed = await escalations.close(tx, unfinished, "cancel", by=agent, note=reason)
     gone = await store.cancel_tasks(tx, unfinished)
     for task in gone:
         tx.changed(
@@ -108,6 +108,8 @@ async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, 
             token=task.claim_token,
             data={"reason": reason} if reason else None,
         )
+    for epic_id in {one.task_id for one in closed if locked[one.task_id] is TaskStatus.EPIC}:
+        await deps.release_epic(tx, epic_id, agent)
     follows = await deps.check_and_unblock(tx, parents=[task.parent_id for task in gone], agent=agent)
     now = (await store.get_tasks(tx.connection, tx.project_id, [task_id]))[task_id]
     held = await store.get_dependents(tx.connection, tx.project_id, task_id)

@@ -15,7 +15,7 @@ from loom.graph.model.dependencies import epic_start, waits_for
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import editing
-from loom.graph.store import NewTask
+from loom.graph.store import NewTask, escalations
 from loom.graph.store.transaction import Transaction
 
 
@@ -52,6 +52,7 @@ async def plant(
         inserted = await store.insert_tasks(tx, rows)
         for row in rows:
             tx.changed(inserted[row.id], EventType.TASK_CREATED, agent=agent)
+        await escalations.defer(tx, {ids[one.key]: one.deferred for one in drafts if one.deferred}, by=agent)
         return Planted(ids, [inserted[row.id] for row in rows])
 
 
@@ -72,8 +73,8 @@ def _rows(
         targets = tuple(dict.fromkeys(ids.get(name, name) for name in draft.depends_on))
         waived = frozenset(ids.get(name, name) for name in draft.waived)
         waiting[task_id] = sum(target not in done and target not in waived for target in targets)
-        if parent_id is not None and waiting[parent_id] > 0:
-            waiting[task_id] += 1
+        waiting[task_id] += parent_id is not None and waiting[parent_id] > 0
+        waiting[task_id] += draft.deferred is not None
         if draft.status is TaskStatus.DONE:
             done.add(task_id)
         rows.append(

@@ -1,4 +1,4 @@
-"""Ways out of dead and escalated work: retry, answer, reassign, waive, cancel."""
+"""Ways out of dead, escalated and deferred work: retry, answer, reassign, waive, cancel."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from enum import StrEnum
 
 from loom.bus.events import EventType
 from loom.exceptions import EscalationNotFoundError, InvalidInputError, TaskStateError
-from loom.graph import store
+from loom.graph import deps, store
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import editing
 from loom.graph.rules.claims import Outcome, Terms, add_note, into_play, not_found
 from loom.graph.store import escalations, messages
+from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Words, call
 
 
 class Resolution(StrEnum):
-    """What to do with dead or escalated work."""
+    """What to do with dead, escalated or deferred work."""
 
     RETRY = "retry"
     ANSWER = "answer"
@@ -55,10 +56,12 @@ async def resolve(
     if action is Resolution.WAIVE:
         return await editing.waive(tx, task, note, by)
     resolved = await escalations.close(tx, [task.id], action, by=by, note=note)
-    question = next((one for one in resolved if one.kind is escalations.EscalationKind.QUESTION), None)
-    if question is None and task.status is not TaskStatus.FAILED:
+    question = next((one for one in resolved if one.kind is EscalationKind.QUESTION), None)
+    held = any(one.kind is not EscalationKind.FAILURE for one in resolved)
+    if not held and task.status is not TaskStatus.FAILED:
         raise TaskStateError(
-            f"{task.id} is {task.status} and has no open escalation.", "Only failed or escalated work can be resolved."
+            f"{task.id} is {task.status} and has no open escalation.",
+            "Only failed, escalated or deferred work can be resolved.",
         )
     if action is Resolution.ANSWER and (note is None or question is None):
         raise InvalidInputError(
@@ -69,6 +72,11 @@ async def resolve(
                 Argument("note"),
             ),
         )
+    if action is Resolution.REASSIGN and task.status is TaskStatus.EPIC:
+        raise TaskStateError(
+            f"{task.id} is an epic, which nobody claims.",
+            Words("Let its children go with {}.", call("resolve", id=task.id, action="retry")),
+        )
     moment = await store.now(tx)
     context = add_note(task.context, note, by=by, at=moment) if note else None
     again = await into_play(tx, task, fresh=True, context=context)
@@ -78,6 +86,8 @@ async def resolve(
         await messages.send(tx, by, question.raised_by, f"Answer on {task.id}: {note}", task.id)
     if action is Resolution.REASSIGN:
         again = await _hand_over(tx, again, by, assignee, note, terms)
+    if again.status is TaskStatus.EPIC:
+        return Outcome(again, unblocked=await deps.follow_epic(tx, again, task.waiting, by))
     return Outcome(again, unblocked=(again.id,) if again.status is TaskStatus.PENDING else ())
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from loom.graph.model.task import TaskStatus
 from loom.graph.store.edges import HOLDS
+from loom.graph.store.escalations import HOLDING
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -18,7 +19,7 @@ SHOWN = 5  # of each task
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """One thing that a task waits for: another task, an open question about it, or the time of its retry."""
+    """One thing that a task waits for: another task, a question or deferral that is open, or the time of its retry."""
 
     id: str
     """Of the task or the escalation; of the task itself where it waits for a time."""
@@ -29,7 +30,7 @@ class Blocker:
     childless: bool = False
     """Whether it is an epic that has no children yet, and so cannot close."""
     question: str | None = None
-    """What kind of escalation it is, where it is one."""
+    """What kind of escalation it is, where it is one: a question, or deferred."""
     until: datetime | None = None
     """When a failed task is tried again."""
 
@@ -42,19 +43,22 @@ async def blockers(connection: Connection, project_id: str, task_ids: Sequence[s
         blocker = Blocker(row["id"], TaskStatus(row["status"]), via, row["childless"])
         found.setdefault(row["task_id"], []).append(blocker)
     for row in await connection.fetch(_OTHERS, project_id, list(task_ids)):
-        blocker = Blocker(row["id"], question=row["kind"], until=row["retry_at"])
+        via = None if row["at"] == row["task_id"] else row["at"]
+        blocker = Blocker(row["id"], via=via, question=row["kind"], until=row["retry_at"])
         found.setdefault(row["task_id"], []).append(blocker)
     return found
 
 
-# A task waits for what it depends on, and for what the epics above it depend on, over edges that hold.
-_TASKS = f"""
+_UP = """
 with recursive up(task_id, at) as (
     select id collate "C", id collate "C" from unnest($2::text[]) w(id)
     union
     select u.task_id, t.parent_id from up u
       join tasks t on t.project_id = $1 and t.id = u.at and t.parent_id is not null
-), waits as (
+)
+"""
+# A task waits for what it depends on, and for what the epics above it depend on, over edges that hold.
+_TASKS = f"""{_UP}, waits as (
     select u.task_id, u.at, d.id, d.status,
            d.status = 'epic' and not exists(select from tasks k where k.project_id = $1 and k.parent_id = d.id)
                as childless,
@@ -66,10 +70,11 @@ with recursive up(task_id, at) as (
 )
 select * from waits where place <= $3 order by task_id, place
 """
-_OTHERS = """
-select task_id, id, kind, null::timestamptz as retry_at from escalations
- where project_id = $1 and task_id = any($2::text[]) and kind <> 'failure' and resolved_at is null
+# And for what holds itself or an epic above it.
+_OTHERS = f"""{_UP}
+select u.task_id, u.at, q.id, q.kind, null::timestamptz as retry_at from up u
+  join escalations q on q.project_id = $1 and q.task_id = u.at and {HOLDING}
 union all
-select id, id, null, retry_at from tasks
+select id, id, id, null, retry_at from tasks
  where project_id = $1 and id = any($2::text[]) and status = 'failed' and retry_at is not null
 """

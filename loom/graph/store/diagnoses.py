@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 _PENDING = f"""
 select {COLUMNS} from escalations
- where project_id = $1 and resolved_at is null and diagnosed_at is null
+ where project_id = $1 and resolved_at is null and diagnosed_at is null and kind <> 'deferred'
    and (handling_until is null or handling_until <= loom_now())
 """
 
 
 async def any_pending(connection: Connection, project_id: str) -> bool:
-    """Whether an open escalation that nobody looks at was not diagnosed yet."""
+    """Whether an open failure or question that nobody looks at was not diagnosed yet."""
     return bool(await connection.fetchval(f"select exists({_PENDING})", project_id))
 
 

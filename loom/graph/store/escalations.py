@@ -1,10 +1,11 @@
-"""Escalations: the record that a task failed, or that its worker has a question. Postgres holds them."""
+"""Escalations: the record that a task failed, that its worker has a question, or that it is deferred. Postgres holds
+them."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
 
 
 class EscalationKind(StrEnum):
-    """`failure`: the task failed. `question`: its worker asks, and the task waits for the answer."""
+    """`failure`: the task failed. `question`: its worker asks, and the task waits for the answer. `deferred`: it is not
+    to be done yet, and waits until somebody resolves that; nobody is asked, so it is announced to nobody."""
 
     FAILURE = "failure"
     QUESTION = "question"
+    DEFERRED = "deferred"
+
+
+HOLDING = "q.kind in ('question', 'deferred') and q.resolved_at is null"
+"""Whether an escalation `q` holds its task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +119,31 @@ async def create_escalation(
     return raised
 
 
+async def defer(tx: Transaction, reasons: Mapping[str, str], *, by: str | None) -> None:
+    """Defers locked tasks, each with its reason. Each waits for one thing more now, which is the caller's business."""
+    left = dict(reasons)
+    while left:  # an id that is taken is drawn anew
+        records = await tx.connection.fetch(
+            """
+            insert into escalations (project_id, id, task_id, kind, message, raised_by, attempt)
+            select $1, id, task_id, 'deferred', message, $5, 0
+              from unnest($2::text[], $3::text[], $4::text[]) d(id, task_id, message)
+            on conflict (project_id, id) do nothing returning task_id
+            """,
+            tx.project_id,
+            [f"esc-{secrets.token_hex(4)}" for _ in left],
+            list(left),
+            list(left.values()),
+            by,
+        )
+        for record in records:
+            del left[record["task_id"]]
+
+
 async def close(
     tx: Transaction, task_ids: Sequence[str], resolution: str, *, by: str | None, note: str | None = None
 ) -> list[Escalation]:
-    """Resolves the open escalations of locked tasks and returns them. A task that a question held waits for one thing
+    """Resolves the open escalations of locked tasks and returns them. A task that one of them held waits for one thing
     less now: the caller computes its `waiting` anew."""
     records = await tx.connection.fetch(
         f"""
@@ -131,6 +159,8 @@ async def close(
     )
     resolved = [Escalation.from_record(record) for record in records]
     for one in resolved:
+        if one.kind is EscalationKind.DEFERRED:
+            continue
         data = {"escalation": one.id, "resolution": resolution} | ({"note": note} if note else {})
         tx.record_event(EventType.ESCALATION_RESOLVED, one.task_id, agent=by, data=data)
         tx.announce(publish_escalation(tx.project_id, one.id, one.task_id, raised=False))
@@ -139,13 +169,14 @@ async def close(
 
 async def take(tx: Transaction, handler: str, seconds: float) -> Escalation | None:
     """Gives the oldest open escalation that nobody is looking at to a handler, for so many seconds; None if there is
-    none. A handler that dies loses it when they are over; whoever resolves it need not have taken it."""
+    none. A handler that dies loses it when they are over; whoever resolves it need not have taken it. Deferrals are
+    given to nobody."""
     record = await tx.connection.fetchrow(
         f"""
         update escalations set handler = $2, handling_until = loom_now() + make_interval(secs => $3)
          where project_id = $1 and id = (
                select id from escalations
-                where project_id = $1 and resolved_at is null
+                where project_id = $1 and resolved_at is null and kind <> 'deferred'
                   and (handling_until is null or handling_until <= loom_now())
                 order by raised_at, id limit 1 for update skip locked)
         returning {COLUMNS}
@@ -178,14 +209,21 @@ async def get(connection: Connection, project_id: str, escalation_id: str) -> Es
 
 
 async def open_escalations(connection: Connection, project_id: str, *, limit: int) -> list[Escalation]:
-    """The open ones, oldest first."""
+    """The open ones that ask for somebody, failures and questions, oldest first."""
+    return await _open(connection, project_id, "kind <> 'deferred'", limit)
+
+
+async def deferrals(connection: Connection, project_id: str, *, limit: int) -> list[Escalation]:
+    """The open deferrals, oldest first."""
+    return await _open(connection, project_id, "kind = 'deferred'", limit)
+
+
+async def holding(connection: Connection, project_id: str) -> dict[str, Escalation]:
+    """What holds tasks, the newest question or deferral of each, by task."""
     records = await connection.fetch(
-        f"select {_OPEN} from escalations q where project_id = $1 and resolved_at is null"
-        " order by raised_at, id limit $2",
-        project_id,
-        limit,
+        f"select {COLUMNS} from escalations q where project_id = $1 and {HOLDING} order by raised_at, id", project_id
     )
-    return [Escalation.from_record(record) for record in records]
+    return {record["task_id"]: Escalation.from_record(record) for record in records}
 
 
 async def of_tasks(connection: Connection, project_id: str, task_ids: Sequence[str]) -> list[Escalation]:
@@ -195,5 +233,15 @@ async def of_tasks(connection: Connection, project_id: str, task_ids: Sequence[s
         " order by raised_at desc, id",
         project_id,
         list(task_ids),
+    )
+    return [Escalation.from_record(record) for record in records]
+
+
+async def _open(connection: Connection, project_id: str, kinds: str, limit: int) -> list[Escalation]:
+    records = await connection.fetch(
+        f"select {_OPEN} from escalations q where project_id = $1 and resolved_at is null and {kinds}"
+        " order by raised_at, id limit $2",
+        project_id,
+        limit,
     )
     return [Escalation.from_record(record) for record in records]

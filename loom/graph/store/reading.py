@@ -116,10 +116,11 @@ async def counts(connection: Connection, project_id: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """How much of what is not a status there is: open escalations, dead letters, failed tasks that wait to be tried
-    again, agents that hold a claim, workflows under way."""
+    """How much of what is not a status there is: open escalations but for deferrals, deferrals, dead letters, failed
+    tasks that wait to be tried again, agents that hold a claim, workflows under way."""
 
     open_escalations: int
+    deferred: int
     dead_letters: int
     retries_due: int
     agents: int
@@ -130,7 +131,10 @@ async def tallies(connection: Connection, project_id: str) -> Tallies:
     """What there is to tell of a project beside its counts."""
     record = await connection.fetchrow(
         """
-        select (select count(*) from escalations where project_id = $1 and resolved_at is null) as open_escalations,
+        select (select count(*) from escalations
+                 where project_id = $1 and resolved_at is null and kind <> 'deferred') as open_escalations,
+               (select count(*) from escalations
+                 where project_id = $1 and resolved_at is null and kind = 'deferred') as deferred,
                (select count(*) from tasks
                  where project_id = $1 and status = 'failed' and retry_at is null) as dead_letters,
                (select count(*) from tasks

@@ -16,6 +16,7 @@ from loom import ids
 from loom.bus.events import Position
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.store.edges import add_edges
+from loom.graph.store.escalations import HOLDING
 from loom.graph.store.events import record_events
 from loom.graph.store.transaction import Transaction
 
@@ -37,12 +38,11 @@ COLUMNS = (
 )
 
 # `waiting` by its definition, for a row `t` that is locked: whoever counts it down holds that lock until it commits.
-WAITING = """(
+WAITING = f"""(
     (select count(*) from task_deps e join tasks d on d.project_id = e.project_id and d.id = e.depends_on
       where e.project_id = t.project_id and e.task_id = t.id and e.waived_at is null and d.status <> 'done')
   + (select count(*) from tasks p where p.project_id = t.project_id and p.id = t.parent_id and p.waiting > 0)
-  + (select count(*) from escalations q where q.project_id = t.project_id and q.task_id = t.id
-        and q.kind = 'question' and q.resolved_at is null)
+  + (select count(*) from escalations q where q.project_id = t.project_id and q.task_id = t.id and {HOLDING})
 )"""
 
 

@@ -39,8 +39,11 @@ async def left_over(loom: Loom) -> list[Left] | None:
     if len(tasks) > expected or any(_moves(task) for task in tasks.values()):
         return None
     asked = {
-        one.task_id: one.message for one in await loom.escalations(limit=500) if one.kind is EscalationKind.QUESTION
+        one.task_id: f"waits for an answer: {one.message}"
+        for one in await loom.escalations(limit=500)
+        if one.kind is EscalationKind.QUESTION
     }
+    asked |= {one.task_id: f"deferred: {one.message}" for one in await loom.deferrals(limit=500)}
     waits: dict[str, list[str]] = {}
     for task_id, on, waived in view.edges:
         if on in tasks and not waived:
@@ -58,7 +61,7 @@ def _why(task: Task, tasks: Mapping[str, Task], waits: Mapping[str, Sequence[str
     if task.status is TaskStatus.FAILED:
         return f"dead letter: {task.dead_reason}"
     if task.id in asked:
-        return f"waits for an answer: {asked[task.id]}"
+        return asked[task.id]
     if task.id in waits:
         return f"waits for {_named(waits[task.id])}"
     if task.status is TaskStatus.EPIC:
