@@ -19,6 +19,7 @@ from loom.config import (
     guarded,
     is_trusted,
     load_config,
+    path_in_repository,
     set_trusted,
     set_value,
     trust,
@@ -189,6 +190,18 @@ def test_a_worktree_belongs_to_the_main_worktrees_project(project: Path, tmp_pat
     assert find_project(linked / "below") == project
     nested = make_project(linked / "vendor", "")
     assert find_project(nested) == nested
+    names = [path_in_repository(tree / "below" / "plan.yaml", project) for tree in (linked, project)]
+    assert names == ["below/plan.yaml"] * 2
+
+
+def test_a_file_is_called_by_its_place_in_the_repository(project: Path, tmp_path: Path) -> None:
+    (project / "link.yaml").symlink_to(project / "plans" / "plan.yaml")
+    assert path_in_repository(project / "link.yaml", project) == "plans/plan.yaml"
+    assert path_in_repository(tmp_path / "elsewhere.yaml", project) == f"{tmp_path.resolve()}/elsewhere.yaml"
+    below = make_project(project / "below", "")
+    assert path_in_repository(below / "plan.yaml", below) == "plan.yaml"
+    (project / ".git").mkdir()
+    assert path_in_repository(below / "plan.yaml", below) == "below/plan.yaml"
 
 
 def test_a_git_file_that_somebody_else_wrote_makes_no_worktree(project: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def _play(config: LoomConfig, text: str, name: str, agents: int, begin: fl
                 f"This project has {plural(unfinished, 'unfinished task')}, which the demo would only pretend to do.",
                 "Run it in an empty directory.",
             )
-        planted = await bring_in(loom, text, name)
+        planted = await bring_in(loom, text, name, name)
         counts = (await loom.status()).counts
         if not counts["pending"]:
             finished = counts["done"] + counts["cancelled"]

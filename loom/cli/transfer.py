@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import PurePath
+from pathlib import Path
 
 import click
 
 from loom.cli.output import dim, emit, plural
 from loom.cli.shared import Command, Reply, agent_option, answer, open_project, progress, read_text
+from loom.config import path_in_repository
 from loom.graph.front import Loom
+from loom.graph.model import limits
 from loom.texts import one_line
 
 _TAKES_TIME = 500  # tasks
@@ -18,23 +20,31 @@ _TAKES_TIME = 500  # tasks
 
 @click.command("import", cls=Command)
 @click.argument("file")
+@click.option(
+    "--as", "known_as", metavar="NAME", help="By what the file is known when it comes again; default: its path."
+)
 @agent_option
-def import_(file: str, agent: str | None) -> None:
+def import_(file: str, known_as: str | None, agent: str | None) -> None:
     """Bring in FILE (- for standard input): Task Master's tasks.json, Beads' issues.jsonl, an export of Loom, or a plan
-    in YAML or JSON. The same file again brings only what is new."""
+    in YAML or JSON. The same file again brings only what is new; a plan from standard input is new each time, unless
+    --as names it."""
     text = read_text(file)
+    if known_as is not None:
+        known_as = limits.title(known_as, "--as")
 
     async def work(loom: Loom) -> Reply:
-        return await bring_in(loom, text, "standard input" if file == "-" else PurePath(file).name)
+        if file == "-":
+            return await bring_in(loom, text, "standard input", known_as)
+        return await bring_in(loom, text, Path(file).name, known_as or _path(loom, Path(file)))
 
     answer(work, import_lines, agent=agent, changes=True)
 
 
-async def bring_in(loom: Loom, text: str, name: str) -> Reply:
-    """Imports a text and says what came of it."""
+async def bring_in(loom: Loom, text: str, name: str, known_as: str | None) -> Reply:
+    """Imports a text and says what came of it; see `importing.read`."""
     from loom.graph.importing import read
 
-    batch = read(text, name)
+    batch = read(text, name, known_as=known_as)
     if len(batch.drafts) >= _TAKES_TIME:
         progress(f"Writing {plural(len(batch.drafts), 'task')}.")
     done = await loom.import_tasks(batch)
@@ -44,9 +54,16 @@ async def bring_in(loom: Loom, text: str, name: str) -> Reply:
         "created": len(done.tasks),
         "known": done.known,
         "linked": done.linked,
+        "retitled": done.retitled,
         "ready": sum(task.status == "pending" for task in done.tasks),
+        "ids": done.ids,
         "adjustments": [{**asdict(one), "text": str(one)} for one in done.adjustments],
     }
+
+
+def _path(loom: Loom, file: Path) -> str:
+    root = loom.config.project_dir
+    return file.resolve().as_posix() if root is None else path_in_repository(file, root)
 
 
 def import_lines(reply: Reply) -> Iterator[str]:

@@ -7,7 +7,7 @@ writes, and `trust.py` keeps what a cloned repository brings along from counting
 
 from __future__ import annotations
 
-from loom.config.files import find_project, logs_dir, set_value, user_config_path
+from loom.config.files import find_project, logs_dir, path_in_repository, set_value, user_config_path
 from loom.config.keys import (
     API_KEY_VARIABLE,
     COMPOSE_FILE,
@@ -42,6 +42,7 @@ __all__ = [
     "is_trusted",
     "load_config",
     "logs_dir",
+    "path_in_repository",
     "set_trusted",
     "set_value",
     "trust",

@@ -43,6 +43,18 @@ def find_project(start: Path) -> Path | None:
     return None
 
 
+def path_in_repository(path: Path, project_dir: Path) -> str:
+    """What a file is called in every checkout of a project: relative to the root of its repository, or to the project's
+    directory where it is in none; what lies outside goes by its whole path."""
+    path, project_dir = path.resolve(), project_dir.resolve()
+    for directory in path.parents:
+        if main := _main_worktree(directory):
+            path = main / path.relative_to(directory)
+            break
+    root = next((one for one in (project_dir, *project_dir.parents) if (one / ".git").exists()), project_dir)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
 def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS, *, within: Path | None = None) -> dict[str, Any]:
     """The valid keys of one file, dotted, with their values. A missing file is an empty one.
 

@@ -137,6 +137,40 @@ def test_importing_and_exporting(cli: Cli) -> None:
     assert cli("import", "-", stdin="{}").code == 1
 
 
+def test_a_plan_is_known_by_its_path_or_its_name(cli: Cli) -> None:
+    for directory in ("a", "b"):
+        (cli.directory / directory).mkdir()
+        (cli.directory / directory / "plan.yaml").write_text(f"- {{key: k, title: of {directory}}}\n")
+    one = cli.ok("import", "a/plan.yaml")
+    other = cli.ok("import", str(cli.directory / "b" / "plan.yaml"))
+    assert (one["created"], other["created"]) == (1, 1)
+    assert cli.ok("status", other["ids"]["k"])["title"] == "of b"
+    (cli.directory / "b" / "plan.yaml").rename(cli.directory / "moved.yaml")
+    moved = cli.ok("import", "moved.yaml", "--as", "b/plan.yaml")
+    assert (moved["created"], moved["known"], moved["ids"]) == (0, 1, other["ids"])
+    plan = (cli.directory / "moved.yaml").read_text()
+    ids = [cli.ok("import", "-", stdin=plan)["ids"]["k"] for _ in range(2)]
+    assert len({*ids, one["ids"]["k"], other["ids"]["k"]}) == 4
+    named = [cli.ok("import", "-", "--as", "mine", stdin=plan)["ids"]["k"] for _ in range(2)]
+    assert named[0] == named[1]
+    assert cli("import", "-", "--as", " ", stdin=plan).code == 2
+
+
+def test_what_is_deferred_is_told_apart_from_what_asks(cli: Cli) -> None:
+    issues = '{"id": "b-1", "title": "later", "status": "deferred"}\n'
+    brought = cli.ok("import", "-", stdin=issues)
+    assert brought["adjustments"][0]["kind"] == "came_in_deferred"
+    task = brought["ids"]["beads:b-1"]
+    assert cli.ok("status")["deferred"] == 1
+    assert "1 deferred" in cli("status").out
+    shown = cli.ok("status", "--view", "escalations")
+    assert (shown["count"], [one["task_id"] for one in shown["deferred"]]) == (0, [task])
+    assert "later" in cli("status", task).out
+    assert "Beads had it as deferred." in cli("status", "--view", "escalations").out
+    assert cli.ok("resolve", task, "retry")["status"] == "pending"
+    assert "deferred" not in cli.ok("status")
+
+
 def test_a_lapsed_claim_is_seen_and_claimed_without_any_long_lived_process(cli: Cli) -> None:
     task = cli.create()
     cli.ok("claim", task, "--agent", "other", "--lease", "1")

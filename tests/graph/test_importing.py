@@ -358,14 +358,24 @@ def test_an_export_comes_back_as_it_was() -> None:
 
 def test_a_plan_comes_in_once() -> None:
     text = "tasks:\n- title: a\n- {title: b, key: k, depends_on: [c]}\n- title: a\n- title: c\n"
-    batch = read(text, "plans/first.yaml")
+    batch = read(text, "first.yaml", known_as="plans/first.yaml")
     origins = [str(draft.origin_id) for draft in batch.drafts]
     assert batch.format == "plan"
     assert len(set(origins)) == 4
-    assert all(origin.startswith("plan:first.yaml:") for origin in origins)
-    assert [draft.origin_id for draft in read(text, "./first.yaml").drafts] == origins
-    longer = read("tasks:\n- title: z\n" + text.removeprefix("tasks:\n"), "first.yaml")
+    assert all(origin.startswith("plan/plans/first.yaml#") for origin in origins)
+    assert [draft.origin_id for draft in read(text, "other.yaml", known_as="plans/first.yaml").drafts] == origins
+    longer = read("tasks:\n- title: z\n" + text.removeprefix("tasks:\n"), "first.yaml", known_as="plans/first.yaml")
     assert [draft.origin_id for draft in longer.drafts][1:] == origins
+    other = read(text, "first.yaml", known_as="more/first.yaml")
+    assert not {draft.origin_id for draft in other.drafts} & {*origins}
+    assert [draft.origin_id for draft in read(text, "standard input").drafts] == [None] * 4
+
+
+def test_a_bare_list_of_tasks_is_a_plan_and_a_text_one_dependency() -> None:
+    for text in ("- {title: a}\n- {title: b, depends_on: a}\n", '[{"title": "a"}, {"title": "b", "depends_on": "a"}]'):
+        batch = read(text, "plan.yaml")
+        assert batch.format == "plan"
+        assert [draft.depends_on for draft in batch.drafts] == [(), ("#1",)]
 
 
 @pytest.mark.parametrize(
@@ -665,7 +675,9 @@ def test_new_work_joins_what_loom_has_moved() -> None:
     assert (found["e.2"].parent, found["e.2"].depends_on) == ("loom-00000004", ("loom-00000005", "beads:n"))
     assert found["n"].waived == {"loom-00000002"}
     assert fitted.links == [("loom-00000003", "beads:n")]
-    assert counts(fitted) == {AdjustmentKind.ORPHANED: 1, AdjustmentKind.WAIVED: 1}
+    left_alone = [case.example for case in fitted.report if case.kind is AdjustmentKind.LEFT_ALONE]
+    assert left_alone == ["beads:b “b” on beads:m"]
+    assert counts(fitted) == {AdjustmentKind.ORPHANED: 1, AdjustmentKind.WAIVED: 1, AdjustmentKind.LEFT_ALONE: 1}
 
 
 # --- the invariants, written anew -------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_keys_that_look_drawn_stay_apart() -> None:
         ([{"title": "a"}, {"title": "x" * 501}, {"title": ""}], "501 characters long", "Shorten"),
         ([{"title": "a", "type": "story"}], "type “story”", "task or epic"),
         ([{"title": "a", "priority": 1}], "priority must be text", "text"),
-        ([{"title": "a", "depends_on": "b"}], "depends_on must be a list", "list"),
+        ([{"title": "a", "depends_on": {"b": 1}}], "depends_on must be a list", "list"),
         ([{"title": "a", "depends_on": [None]}], "depends_on must be text", "text"),
         ([{"title": "a", "context": [1]}], "context must be a JSON object", "context"),
         ([{"title": "a", "context": {"b": "\0"}}], "context.b has a NUL", "Remove"),

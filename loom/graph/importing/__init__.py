@@ -28,12 +28,14 @@ __all__ = ["Adjustment", "AdjustmentKind", "Batch", "Report", "read"]
 _FORMATS = "Loom reads Task Master's tasks.json, Beads' issues.jsonl, its own export, and plans."
 
 
-def read(text: str, name: str) -> Batch:
+def read(text: str, name: str, *, known_as: str | None = None) -> Batch:
     """Reads a file of any format that Loom knows, recognised by its content.
 
     Args:
         text: the whole file.
-        name: its name, for errors and for the origin of a plan's tasks.
+        name: its name, for errors.
+        known_as: by what a plan is known when it comes again, and Task Master's file, since the ids of both are unique
+            in one file only. None: the tasks of a plan are new each time, and Task Master's ids stand for themselves.
 
     Raises:
         ImportFormatError: the format is none of these, or the file is damaged.
@@ -48,11 +50,12 @@ def read(text: str, name: str) -> Batch:
         kind, (items, source) = "taskmaster", taskmaster.read(data, report)
     elif beads.recognises(data):
         kind, (items, source) = "beads", beads.read(data, report)
-    elif isinstance(data, dict) and "tasks" in data:
-        return native.plan_batch(data, name)
+    elif native.is_plan(data):
+        return native.plan_batch(data, name, known_as)
     else:
         raise ImportFormatError(f"{name} holds {_seen(data)}, which is no format that Loom knows.", _FORMATS)
-    return Batch(kind, reconcile(items, report), report, source)
+    batch = Batch(kind, reconcile(items, report), report, source)
+    return taskmaster.name_origins(batch, known_as) if kind == "taskmaster" and known_as is not None else batch
 
 
 def _values(text: str, name: str) -> Any:

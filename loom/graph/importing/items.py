@@ -55,17 +55,28 @@ class Item:
 class Batch:
     """What one file holds, ready for the store.
 
-    `format` is taskmaster, beads, loom or plan. `source` counts what the file held, by name. `known` is how many
-    drafts `fit` took out because the project has them. `links` are dependencies of tasks that exist on keys of the
-    batch, as (task id, key); only `fit` finds them.
+    `format` is taskmaster, beads, loom or plan. `source` counts what the file held, by name. `former` are the origin
+    ids that earlier versions gave to some keys.
+
+    What follows only `fit` finds. `there` are the keys that the project has, with the ids of their tasks. `links` are
+    dependencies of tasks that exist on keys of the batch, as (task id, key). `retitled` are new titles and `renamed`
+    new origin ids of tasks that exist, by id.
     """
 
     format: str
     drafts: list[Draft]
     report: Report = field(default_factory=Report)
     source: dict[str, int] = field(default_factory=dict)
-    known: int = 0
+    former: dict[str, str] = field(default_factory=dict)
+    there: dict[str, str] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
+    retitled: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def known(self) -> int:
+        """How many of the file's tasks the project has had already."""
+        return len(self.there)
 
     @property
     def adjustments(self) -> list[Adjustment]:

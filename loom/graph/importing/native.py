@@ -77,22 +77,37 @@ def read(data: Mapping[str, Any], name: str, report: Report) -> tuple[list[Item]
     return items, {"tasks": len(tasks), "dependencies": sum(len(item.depends_on) for item in items)}
 
 
-def plan_batch(data: object, name: str) -> Batch:
-    """A plan as a batch. A task's origin is the plan's file name with its key, or its title where it has none, so that
-    the same file again brings nothing new and a task added to it is one.
+def is_plan(data: object) -> bool:
+    """Whether parsed values are meant as a plan: an object with tasks, or a list of them alone."""
+    if isinstance(data, list):
+        return any(isinstance(entry, dict) and "title" in entry for entry in data)
+    return isinstance(data, dict) and "tasks" in data
+
+
+def plan_batch(data: object, name: str, known_as: str | None) -> Batch:
+    """A plan as a batch. A task's origin is the plan's with its key, or its title where it has none, so that the same
+    plan again brings nothing new and a task added to it is one.
+
+    Args:
+        name: of its file, which earlier versions knew it by.
+        known_as: what the plan is known by; None: all its tasks are new, whatever came before.
 
     Raises:
         PlanError, DependencyCycleError: as `plan.parse`.
     """
-    seen: Counter[str] = Counter()
-    drafts = []
-    for number, draft in enumerate(plan.parse(data), 1):
-        named = f"title {draft.title}" if draft.key.lstrip("#") == str(number) else f"key {draft.key}"
-        seen[named] += 1
-        digest = hashlib.sha256(f"{named}\n{seen[named]}".encode()).hexdigest()[:16]
-        drafts.append(replace(draft, origin_id=origin(f"plan:{PurePath(name).name}:{digest}")))
+    drafts = plan.parse(data)
     count = sum(len(draft.depends_on) for draft in drafts)
-    return Batch("plan", drafts, source={"tasks": len(drafts), "dependencies": count})
+    batch = Batch("plan", drafts, source={"tasks": len(drafts), "dependencies": count})
+    if known_as is None:
+        return batch
+    seen: Counter[str] = Counter()
+    for number, draft in enumerate(drafts):
+        within = f"title {draft.title}" if draft.key.lstrip("#") == str(number + 1) else f"key {draft.key}"
+        seen[within] += 1
+        digest = hashlib.sha256(f"{within}\n{seen[within]}".encode()).hexdigest()[:16]
+        drafts[number] = replace(draft, origin_id=origin(f"plan/{known_as}#{digest}"))
+        batch.former[draft.key] = origin(f"plan:{PurePath(name).name}:{digest}")
+    return batch
 
 
 def _entry(task: Task, waived: Collection[str], held: Escalation | None) -> dict[str, Any]:

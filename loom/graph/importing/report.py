@@ -35,6 +35,10 @@ class AdjustmentKind(StrEnum):
     SHORTENED = "text_shortened"
     CLEANED = "characters_removed"
     ORPHANED = "parent_out_of_reach"
+    EMPTIED = "epic_left_out"
+    LEFT_ALONE = "reference_left_out"
+    TITLE_KEPT = "title_kept"
+    RETITLED = "title_updated"
 
 
 _WORDS = {
@@ -60,6 +64,10 @@ _WORDS = {
     AdjustmentKind.SHORTENED: "text beyond the limit shortened",
     AdjustmentKind.CLEANED: "control characters removed",
     AdjustmentKind.ORPHANED: "new child of what Loom has claimed or finished came in without its parent",
+    AdjustmentKind.EMPTIED: "epic whose children all have another place in the project left out",
+    AdjustmentKind.LEFT_ALONE: "reference that a task of the project does not have, and was not given, left out",
+    AdjustmentKind.TITLE_KEPT: "task of the project kept a title that is another in the file",
+    AdjustmentKind.RETITLED: "title updated as the file has it now",
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from loom import texts
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model import dependencies
+from loom.graph.model.dependencies import holds
 from loom.graph.model.task import TaskStatus
 from loom.graph.store import TaskOutline
 
@@ -48,12 +49,13 @@ class Graph:
             self.parents[key] = parent
 
     def add_existing(self, task: TaskOutline) -> None:
-        """Adds a task of the project, which keeps its place, its status and its edges."""
+        """Adds a task of the project, which keeps its place, its status and its edges, those that still hold."""
+        waits = [name for name in task.depends_on if holds(task.status, waived=name in task.waived)]
         self.status[task.id] = task.status
-        self.depends_on[task.id], self.fixed[task.id] = [*task.depends_on], frozenset(task.depends_on)
+        self.depends_on[task.id], self.fixed[task.id] = waits, frozenset(waits)
         if task.status is TaskStatus.EPIC:
             self.epics.add(task.id)
-        if task.parent_id is not None:
+        if task.parent_id is not None and not task.status.finished:
             self.parents[task.id] = task.parent_id
 
     def derive_epics(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from loom import texts
-from loom.graph.importing.items import Item, moment, origin, put_done_when, scalars
+from loom.graph.importing.items import Batch, Item, moment, origin, put_done_when, scalars
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model.task import Priority, TaskStatus
 
@@ -38,6 +39,12 @@ def recognises(data: object) -> bool:
     if isinstance(tasks, list):
         return any(isinstance(task, dict) and "id" in task for task in tasks)
     return any(_is_tag(tag) for tag in data.values())
+
+
+def name_origins(batch: Batch, named: str) -> Batch:
+    """A batch of Task Master's, whose ids are unique in one file only, with origin ids that are so in all files."""
+    drafts = [replace(draft, origin_id=_named(draft.key, named)) for draft in batch.drafts]
+    return replace(batch, drafts=drafts, former={draft.key: draft.key for draft in batch.drafts})
 
 
 def read(data: Mapping[str, Any], report: Report) -> tuple[list[Item], dict[str, int]]:
@@ -168,6 +175,10 @@ class _Tag:
 
     def _key(self, id: str) -> str:
         return origin(f"taskmaster:{self._name}:{id}")
+
+
+def _named(key: str, named: str) -> str:
+    return origin(f"taskmaster/{named}#{key.removeprefix('taskmaster:')}")
 
 
 def _is_tag(value: object) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loom.bus.events import EventType
 from loom.graph import store
 from loom.graph.importing.fitting import NOT_BEGUN, fit
 from loom.graph.importing.items import Batch
-from loom.graph.importing.report import Adjustment
+from loom.graph.importing.report import Adjustment, AdjustmentKind
 from loom.graph.model.task import Task
 from loom.graph.rules import editing, plans
 from loom.graph.store.transaction import Transaction
@@ -15,28 +17,59 @@ from loom.graph.store.transaction import Transaction
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import led to: the new tasks, how many the project had already, how many of those now also wait for new
-    ones, and what had to give way to the invariants."""
+    """What an import led to."""
 
     tasks: list[Task]
+    """The new ones."""
+    ids: dict[str, str]
+    """Each task of the file, by its key there, with its id here."""
     known: int
+    """How many the project had already."""
     linked: int
+    """How many of those now also wait for new ones."""
+    retitled: int
+    """How many of those have the title now that the file gives them."""
     adjustments: list[Adjustment]
+    """What had to give way to the invariants, or to what the project has."""
 
 
 async def write(tx: Transaction, batch: Batch, *, agent: str, max_attempts: int) -> Imported:
     """Inserts what an import brought and the project has not had before. Tasks that exist are left alone, but that
-    those nobody has begun also wait for what the file newly puts before them."""
+    those nobody has begun also wait for what the file newly puts before them, and that a plan's edited titles count."""
     await store.lock_graph(tx)
     fitted = fit(batch, await store.outline(tx), tx.project_id)
     planted = await plans.plant(tx, fitted.drafts, agent=agent, max_attempts=max_attempts, stuck=True)
+    locked = await store.lock(tx, {*fitted.renamed, *fitted.retitled, *(id for id, _ in fitted.links)})
+    for task in await store.rename_origins(tx, fitted.renamed):
+        tx.changed(task, EventType.TASK_UPDATED, agent=agent, data={"origin": task.origin_id})
+    retitled = await _retitle(tx, fitted, locked, agent)
+    linked = await _link(tx, fitted, planted.ids, locked, agent)
+    return Imported(planted.tasks, fitted.there | planted.ids, fitted.known, linked, retitled, fitted.adjustments)
+
+
+async def _retitle(tx: Transaction, fitted: Batch, locked: Mapping[str, Task], agent: str) -> int:
+    count = 0
+    for id, title in fitted.retitled.items():
+        if locked[id].status.finished:
+            fitted.report.add(AdjustmentKind.TITLE_KEPT, id, f"{id}, which was finished meanwhile")
+            continue
+        await editing.update(tx, id, editing.Edit(title=title), agent)
+        count += 1
+    return count
+
+
+async def _link(tx: Transaction, fitted: Batch, ids: Mapping[str, str], locked: Mapping[str, Task], agent: str) -> int:
     before: dict[str, list[str]] = {}
-    for task_id, key in fitted.links:
-        before.setdefault(task_id, []).append(planted.ids[key])
-    untouched = [
-        task for task in (await store.lock(tx, before)).values() if task.status in NOT_BEGUN and not task.attempt
-    ]
-    for task in untouched:
-        edit = editing.Edit(depends_on=(*task.depends_on, *before[task.id]))
-        await editing.update(tx, task.id, edit, agent)
-    return Imported(planted.tasks, fitted.known, len(untouched), fitted.adjustments)
+    for id, key in fitted.links:
+        before.setdefault(id, []).append(key)
+    count = 0
+    for id, keys in before.items():
+        task = locked[id]
+        if task.status not in NOT_BEGUN or task.attempt:
+            for key in keys:
+                fitted.report.add(AdjustmentKind.LEFT_ALONE, id, f"{id}, which was begun, on {key}")
+            continue
+        edit = editing.Edit(depends_on=(*task.depends_on, *(ids[key] for key in keys)))
+        await editing.update(tx, id, edit, agent)
+        count += 1
+    return count

@@ -87,7 +87,8 @@ def parse(plan: object) -> list[Draft]:
     """Checks a plan and turns it into drafts, in the plan's order.
 
     Args:
-        plan: a mapping `{"tasks": [...]}` as `load` or a JSON parser gives it; other keys beside `tasks` are ignored.
+        plan: a mapping `{"tasks": [...]}`, or the list alone, as `load` or a JSON parser gives it; other keys beside
+            `tasks` are ignored.
 
     Raises:
         PlanError: the plan cannot be written; names the first task at fault and counts the others.
@@ -145,6 +146,8 @@ def _label(draft: Draft) -> str:
 
 
 def _entries(plan: object) -> Sequence[Mapping[str, Any]]:
+    if isinstance(plan, list | tuple):
+        plan = {"tasks": plan}
     if not isinstance(plan, Mapping) or "tasks" not in plan:
         got = "an object without tasks" if isinstance(plan, Mapping) else limits.kind(plan)
         raise PlanError(f"A plan is an object with a list of tasks, but this is {got}.", _SHAPE)
@@ -200,7 +203,9 @@ def _row(entry: Mapping[str, Any]) -> Draft:
     if (given_type := entry.get("type")) not in (None, "task", "epic"):
         raise InvalidInputError(f"type {texts.quote(str(given_type))} does not exist.", "Use task or epic.")
     key, parent, depends_on = entry.get("key"), entry.get("parent"), entry.get("depends_on")
-    if depends_on is not None and not isinstance(depends_on, list | tuple):
+    if isinstance(depends_on, str | int):
+        depends_on = [depends_on]
+    elif depends_on is not None and not isinstance(depends_on, list | tuple):
         raise InvalidInputError(
             f"depends_on must be a list, not {limits.kind(depends_on)}.", "Name keys, titles or task ids in a list."
         )

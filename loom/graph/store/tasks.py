@@ -7,7 +7,7 @@ adds an edge locks its target FOR SHARE, which does not. Several rows are always
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -330,6 +330,7 @@ class TaskOutline:
     parent_id: str | None = None
     depends_on: tuple[str, ...] = ()
     waived: frozenset[str] = frozenset()
+    title: str = ""
 
     @classmethod
     def from_record(cls, record: Row) -> TaskOutline:
@@ -343,7 +344,7 @@ async def outline(tx: Transaction) -> list[TaskOutline]:
     """Every task of the project in outline."""
     records = await tx.connection.fetch(
         """
-        select t.id, t.origin_id, t.status, t.parent_id,
+        select t.id, t.origin_id, t.title, t.status, t.parent_id,
                array_remove(array_agg(e.depends_on order by e.depends_on), null) as depends_on,
                coalesce(array_agg(e.depends_on) filter (where e.waived_at is not null), '{}') as waived
           from tasks t left join task_deps e on e.project_id = t.project_id and e.task_id = t.id
@@ -352,6 +353,22 @@ async def outline(tx: Transaction) -> list[TaskOutline]:
         tx.project_id,
     )
     return [TaskOutline.from_record(record) for record in records]
+
+
+async def rename_origins(tx: Transaction, origins: Mapping[str, str]) -> list[Task]:
+    """Gives locked tasks other origin ids, by id, and returns them as they are now."""
+    records = await tx.connection.fetch(
+        f"""
+        update tasks t set origin_id = o.origin_id, version = version + 1, updated_at = loom_now()
+          from unnest($2::text[], $3::text[]) o(id, origin_id)
+         where t.project_id = $1 and t.id = o.id
+        returning {COLUMNS}
+        """,
+        tx.project_id,
+        list(origins),
+        list(origins.values()),
+    )
+    return [Task.from_record(record) for record in records]
 
 
 async def analyze(connection: Connection, added: int) -> None:
