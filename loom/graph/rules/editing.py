@@ -78,8 +78,7 @@ async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outco
     if edit.depends_on is not None:
         await _replace_dependencies(tx, task, edit.depends_on)
         changed = replace(changed, waiting=await store.waiting(tx, task_id))
-        if task.status in (TaskStatus.PENDING, TaskStatus.BLOCKED):
-            changed, event = await _follow_waiting(tx, changed)
+        changed, event = await _follow_waiting(tx, changed)
     saved = await store.update_task(tx, changed, context=edit.context)
     tx.changed(saved, event, agent=agent)
     freed: tuple[str, ...] = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
@@ -248,7 +247,7 @@ async def _may_gain(tx: Transaction, task: Task) -> None:
 
 
 async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]:
-    """A pending or blocked task with the status that its `waiting` asks for, and the event that tells it."""
+    """A task with the status that its `waiting` asks for if it is pending or blocked, and the event that tells it."""
     if task.waiting and task.status is TaskStatus.PENDING:
         return replace(task, status=TaskStatus.BLOCKED, ready_at=None), EventType.TASK_BLOCKED
     if not task.waiting and task.status is TaskStatus.BLOCKED:
