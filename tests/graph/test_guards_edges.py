@@ -11,6 +11,7 @@ from loom.graph.front import Loom
 from loom.graph.model.dependencies import epic_start
 from loom.graph.rules import mending
 from loom.graph.rules.mending import Diagnosis, Remedy
+from loom.graph.store.blockers import blockers
 from tests.graph.conftest import Rival, kill, row, soon, waive_edge
 from tests.graph.test_lifecycle import holds, status
 
@@ -116,6 +117,22 @@ async def test_a_waived_or_finished_dependency_is_not_named_as_waited_for(loom: 
     assert done.id not in str(refused.value)
 
 
+async def test_a_few_of_what_is_waited_for_are_named_and_no_question_that_was_answered(loom: Loom, pool: Pool) -> None:
+    task = await loom.create("task")
+    await loom.escalate(task.id, "?")
+    (question,) = await loom.escalations()
+    before = [await loom.create(f"T{n}") for n in range(7)]
+    await loom.update(task.id, depends_on=[one.id for one in before])
+    async with pool.acquire() as connection:
+        named = (await blockers(connection, loom.project_id, [task.id]))[task.id]
+        assert [one.id for one in named] == [*sorted(one.id for one in before)[:5], question.id]
+        await loom.resolve(task.id, "answer", note="so")
+        named = (await blockers(connection, loom.project_id, [task.id]))[task.id]
+        assert question.id not in [one.id for one in named]
+        await kill(loom, before[0])
+        assert await blockers(connection, loom.project_id, [before[0].id]) == {}, "it is dead, and waits for nothing"
+
+
 async def test_a_child_names_what_its_epic_waits_for(loom: Loom) -> None:
     first = await loom.create("first")
     epic = await loom.create("epic", epic=True, depends_on=[first.id])
@@ -190,6 +207,8 @@ async def test_nothing_comes_to_depend_on_what_was_cancelled(loom: Loom) -> None
         await loom.create("new", depends_on=[gone.id])
     with pytest.raises(TaskStateError, match=f"{gone.id}, which was cancelled"):
         await loom.update(task.id, depends_on=[gone.id])
+    with pytest.raises(TaskStateError, match=f"{gone.id}, which was cancelled"):
+        await loom.apply_plan({"tasks": [{"title": "new", "depends_on": [gone.id]}]})
     assert sum((await loom.status()).counts.values()) == 2
 
 

@@ -160,6 +160,14 @@ async def test_a_late_result_leaves_nothing_of_the_lapse_behind(open_loom: Opene
     assert await loom.escalations() == []
 
 
+async def test_a_late_result_told_twice_gets_the_first_answer(loom: Loom, clock: Clock) -> None:
+    task, token = await lapsed(loom, clock)
+    after = [await loom.create(title, depends_on=[task.id]) for title in ("first", "second")]
+    first = await loom.done(task.id, {"n": 1}, token=token)
+    assert first.unblocked == tuple(sorted(one.id for one in after))
+    assert await loom.done(task.id, {"n": 2}, token=token) == first
+
+
 async def test_a_late_result_of_what_was_requeued_is_refused(open_loom: Opener, clock: Clock) -> None:
     """Whoever requeued it has decided about that claim."""
     loom = await open_loom(max_retries=0)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-import asyncpg
 import pytest
 from redis.asyncio import Redis
 
@@ -21,7 +20,7 @@ from loom.graph.cache import BATCH, Cache, waiting
 from loom.graph.front import Loom
 from loom.graph.store.transaction import Change
 from tests.conftest import Opener, horizon_passed
-from tests.graph.conftest import kill, soon
+from tests.graph.conftest import Rival, kill, soon
 from tests.graph.test_lifecycle import Clock, holds
 from tests.graph.test_mirror import stream, synced
 
@@ -330,6 +329,8 @@ async def test_the_hash_of_a_task_long_finished_is_not_written(loom: Loom, redis
     assert await (await loom.relay()).rebuild_cache()
     assert 0 < await redis_conn.ttl(channels.task_key(project, task.id)) <= 60
     assert not await redis_conn.exists(channels.task_key(project, old.task.id))
+    entry = (await cache_of(loom))._entry((await loom.get(old.task.id)).task)
+    assert "fields" not in entry, "they do not even travel"
     await holds(loom)
 
 
@@ -526,21 +527,47 @@ async def test_the_relay_passes_by_what_another_history_wrote(
     assert [kind for _, kind in await stream(redis_conn, project)] == ["task.created"]
 
 
+async def test_a_rebuild_counts_no_event_of_another_history(
+    loom: Loom, config: LoomConfig, redis_conn: Any, project: str, pool: Pool
+) -> None:
+    """Though its transaction number is higher than those of today."""
+    for n in range(3):
+        await loom.create(f"T{n}")
+    await pool.execute("update projects set history = 'elsewhere'")
+    async with Loom(replace(config, redis=replace(config.redis, stream_maxlen=1)), agent="restored") as restored:
+        new = await restored.create("new")
+        await pool.execute("update events set xid = pg_current_xact_id() where task_id <> $1", new.id)
+        await horizon_passed(restored)
+        assert await (await restored.relay()).rebuild_cache()
+        await synced(restored)
+    assert [kind for _, kind in await stream(redis_conn, project)] == ["task.created"]
+
+
 async def test_a_rebuild_goes_on_behind_what_is_still_open(
-    loom: Loom, redis_conn: Any, project: str, database_url: str
+    loom: Loom, config: LoomConfig, redis_conn: Any, project: str, rival: Rival
 ) -> None:
     """A transaction that commits after it has a smaller number than what has committed before."""
-    slow = await asyncpg.connect(database_url)
-    try:
-        async with slow.transaction():
-            await slow.execute("insert into events (project_id, type) values ($1, 'project.decomposed')", project)
-            for n in range(3):
-                await loom.create(f"T{n}")
-            assert await (await loom.relay()).rebuild_cache()
-        await synced(loom)
-    finally:
-        slow.terminate()
+    await rival.execute("insert into events (project_id, type) values ($1, 'project.decomposed')", project)
+    async with Loom(replace(config, redis=replace(config.redis, stream_maxlen=1)), agent="short") as short:
+        for n in range(3):
+            await loom.create(f"T{n}")
+        assert await (await short.relay()).rebuild_cache()
+        await rival.commit()
+        await synced(short)
     assert [kind for _, kind in await stream(redis_conn, project)] == ["project.decomposed", *["task.created"] * 3]
+
+
+async def test_events_stand_in_the_order_of_their_transactions(
+    loom: Loom, redis_conn: Any, project: str, rival: Rival
+) -> None:
+    """Not in that of their own numbers, which a transaction that began earlier may draw later."""
+    await synced(loom)
+    await rival.execute("select pg_current_xact_id()")
+    await loom.create("A")
+    await rival.execute("insert into events (project_id, type) values ($1, 'project.decomposed')", project)
+    await rival.commit()
+    await synced(loom)
+    assert [kind for _, kind in await stream(redis_conn, project)] == ["project.decomposed", "task.created"]
 
 
 # --- what the comparison sees -----------------------------------------------------------------------------------------

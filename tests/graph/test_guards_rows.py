@@ -15,6 +15,7 @@ from loom.graph import importing, store
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.graph.rules import claims
+from loom.graph.store.transaction import Transaction
 from tests.conftest import Opener
 from tests.graph.conftest import kill, row
 from tests.graph.test_lifecycle import Clock, holds, status
@@ -148,13 +149,23 @@ async def test_a_finished_task_is_not_edited(loom: Loom) -> None:
             await loom.update(task.id, title="x")
 
 
-async def test_a_change_of_something_else_leaves_context_and_output(loom: Loom) -> None:
+async def test_a_change_of_something_else_leaves_the_context(loom: Loom) -> None:
     task = await loom.create("A", context={"k": 1})
     assert (await loom.update(task.id, title="B")).task.context == {"k": 1}
     child = await loom.create("child", parent_id=(await loom.create("epic", epic=True)).id)
     await kill(loom, child)
     assert (await loom.resolve(child.id, "retry", note="look")).task.context["notes"][0]["text"] == "look"
     assert (await loom.done(task.id, {"n": 1})).task.context == {"k": 1}
+
+
+async def test_an_output_that_is_stored_stays_where_none_is_given(loom: Loom) -> None:
+    task = await loom.create("A")
+    await loom.done(task.id, {"n": 1})
+
+    async def touch(tx: Transaction) -> Task:
+        return await store.update_task(tx, (await store.lock(tx, [task.id]))[task.id])
+
+    assert (await loom.transact(touch)).output == {"n": 1}
 
 
 @pytest.mark.parametrize("what", ["claimed", "done", "cancelled", "failed"])
@@ -180,6 +191,17 @@ async def test_a_task_with_an_open_question_takes_no_children(loom: Loom) -> Non
     with pytest.raises(TaskStateError, match="has an open question"):
         await loom.create("child", parent_id=task.id)
     await holds(loom)
+
+
+async def test_a_task_with_an_open_record_that_is_no_question_takes_children(loom: Loom, pool: Pool) -> None:
+    task = await loom.create("A", depends_on=[(await loom.create("before")).id])
+    await pool.execute(
+        "insert into escalations (project_id, id, task_id, kind, message, attempt)"
+        " values ($1, 'esc-00000000', $2, 'failure', 'no', 1)",
+        loom.project_id,
+        task.id,
+    )
+    assert (await loom.create("child", parent_id=task.id)).status == "blocked"
 
 
 async def test_a_task_whose_question_was_answered_takes_children(loom: Loom) -> None:
@@ -440,6 +462,18 @@ async def test_a_sweep_takes_only_what_is_due(loom: Loom, clock: Clock) -> None:
     await holds(loom)
 
 
+async def test_where_nothing_is_due_a_sweep_only_looks(loom: Loom) -> None:
+    """At claims, at failures, and at a project that was announced complete."""
+    await loom.done((await loom.create("done")).id)
+    await loom.sweep()
+    pulse = await loom.look(lambda connection: store.pulse(connection, loom.project_id))
+    assert (pulse.expired, pulse.due, pulse.complete) == (False, False, False)
+    await loom.claim((await loom.create("claimed")).id)
+    await loom.fail((await loom.create("failed")).id, "no")
+    pulse = await loom.look(lambda connection: store.pulse(connection, loom.project_id))
+    assert (pulse.expired, pulse.due, pulse.complete) == (False, False, False)
+
+
 @pytest.mark.parametrize("left", ["pending", "claimed", "blocked", "epic", "failed", "dead"])
 async def test_a_project_with_unfinished_work_is_not_complete(loom: Loom, clock: Clock, left: str) -> None:
     await loom.done((await loom.create("done")).id)
@@ -476,6 +510,7 @@ async def test_a_complete_project_is_announced_again_only_after_more(loom: Loom,
 
 async def test_ready_work_is_listed_in_the_order_in_which_it_is_claimed(loom: Loom, pool: Pool) -> None:
     """From the database, where no mirror answers."""
+    await loom.claim((await loom.create("claimed", priority="p0")).id)
     tasks = [await loom.create(f"T{n}", priority=f"p{n % 3}") for n in range(6)]
     await pool.execute("update tasks set ready_at = loom_now() where id = any($1)", [task.id for task in tasks[:3]])
     await pool.execute("update tasks set ready_at = loom_now() - interval '1 s' where id = $1", tasks[4].id)
