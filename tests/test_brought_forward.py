@@ -1,0 +1,136 @@
+"""Rows that an earlier version wrote are kept when its schema is brought forward, and work goes on with them.
+
+Here stands what only a migration has made possible: who adds one that rows can show adds such rows. A database with the
+schema and the rows of the first so many is brought forward to all that there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+
+from loom.config import LoomConfig
+from loom.db.migrate import migrate, migrations
+from loom.graph.front import Loom
+from tests.test_migrations import empty
+
+__all__ = ["empty"]
+
+PROJECT = "00000000-0000-4000-8000-000000000001"
+
+# An epic that is done but for two children, one of them claimed and one with a question; work that waits for the epic,
+# work that failed and is tried again, and a dead letter whose dependent waits.
+ROWS = {
+    1: """
+        insert into projects (id, name) values ('{0}', 'old');
+        insert into tasks (
+            project_id, id, title, status, parent_id, waiting, attempt, max_attempts, claim_token, lapsed,
+            lease_seconds, claimed_at, done_at, lease_expires_at, deadline_at, retry_at, ready_at, assignee,
+            dead_reason, output, context
+        ) values
+            ('{0}', 'loom-00000001', 'epic', 'epic', null, 0, 0, 4, 0, false,
+             null, null, null, null, null, null, null, null, null, null, '{{}}'),
+            ('{0}', 'loom-00000002', 'done', 'done', 'loom-00000001', 0, 1, 4, 1, false,
+             600, now(), now(), null, now(), null, null, 'ann', null, '{{"path": "a.py"}}', '{{}}'),
+            ('{0}', 'loom-00000003', 'claimed', 'claimed', 'loom-00000001', 0, 1, 4, 1, false,
+             600, now(), null, now() + interval '1 hour', now() + interval '4 hours', null, now(), 'ann', null, null,
+             '{{}}'),
+            ('{0}', 'loom-00000004', 'asked', 'blocked', 'loom-00000001', 1, 1, 4, 1, false,
+             600, now(), null, null, now(), null, null, 'bob', null, null, '{{"notes": ["see a.py"]}}'),
+            ('{0}', 'loom-00000005', 'after', 'blocked', null, 1, 0, 4, 0, false,
+             null, null, null, null, null, null, null, null, null, null, '{{}}'),
+            ('{0}', 'loom-00000006', 'again', 'failed', null, 0, 1, 4, 1, false,
+             600, now(), null, null, now(), now() + interval '1 hour', null, 'bob', null, null, '{{}}'),
+            ('{0}', 'loom-00000007', 'dead', 'failed', null, 0, 4, 4, 4, true,
+             600, now(), null, null, now(), null, null, 'bob', 'its lease expired', null, '{{}}'),
+            ('{0}', 'loom-00000008', 'stuck', 'blocked', null, 1, 0, 4, 0, false,
+             null, null, null, null, null, null, null, null, null, null, '{{}}'),
+            ('{0}', 'loom-00000009', 'cancelled', 'cancelled', null, 0, 0, 4, 0, false,
+             null, null, now(), null, null, null, null, null, null, null, '{{}}'),
+            ('{0}', 'loom-0000000a', 'ready', 'pending', null, 0, 0, 4, 0, false,
+             null, null, null, null, null, null, now(), null, null, null, '{{}}');
+        insert into task_deps (project_id, task_id, depends_on, waived_at, waived_by, waive_reason) values
+            ('{0}', 'loom-00000005', 'loom-00000001', null, null, null),
+            ('{0}', 'loom-00000008', 'loom-00000007', null, null, null),
+            ('{0}', 'loom-0000000a', 'loom-00000009', now(), 'ann', 'not needed');
+        insert into events (project_id, type, task_id, status, version)
+            select project_id, 'task.created', id, status, version from tasks;
+        insert into escalations (project_id, id, task_id, kind, message, raised_by, attempt, resolution, resolved_at)
+        values
+            ('{0}', 'esc-00000001', 'loom-00000004', 'question', 'Which one?', 'bob', 1, null, null),
+            ('{0}', 'esc-00000002', 'loom-00000007', 'failure', 'its lease expired', 'bob', 4, null, null),
+            ('{0}', 'esc-00000003', 'loom-00000006', 'failure', 'no', 'bob', 1, 'retry at …', now());
+        insert into messages (project_id, sender, recipient, thread_id, body) values
+            ('{0}', 'ann', 'bob', '1', 'hello'), ('{0}', 'ann', '*', '2', 'all');
+        insert into message_acks (project_id, message_id, agent)
+            select project_id, id, 'bob' from messages where recipient = '*'
+    """,
+    2: "update escalations set handler = 'ann', handling_until = now() where id = 'esc-00000001'",
+    3: """
+        insert into skill_runs (project_id, id, skill, skill_version, provider, agent, status, inputs, expects, output,
+                                finished_at) values
+            ('{0}', 'run-00000001', 'decompose_project', '1', 'command', 'ann', 'done', '{{}}', '{{}}', '{{}}', now()),
+            ('{0}', 'run-00000002', 'decompose_project', '1', 'command', 'ann', 'open', '{{}}', '{{}}', null, null);
+        insert into plans (project_id, id, goal, plan, agent, run_id) values
+            ('{0}', 'plan-00000001', 'a goal', '{{"tasks": [{{"title": "one"}}]}}', 'ann', 'run-00000001')
+    """,
+    4: """
+        update escalations set diagnosed_at = now(), diagnosis = '{{"cause": "a typo", "fixes": ["loom-0000000a"]}}'
+         where id = 'esc-00000002';
+        insert into diagnosis_asks (project_id, escalation_id, asked_by) values ('{0}', 'esc-00000002', 'ann')
+    """,
+    5: """
+        insert into workflow_runs (project_id, id, workflow, version, definition, inputs, status, agent, token,
+                                   finished_at, error) values
+            ('{0}', 'wf-00000001', 'tidy_up', '1', '{{"steps": []}}', '{{}}', 'failed', 'ann', 1, now(), 'no'),
+            ('{0}', 'wf-00000002', 'tidy_up', '1', '{{"steps": []}}', '{{}}', 'done', 'ann', 1, now(), null);
+        insert into workflow_steps (project_id, run_id, position, step, type, status, agent, error, finished_at) values
+            ('{0}', 'wf-00000001', 0, 'look', 'action', 'failed', 'ann', 'no', now())
+    """,
+    6: "update workflow_runs set status = 'cancelled' where id = 'wf-00000001'",
+    7: "update projects set pruned_xid = '1', pruned_id = 1",
+}
+NUMBERS = [one.number for one in migrations()]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+async def test_rows_of_a_version_are_brought_forward(empty: str, config: LoomConfig, number: int) -> None:
+    connection = await asyncpg.connect(empty)
+    await migrate(connection, migrations()[:number])
+    for one in NUMBERS[:number]:
+        if one in ROWS:
+            await connection.execute(ROWS[one].format(PROJECT))
+    before = await everything(connection)
+    await migrate(connection)
+    after = await everything(connection)
+    await connection.close()
+    for table, rows in before.items():
+        assert [{name: row.get(name) for name in old} for row, old in zip(after[table], rows, strict=True)] == rows, (
+            table
+        )
+
+    known = replace(config, project_id=PROJECT, database=replace(config.database, url=empty))
+    async with Loom(known, agent="ann") as loom:
+        assert [one for one in await loom.doctor() if not one.holds] == []
+        assert (await loom.resolve("esc-00000001", "answer", note="this one")).unblocked == ("loom-00000004",)
+        await loom.done("loom-00000004")
+        finished = await loom.done("loom-00000003", token=(await loom.get("loom-00000003")).task.claim_token)
+        assert (finished.closed, finished.unblocked) == (("loom-00000001",), ("loom-00000005",))
+        assert (await loom.resolve("loom-00000007", "waive")).unblocked == ("loom-00000008",)
+        assert [one.id for one in (await loom.ready()).tasks] == ["loom-0000000a", "loom-00000005", "loom-00000008"]
+        assert [one for one in await loom.doctor() if not one.holds] == []
+
+
+async def everything(connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table of the project, by its names."""
+    names = await connection.fetch(
+        "select table_name from information_schema.tables"
+        " where table_schema = 'public' and table_name <> 'loom_migrations'"
+    )
+    return {
+        table: sorted((dict(row) for row in await connection.fetch(f"select * from {table}")), key=repr)
+        for (table,) in names
+    }
