@@ -245,21 +245,13 @@ class Cache:
     async def get_ready_tasks(self, limit: int, priority: Priority | None = None) -> list[Listed] | None:
         """The best ready tasks."""
         low, high = ("-inf", "+inf") if priority is None else _score_range(priority)
-        queue = channels.ready_queue(self._project)
-        found = await self._read(lambda pipe: pipe.zrevrangebyscore(queue, high, low, start=0, num=limit))
-        if not found or not found[0]:
-            return None if found is None else []
-
-        def fetch(pipe: Any) -> None:
-            for name in found[0]:
-                pipe.hmget(channels.task_key(self._project, name), _LISTED)
-
-        rows = await self._read(fetch)
-        if rows is None or any(status != TaskStatus.PENDING for _, _, status, *_ in rows):
-            return None  # something moved between the two looks
+        queue, prefix = channels.ready_queue(self._project), channels.task_key(self._project, "")
+        found = await self._read(lambda pipe: pipe.eval(_READY, 1, queue, low, high, str(limit), prefix, *_LISTED))
+        if found is None or any(status != TaskStatus.PENDING for _, _, status, *_ in found[0]):
+            return None  # or a hash is not there
         return [
             Listed(task_id, title, TaskStatus(status), Priority(rank), parent, datetime.fromisoformat(created))
-            for task_id, title, status, rank, parent, created in rows
+            for task_id, title, status, rank, parent, created in found[0]
         ]
 
     async def counts(self) -> dict[str, int] | None:
@@ -385,7 +377,9 @@ def _lua(name: str) -> str:
     return resources.files("loom.graph.cache").joinpath(name).read_text("utf-8")
 
 
-_SCRIPT, _BEGIN, _FINISH, _ABANDON = (_lua(f"{name}.lua") for name in ("mirror", "begin", "finish", "abandon"))
+_SCRIPT, _READY, _BEGIN, _FINISH, _ABANDON = (
+    _lua(f"{name}.lua") for name in ("mirror", "ready", "begin", "finish", "abandon")
+)
 
 
 def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:

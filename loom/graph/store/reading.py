@@ -165,29 +165,29 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
     task = await get_task(connection, project_id, task_id)
     if task is None:
         return None
-    dependents = await connection.fetch(
-        """
-        select t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
-          join tasks t on t.project_id = e.project_id and t.id = e.task_id
-         where e.project_id = $1 and e.depends_on = $2 order by t.id
-        """,
-        project_id,
-        task_id,
-    )
-    children = await connection.fetch(
-        "select id, title, status, false as waived from tasks where project_id = $1 and parent_id = $2 order by id",
-        project_id,
-        task_id,
-    )
+    around: dict[str, list[Neighbour]] = {"dependent": [], "child": []}
+    for row in await connection.fetch(_AROUND, project_id, task_id):
+        around[row["kind"]].append(_neighbour(row))
+    waits = task.waiting > 0 or task.retry_at is not None
     return Detail(
         task,
-        (await blockers(connection, project_id, [task_id])).get(task_id, []),
-        dependencies=await get_task_dependencies(connection, project_id, task_id),
-        dependents=[_neighbour(row) for row in dependents],
-        children=[_neighbour(row) for row in children],
+        blockers=(await blockers(connection, project_id, [task_id])).get(task_id, []) if waits else [],
+        dependencies=await get_task_dependencies(connection, project_id, task_id) if task.depends_on else [],
+        dependents=around["dependent"],
+        children=around["child"],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
         history=await events.of_task(connection, project_id, task_id, limit=history),
     )
+
+
+_AROUND = """
+select 'dependent' as kind, t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
+  join tasks t on t.project_id = e.project_id and t.id = e.task_id
+ where e.project_id = $1 and e.depends_on = $2
+ union all
+select 'child', id, title, status, false from tasks where project_id = $1 and parent_id = $2
+ order by 1, 2
+"""
 
 
 async def get_task_dependencies(connection: Connection, project_id: str, task_id: str) -> list[Neighbour]:
