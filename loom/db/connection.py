@@ -48,6 +48,8 @@ _REFUSED = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
 )
+# The second is what a standby says of its own position in the log, which only a primary has.
+_READ_ONLY = (asyncpg.ReadOnlySQLTransactionError, asyncpg.ObjectNotInPrerequisiteStateError)
 
 
 async def open_pool(
@@ -142,6 +144,11 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
             raise DatabaseUnavailableError(
                 f"PostgreSQL{self._where} refused the connection: {error}.",
                 "Check user, password and database name in database.url or LOOM_DATABASE_URL.",
+            ) from error
+        if type(error) in _READ_ONLY:
+            raise DatabaseUnavailableError(
+                f"PostgreSQL{self._where} takes no changes: it is a standby, or was set to be read only.",
+                "Name the primary in database.url or LOOM_DATABASE_URL.",
             ) from error
         if isinstance(error, _AWAY):
             raise DatabaseUnavailableError(

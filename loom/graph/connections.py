@@ -156,12 +156,14 @@ class Connections:
 
     async def _met(self, connection: db.Connection) -> None:
         """Looks whether a new connection has come to another history, as after a failover, and if so has the project
-        and the mirror begin it."""
+        and the mirror begin it, and lets go of the connections to the one before."""
         if not self.history or await projects.history(connection) == self.history:
             return
         self.history = await project.create_project(connection, self.project_id, self.config.project_name)
         if self._cache is not None:
             self._cache.history = self.history
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     async def _pool_that_answers(self) -> db.Pool:
         async def probe(pool: db.Pool) -> db.Pool:

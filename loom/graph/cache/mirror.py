@@ -221,7 +221,7 @@ class Cache:
 
         async def run(redis: Any) -> MirrorState:
             held = await redis.hmget(self._keys[0], ["layout", "history", "position", "generation"])
-            self.refused = _why_no_mirror(await redis.info("memory"))
+            self.refused = _why_no_mirror(await redis.info("memory"), await redis.info("replication"))
             layout, history, position, generation = held
             own = layout == LAYOUT and history == self.history
             return MirrorState(
@@ -425,8 +425,10 @@ def _task(fields: dict[str, str]) -> Task | None:
     )
 
 
-def _why_no_mirror(memory: Mapping[str, Any]) -> str | None:
+def _why_no_mirror(memory: Mapping[str, Any], replication: Mapping[str, Any]) -> str | None:
     """Why a Redis that answers is no mirror, from its INFO; None: it may be one."""
+    if replication.get("role", "master") != "master":
+        return "Redis takes no changes: it is a replica."
     policy = str(memory.get("maxmemory_policy", "noeviction"))
     if int(memory.get("maxmemory", 0)) and policy != "noeviction":
         return f"Redis may drop what it holds: its maxmemory-policy is {policy}, not noeviction."

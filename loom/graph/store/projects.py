@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
@@ -27,15 +29,23 @@ class Project:
 
 # Restored elsewhere, or to an earlier time, or from a dump into another database: transaction numbers start again.
 _HISTORY = """
-    (select system_identifier::text from pg_control_system())
-    || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+select {} || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
     || '/' || (select oid::text from pg_database where datname = current_database())
+"""
+_SYSTEM = "(select system_identifier::text from pg_control_system())"
+# For a role that may not ask for the system: the table of projects, and the transaction that made it.
+_STAND_IN = """
+(select attrelid::text || '.' || xmin::text from pg_attribute
+  where attrelid = 'projects'::regclass and attname = 'id')
 """
 
 
 async def history(connection: Connection) -> str:
     """Which history of which database a connection is in: `<system>/<timeline>/<database>`, the timeline in hex."""
-    found: str = await connection.fetchval(f"select {_HISTORY}")
+    try:
+        found: str = await connection.fetchval(_HISTORY.format(_SYSTEM))
+    except asyncpg.InsufficientPrivilegeError:
+        found = await connection.fetchval(_HISTORY.format(_STAND_IN))
     return found
 
 
@@ -45,13 +55,8 @@ async def enter(connection: Connection, project_id: str, name: str) -> str:
     A history that is new to the project begins after the newest event there is: the old ones were written under
     transaction numbers that mean nothing now.
     """
-    record = await connection.fetchrow(
-        f"select {_HISTORY} as history, p.history as known from (select 1) one left join projects p on p.id = $1",
-        project_id,
-    )
-    assert record is not None
-    history: str = record["history"]
-    if record["known"] != history:
+    now = await history(connection)
+    if await connection.fetchval("select history from projects where id = $1", project_id) != now:
         await connection.execute(
             """
             insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
@@ -62,9 +67,9 @@ async def enter(connection: Connection, project_id: str, name: str) -> str:
             """,
             project_id,
             name,
-            history,
+            now,
         )
-    return history
+    return now
 
 
 async def history_start(connection: Connection, project_id: str) -> int:

@@ -1,0 +1,247 @@
+"""What holds when a server is lost and another takes its place, without what the lost one did last."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis as RedisClient
+
+from loom.bus import channels
+from loom.config import DatabaseConfig, LoomConfig, OrchestrationConfig, RedisConfig, ServersConfig
+from loom.exceptions import ClaimConflictError, DatabaseUnavailableError, LoomError, UnavailableError
+from loom.graph.front import Loom
+from loom.orchestration.housekeeping import Housekeeper
+from loom.services import Endpoints
+from tests.conftest import horizon_passed
+from tests.failover import Pair, Redis, cluster, pair, redis_place, until
+
+__all__ = ["cluster", "pair", "redis_place"]
+
+Process = Callable[..., Awaitable[Loom]]
+
+
+@pytest.fixture
+async def process(pair: Pair, servers: Endpoints) -> AsyncIterator[Process]:
+    """Makes what another process would have: the same project, wherever the address leads, or at `url`."""
+    config = LoomConfig(
+        project_name="test",
+        project_id=str(uuid.uuid4()),
+        database=DatabaseConfig(url=pair.url),
+        redis=RedisConfig(url=servers.redis_url),
+        servers=ServersConfig(backend="external"),
+        orchestration=OrchestrationConfig(sweep_seconds=0.2),
+    )
+    async with AsyncExitStack() as stack:
+
+        async def make(agent: str, url: str = pair.url) -> Loom:
+            there = replace(config, database=replace(config.database, url=url))
+            loom = await stack.enter_async_context(Loom(there, agent=agent))
+            await loom.connect()
+            return loom
+
+        yield make
+
+
+async def test_a_lost_tail_leaves_no_token_twice_and_nothing_in_the_mirror(
+    pair: Pair, process: Process, redis_conn: RedisClient
+) -> None:
+    late, other = await process("late"), await process("other")
+    task = await late.create("A")
+    await synced(late)
+    await pair.in_step()
+    await pair.cut()
+    lost = await late.create("of the lost tail")
+    first = await late.claim(task.id)
+    assert first is not None
+    await synced(late)
+    before = await generation(redis_conn, late)
+    pair.primary.kill()
+    await pair.promote()
+    for loom in (late, other):
+        await again(loom)
+
+    # Each looks as its housekeeping does, both at once: the mirror is built anew, once.
+    await asyncio.gather(*(step(loom) for loom in (late, other)))
+    assert await generation(redis_conn, late) == before + 1
+    assert [one.id for one in (await other.ready()).tasks] == [task.id]
+    assert await redis_conn.hgetall(channels.task_key(late.project_id, lost.id)) == {}
+
+    second = await other.claim(task.id)
+    assert second is not None
+    assert second.task.claim_token > first.task.claim_token
+    with pytest.raises(ClaimConflictError):
+        await late.done(task.id, {"by": "late"}, token=first.task.claim_token)
+    done = await other.done(task.id, {"by": "other"}, token=second.task.claim_token)
+    assert done.task.output == {"by": "other"}
+
+    await synced(other)
+    told: Any = await redis_conn.xrange(channels.event_stream(other.project_id))
+    assert [fields["type"] for _, fields in told if fields.get("task_id") == task.id][-1] == "task.done"
+    assert await generation(redis_conn, late) == before + 1
+    assert all(one.holds for one in await other.doctor())
+
+
+async def test_a_process_of_the_old_timeline_and_one_of_the_new_do_not_rebuild_in_turns(
+    pair: Pair, process: Process, redis_conn: RedisClient
+) -> None:
+    old = await process("old", pair.primary.url())
+    await old.create("A")
+    await synced(old)
+    await pair.in_step()
+    await pair.cut()
+    before = await generation(redis_conn, old)
+    await pair.promote()
+    new = await process("new")
+    relays = await old.relay(), await new.relay()
+    for _ in range(20):
+        await asyncio.gather(old.create("B"), new.create("C"))
+        await asyncio.gather(*(relay.step() for relay in relays))
+    await synced(new)
+    assert await generation(redis_conn, new) == before + 1
+    titles = {one.title for one in (await new.ready(limit=100)).tasks}
+    assert titles == {"A", "C"}
+    assert {one.title for one in (await old.ready(limit=100)).tasks} == {"A", "B"}
+
+
+async def test_a_process_whose_new_connections_come_to_another_history_lets_go_of_the_old_ones(
+    pair: Pair, process: Process
+) -> None:
+    loom = await process("switched")
+    await loom.create("A")
+    await pair.in_step()
+    await pair.cut()
+    await pair.promote()  # and the old primary lives
+    pool = await loom._links.pool()
+    held = [await pool.acquire() for _ in range(pool.get_size() + 1)]
+    for connection in held:
+        await pool.release(connection)
+    await asyncio.gather(*(loom.create(f"B{number}") for number in range(10)))
+    assert await pair.primary.ask("select count(*) from tasks") == 1
+    assert await pair.standby.ask("select count(*) from tasks") == 11
+
+
+async def test_a_standby_is_named(pair: Pair, process: Process) -> None:
+    first = await process("first")
+    await pair.in_step()
+    with pytest.raises(DatabaseUnavailableError, match="a standby, or was set to be read only"):
+        await process("second", pair.standby.url())
+    pair.lead_to(pair.standby)
+    pool = await first._links.pool()
+    await pool.expire_connections()
+    with pytest.raises(DatabaseUnavailableError, match="a standby, or was set to be read only"):
+        await first.create("A")
+    pair.lead_to(pair.primary)
+    assert await first.create("B")
+
+
+async def test_a_role_that_may_only_read_is_told_so(pair: Pair, process: Process) -> None:
+    await process("owner")
+    await pair.primary.ask("create role reader login superuser")
+    await pair.primary.ask("alter role reader set default_transaction_read_only = on")
+    reader = await process("reader", pair.primary.url(user="reader"))
+    with pytest.raises(DatabaseUnavailableError, match="set to be read only"):
+        await reader.create("A")
+
+
+async def test_a_history_is_told_without_the_function_that_names_the_system(pair: Pair, process: Process) -> None:
+    await pair.primary.ask("revoke execute on function pg_control_system() from public")
+    await pair.primary.ask("create role plain login")
+    await pair.primary.ask("alter database loom owner to plain")
+    loom = await process("plain", pair.primary.url(user="plain"))
+    await loom.create("A")
+    await synced(loom)
+    other = await process("other", pair.primary.url(user="plain"))
+    assert other._links.history == loom._links.history
+    assert len((await other.ready()).tasks) == 1
+
+
+async def test_a_redis_that_refuses_writes_is_read_by_nobody_after_an_interval(
+    config: LoomConfig, redis_place: Callable[[str], Redis]
+) -> None:
+    server = redis_place("alone")
+    server.start()
+    config = replace(config, redis=replace(config.redis, url=server.url))
+    async with Loom(config, agent="writer") as writer, Loom(config, agent="reader") as reader, client(server) as redis:
+        task = await writer.create("A")
+        await synced(writer)
+        keeper = Housekeeper(reader)
+        keeper.start()
+        try:
+            assert await (await reader._links.cache()).get_ready_tasks(10)
+            await redis.config_set("min-replicas-to-write", 1)
+            await writer.claim(task.id)
+            await writer.done(task.id)
+            assert (await writer.ready()).tasks == []
+            await asyncio.sleep(2 * config.orchestration.sweep_seconds)
+            await until(lambda: _nothing_ready(reader))
+            for _ in range(20):
+                assert (await reader.ready()).tasks == []
+            await redis.config_set("min-replicas-to-write", 0)
+            await synced(writer)
+            await until(lambda: _mirror_answers(reader))
+        finally:
+            await keeper.stop()
+
+
+async def test_a_replica_is_not_taken_for_a_mirror(config: LoomConfig, redis_place: Callable[[str], Redis]) -> None:
+    server = redis_place("replica")
+    server.start(replicaof="127.0.0.1 1")  # of a primary that is away
+    config = replace(config, redis=replace(config.redis, url=server.url))
+    async with Loom(config, agent="a") as loom:
+        await loom.create("A")
+        assert not await (await loom.relay()).step()
+        assert len((await loom.ready()).tasks) == 1
+        (told,) = [one for one in await loom.doctor() if not one.holds]
+        assert "replica" in told.found
+
+
+async def synced(loom: Loom) -> None:
+    """The mirror has what was committed."""
+    await horizon_passed(loom)
+    await step(loom)
+
+
+async def step(loom: Loom) -> None:
+    """The relay has come to its end, after another process where that was at it."""
+    relay = await loom.relay()
+    await until(relay.step)
+
+
+async def again(loom: Loom) -> None:
+    """Its connections that are broken have been found so."""
+    for _ in range(50):
+        try:
+            await loom.sweep()
+            return
+        except UnavailableError:
+            await asyncio.sleep(0.1)
+    raise LoomError("It did not come back.")
+
+
+async def generation(redis: RedisClient, loom: Loom) -> int:
+    """How often the mirror was built."""
+    return int(await redis.hget(channels.mirror_key(loom.project_id), "generation") or 0)
+
+
+@asynccontextmanager
+async def client(server: Redis) -> AsyncIterator[RedisClient]:
+    """A client of it."""
+    redis = RedisClient.from_url(server.url, decode_responses=True)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
+async def _nothing_ready(loom: Loom) -> bool:
+    return not (await loom.ready()).tasks
+
+
+async def _mirror_answers(loom: Loom) -> bool:
+    return await (await loom._links.cache()).get_ready_tasks(10) is not None
