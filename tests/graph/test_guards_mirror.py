@@ -20,7 +20,7 @@ from loom.graph.cache import BATCH, Cache, waiting
 from loom.graph.front import Loom
 from loom.graph.store.transaction import Change
 from tests.conftest import Opener, horizon_passed
-from tests.graph.conftest import Rival, kill, soon
+from tests.graph.conftest import Rival, begun, kill, soon
 from tests.graph.test_lifecycle import Clock, holds
 from tests.graph.test_mirror import stream, synced
 
@@ -645,6 +645,24 @@ async def test_a_wait_is_not_ended_by_what_it_is_not_for(loom: Loom, open_loom: 
         await other.claim((await other.create("D")).id)
     found = await loom.wait(what, since=since, timeout=0, task_id=task.id if what == "task" else None)
     assert not found.changed
+
+
+async def test_a_notice_is_worth_one_look(loom: Loom, redis_conn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a few that come later and later, should what it tells of not be readable yet; not one after the other."""
+    await synced(loom)
+    looks, look = 0, waiting._look
+
+    async def counted(*arguments: Any) -> waiting.Waited:
+        nonlocal looks
+        looks += 1
+        return await look(*arguments)
+
+    monkeypatch.setattr(waiting, "_look", counted)
+    async with begun(loom.wait("inbox", timeout=2)) as waits_for_it:
+        await asyncio.sleep(0.5)
+        await redis_conn.publish(channels.agent_channel(loom.project_id, loom.agent), "{}")
+        assert not (await waits_for_it).changed
+    assert looks < 15
 
 
 async def test_a_task_that_is_dead_is_not_waited_for(loom: Loom) -> None:

@@ -84,6 +84,42 @@ async def test_a_database_that_is_away_is_told_once(loom: Loom, caplog: pytest.L
     assert told[0].startswith("Housekeeping has to wait: ")
 
 
+async def test_what_a_process_without_redis_did_is_carried_by_another(loom: Loom, redis_conn: Redis) -> None:
+    """Though that one has done nothing itself since."""
+    stream = channels.event_stream(loom.project_id)
+
+    async def relayed() -> bool:
+        return bool(await redis_conn.xlen(stream))
+
+    async with kept(loom):
+        await loom.create("A")
+        await soon(relayed)
+        before = await redis_conn.xlen(stream)
+        async with Loom(replace(loom.config, redis=RedisConfig(url="redis://127.0.0.1:1")), agent="deaf") as deaf:
+            await deaf.create("B")
+
+        async def carried() -> bool:
+            return await redis_conn.xlen(stream) > before
+
+        await soon(carried, 20)
+
+
+async def test_a_redis_that_was_emptied_while_nothing_happened_is_filled_again(
+    loom: Loom, redis_conn: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.orchestration.housekeeping._RELAY_AT_LEAST", 0.5)
+    stream = channels.event_stream(loom.project_id)
+
+    async def filled() -> bool:
+        return bool(await redis_conn.xlen(stream))
+
+    await loom.create("A")
+    async with kept(loom):
+        await soon(filled)
+        await redis_conn.delete(*[key async for key in redis_conn.scan_iter(channels.everything(loom.project_id))])
+        await soon(filled, 20)
+
+
 async def test_a_short_lease_is_renewed_in_time(open_loom: Opener) -> None:
     one, other = await open_loom("one"), await open_loom("other")
     task = await one.create("A")

@@ -29,7 +29,8 @@ from loom.exceptions import (
 )
 from loom.graph.cache import waiting
 from loom.graph.front import Loom
-from loom.graph.store.workflow_runs import WorkflowRun
+from loom.graph.store import workflow_runs
+from loom.graph.store.workflow_runs import WorkflowRun, WorkflowRunStatus
 from loom.skills import loader as skills
 from loom.skills import tools as skill_faces
 from loom.workflows import actions, loader, runs, tools
@@ -715,6 +716,21 @@ async def test_who_has_lost_the_lease_stops_without_writing(
     assert [row.attempt for row in seen.values()] == [2, 1, 1]
     assert await pool.fetchval("select count(*) from tasks") == 2
     assert not caplog.records, "to lose a lease is nothing to be logged"
+
+
+async def test_a_lease_is_renewed_only_by_who_has_it(loom: Loom, clock: Clock) -> None:
+    """Not by a holder before, and not after it was given back."""
+    run = await runs.start(loom, flow(ASK), {})
+    first = await loom.transact(lambda tx: workflow_runs.acquire(tx, run, "a", None, 30))
+    second = await loom.transact(lambda tx: workflow_runs.acquire(tx, run, "a", None, 30))
+    await clock(10)
+    assert not await loom.transact(lambda tx: workflow_runs.renew(tx, first, 30))
+    assert (await runs.look(loom, run.id))[0].lease_expires_at == second.lease_expires_at
+    assert await loom.transact(lambda tx: workflow_runs.renew(tx, second, 30))
+    assert (await runs.look(loom, run.id))[0].lease_expires_at != second.lease_expires_at
+    await loom.transact(lambda tx: workflow_runs.move(tx, second, status=WorkflowRunStatus.RUNNING, free=True))
+    assert await loom.transact(lambda tx: workflow_runs.renew(tx, second, 30))
+    assert (await runs.look(loom, run.id))[0].lease_expires_at is None
 
 
 async def test_who_only_lost_time_goes_on(shop: Loom, directory: Path, model: Model, clock: Clock) -> None:
