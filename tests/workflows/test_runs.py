@@ -29,7 +29,7 @@ from loom.exceptions import (
 )
 from loom.graph.cache import waiting
 from loom.graph.front import Loom
-from loom.graph.store import workflow_runs
+from loom.graph.store import skill_runs, workflow_runs
 from loom.graph.store.workflow_runs import WorkflowRun, WorkflowRunStatus
 from loom.skills import loader as skills
 from loom.skills import tools as skill_faces
@@ -719,7 +719,7 @@ async def test_who_has_lost_the_lease_stops_without_writing(
 
 
 async def test_a_lease_is_renewed_only_by_who_has_it(loom: Loom, clock: Clock) -> None:
-    """Not by a holder before, and not after it was given back."""
+    """Not by a holder before, not after it was given back, and not when the run was cancelled."""
     run = await runs.start(loom, flow(ASK), {})
     first = await loom.transact(lambda tx: workflow_runs.acquire(tx, run, "a", None, 30))
     second = await loom.transact(lambda tx: workflow_runs.acquire(tx, run, "a", None, 30))
@@ -731,6 +731,33 @@ async def test_a_lease_is_renewed_only_by_who_has_it(loom: Loom, clock: Clock) -
     await loom.transact(lambda tx: workflow_runs.move(tx, second, status=WorkflowRunStatus.RUNNING, free=True))
     assert await loom.transact(lambda tx: workflow_runs.renew(tx, second, 30))
     assert (await runs.look(loom, run.id))[0].lease_expires_at is None
+    await runs.cancel(loom, run.id)
+    assert not await loom.transact(lambda tx: workflow_runs.renew(tx, second, 30)), "it learns of that at once"
+
+
+async def test_what_was_just_begun_is_left_to_who_began_it(loom: Loom, clock: Clock) -> None:
+    run = await runs.start(loom, flow(ASK), {})
+    assert await runs.movable(loom) == []
+    await clock(6)
+    assert await runs.movable(loom) == [run.id]
+
+
+async def test_a_run_of_a_skill_ends_once(loom: Loom) -> None:
+    begun_run = await loom.transact(
+        lambda tx: skill_runs.begin(
+            tx,
+            skill="s",
+            version="1",
+            provider="p",
+            model=None,
+            agent="a",
+            status=skill_runs.SkillRunStatus.RUNNING,
+            inputs="{}",
+            expects={},
+        )
+    )
+    assert await loom.transact(lambda tx: skill_runs.finish(tx, begun_run.id, output='{"n": 1}')) is not None
+    assert await loom.transact(lambda tx: skill_runs.finish(tx, begun_run.id, error="late")) is None
 
 
 async def test_who_only_lost_time_goes_on(shop: Loom, directory: Path, model: Model, clock: Clock) -> None:
