@@ -138,6 +138,13 @@ class Model:
             _refuse_cycle(self.rows)
         return self._settle()
 
+    def retitle(self, titles: Mapping[str, str]) -> int:
+        """How many unfinished tasks get other titles."""
+        changed = [row for row in self.rows.values() if row.title != titles.get(row.id, row.title)]
+        for row in changed:
+            row.title = row.title if row.status in FINISHED else titles[row.id]
+        return sum(row.status not in FINISHED for row in changed)
+
     def cancel(self, task: str, *, downstream: bool) -> Effect:
         if self._row(task).status in FINISHED:
             raise Refused("task_state")
