@@ -270,6 +270,18 @@ async def test_the_graphs_lock_comes_before_any_row(
             await two
 
 
+async def test_the_targets_of_new_edges_are_locked_before_the_row_that_gains_them(
+    loom: Loom, pool: Pool, rival: Rival
+) -> None:
+    task, target = await loom.create("task"), await loom.create("target")
+    await rival.lock(target.id)
+    async with begun(loom.update(task.id, depends_on=[target.id])) as updating:
+        await waits(pool, updating)
+        assert await unlocked(pool, [task.id]) == [task.id]
+        await rival.commit()
+        await updating
+
+
 # --- the order of locks -----------------------------------------------------------------------------------------------
 # Who waits for the lowest id has locked none of the others: so two that want the same rows never wait for each other.
 

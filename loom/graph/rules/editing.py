@@ -237,7 +237,7 @@ async def _may_gain(tx: Transaction, task: Task) -> None:
     if task.status is not TaskStatus.EPIC:
         return
     below = await deps.lock_reach(tx, [task.id], finished=True)
-    started = [f"{child} ({status})" for child, status in below.items() if status in _BEGUN and child != task.id]
+    started = [f"{child} ({status})" for child, status in below.items() if status in _BEGUN]
     if started:
         begun = ", ".join(sorted(started)[:3])
         raise TaskStateError(
