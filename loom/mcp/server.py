@@ -20,6 +20,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import uvloop
 from fastmcp import FastMCP
 
 from loom import files, texts
@@ -127,7 +128,7 @@ def run(project_dir: Path | None = None) -> NoReturn:
         project_dir: the project's directory or one below it; default: LOOM_PROJECT_DIR, else the current directory.
     """
     _log_to(logging.StreamHandler(sys.stderr))
-    asyncio.run(_serve(project_dir))
+    uvloop.run(_serve(project_dir))
 
 
 async def _serve(project_dir: Path | None) -> NoReturn:
