@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
@@ -206,6 +207,16 @@ class Graph(RuleBasedStateMachine):
             self.looms[process].done(task, {"by": process}, agent_id=agent, token=token),
             lambda _: self.model.done(process, task, agent, token),
         )
+
+    @rule(process=processes, count=st.integers(1, 4))
+    def work(self, process: str, count: int) -> None:
+        """Does what is ready, the best first, so that what waits comes into its own."""
+        for _ in range(count):
+            for task in self.model.best()[:1]:
+                self.led_to(self.looms[process].done(task), partial(self._done, process, task))
+
+    def _done(self, process: str, task: str, _: Outcome | None) -> Effect | None:
+        return self.model.done(process, task, None, None)
 
     @rule(process=processes, which=numbers, who=st.integers(0, 5), retry=st.booleans())
     def fail(self, process: str, which: int, who: int, retry: bool) -> None:
