@@ -723,6 +723,8 @@ async def test_a_lease_is_renewed_only_by_who_has_it(loom: Loom, clock: Clock) -
     run = await runs.start(loom, flow(ASK), {})
     first = await loom.transact(lambda tx: workflow_runs.acquire(tx, run, "a", None, 30))
     second = await loom.transact(lambda tx: workflow_runs.acquire(tx, run, "a", None, 30))
+    with pytest.raises(RunLostError):
+        await loom.transact(lambda tx: workflow_runs.held(tx, first))
     await clock(10)
     assert not await loom.transact(lambda tx: workflow_runs.renew(tx, first, 30))
     assert (await runs.look(loom, run.id))[0].lease_expires_at == second.lease_expires_at
@@ -731,6 +733,9 @@ async def test_a_lease_is_renewed_only_by_who_has_it(loom: Loom, clock: Clock) -
     await loom.transact(lambda tx: workflow_runs.move(tx, second, status=WorkflowRunStatus.RUNNING, free=True))
     assert await loom.transact(lambda tx: workflow_runs.renew(tx, second, 30))
     assert (await runs.look(loom, run.id))[0].lease_expires_at is None
+    await loom.transact(lambda tx: workflow_runs.move(tx, second, status=WorkflowRunStatus.WAITING))
+    with pytest.raises(RunLostError):
+        await loom.transact(lambda tx: workflow_runs.held(tx, second))
     await runs.cancel(loom, run.id)
     assert not await loom.transact(lambda tx: workflow_runs.renew(tx, second, 30)), "it learns of that at once"
 
