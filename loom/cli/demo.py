@@ -19,10 +19,11 @@ import click
 
 from loom import files
 from loom.bus.events import Event, EventType
-from loom.cli.output import dim, emit, heading, plural, status, table, when
+from loom.cli.output import dim, emit, heading, plural, status, table
 from loom.cli.project import initialise
 from loom.cli.servers import bring_up
 from loom.cli.shared import Command, note, open_project, progress, read_text, wants_json
+from loom.cli.times import when
 from loom.cli.transfer import bring_in
 from loom.config import LoomConfig, find_project, load_config, logs_dir
 from loom.exceptions import TaskStateError

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, diagnosed, dim, heading, plural, pretty, table, when
+from loom.cli.output import block, diagnosed, dim, heading, plural, pretty, table
 from loom.cli.output import status as coloured
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.cli.tasks import dead_lines
+from loom.cli.times import when
 from loom.graph.front import Loom
 from loom.texts import clean, one_line, shorten
 

@@ -11,7 +11,6 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import click
@@ -113,13 +112,6 @@ def readable(value: Any) -> str:
 
     text: str = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=110)
     return text
-
-
-def when(moment: str) -> str:
-    """A time as it is here, with its date unless that is today."""
-    local = datetime.fromisoformat(moment).astimezone()
-    today = local.date() == datetime.now(local.tzinfo).date()
-    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 
 def plural(count: int, noun: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, heading, pretty, status, table, when
+from loom.cli.output import block, heading, pretty, status, table
 from loom.cli.shared import (
     Command,
     Reply,
@@ -21,6 +21,7 @@ from loom.cli.shared import (
     token_option,
 )
 from loom.cli.tasks import outcome_lines
+from loom.cli.times import when
 from loom.graph.front import Loom
 from loom.texts import one_line
 

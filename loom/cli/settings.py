@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from loom import texts
-from loom.cli.output import dim, emit, table, when
+from loom.cli.output import dim, emit, table
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
+from loom.cli.times import when
 from loom.config import KEYS, guarded, is_trusted, set_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
 from loom.exceptions import InvalidInputError, ProjectNotFoundError

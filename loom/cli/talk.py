@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import dim, emit, heading, status, when
+from loom.cli.output import dim, emit, heading, status
 from loom.cli.shared import (
     Command,
     Reply,
@@ -24,6 +24,7 @@ from loom.cli.shared import (
     open_project,
     wants_json,
 )
+from loom.cli.times import when
 from loom.exceptions import TaskNotFoundError
 from loom.graph.front import LONGEST_WAIT, Loom
 from loom.texts import clean, one_line, shorten

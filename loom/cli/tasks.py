@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import plural, status, table, when
+from loom.cli.output import plural, status, table
 from loom.cli.shared import (
     Command,
     Group,
@@ -21,6 +21,7 @@ from loom.cli.shared import (
     limit_option,
     needed_text,
 )
+from loom.cli.times import when
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
 from loom.texts import one_line

@@ -99,7 +99,7 @@ def people(command: str = "") -> Face:
             case Shell(line):
                 return f"`{line}`"
             case Moment(at):
-                from loom.cli.output import when
+                from loom.cli.times import when
 
                 return when(at.isoformat())
 

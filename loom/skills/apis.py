@@ -20,7 +20,7 @@ from loom import texts
 from loom.config import API_KEY_VARIABLE
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills.answers import ANSWER_BYTES
-from loom.skills.providers import Completion, too_long
+from loom.skills.completion import Completion, too_long
 from loom.wording import Shell, Words
 
 MAX_TOKENS = 16_000  # of an answer, where neither skill nor caller says

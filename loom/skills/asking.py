@@ -24,8 +24,8 @@ from loom.graph.store import skill_runs
 from loom.graph.store.skill_runs import SkillRun, SkillRunStatus
 from loom.graph.store.transaction import Transaction
 from loom.skills import answers
+from loom.skills.completion import Completion, Provider
 from loom.skills.loader import Skill
-from loom.skills.providers import Completion, Provider
 from loom.wording import Argument, Words
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from loom.graph.store.transaction import Transaction
 from loom.skills import asking, checks, loader
 from loom.skills.asking import Noted
 from loom.skills.checks import ProjectFacts
+from loom.skills.completion import Provider
 from loom.skills.gathering import Material, tracked_files
 from loom.skills.preview import preview
-from loom.skills.providers import Provider
 from loom.wording import Argument, Words, call
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Who answers a skill's prompt: a command, or a model behind an HTTP API (`apis.py`).
 
-A provider is an object with `check` and `complete`.
+`choose` finds the one that a configuration names.
 """
 
 from __future__ import annotations
@@ -8,59 +8,15 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from loom import process, texts
 from loom.config import API_KEY_VARIABLE, LoomConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills.answers import ANSWER_BYTES
+from loom.skills.completion import Completion, Provider, too_long
 from loom.wording import Shell, Words
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """An answer; tokens are None where the provider does not count them."""
-
-    text: str
-    model: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class Provider(Protocol):
-    """Something that answers prompts."""
-
-    name: str
-
-    def check(self, model: str | None = None) -> None:
-        """Says before it is asked whether something is not set or not installed. Asks nobody, imports nothing.
-
-        Raises:
-            ConfigError: what `complete` would raise.
-        """
-        ...
-
-    async def complete(
-        self,
-        prompt: str,
-        *,
-        schema: Mapping[str, Any],
-        model: str | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        timeout: float = 600.0,
-    ) -> Completion:
-        """Answers a prompt within `timeout` seconds.
-
-        Args:
-            schema: of the JSON object that is asked for; the prompt names it too.
-
-        Raises:
-            ProviderError: no answer, or a part of one; ConfigError: something is not set.
-        """
-        ...
 
 
 def choose(config: LoomConfig, name: str | None = None) -> Provider | None:
@@ -146,10 +102,3 @@ class CommandProvider:
                 f"{name} ended with status {ended.status}: {texts.mask(said)}", "Run it by hand to see why."
             )
         return Completion(ended.out.decode(errors="replace"), model)
-
-
-def too_long(who: str) -> ProviderError:
-    """The error for an answer that does not end."""
-    return ProviderError(
-        f"{who} gave an answer of more than {ANSWER_BYTES // 1_000_000} MB.", "Ask for less at a time."
-    )

@@ -11,8 +11,8 @@ from loom.graph.store import skill_runs
 from loom.graph.store.skill_runs import SkillRun, SkillRunStatus
 from loom.skills import asking, decomposer, diagnosis, gathering, loader, providers
 from loom.skills.asking import Check, Noted
+from loom.skills.completion import Provider
 from loom.skills.loader import Skill
-from loom.skills.providers import Provider
 from loom.workflows import actions
 from loom.workflows.steps import Step, StepType
 

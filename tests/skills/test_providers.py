@@ -16,7 +16,8 @@ from loom.config import LoomConfig, SkillsConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills import providers
 from loom.skills.apis import AnthropicProvider, OpenAIProvider
-from loom.skills.providers import CommandProvider, Completion, Provider
+from loom.skills.completion import Completion, Provider
+from loom.skills.providers import CommandProvider
 from tests.skills.api import Api, Turn, serving
 
 KEY = "sk-very-secret"

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from loom.graph.rules.diagnoses import Case
     from loom.graph.store.escalations import Escalation
     from loom.graph.store.transaction import Transaction
+    from loom.skills.completion import Provider
     from loom.skills.loader import Skill
-    from loom.skills.providers import Provider
 
 _LOG = logging.getLogger(__name__)
 _ANSWER_SECONDS = 300.0  # for an answer; a wrong one goes back once
