@@ -352,6 +352,21 @@ async def test_a_process_of_a_later_timeline_takes_the_mirror_over_once(loom: Lo
     assert await redis_conn.hget(key, "generation") == "8"
 
 
+async def test_a_mirror_that_another_process_has_built_since_it_was_looked_at_is_not_built_again(
+    loom: Loom, open_loom: Opener, redis_conn: Redis
+) -> None:
+    await synced(loom)
+    await redis_conn.hset(channels.mirror_key(loom.project_id), "layout", "0")
+    other = await (await open_loom("other")).relay()
+    seen = await other._cache.state()
+    assert seen is not None
+    assert not seen.usable
+    await synced(loom)
+    assert not await other.rebuild_cache(seen.generation)
+    assert await other.step()
+    assert await redis_conn.hget(channels.mirror_key(loom.project_id), "generation") == str(int(seen.generation) + 1)
+
+
 async def test_a_mirror_that_has_fallen_behind_is_not_read(loom: Loom, redis_conn: Redis) -> None:
     await loom.create("A")
     await synced(loom)

@@ -1,5 +1,6 @@
 -- Begins a rebuild, unless one is under way whose time is not over; each draws the next generation. KEYS: the mirror
--- hash. ARGV: layout, history, seconds of patience, and both of the first as one word, which tells whose rebuild it is.
+-- hash. ARGV: layout, history, seconds of patience, both of the first as one word, which tells whose rebuild it is, and
+-- the generation that was found wanting, '*' for any: another one was built since.
 local now = tonumber(redis.call('TIME')[1])
 local held = redis.call('HMGET', KEYS[1], 'building', 'identity', 'generation', 'history')
 local function parts(history) return string.match(history or '', '^(.-)/(%x+)/(.*)$') end
@@ -8,6 +9,7 @@ local own_system, own_timeline, own_database = parts(ARGV[2])
 if system and system == own_system and database == own_database and tonumber(timeline, 16) > tonumber(own_timeline, 16) then
   return false  -- a server that was promoted since has it
 end
+if ARGV[5] ~= '*' and ARGV[5] ~= (held[3] or '') then return false end
 if held[1] and tonumber(held[1]) > now and held[2] == ARGV[4] then return false end
 local generation = tostring((tonumber(held[3]) or 0) + 1)
 redis.call('DEL', KEYS[1])

@@ -162,15 +162,23 @@ class Cache:
                 return False
         return True
 
-    async def begin(self) -> str | None:
+    async def begin(self, wanting: str = "*") -> str | None:
         """Starts a rebuild: marks the mirror as being built. Returns its generation, or None if another process is at
-        it, a later timeline of the server has it, this Redis is no mirror, or it is away."""
+        it, a later timeline of the server has it, this Redis is no mirror, or it is away. `wanting`: the generation
+        that is to be replaced; None too where another process has done so since it was looked at."""
         if self.refused:
             return None
 
         async def run(redis: Any) -> str | None:
             generation = await redis.eval(
-                _BEGIN, 1, self._keys[0], LAYOUT, self.history, str(_BUILDING_SECONDS), f"{LAYOUT}/{self.history}"
+                _BEGIN,
+                1,
+                self._keys[0],
+                LAYOUT,
+                self.history,
+                str(_BUILDING_SECONDS),
+                f"{LAYOUT}/{self.history}",
+                wanting,
             )
             return str(generation) if generation else None
 

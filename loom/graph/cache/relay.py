@@ -50,7 +50,7 @@ class Relay:
         if state is None or state.newer:
             return False
         if not state.usable:
-            if not await self.rebuild_cache():
+            if not await self.rebuild_cache(state.generation):
                 return False
             state = await self._cache.state()
             if state is None or not state.usable:
@@ -75,10 +75,11 @@ class Relay:
         """Says where Postgres was a while ago: a mirror that has not come there is not read."""
         self._cache.expect(position)
 
-    async def rebuild_cache(self) -> bool:
-        """Empties the mirror, fills it from the database and hands over to the relay; others may write.
-        False if another process is at it, or Redis is away."""
-        generation = await self._cache.begin()
+    async def rebuild_cache(self, wanting: str = "*") -> bool:
+        """Empties the mirror, fills it from the database and hands over to the relay; others may write. `wanting`: the
+        generation that is to be replaced, by default any. False if another process is at it, or has done it, or Redis
+        is away."""
+        generation = await self._cache.begin(wanting)
         if generation is None:
             return False
         built = False
