@@ -12,7 +12,7 @@ from loom.exceptions import InvalidInputError, TaskStateError
 from loom.graph.front import Loom
 from loom.graph.importing import read
 from loom.graph.model.task import TaskStatus
-from loom.graph.store import diagnoses
+from loom.graph.store import diagnoses, escalations
 from loom.graph.store.escalations import EscalationKind
 from loom.orchestration.workers.left import left_over
 from tests.graph.test_lifecycle import holds
@@ -59,6 +59,17 @@ async def test_what_is_deferred_is_offered_to_nobody_and_asks_nobody(loom: Loom,
     assert "2 deferred" in replies.nothing_ready(status)["waiting_for"]
     assert not (await loom.wait("escalation", timeout=0)).changed
     await holds(loom)
+
+
+async def test_an_id_that_is_taken_is_drawn_anew(
+    loom: Loom, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = (await loom.deferrals())[0].id.removeprefix("esc-")
+    drawn = iter([taken, "0000000a", "0000000b"])
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(drawn))
+    await loom.transact(lambda tx: escalations.defer(tx, {ids["epic.1"]: "one", ids["epic.2"]: "two"}, by=None))
+    found = {one.id: one.message for one in await loom.deferrals()}
+    assert (found["esc-0000000a"], found["esc-0000000b"]) == ("two", "one")
 
 
 async def test_retry_puts_a_deferred_task_into_play(loom: Loom, ids: dict[str, str]) -> None:

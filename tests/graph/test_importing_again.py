@@ -13,7 +13,7 @@ from loom.graph.front import Loom
 from loom.graph.importing import AdjustmentKind, read
 from loom.graph.importing.writing import Imported
 from loom.graph.model.task import Task, TaskStatus
-from tests.graph.test_lifecycle import holds
+from tests.graph.test_lifecycle import Clock, holds
 
 PENDING, BLOCKED = TaskStatus.PENDING, TaskStatus.BLOCKED
 FIRST = "tasks: [{key: base, title: First base}, {key: top, title: First top, depends_on: [base]}]"
@@ -155,6 +155,16 @@ async def test_what_a_file_newly_puts_before_known_work_holds_it_or_is_told(loom
         or True
     )
     await holds(loom)
+
+
+async def test_work_that_was_tried_before_gains_no_dependency(loom: Loom, clock: Clock) -> None:
+    ids = (await bring(loom, beads({"id": "tried"}))).ids
+    await loom.claim(ids["beads:tried"])
+    await clock(601)
+    await loom.sweep()
+    again = await bring(loom, beads({"id": "tried", "dependencies": ["new"]}, {"id": "new"}))
+    assert (again.linked, kinds(again)) == (0, {AdjustmentKind.LEFT_ALONE: 1})
+    assert (await task(loom, ids["beads:tried"])).status is PENDING
 
 
 async def test_known_work_does_not_come_to_wait_for_what_was_cancelled_elsewhere(loom: Loom) -> None:
