@@ -115,7 +115,7 @@ _LOOK = ("config", "--null", "--show-scope", "--name-only", "--get-regexp", _PRO
 def _settings(more: Mapping[str, str]) -> dict[str, str]:
     """The environment of a call, with Loom's settings in it: there a name may hold any character."""
     settings = {**_SETTINGS, **more}
-    env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _ENVIRONMENT
+    env = process.environment(_ENVIRONMENT, only=_PASSED_ON)
     env["GIT_CONFIG_COUNT"] = str(len(settings))
     for number, (key, value) in enumerate(settings.items()):
         env[f"GIT_CONFIG_KEY_{number}"], env[f"GIT_CONFIG_VALUE_{number}"] = key, value

@@ -28,6 +28,7 @@ from loom.cli.transfer import bring_in
 from loom.config import LoomConfig, find_project, load_config, logs_dir
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
+from loom.process import environment
 from loom.texts import one_line
 
 _STOP_SECONDS = 5.0
@@ -172,7 +173,7 @@ def _running(config: LoomConfig, names: Sequence[str]) -> Iterator[list[subproce
                     subprocess.Popen(
                         [sys.executable, "-m", "loom.cli.demo_agent"],
                         cwd=config.project_dir,
-                        env={**os.environ, "LOOM_PROJECT_DIR": str(config.project_dir), "LOOM_AGENT_ID": name},
+                        env=environment({"LOOM_PROJECT_DIR": str(config.project_dir), "LOOM_AGENT_ID": name}),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,

@@ -15,13 +15,15 @@ from typing import Any
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 
+from loom.process import environment
+
 _WORK_SECONDS = (0.3, 0.9)
 _WAIT_SECONDS = 20
 
 
 async def work() -> None:
     """Works until nothing is left."""
-    server = StdioTransport(sys.executable, ["-m", "loom", "mcp"], env=dict(os.environ), keep_alive=False)
+    server = StdioTransport(sys.executable, ["-m", "loom", "mcp"], env=environment(), keep_alive=False)
     async with Client(server) as client:
 
         async def call(tool: str, **arguments: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Running commands, each as a tree of processes that is ended as a whole, whatever it prints and however it ends.
 
+env = process.environment({"LC_ALL": "C"})
 ended = await process.run(["make", "test"], env=env, cwd=place, timeout=600, out_bytes=1_000_000)   # once
 
 with process.ProcessTrees() as trees:                                                       # many at a time
@@ -14,7 +15,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ LOG_BYTES = 10_000_000  # of one run's output in its log
 TAIL_BYTES = 300_000  # of standard output in memory: room for the longest output that a task may have
 _ERROR_BYTES = 16_000  # of standard error in memory
 _LEFT_BEHIND = 1.0  # seconds from SIGTERM to SIGKILL for what a command leaves behind
+_WITHHELD = ("LOOM_SKILLS_API_KEY",)  # what Loom itself uses, and nothing that it starts needs
 _DRAIN = 1.0  # seconds for the end of the output, should a process have escaped with the pipe
 
 _WATCHDOG = 1.0  # seconds for the watchdog to find that nothing is left
@@ -43,6 +45,22 @@ class Ended:
     cut: bool = False
 
 
+def environment(
+    more: Mapping[str, str] | None = None, *, only: Collection[str] | None = None, without: Collection[str] = ()
+) -> dict[str, str]:
+    """The environment of everything that Loom starts: that of this process without Loom's own secrets, and `more`.
+
+    Args:
+        only: the names that are passed on at all; None: all but those of `without`.
+    """
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _WITHHELD and name not in without and (only is None or name in only)
+    }
+    return passed | dict(more or {})
+
+
 async def run(
     words: Sequence[str],
     *,
@@ -56,6 +74,7 @@ async def run(
     this returns or raises, and soon after this process has died.
 
     Args:
+        env: from `environment`.
         cwd: where it runs; None: where this process does.
         timeout: seconds.
         out_bytes: how much it may print on standard output; with more it is stopped and the result is `cut`.
@@ -81,7 +100,7 @@ class ProcessTrees:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if name != guard.MARK},
+            env=environment(without=(guard.MARK,)),
             cwd="/",
             start_new_session=True,
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loom.exceptions import ServersError
+from loom.process import environment
 from loom.services.places import data_dir, make_dir
 
 _OTHER_BACKENDS = "Install it, or choose `docker` or `external`, for example `loom config set servers.backend docker`."
@@ -133,7 +134,9 @@ def _known_paths(kind: _Kind, used_before: Path | None) -> Iterator[Path]:
 def _examined(path: Path) -> Binary | None:
     """The program with its version; None when it is not there or does not run."""
     try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
+        answer = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=10, env=environment()
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     found = re.search(r"(?:v=|PostgreSQL\) )(\d+[.\d]*)", answer)

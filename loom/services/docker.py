@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from loom import files, texts
 from loom.config import COMPOSE_FILE, GUARDED_BYTES, LoomConfig, is_trusted, trust
 from loom.exceptions import ServersError, ServersStoppedError
+from loom.process import environment
 from loom.services import Endpoints, ServerHealth, silent
 from loom.services.launcher import every, last_line, locked
 from loom.services.places import data_dir, make_dir
@@ -235,9 +235,7 @@ def _docker(
     command: list[str], variables: dict[str, str] | None = None, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command, input=text, capture_output=True, text=True, env={**os.environ, **(variables or {})}
-        )
+        return subprocess.run(command, input=text, capture_output=True, text=True, env=environment(variables))
     except OSError:
         raise ServersError("There is no Docker on this machine.", f"Install Docker, {_INSTEAD}") from None
 

@@ -131,7 +131,12 @@ def send_signal(pid_file: Path, number: signal.Signals, who: Account, mark: str)
         return
     if pid > 1 and mark in _command_line(pid):
         if who.name:
-            subprocess.run(["/bin/sh", "-c", f"kill -{number.name[3:]} {pid}"], capture_output=True, **_identity(who))
+            subprocess.run(
+                ["/bin/sh", "-c", f"kill -{number.name[3:]} {pid}"],
+                capture_output=True,
+                env=_ENVIRONMENT,
+                **_identity(who),
+            )
         else:
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
@@ -142,7 +147,9 @@ def _command_line(pid: int) -> str:
         with contextlib.suppress(OSError):
             return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" "))
         return ""
-    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, env=_ENVIRONMENT
+    ).stdout
 
 
 def try_lock(path: Path) -> int | None:

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from loom import process, texts
-from loom.config import API_KEY_VARIABLE, LoomConfig
+from loom.config import LoomConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills.answers import ANSWER_BYTES
 from loom.skills.completion import Completion, Provider, too_long
@@ -83,7 +82,7 @@ class CommandProvider:
             ended = await process.run(
                 self._words,
                 text=prompt,
-                env={name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE},
+                env=process.environment(),
                 cwd=self._directory,
                 timeout=timeout,
                 out_bytes=ANSWER_BYTES,

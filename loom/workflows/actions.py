@@ -7,7 +7,6 @@ again if it was interrupted.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from loom import process, texts
 from loom.bus.publisher import EVERYONE
-from loom.config import API_KEY_VARIABLE
 from loom.exceptions import InvalidInputError, WorkflowError
 from loom.graph.model import limits, plan
 from loom.graph.rules import plans, resolving
@@ -148,11 +146,10 @@ async def _load_results(loom: Loom, values: Mapping[str, Any], timeout: float) -
 
 async def _run_command(loom: Loom, values: Mapping[str, Any], timeout: float) -> Output:
     words = _command(values["words"])
-    env = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
     directory = loom.config.project_dir or Path.cwd()
     try:
         ended = await process.run(
-            words, text=values["text"], env=env, cwd=directory, timeout=timeout, out_bytes=_OUT_BYTES
+            words, text=values["text"], env=process.environment(), cwd=directory, timeout=timeout, out_bytes=_OUT_BYTES
         )
     except TimeoutError:  # which is an OSError too
         raise

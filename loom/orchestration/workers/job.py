@@ -30,7 +30,7 @@ from loom.orchestration.workers.review import Review, Reviewer, material
 from loom.orchestration.workers.shift import Shift
 from loom.orchestration.workers.watch import Cut, Standing, Watch
 from loom.orchestration.workers.worktrees import Worktrees, branch_of
-from loom.process import Ended, ProcessTrees
+from loom.process import Ended, ProcessTrees, environment
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -174,13 +174,15 @@ class Job:
 
     def _environment(self) -> dict[str, str]:
         """What the command finds in its environment, with a `loom` in its PATH to report with."""
-        env = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-        env |= {
-            "LOOM_TASK_ID": self._task.id,
-            "LOOM_CLAIM_TOKEN": str(self._task.claim_token),
-            "LOOM_AGENT_ID": self._agent,
-            "LOOM_OUTPUT_FILE": str(self._handed_in),
-        }
+        env = environment(
+            {
+                "LOOM_TASK_ID": self._task.id,
+                "LOOM_CLAIM_TOKEN": str(self._task.claim_token),
+                "LOOM_AGENT_ID": self._agent,
+                "LOOM_OUTPUT_FILE": str(self._handed_in),
+            },
+            without=_NOT_INHERITED,
+        )
         if self._loom.config.project_dir:
             env["LOOM_PROJECT_DIR"] = str(self._loom.config.project_dir)
         if shutil.which("loom") is None:
