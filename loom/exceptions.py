@@ -114,6 +114,12 @@ class ConflictError(LoomError):
     code = "conflict"
 
 
+class ProjectElsewhereError(ConflictError):
+    """The project's id belongs to another place of this machine."""
+
+    code = "project_elsewhere"
+
+
 class TaskStateError(ConflictError):
     """The task is not in a status that allows this."""
 

@@ -27,6 +27,7 @@ from loom.config import (
     KEYS,
     find_project,
     load_config,
+    places,
     set_value,
     trust,
     user_config_path,
@@ -130,6 +131,7 @@ def initialise(root: Path, name: str | None = None) -> Made:
         ) from None
     config = load_config(root)
     assert config.project_id is not None, "it was just written"
+    places.enter(config)
     return Made(root, config.project_id, config.project_name, written, advice)
 
 

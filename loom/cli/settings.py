@@ -14,7 +14,7 @@ from loom import texts
 from loom.cli.output import dim, emit, table
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
 from loom.cli.times import when
-from loom.config import KEYS, guarded, is_trusted, set_trusted, set_value, user_config_path
+from loom.config import KEYS, guarded, is_trusted, load_config, places, set_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
 from loom.texts import one_line
@@ -73,6 +73,10 @@ def trust(yes: bool) -> None:
     seen = guarded(root)
     names = sorted(seen)
     new = [name for name in names if not is_trusted(root, name)]
+    merged = load_config(root)
+    owner = places.owner_elsewhere(merged)
+    if owner:
+        new.append(f"project_id, which is that of the project in {owner}")
     if new and not yes:
         for name in new:
             click.echo(f"  {one_line(name)}", err=True)
@@ -83,6 +87,7 @@ def trust(yes: bool) -> None:
             )
         click.confirm("Have you read it, and do you trust it?", abort=True, err=True)
     record_trust(root, seen=seen)
+    places.allow(merged)
     if wants_json():
         emit({"trusted": names, "new": new})
     else:

@@ -16,7 +16,7 @@ import click
 from loom import texts
 from loom.cli import output
 from loom.cli.wording import people
-from loom.config import LoomConfig, load_config
+from loom.config import LoomConfig, load_config, places
 from loom.exceptions import InvalidInputError
 from loom.wording import worded_reply
 
@@ -136,6 +136,10 @@ def open_project(agent: str | None = None, config: LoomConfig | None = None) -> 
     from loom.graph.front import Loom
 
     config = config or settings()
+    if can_ask() and (owner := places.owner_elsewhere(config)):
+        click.echo(f"The id of this project is that of the project in {owner}.", err=True)
+        if click.confirm("Are both one project, with the same tasks?", err=True):
+            places.allow(config)
     return Loom(config, agent=agent or _own_name(config))
 
 

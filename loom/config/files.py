@@ -136,7 +136,13 @@ def wrong(what: str, rule: Rule, value: object, next_step: str, wanted: str = ""
 
 
 def _main_worktree(directory: Path) -> Path | None:
-    """The main worktree's root, when `directory` is the root of a linked one.
+    """The main worktree's root, when `directory` is the root of a linked one."""
+    common = common_dir(directory)
+    return common.parent if common is not None and common.name == ".git" else None
+
+
+def common_dir(directory: Path) -> Path | None:
+    """The directory of the repository that a linked worktree belongs to, when `directory` is the root of one.
 
     Anybody can write a `.git` file that points into another repository; git, as it made the worktree, wrote the way
     back there.
@@ -147,8 +153,7 @@ def _main_worktree(directory: Path) -> Path | None:
         back = (git_dir / _pointer(git_dir / "gitdir")).resolve()
     except (OSError, ValueError):  # no linked worktree: a repository, a submodule, or neither
         return None
-    known = git_dir.parent == common / "worktrees" and back == directory / ".git"
-    return common.parent if known and common.name == ".git" else None
+    return common if git_dir.parent == common / "worktrees" and back == directory / ".git" else None
 
 
 def _pointer(path: Path) -> str:

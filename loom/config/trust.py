@@ -6,16 +6,18 @@ and workflows of the project) counts only while its hash is the one that `trust`
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from loom import files
 from loom.config.files import nested, read_layer, set_value, user_config_path
 from loom.config.keys import COMPOSE_FILE, KEYS, Keys
+from loom.exceptions import ConfigError
 
 GUARDED_BYTES = 256 * 1024  # of one file that needs trust
 _TRUST_BYTES = 16 * 1024 * 1024
@@ -64,12 +66,10 @@ def trust(
         seen: what `guarded` found when the user was asked; what has changed since is not trusted by this.
     """
     now = guarded(project_dir) if seen is None else seen
-    store = _trusted()
-    directory = str(project_dir.resolve())
     chosen = {name: digest for name, digest in now.items() if names is None or name in names}
-    store[directory] = chosen if names is None else store.get(directory, {}) | chosen
-    files.own_directory(_trust_path().parent)
-    files.write(_trust_path(), json.dumps(store, indent=1), 0o600)
+    with changing() as store:
+        before = {} if names is None else _recorded(project_dir, store)
+        store[str(project_dir.resolve())] = before | chosen
     return tuple(chosen)
 
 
@@ -129,21 +129,36 @@ def guarded_keys(layer: Mapping[str, Any], keys: Keys = KEYS) -> dict[str, str]:
     return found
 
 
-def _recorded(project_dir: Path) -> dict[str, str]:
-    return _trusted().get(str(project_dir.resolve()), {})
+def stored() -> dict[str, Any]:
+    """What this machine's user has allowed: of a directory, names to hashes; and what `places.py` keeps."""
+    try:
+        store = json.loads(files.read(_trust_path(), _TRUST_BYTES))
+    except (OSError, ValueError, RecursionError):  # none yet, or damaged: nothing is trusted
+        return {}
+    return store if isinstance(store, dict) else {}
+
+
+@contextmanager
+def changing() -> Iterator[dict[str, Any]]:
+    """The same to be changed, by one process at a time; written at the end. Raises ConfigError."""
+    path = _trust_path()
+    try:
+        files.own_directory(path.parent)
+        with files.log(path.with_suffix(".lock"), path.parent) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield (store := stored())
+            files.write(path, json.dumps(store, indent=1), 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.", "Mend that, then run it again.") from None
+
+
+def _recorded(project_dir: Path, store: Mapping[str, Any] | None = None) -> dict[str, str]:
+    found = (stored() if store is None else store).get(str(project_dir.resolve()))
+    return found if isinstance(found, dict) else {}
 
 
 def _trust_path() -> Path:
     return user_config_path().with_name("trust.json")
-
-
-def _trusted() -> dict[str, dict[str, str]]:
-    try:
-        store = json.loads(files.read(_trust_path(), _TRUST_BYTES))
-    except (OSError, ValueError):  # none yet, or damaged: nothing is trusted
-        return {}
-    entries = store.items() if isinstance(store, dict) else ()
-    return {directory: names for directory, names in entries if isinstance(names, dict)}
 
 
 def _digest(data: bytes) -> str:

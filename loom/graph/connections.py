@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loom import services
 from loom.bus import channels
-from loom.config import LoomConfig
+from loom.config import LoomConfig, places
 from loom.db import connection as db
 from loom.db import migrate
 from loom.exceptions import DatabaseUnavailableError, ServersError
@@ -132,6 +132,7 @@ class Connections:
         self._pool = self._redis = self._subscriber = None
 
     async def _open(self) -> db.Pool:
+        places.enter(self.config)
         try:
             self._endpoints = services.endpoints(self.config)
             pool = await self._open_pool(self._endpoints)

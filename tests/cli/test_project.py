@@ -170,3 +170,21 @@ def test_from_nothing_to_running_and_down_again(embedded: Cli, tmp_path: Path) -
     embedded.ok("up")
     assert embedded.ok("ready")["tasks"][0]["id"] == task
     assert not list((embedded.directory / ".loom" / "logs").iterdir())
+
+
+def test_an_id_of_another_place_is_asked_about_once(cli: Cli, tmp_path: Path) -> None:
+    cli.create("Secret")
+    clone = Cli(tmp_path / "clone", cli.env)
+    (clone.directory / ".loom").mkdir(parents=True)
+    (clone.directory / ".loom" / "config.yaml").write_bytes((cli.directory / ".loom" / "config.yaml").read_bytes())
+    refused = clone.inside("ready", "--json")
+    assert refused.code == 1
+    assert refused.json["error"]["code"] == "project_elsewhere"
+    assert "Secret" not in refused.out
+    assert "loom config trust" in refused.json["error"]["next_step"]
+    assert clone.inside("config", "trust", "--json").code == 2
+    answered = clone.asked("ready", answer="n\n")
+    assert answered.code == 1
+    assert f"that of the project in {cli.directory}" in answered.out
+    assert "Secret" in clone.asked("ready", answer="y\n").out
+    assert clone.ok("ready")["count"] == 1

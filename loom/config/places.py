@@ -1,0 +1,104 @@
+"""To which place of this machine a project's id belongs.
+
+The id stands in a file of the repository, for everybody to read and to write into a file of theirs: whoever then works
+in that one would see and change the tasks of the first. So an id belongs to the place that first used it on this
+machine, and to those that the user has allowed since. A repository of git is one place with all its worktrees.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from loom.config.files import common_dir
+from loom.config.keys import LoomConfig
+from loom.config.trust import changing, stored
+from loom.exceptions import ConfigError, ProjectElsewhereError
+from loom.wording import Shell, Words
+
+_PROJECTS = "projects"  # in the store: id to the places that may use it, the first one first
+_MOST = 50  # places of one id
+
+
+def place_of(directory: Path) -> Path:
+    """The root of the repository that a directory is in, for a linked worktree that of the main one; a directory that
+    is in none is its own."""
+    directory = directory.resolve()
+    for one in (directory, *directory.parents):
+        git = one / ".git"
+        if (common := common_dir(one)) is not None:
+            return common.parent if common.name == ".git" else common
+        if git.is_symlink() or git.exists():  # a link may lead into somebody else's
+            return one
+    return directory
+
+
+def owner_elsewhere(config: LoomConfig) -> str | None:
+    """The place that the project's id belongs to, where that is another one than this."""
+    known = _places(stored(), config) if _is_bound(config) else []
+    return known[0] if known and _here(config) not in known else None
+
+
+def enter(config: LoomConfig) -> None:
+    """Lets this place use the project's id; the first one to do so owns it. An id that does not come from a file of the
+    project is the word of the user himself.
+
+    Raises:
+        ProjectElsewhereError: it belongs to another place.
+    """
+    if not _is_bound(config):
+        return
+    owner = owner_elsewhere(config)
+    if owner is None and not _places(stored(), config):
+        with suppress(ConfigError):  # where nothing can be kept, as in some containers, nothing is known either
+            owner = _take(config, only_if_free=True)
+    if owner is not None:
+        raise ProjectElsewhereError(
+            f"The id in {_here(config)} is that of the project in {owner}, which was the first to use it here.",
+            Words(
+                "If both are one project run {} there in a terminal; else delete the line `project_id` and run {}.",
+                Shell("loom config trust"),
+                Shell("loom init"),
+            ),
+        )
+
+
+def allow(config: LoomConfig) -> None:
+    """Records that the user wants this place to use the project's id. Raises ConfigError."""
+    if _is_bound(config):
+        _take(config, only_if_free=False)
+
+
+def _take(config: LoomConfig, *, only_if_free: bool) -> str | None:
+    """Enters this place with the id. Gives back who was first instead, where it must be free and is not."""
+    with changing() as store:
+        known = _places(store, config)
+        here = _here(config)
+        if here in known:
+            return None
+        if known and only_if_free:
+            return known[0]
+        projects = store.get(_PROJECTS)
+        store[_PROJECTS] = (projects if isinstance(projects, dict) else {}) | {
+            config.project_id: [*known[:_MOST], here]
+        }
+    return None
+
+
+def _is_bound(config: LoomConfig) -> bool:
+    """Whether the id stands in a file of the project."""
+    if config.project_dir is None or config.project_id is None:
+        return False
+    return config.sources.get("project_id") == str(config.project_dir / ".loom" / "config.yaml")
+
+
+def _here(config: LoomConfig) -> str:
+    assert config.project_dir is not None
+    return str(place_of(config.project_dir))
+
+
+def _places(store: dict[str, Any], config: LoomConfig) -> list[str]:
+    projects = store.get(_PROJECTS)
+    known = projects.get(config.project_id) if isinstance(projects, dict) else None
+    return [one for one in known if isinstance(one, str)] if isinstance(known, list) else []
