@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,7 +42,14 @@ def doctor(deep: bool) -> None:
     """Check servers, settings, agents' wiring, skills, workflows, and every invariant of the graph. Exit status 1:
     something is bad."""
     config = settings()
-    remarks = [*_servers(config), *_installed(), *_settings(config), *_wiring(config), *_files(config)]
+    remarks = [
+        *_servers(config),
+        *_installed(),
+        *_settings(config),
+        *_wiring(config),
+        *_not_ours(config),
+        *_files(config),
+    ]
     if config.project_id is None:
         remarks.append(Remark("note", "project", "there is none here", "Run `loom init` in its directory."))
     elif remarks[0].level == "ok":
@@ -129,6 +137,16 @@ def _wiring(config: LoomConfig) -> Iterator[Remark]:
         )
     else:
         yield Remark("ok", ".mcp.json", f"starts {command} {' '.join(map(str, entry.get('args', ())))}")
+
+
+def _not_ours(config: LoomConfig) -> Iterator[Remark]:
+    """What of `.mcp.json` a client would obey and Loom did not write."""
+    from loom.cli.project import not_ours
+
+    if config.project_dir is not None:
+        with suppress(LoomError):  # told already
+            for one in not_ours(config.project_dir):
+                yield Remark("note", ".mcp.json", f"Loom did not write {one}", "Read it before a client starts it.")
 
 
 def _files(config: LoomConfig) -> Iterator[Remark]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from loom import files, ids
+from loom import files, ids, texts
 from loom.cli import installed
 from loom.cli.output import table
 from loom.cli.shared import Command, note, wants_json
@@ -37,6 +37,9 @@ from loom.exceptions import ConfigError, FileError, InvalidInputError
 from loom.texts import one_line
 
 _TEXT_BYTES = 4 * 1024 * 1024  # of a file that `init` adds to
+
+_COMMAND_SHOWN = 200  # characters of a command line
+_NOT_OURS = 20  # things in `.mcp.json` that are named
 
 BEGIN, END = "<!-- loom:begin -->", "<!-- loom:end -->"
 _BLOCK = f"""{BEGIN}
@@ -91,6 +94,7 @@ def init(name: str | None) -> None:
         click.echo(line)
     if made.advice:
         note(made.advice)
+    note_not_ours(made.root)
     click.echo(f"{one_line(made.name)} is a Loom project. Next: loom up")
 
 
@@ -140,10 +144,40 @@ def refresh_mcp(root: Path) -> str:
     return _write(root / ".mcp.json", _with_server(root, _mcp_server(root)[0]), root)
 
 
+def note_not_ours(root: Path) -> None:
+    """Names it to a person."""
+    if found := not_ours(root):
+        note(f".mcp.json has what Loom did not write: {'; '.join(found)}. Read it before a client starts it.")
+
+
 def mcp_entry(root: Path) -> Mapping[str, Any] | None:
     """Loom's entry in `.mcp.json`, None when there is none. Raises ConfigError."""
     entry = _read_mcp(root).get("mcpServers", {}).get("loom")
     return entry if isinstance(entry, dict) else None
+
+
+def not_ours(root: Path) -> list[str]:
+    """What `.mcp.json` has that Loom did not write: keys, servers and what starts them. A client obeys it all, and a
+    repository may have brought it. Raises ConfigError."""
+    whole = _read_mcp(root)
+    found = [f"the key {texts.quote(key)}" for key in whole if key != "mcpServers"]
+    ours = _mcp_server(root)[0]
+    for name, server in whole.get("mcpServers", {}).items():
+        entry = _object(server)
+        line = " ".join(map(str, (entry.get("command", ""), *_list(entry.get("args")))))
+        starts = f"starts {texts.quote(texts.mask(line), _COMMAND_SHOWN)}" if line else "has no command"
+        if name != "loom":
+            found.append(f"the server {texts.quote(name)}, which {starts}")
+            continue
+        if (entry.get("command"), entry.get("args")) not in (("loom", ["mcp"]), (ours["command"], ours["args"])):
+            found.append(f"that the server “loom” {starts}")
+        found += [f"the key {texts.quote(f'loom.{key}')}" for key in entry if key not in ours]
+        found += [
+            f"the variable {texts.quote(key)} of “loom”"
+            for key, value in _object(entry.get("env")).items()
+            if ours["env"].get(key) != value
+        ]
+    return found if len(found) <= _NOT_OURS else [*found[:_NOT_OURS], f"{len(found) - _NOT_OURS} more"]
 
 
 # --- where ------------------------------------------------------------------------------------------------------------

@@ -19,16 +19,21 @@ from loom.texts import one_line
 @click.command(cls=Command)
 def up() -> None:
     """Start the servers and bring the database and .mcp.json up to date. Calling it again changes nothing."""
+    from loom.cli.project import not_ours, note_not_ours
+
     config = settings()
     mcp, health = bring_up(config)
     if wants_json():
         servers = [{"name": one.name, "running": one.running, "where": one.where} for one in health]
-        emit({"project_id": config.project_id, "project": config.project_name, "servers": servers, "mcp_json": mcp})
+        facts = {"project_id": config.project_id, "project": config.project_name, "servers": servers, "mcp_json": mcp}
+        emit(facts | {"not_ours": not_ours(config.project_dir) if config.project_dir else []})
         return
     for line in server_lines(health):
         click.echo(line)
     if mcp != "unchanged":
         click.echo(f".mcp.json {mcp}")
+    if config.project_dir:
+        note_not_ours(config.project_dir)
     click.echo(
         f"{heading(one_line(config.project_name))} is ready. Next: run {heading('claude')} here, or `loom status`."
     )
