@@ -22,6 +22,7 @@ from loom.texts import one_line
 from loom.wording import worded
 
 _DEAD_NAMED = 10
+_ELSEWHERE = "Work with the user, home and LOOM_DATA_DIR of then, or create a task here to begin anew."
 _APART = "Install this Loom into an environment of its own: `pipx install .` in a clone of its repository."
 _BEFORE = "Put the directory of this Loom before that one on PATH."
 
@@ -170,6 +171,8 @@ async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
     except LoomError as error:
         return [_told("bad", "graph", error)]
     remarks = [Remark("ok" if one.holds else "bad", one.rule, one.found, worded(one.advice, people())) for one in found]
+    if loom.notice:
+        remarks.append(Remark("bad", "data", loom.notice, _ELSEWHERE))
     if status.dead_letters:
         remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter")))
     for one in dead:

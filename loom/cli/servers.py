@@ -49,6 +49,8 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
     async def connect() -> None:
         async with loom:
             await loom.connect()
+            if not loom.notice and not any((await loom.status()).counts.values()):
+                progress("This project has no tasks on these servers yet.")
 
     progress("Bringing the database up to date.")
     asyncio.run(connect())

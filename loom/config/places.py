@@ -1,4 +1,4 @@
-"""To which place of this machine a project's id belongs.
+"""To which place of this machine a project's id belongs, and where its data was last.
 
 The id stands in a file of the repository, for everybody to read and to write into a file of theirs: whoever then works
 in that one would see and change the tasks of the first. So an id belongs to the place that first used it on this
@@ -11,12 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from loom import files, texts
 from loom.config.files import common_dir
 from loom.config.keys import LoomConfig
 from loom.config.trust import changing, stored
 from loom.exceptions import ConfigError, ProjectElsewhereError
 from loom.wording import Shell, Words
 
+_DATA = "data.local.txt"  # in .loom; git ignores it
+_DATA_BYTES = 4096
 _PROJECTS = "projects"  # in the store: id to the places that may use it, the first one first
 _MOST = 50  # places of one id
 
@@ -68,6 +71,25 @@ def allow(config: LoomConfig) -> None:
     """Records that the user wants this place to use the project's id. Raises ConfigError."""
     if _is_bound(config):
         _take(config, only_if_free=False)
+
+
+def last_data(config: LoomConfig) -> str | None:
+    """Where the data of this project was when it was last worked on from this directory, by whomever."""
+    if config.loom_dir is None:
+        return None
+    try:
+        kept = files.read(config.loom_dir / _DATA, _DATA_BYTES, config.project_dir).decode()
+    except (OSError, ValueError):
+        return None
+    project_id, _, where = texts.one_line(kept).partition(" ")
+    return where if where and project_id == config.project_id else None
+
+
+def keep_data(config: LoomConfig, where: str) -> None:
+    """Notes that it is there now, for whoever works in this directory with other servers."""
+    if config.loom_dir is not None and config.loom_dir.is_dir():
+        with suppress(OSError):  # a project that cannot be written to is worked on all the same
+            files.write(config.loom_dir / _DATA, f"{config.project_id} {where}\n", 0o600, within=config.project_dir)
 
 
 def _take(config: LoomConfig, *, only_if_free: bool) -> str | None:

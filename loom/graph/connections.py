@@ -7,11 +7,12 @@ nothing, and embedded ones that are found dead are started again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from loom import services
+from loom import services, texts
 from loom.bus import channels
 from loom.config import LoomConfig, places
 from loom.db import connection as db
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from loom.graph.cache.relay import Relay
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 class Connections:
@@ -37,6 +39,7 @@ class Connections:
         self.config = config
         self.project_id = project_id
         self.history = ""  # of the database; known once connected
+        self.notice = ""  # what a person should know of where the data is; known once connected
         self._pool: db.Pool | None = None
         self._redis: Redis | None = None
         self._cache: Cache | None = None
@@ -143,7 +146,20 @@ class Connections:
             async with pool.acquire() as connection:
                 await migrate.migrate(connection)
                 self.history = await project.create_project(connection, self.project_id, self.config.project_name)
+                await self._look_for_the_data(connection, texts.mask(self._endpoints.database_url))
         return pool
+
+    async def _look_for_the_data(self, connection: db.Connection, here: str) -> None:
+        """Says so where the project is empty here and was worked on elsewhere: with another user's servers, or others
+        of the same user. Else it is here, from now on."""
+        last = places.last_data(self.config)
+        if last == here:
+            return
+        if last is None or await projects.has_tasks(connection, self.project_id):
+            places.keep_data(self.config, here)
+            return
+        self.notice = f"This project is empty on the servers at {here}; its data was last at {last}."
+        _LOG.warning("%s", self.notice)
 
     async def _open_pool(self, endpoints: services.Endpoints) -> db.Pool:
         settings = self.config.database

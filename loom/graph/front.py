@@ -83,6 +83,11 @@ class Loom:
         """The name of whoever calls without one."""
         return self._session.agent
 
+    @property
+    def notice(self) -> str:
+        """What a person should know of where this project's data is; "" before the first connection, and if nothing."""
+        return self._links.notice
+
     @classmethod
     def here(cls, project_dir: Path | None = None, *, agent: str | None = None) -> Loom:
         """The project of a directory, by default of the current one. Raises ProjectNotFoundError, ConfigError."""

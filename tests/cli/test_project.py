@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +171,32 @@ def test_from_nothing_to_running_and_down_again(embedded: Cli, tmp_path: Path) -
     embedded.ok("up")
     assert embedded.ok("ready")["tasks"][0]["id"] == task
     assert not list((embedded.directory / ".loom" / "logs").iterdir())
+
+
+def test_an_empty_project_whose_data_is_elsewhere_says_so(cli: Cli) -> None:
+    """The same directory with the servers of another user, as under another HOME."""
+    cli.ok("status")
+    cli.create("Work")
+    kept = cli.directory / ".loom" / "data.local.txt"
+    where = kept.read_text()
+    assert "@" not in where or ":***@" in where
+    kept.write_text(where.replace(" ", " postgresql:///loom?host=/home/ann/", 1))
+    assert "its data was last at" not in cli.inside("status").err, "it has tasks here"
+    assert kept.read_text() == where
+
+    project_id = str(uuid.uuid4())
+    (cli.directory / ".loom" / "config.yaml").write_text(f"project_name: shop\nproject_id: {project_id}\n")
+    kept.write_text(f"{project_id} postgresql:///loom?host=/home/ann/\n")
+    for _ in range(2):
+        assert "its data was last at postgresql:///loom?host=/home/ann/" in cli.inside("status").err
+    checked = cli.inside("doctor", "--json")
+    assert checked.code == 1
+    assert (
+        "is empty on the servers at" in next(one for one in checked.json["findings"] if one["check"] == "data")["found"]
+    )
+    cli.create("Begin anew")
+    cli.ok("status")
+    assert cli.inside("doctor", "--json").code == 0
 
 
 def test_an_id_of_another_place_is_asked_about_once(cli: Cli, tmp_path: Path) -> None:

@@ -49,6 +49,11 @@ async def history(connection: Connection) -> str:
     return found
 
 
+async def has_tasks(connection: Connection, project_id: str) -> bool:
+    """Whether the project has any task, in whatever status."""
+    return bool(await connection.fetchval("select exists (select from tasks where project_id = $1)", project_id))
+
+
 async def enter(connection: Connection, project_id: str, name: str) -> str:
     """Makes sure that the project's row exists and knows the history of this database, and returns that history.
 
