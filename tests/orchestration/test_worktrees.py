@@ -68,3 +68,16 @@ async def test_a_git_that_hangs_is_stopped(
         with pytest.raises(LoomError, match=f"^`git {git}` did not end within 3 seconds, and was stopped"):
             await trees.changes("task")
     assert [alive(pid) for pid in pids(tmp_path / "started")] == [False]
+
+
+async def test_worktrees_are_not_made_where_a_link_leads(trees: Worktrees, tmp_path: Path) -> None:
+    away, place = tmp_path / "away", tmp_path / "project" / "trees"
+    away.mkdir()
+    (away / ".gitignore").write_text("mine\n")
+    place.parent.mkdir()
+    place.symlink_to(away)
+    linked = await Worktrees.of(tmp_path, place)
+    with pytest.raises(LoomError, match="it leads out of"):
+        await linked.make("other")
+    assert (away / ".gitignore").read_text() == "mine\n"
+    assert [one.name for one in away.iterdir()] == [".gitignore"]

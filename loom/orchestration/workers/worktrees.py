@@ -6,8 +6,9 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
+from loom import files
 from loom.background import through
-from loom.exceptions import CommandError
+from loom.exceptions import CommandError, FileError
 from loom.git import Repository
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
@@ -50,7 +51,7 @@ class Worktrees:
 
     async def make(self, task_id: str) -> Path:
         """The worktree of a task: the one that an earlier attempt left, else a new one, from HEAD where the task has no
-        branch yet. Raises CommandError with what git says."""
+        branch yet. Raises CommandError with what git says, FileError where there is no place for it."""
         path = self._place / task_id
         async with self._one_at_a_time:
             if not (path / ".git").is_file():
@@ -81,8 +82,10 @@ class Worktrees:
                 await through(asyncio.create_task(self._remove(self._place / task_id, branch_of(task_id))))
 
     async def _add(self, path: Path, branch: str) -> None:
-        self._place.mkdir(parents=True, exist_ok=True)
-        (self._place / ".gitignore").write_text("*\n")
+        try:
+            files.write(self._place / ".gitignore", "*\n", 0o644, within=self._place.parent)
+        except OSError as error:
+            raise FileError(f"{self._place} cannot be written: {error.strerror}.", "Mend that first.") from None
         known = await self._repository.text("branch", "--list", branch)
         how = [str(path), branch] if known else ["-b", branch, str(path)]
         await self._repository.run("worktree", "add", "--no-checkout", "-f", *how)
