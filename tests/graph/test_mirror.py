@@ -313,10 +313,10 @@ async def test_names_of_one_project_do_not_reach_another(open_loom: Opener, conf
         await holds(other)
 
 
-async def test_the_horizon_is_where_a_reader_begins(pool: Pool, loom: Loom) -> None:
+async def test_a_reader_that_begins_at_the_newest_position_meets_what_comes(pool: Pool, loom: Loom) -> None:
     await horizon_passed(loom)
     async with pool.acquire() as connection:
-        start = await store.events.horizon(connection)
+        start = await store.events.replay_from(connection, loom.project_id, 0, 0)
     await loom.create("A")
     await horizon_passed(loom)
     async with pool.acquire() as connection:

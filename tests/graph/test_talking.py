@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 
 from loom.config import LoomConfig, RedisConfig
@@ -16,6 +17,8 @@ from loom.exceptions import InvalidInputError, MessageNotFoundError, TaskNotFoun
 from loom.graph.cache import waiting
 from loom.graph.front import Loom
 from tests.conftest import Opener
+
+Clock = Callable[[float], Awaitable[None]]
 
 
 async def texts(loom: Loom, **how: Any) -> list[str]:
@@ -157,10 +160,89 @@ async def test_bad_waits_are_refused(loom: Loom) -> None:
     for what, task_id in (("nothing", None), ("task", None), ("ready", "loom-00000000")):
         with pytest.raises(InvalidInputError):
             await loom.wait(what, task_id=task_id)
-    for since in ("x", "1", "1-2-3", "-1--1", "999999999999999999999999-1", "1'; drop table tasks--2"):
+    bad_positions = ("x", "1", "1-2-3", "-1--1", "999999999999999999999999-1", "1'; drop table tasks--2")
+    bad_snapshots = ("5:4:", "0:1:", "1:9:9", "2:9:1", "1:9:3,2", "1:9:3,3", "1:9", "1:2:/3:4:", "1:2:/3:4:/x", "٣:4:")
+    for since in (*bad_positions, *bad_snapshots, f"1:{2**63}:", "1:9:" + "3," * 60_000):
         with pytest.raises(InvalidInputError):
             await loom.wait("any", since=since, timeout=0)
     with pytest.raises(InvalidInputError):
         await loom.wait("any", timeout=61)
     with pytest.raises(TaskNotFoundError):
         await loom.wait("task", task_id="loom-00000000")
+
+
+# --- a transaction that stays open somewhere --------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def stall(loom: Loom, database_url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A session with a transaction that writes events and stays open."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("begin")
+    await connection.execute("insert into events (project_id, type) values ($1, 'project.decomposed')", loom.project_id)
+    yield connection
+    connection.terminate()
+
+
+@pytest.mark.parametrize("what", ["task", "ready"])
+async def test_a_wait_is_not_held_up_by_a_transaction_that_stays_open(
+    loom: Loom, stall: object, open_loom: Opener, what: str
+) -> None:
+    task, other = await loom.create("A"), await open_loom("other")
+    await loom.create("B", depends_on=[task.id])
+    chosen: dict[str, Any] = {"task_id": task.id} if what == "task" else {}
+    await other.claim(task.id)
+    since = (await loom.wait(what, timeout=0, **chosen)).since
+    waiting = asyncio.create_task(loom.wait(what, since=since, timeout=20, **chosen))
+    await asyncio.sleep(0.1)
+    await other.done(task.id)
+    seen = await asyncio.wait_for(waiting, 10)
+    assert seen.changed
+    assert (seen.ready, seen.task and str(seen.task.status)) == ((None, "done") if what == "task" else (1, None))
+    again = await loom.wait(what, since=seen.since, timeout=0, **chosen)
+    assert not again.changed, "what was told is told again"
+
+
+async def test_each_event_is_told_once_whatever_order_transactions_end_in(
+    loom: Loom, stall: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    first = (await loom.wait("any", timeout=0)).since
+    task = await loom.create("A")
+    seen = await loom.wait("any", since=first, timeout=0)
+    assert [event.task_id for event in seen.events] == [task.id]
+    await stall.execute("commit")  # it began before, and its event has the lower number
+    late = await loom.wait("any", since=seen.since, timeout=0)
+    assert [str(event.type) for event in late.events] == ["project.decomposed"]
+    assert not (await loom.wait("any", since=late.since, timeout=0)).changed
+    assert len((await loom.wait("any", since=first, timeout=0)).events) == 2
+
+
+async def test_a_page_that_ends_within_a_transaction_loses_and_repeats_nothing(
+    loom: Loom, stall: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_EVENTS", 3)
+    monkeypatch.setattr(waiting, "_PAGE", 5)
+    since = (await loom.wait("any", timeout=0)).since
+    await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(8)]})
+    told: list[Any] = []
+    for number in range(12):
+        if number == 2:
+            await stall.execute("commit")
+            await loom.create("after")
+        seen = await loom.wait("any", since=since, timeout=0)
+        told += [event.position for event in seen.events]
+        since = seen.since
+    assert len(told) == len(set(told)) == 10
+    assert not seen.changed
+
+
+async def test_doctor_names_who_holds_the_stream_up(
+    loom: Loom, stall: asyncpg.Connection[asyncpg.Record], clock: Clock
+) -> None:
+    await loom.create("A")
+    assert all(one.holds for one in await loom.doctor())
+    await clock(100)
+    (told,) = [one for one in await loom.doctor() if not one.holds]
+    assert f"process {stall.get_server_pid()}" in told.found
+    await stall.execute("commit")
+    assert all(one.holds for one in await loom.doctor())

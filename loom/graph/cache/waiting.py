@@ -1,7 +1,8 @@
 """Waiting until something changes, without polling while notices arrive and without losing what happens between waits.
 
 The order is: subscribe, read Postgres, sleep. A notice only says "look again"; what is returned comes from the events
-after the position of the last look, so that a `since` handed back and forth covers everything once.
+that were committed since the last look, so that a `since` handed back and forth covers everything once. Unlike the
+stream a wait does not keep to the order of transactions: one that stays open, anywhere on the server, holds up nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING
 from loom import texts
 from loom.background import Backoff
 from loom.bus import channels
-from loom.bus.events import Event, EventType, Position
+from loom.bus.events import Event, EventType
 from loom.bus.publisher import EVERYONE
 from loom.bus.subscriber import Interest, Subscriber
 from loom.exceptions import InvalidInputError
 from loom.graph import store
+from loom.graph.model.since import Since
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.store import escalations, messages, reading
 from loom.wording import Argument, Words
@@ -31,10 +33,9 @@ if TYPE_CHECKING:
 
 _READY_COUNTED = 10  # ready tasks, at most
 _EVENTS = 50  # at most this many come back; `since` then stands after the last of them
-# Seconds until the next look when nothing says to look earlier; each pause is twice the one before. The first after a
-# notice is short, because a commit is announced a moment before it is behind the horizon.
+_PAGE = 1000  # events that one look reads
+# Seconds until the next look when nothing says to look earlier; each pause is twice the one before.
 _FIRST_LOOK = 0.5
-_NEXT_LOOK = 0.02
 _LONGEST_HEARING = 15.0  # while notices arrive
 _LONGEST_DEAF = 5.0  # while Redis is away
 
@@ -122,46 +123,52 @@ async def wait(
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
     looks = Backoff(_FIRST_LOOK, _LONGEST_HEARING)
-    position = None if since is None else _position(since)
+    told = None if since is None else _since(since)
     pruned = False
     async with subscriber.listening(wanted.interest(project_id)) as woken:
         while True:
             woken.clear()
             async with pool.acquire() as connection:
-                if position is None:
-                    position = await store.events.horizon(connection)
-                    seen = await _standing(connection, project_id, wanted, position)
+                if told is None:
+                    seen = await _standing(connection, project_id, wanted)
                 else:
                     oldest = await store.retention.pruned(connection, project_id)
-                    pruned = pruned or position < oldest
-                    seen = await _look(connection, project_id, wanted, max(position, oldest))
-                    position = Position.parse(seen.since)
+                    pruned = pruned or not told.has_seen(oldest)
+                    seen = await _look(connection, project_id, wanted, told)
+                told = Since.parse(seen.since)
             left = end - loop.time()
             if seen.changed or left <= 0:
                 return replace(seen, pruned=pruned)
             longest = left if subscriber.connected else min(left, _LONGEST_DEAF)
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), min(longest, looks.rest()))
-                looks = Backoff(_NEXT_LOOK, _LONGEST_HEARING)
+                looks.renew()
 
 
-async def _look(connection: Connection, project_id: str, wanted: Wait, position: Position) -> Waited:
-    """The events after a position that are wanted; passes by the others."""
+async def _look(connection: Connection, project_id: str, wanted: Wait, since: Since) -> Waited:
+    """What is wanted of the events that are not told yet; passes by the others."""
+    now = await store.events.snapshot(connection)
     while True:
-        events = await store.events.after(connection, project_id, position, limit=1000)
+        until = since.until or now
+        events = await store.events.untold(connection, project_id, since, until, limit=_PAGE)
         hits = [event for event in events if wanted.wants(event)]
-        if hits:
-            shown = hits[:_EVENTS]
-            since = str(shown[-1].position if len(hits) > _EVENTS else events[-1].position)
-            return await _with_state(connection, project_id, wanted, Waited(True, since, shown))
-        if len(events) < 1000:
-            return Waited(False, str(events[-1].position if events else position))
-        position = events[-1].position
+        shown = hits[:_EVENTS]
+        if len(hits) > _EVENTS:
+            since = Since(since.seen, until, shown[-1].position)
+        elif len(events) == _PAGE:
+            since = Since(since.seen, until, events[-1].position)
+        else:
+            since = Since(until)
+        if shown:
+            return await _with_state(connection, project_id, wanted, Waited(True, str(since), shown))
+        if since.seen == now:
+            return Waited(False, str(since))
 
 
-async def _standing(connection: Connection, project_id: str, wanted: Wait, position: Position) -> Waited:
+async def _standing(connection: Connection, project_id: str, wanted: Wait) -> Waited:
     """What a first wait finds there already."""
-    seen = await _with_state(connection, project_id, wanted, Waited(False, str(position)))
+    since = await store.events.snapshot(connection)
+    seen = await _with_state(connection, project_id, wanted, Waited(False, since))
     finished = seen.task is not None and (seen.task.status.finished or seen.task.dead)
     return replace(seen, changed=bool(seen.ready or seen.unread or seen.open_escalations or finished))
 
@@ -186,9 +193,9 @@ async def _with_state(connection: Connection, project_id: str, wanted: Wait, see
             return seen
 
 
-def _position(since: str) -> Position:
+def _since(since: str) -> Since:
     try:
-        return Position.parse(since)
+        return Since.parse(since)
     except ValueError:
         raise InvalidInputError(
             Words("{} {} is not a position.", Argument("since"), f"{texts.shorten(since, 40)!r}"),

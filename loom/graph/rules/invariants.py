@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING
 
 from loom.graph.model.dependencies import detect_cycle, tasks_of_cycle, waits_for
 from loom.graph.model.verdict import Verdict, verdict
+from loom.graph.store import events
 from loom.graph.store import invariants as rows
 from loom.wording import Shell, Words, call
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
 
+_HELD_UP = 60.0  # seconds; a transaction of Loom's own is over long before
+
 
 async def check(connection: Connection, project_id: str) -> list[Verdict]:
     """Every invariant of the graph, on the snapshot that the connection has open."""
     advice = Words("Please report this with the output of {}; no data was lost.", Shell("loom export"))
     found = [verdict(rule, await rows.broken(connection, project_id, rule), advice) for rule in rows.RULES]
-    return [*found, await _acyclic(connection, project_id)]
+    return [*found, await _acyclic(connection, project_id), await _stream_goes_on(connection, project_id)]
 
 
 async def _acyclic(connection: Connection, project_id: str) -> Verdict:
@@ -27,4 +30,13 @@ async def _acyclic(connection: Connection, project_id: str) -> Verdict:
         "the graph has no cycle",
         tasks_of_cycle(cycle) if cycle else [],
         Words("Remove one of these dependencies with {}.", call("update", task_id=..., depends_on=...)),
+    )
+
+
+async def _stream_goes_on(connection: Connection, project_id: str) -> Verdict:
+    held = await events.held_up(connection, project_id, _HELD_UP)
+    return verdict(
+        "the stream of events is not held up",
+        [held] if held else [],
+        "Have whoever opened that transaction end it; claims, reports and waits go on meanwhile.",
     )

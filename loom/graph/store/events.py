@@ -1,7 +1,8 @@
 """The events in PostgreSQL: an outbox, written with the changes that they tell of and read in the order of commits.
 
 Sequence numbers are drawn before a transaction commits, so that a reader which went by them would skip what commits
-late. A position is a transaction id and a number; readers stay behind the oldest transaction that is still open.
+late. A position is a transaction id and a number; the stream's readers stay behind the oldest transaction that is still
+open, and a wait goes by snapshots.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
+    from loom.graph.model.since import Since
 
 
 async def record_events(tx: Transaction) -> None:
@@ -119,10 +121,49 @@ async def position_at(connection: Connection, project_id: str, seconds: float) -
     return START if record is None else Position(int(record["xid"]), record["id"])
 
 
-async def horizon(connection: Connection) -> Position:
-    """The position that everything readable is before: where a reader that starts now begins."""
-    xmin: str = await connection.fetchval("select pg_snapshot_xmin(pg_current_snapshot())::text")
-    return Position(int(xmin) - 1, 2**62)
+async def snapshot(connection: Connection) -> str:
+    """Which transactions have ended by now, as PostgreSQL writes it."""
+    found: str = await connection.fetchval("select pg_current_snapshot()::text")
+    return found
+
+
+async def untold(connection: Connection, project_id: str, since: Since, until: str, *, limit: int) -> list[Event]:
+    """Events that have not been told, of the transactions that had ended in the snapshot `until`, in order."""
+    records = await connection.fetch(
+        f"""
+        select {_EVENT} from events
+         where project_id = $1 and (xid, id) > ($2::text::xid8, $3::bigint)
+           and xid >= pg_snapshot_xmin($4::text::pg_snapshot) and xid < pg_snapshot_xmax($5::text::pg_snapshot)
+           and not pg_visible_in_snapshot(xid, $4::text::pg_snapshot)
+           and pg_visible_in_snapshot(xid, $5::text::pg_snapshot)
+         order by events.xid, id limit $6
+        """,
+        project_id,
+        str(since.after.xid),
+        since.after.id,
+        since.seen,
+        until,
+        limit,
+    )
+    return [Event.from_record(record) for record in records]
+
+
+async def held_up(connection: Connection, project_id: str, seconds: float) -> str | None:
+    """Who has held the stream up for longer than so many seconds, by a transaction that stays open; None where nobody
+    has."""
+    held: float | None = await connection.fetchval(
+        "select extract(epoch from loom_now() - min(created_at))::float8 from events"
+        " where project_id = $1 and xid >= pg_snapshot_xmin(pg_current_snapshot())",
+        project_id,
+    )
+    if held is None or held < seconds:
+        return None
+    record = await connection.fetchrow(
+        "select pid, application_name, usename from pg_stat_activity"
+        " where backend_xid is not null order by age(backend_xid) desc limit 1"
+    )
+    who = f"process {record['pid']} ({record['application_name'] or record['usename']})" if record else "a session"
+    return f"for {held:.0f} s, by a transaction that {who} has open"
 
 
 async def consequences(
