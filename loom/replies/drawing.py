@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from loom import texts
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 _WAVE_SHOWN = 10
 _NESTED = 20  # deeper epics are drawn beside the others
 _LABEL = 60
+# What Mermaid reads in a text between quotes, and what stands for it there.
+_SIGNS = str.maketrans(
+    {"&": "&amp;", '"': "&quot;", "<": "&lt;", ">": "&gt;"}
+    | {sign: f"#{ord(sign)};" for sign in "%{}#`\\@:"}  # directives, comments, entities, Markdown
+)
+# It looks again when it has put those back: for icons, formulas, line breaks and its own marks around entities. These
+# are parted by a word joiner.
+_AGAIN = re.compile(r"#58;(?=fa-)|\$(?=\$)|#92;(?=n)|ﬂ(?=°)|¶(?=ß)")
 
 _STYLES = {
     TaskStatus.DONE: "fill:#d3f9d8,stroke:#2b8a3e",
@@ -161,8 +170,6 @@ def _node(task_id: str) -> str:
 
 
 def _label(one: Task) -> str:
-    title = clean(one.title)
-    short = texts.shorten(title, _LABEL)
-    for sign, name in (("&", "&amp;"), ('"', "&quot;"), ("<", "&lt;"), (">", "&gt;")):
-        short = short.replace(sign, name)
-    return f"{one.id}<br/>{short}"
+    """What stands in a task's box: its title as text, whatever Mermaid would make of it."""
+    title = texts.shorten(clean(one.title), _LABEL).translate(_SIGNS)
+    return f"{one.id}<br/>" + _AGAIN.sub(r"\g<0>#8288;", title)
