@@ -12,6 +12,7 @@ rules and store, mirrors its change, and returns the tasks as they are now.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -264,11 +265,12 @@ class Loom:
                     if refusal is not None:
                         raise refusal
 
+        asked = time.monotonic()
         made = await self._links.run(work, repeatable=False)
         if made is None:
             return None
         claim, change = made
-        self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds)
+        self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds, asked)
         await self._mirror(change)
         return claim
 
@@ -357,9 +359,11 @@ class Loom:
                 await store.renew_leases(connection, self.project_id, tokens)
                 return list((await store.get_tasks(connection, self.project_id, tokens)).values())
 
+        asked = time.monotonic()
         renewed = await self._links.run(work)
         for task in renewed:
             self._session.touch(task.id)
+        self._session.renewed({task.id: task.claim_token for task in renewed}, asked)
         return renewed
 
     async def resolve(
@@ -606,10 +610,14 @@ class Loom:
         while await self._commit(lambda tx: retention.prune(tx, self.config.retention)):
             pass
 
-    @property
-    def renew_every(self) -> float:
-        """Seconds between renewals: a third of the shortest lease that this process holds, a minute at most."""
-        return self._session.renew_every
+    async def until_renewal(self) -> None:
+        """Returns when the claims that this process handed out are to be renewed."""
+        await self._session.until_renewal(self.config.orchestration.idle_limit_seconds)
+
+    def lease_left(self, task_id: str, token: int) -> float | None:
+        """How many seconds the lease of a claim that this process handed out lasts at least, by what it knows without
+        asking; None where it holds no such claim."""
+        return self._session.lease_left(task_id, token)
 
     async def renew(self) -> list[str]:
         """Renews, in one statement, the claims that this process handed out and that somebody has asked about within
@@ -623,7 +631,9 @@ class Loom:
                 renewed = await store.renew_leases(connection, self.project_id, wanted)
                 return [task_id for task_id in wanted if task_id not in renewed]
 
+        asked = time.monotonic()
         lost = await self._links.run(work)
+        self._session.renewed({task_id: token for task_id, token in wanted.items() if task_id not in lost}, asked)
         self._session.lose(wanted, lost)
         return lost
 

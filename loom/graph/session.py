@@ -6,6 +6,7 @@ keep alive, and which one a report means that names none.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -21,13 +22,14 @@ _LONGEST_RENEWAL = 60.0  # seconds
 
 @dataclass(slots=True)
 class _Held:
-    """A claim that was handed out: under which name, its token, when a call last touched it, and how many seconds its
-    lease lasts."""
+    """A claim that was handed out: under which name, its token, when a call last touched it, how many seconds its lease
+    lasts, and when that was last asked for."""
 
     agent: str
     token: int
     touched: float
     lease: float
+    begun: float
 
 
 class Session:
@@ -36,6 +38,7 @@ class Session:
     def __init__(self, agent: str) -> None:
         self.agent = agent
         self._held: dict[str, _Held] = {}
+        self._more = asyncio.Event()  # a claim was handed out
 
     def name(self, agent_id: str | None) -> str:
         """Whoever calls: `agent_id`, whose claims are thereby known to be wanted, or this session's own name."""
@@ -70,14 +73,42 @@ class Session:
 
     # --- the claims that were handed out ------------------------------------------------------------------------------
 
-    @property
-    def renew_every(self) -> float:
-        """Seconds between renewals: a third of the shortest lease that was handed out, a minute at most."""
-        return min([_LONGEST_RENEWAL, *(held.lease / 3 for held in self._held.values())])
+    def hand_out(self, task_id: str, agent: str, token: int, lease_seconds: float, begun: float) -> None:
+        """A claim was made here, with a lease that was asked for at the time `begun`."""
+        self._held[task_id] = _Held(agent, token, time.monotonic(), lease_seconds, begun)
+        self._more.set()
 
-    def hand_out(self, task_id: str, agent: str, token: int, lease_seconds: float) -> None:
-        """A claim was made here."""
-        self._held[task_id] = _Held(agent, token, time.monotonic(), lease_seconds)
+    async def until_renewal(self, idle_seconds: float) -> None:
+        """Returns when the claims that are wanted are to be renewed: when a third of the shortest lease is over."""
+        while True:
+            self._more.clear()
+            due = min(
+                (
+                    held.begun + min(held.lease / 3, _LONGEST_RENEWAL)
+                    for task_id, held in self._held.items()
+                    if task_id in self.wanted(idle_seconds)
+                ),
+                default=time.monotonic() + _LONGEST_RENEWAL,
+            )
+            try:
+                await asyncio.wait_for(self._more.wait(), max(due - time.monotonic(), 0))
+            except TimeoutError:
+                return
+
+    def renewed(self, claims: Mapping[str, int], asked: float) -> None:
+        """These claims, token by task id, have their lease anew; that was asked for at the time `asked`."""
+        for task_id, token in claims.items():
+            held = self._held.get(task_id)
+            if held is not None and held.token == token:
+                held.begun = asked
+
+    def lease_left(self, task_id: str, token: int) -> float | None:
+        """How many seconds of a claim's lease are left at least; None for one that was not handed out here, or has
+        ended."""
+        held = self._held.get(task_id)
+        if held is None or held.token != token:
+            return None
+        return held.begun + held.lease - time.monotonic()
 
     def wanted(self, idle_seconds: float) -> dict[str, int]:
         """The claims, token by task id, that a call has touched within so many seconds."""

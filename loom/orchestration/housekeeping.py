@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _GATHER = 0.2  # seconds from a commit to the relay step that carries it, with all that came meanwhile
 _LONGEST_BACKOFF = 60.0
+_RENEW_AGAIN = 1.0  # seconds; a lease does not wait
 _PRUNE_EVERY = 3600.0
 _RELAY_AT_LEAST = 60.0  # a Redis that was emptied while nothing happened is filled again
 
@@ -36,14 +37,16 @@ class Housekeeper:
         self._every = loom.config.orchestration.sweep_seconds
         self._newest = START  # where the newest event stood at the last sweep
         self._prune_at = time.monotonic() + _RELAY_AT_LEAST  # a process that lives briefly leaves it to others
-        self._sweep_at = self._renewed_at = self._relayed_at = -_RELAY_AT_LEAST
+        self._sweep_at = self._relayed_at = -_RELAY_AT_LEAST
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begins, in the running event loop. Connects with the first turn."""
+        order = self._persistently(self._keep_order, self._until_next, _LONGEST_BACKOFF)
+        leases = self._persistently(self._renew, self._loom.until_renewal, _RENEW_AGAIN)
         self._tasks = [
-            asyncio.create_task(self._persistently(self._keep_order, self._until_next), name="loom housekeeping"),
-            asyncio.create_task(self._persistently(self._renew, self._until_renewal), name="loom leases"),
+            asyncio.create_task(order, name="loom housekeeping"),
+            asyncio.create_task(leases, name="loom leases"),
         ]
 
     async def stop(self) -> None:
@@ -79,16 +82,13 @@ class Housekeeper:
         await asyncio.sleep(min(_GATHER, self._every))
 
     async def _renew(self) -> None:
-        if time.monotonic() >= self._renewed_at + self._loom.renew_every:
-            await self._loom.renew()
-            self._renewed_at = time.monotonic()
+        await self._loom.renew()
 
-    async def _until_renewal(self) -> None:
-        await asyncio.sleep(min(self._loom.renew_every, self._every))
-
-    async def _persistently(self, work: Callable[[], Awaitable[None]], rest: Callable[[], Awaitable[None]]) -> None:
-        """Works and rests for ever."""
-        patience = Patience("Housekeeping", self._every, _LONGEST_BACKOFF)
+    async def _persistently(
+        self, work: Callable[[], Awaitable[None]], rest: Callable[[], Awaitable[None]], longest: float
+    ) -> None:
+        """Works and rests for ever, after an error for at most `longest` seconds."""
+        patience = Patience("Housekeeping", min(self._every, longest), longest)
         while True:
             try:
                 await work()

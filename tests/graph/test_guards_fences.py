@@ -65,9 +65,9 @@ async def test_a_task_that_is_done_is_not_renewed(open_loom: Opener) -> None:
 
 def test_a_claim_made_anew_while_an_old_one_is_found_lost_is_remembered() -> None:
     session = Session("a")
-    session.hand_out("loom-00000001", "a", 1, 600)
+    session.hand_out("loom-00000001", "a", 1, 600, 0.0)
     asked = session.wanted(60)
-    session.hand_out("loom-00000001", "a", 2, 600)
+    session.hand_out("loom-00000001", "a", 2, 600, 0.0)
     session.lose(asked, ["loom-00000001"])
     assert session.wanted(60) == {"loom-00000001": 2}
 

@@ -129,6 +129,39 @@ async def test_a_short_lease_is_renewed_in_time(open_loom: Opener) -> None:
         assert (await other.get(task.id)).task.status == "claimed"
 
 
+async def test_the_first_renewal_of_a_short_lease_does_not_wait_for_an_interval(open_loom: Opener) -> None:
+    one, other = await open_loom("one", sweep_seconds=60), await open_loom("other")
+    task = await one.create("A")
+    async with kept(one), kept(other):
+        await asyncio.sleep(0.5)  # it rests
+        await one.claim(task.id, lease_seconds=3)
+        await asyncio.sleep(4.5)
+        found = (await other.get(task.id)).task
+        assert (found.status, found.claim_token) == ("claimed", 1)
+
+
+async def test_renewals_come_by_the_shortest_lease_and_no_oftener(
+    open_loom: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loom, renewals, renew = await open_loom("one"), 0, Loom.renew
+    long, short = await loom.create("A"), await loom.create("B")
+
+    async def counted(self: Loom) -> list[str]:
+        nonlocal renewals
+        renewals += 1
+        return await renew(self)
+
+    monkeypatch.setattr(Loom, "renew", counted)
+    async with kept(loom):
+        await asyncio.sleep(0.2)
+        await loom.claim(long.id)
+        await asyncio.sleep(1.5)
+        assert renewals == 1, "the one it begins with"
+        await loom.claim(short.id, lease_seconds=3)
+        await asyncio.sleep(2.5)
+        assert 2 <= renewals <= 4
+
+
 async def test_a_short_command_leaves_things_in_order(loom: Loom, redis_conn: Redis) -> None:
     await loom.create("A")
     await once(loom)

@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from loom.graph.front import Loom
 from loom.orchestration.workers.job import JobPhase
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
+from tests.proxy import Door
 
 
 @pytest.fixture
@@ -274,6 +277,30 @@ async def test_a_claim_that_lapsed_ends_its_command(project_loom: Project, clock
     assert work.workers.counts[JobPhase.LOST] == 1
     assert not any(map(alive, pids(tmp_path / "pids")))
     assert (await task_now(loom, task)).dead
+
+
+async def test_a_worker_that_cannot_renew_stops_its_command_when_its_lease_is_over(
+    loom: Loom, door: Door, tmp_path: Path
+) -> None:
+    task = await loom.create("A")
+    cut_off = replace(
+        loom.config,
+        database=replace(loom.config.database, url=door.url),
+        orchestration=replace(loom.config.orchestration, claim_ttl_seconds=4),
+    )
+    async with Loom(cut_off, agent="worker") as other:
+        work = Work(other, f"sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
+        async with work.going():
+            await until(lambda: len(pids(tmp_path / "pids")) == 2)
+            await asyncio.sleep(4.5)
+            assert all(map(alive, pids(tmp_path / "pids"))), "it was renewed"
+            door.shut()
+            cut = time.monotonic()
+            await until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
+            assert time.monotonic() - cut < 8
+            door.open()
+            await until(lambda: work.said(JobPhase.FAILED) or work.said(JobPhase.LOST))
+    assert (await task_now(loom, task)).status != "claimed"
 
 
 async def test_a_running_command_is_not_idle(loom: Loom, project_loom: Project) -> None:

@@ -73,16 +73,27 @@ class Watch:
         """Waits for some work. Returns None when it is done, else why it must not go on. `gone`: what the claim must
         not have become."""
         lost = asyncio.create_task(self._until_gone(gone))
-        await self._shift.until(work, lost, timeout=max(self.span - self.seconds, 0))
-        await end([lost])
+        lapsed = asyncio.create_task(self._until_lapsed())
+        await self._shift.until(work, lost, lapsed, timeout=max(self.span - self.seconds, 0))
+        await end([lost, lapsed])
         if work.done():
             return None
         if self._shift.over:
             return Cut.STOPPED
-        if lost.cancelled():
+        if lost.cancelled() and lapsed.cancelled():
             return Cut.DEADLINE
-        lost.result()
+        if not lost.cancelled():
+            lost.result()
         return Cut.LOST
+
+    async def _until_lapsed(self) -> None:
+        """Returns when the lease must have ended by this process's own clock, as where the servers cannot be reached to
+        renew it: from then on somebody else may be at the task."""
+        while (left := self._loom.lease_left(self._task.id, self._task.claim_token)) is not None:
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
+        await asyncio.Event().wait()  # it has ended, or was lost, which the servers tell
 
     async def _until_gone(self, gone: Collection[Standing]) -> None:
         """Returns when one of these has become of the claim. To ask about a task is what keeps its claim from being
