@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,13 @@ def open_redis(url: str, *, timeout: float | None = TIMEOUT) -> Redis:
         retry=Retry(NoBackoff(), 0),
         driver_info=None,
     )
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error means that Redis cannot be asked, or refuses. The whole client's are known where it was
+    imported."""
+    redis = sys.modules.get("redis.exceptions")
+    return isinstance(error, OSError if redis is None else OSError | redis.RedisError)
 
 
 class Breaker:

@@ -22,8 +22,7 @@ from loom.graph import project
 from loom.graph.store import projects
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
+    from loom.bus.client import Client
     from loom.bus.subscriber import Subscriber
     from loom.graph.cache.mirror import Cache
     from loom.graph.cache.relay import Relay
@@ -41,7 +40,7 @@ class Connections:
         self.history = ""  # of the database; known once connected
         self.notice = ""  # what a person should know of where the data is; known once connected
         self._pool: db.Pool | None = None
-        self._redis: Redis | None = None
+        self._redis: Client | None = None
         self._cache: Cache | None = None
         self._relay: Relay | None = None
         self._subscriber: Subscriber | None = None
@@ -189,11 +188,11 @@ class Connections:
 
         return await self.run(probe)
 
-    async def _client(self) -> Redis:
+    async def _client(self) -> Client:
         if self._redis is None:
-            from loom.bus.connection import open_redis
+            from loom.bus.client import Client
 
-            self._redis = open_redis(self._redis_url())
+            self._redis = Client(self._redis_url())
         return self._redis
 
     def _redis_url(self) -> str:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from loom.bus import channels
+from loom.bus.client import Client
 from loom.bus.connection import Breaker
 from loom.bus.events import START, Position
 from loom.config import LoomConfig, RedisConfig
@@ -108,12 +108,12 @@ async def test_of_two_writes_that_failed_the_later_one_counts(loom: Loom, redis_
 class Way:
     """A way to Redis that can be shut; counts who tries."""
 
-    def __init__(self, client: Callable[[], Awaitable[Redis]]) -> None:
+    def __init__(self, client: Callable[[], Awaitable[Client]]) -> None:
         self._client = client
         self.shut = False
         self.tries = 0
 
-    async def client(self) -> Redis:
+    async def client(self) -> Client:
         self.tries += 1
         if self.shut:
             raise OSError("away")

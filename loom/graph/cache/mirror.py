@@ -17,17 +17,15 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from loom.bus import channels
-from loom.bus.connection import Breaker
+from loom.bus.client import Client, Word
+from loom.bus.connection import Breaker, is_away
 from loom.bus.events import START, Event, Position
 from loom.bus.publisher import Notice, publish_event
 from loom.graph.model.task import PRIORITY_SCORES, Listed, Priority, Task, TaskStatus, ready_score
 from loom.graph.store.transaction import Change
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 T = TypeVar("T")
 
@@ -99,7 +97,7 @@ class Cache:
     """The mirror of one project in one Redis."""
 
     def __init__(
-        self, redis: Callable[[], Awaitable[Redis]], project_id: str, *, history: str, stream_maxlen: int
+        self, redis: Callable[[], Awaitable[Client]], project_id: str, *, history: str, stream_maxlen: int
     ) -> None:
         """
         Args:
@@ -113,7 +111,6 @@ class Cache:
         self.history = history
         self._maxlen = stream_maxlen
         self._breaker = Breaker()
-        self._script: Any = None
         self._keys = [
             channels.mirror_key(project_id),
             channels.event_stream(project_id),
@@ -169,16 +166,10 @@ class Cache:
         if self.refused:
             return None
 
-        async def run(redis: Any) -> str | None:
-            generation = await redis.eval(
-                _BEGIN,
-                1,
-                self._keys[0],
-                LAYOUT,
-                self.history,
-                str(_BUILDING_SECONDS),
-                f"{LAYOUT}/{self.history}",
-                wanting,
+        async def run(redis: Client) -> str | None:
+            identity = f"{LAYOUT}/{self.history}"
+            generation = await redis.evaluate(
+                _BEGIN, self._keys[:1], [LAYOUT, self.history, str(_BUILDING_SECONDS), identity, wanting]
             )
             return str(generation) if generation else None
 
@@ -190,7 +181,7 @@ class Cache:
         Whoever writes meanwhile is not lost: the rebuild reads the database after this, and row versions guard the
         rest."""
 
-        async def run(redis: Any) -> bool:
+        async def run(redis: Client) -> bool:
             found: list[str] = []
             async for key in redis.scan_iter(match=channels.everything(self._project), count=BATCH):
                 if key != self._keys[0]:
@@ -207,9 +198,11 @@ class Cache:
     async def finish(self, generation: str, position: Position, escalations: Iterable[str]) -> bool:
         """Ends a rebuild: readers may use the mirror, and the relay goes on from `position`."""
 
-        async def run(redis: Any) -> bool:
+        async def run(redis: Client) -> bool:
             queue = channels.escalation_channel(self._project)
-            return bool(await redis.eval(_FINISH, 2, self._keys[0], queue, generation, str(position), *escalations))
+            return bool(
+                await redis.evaluate(_FINISH, [self._keys[0], queue], [generation, str(position), *escalations])
+            )
 
         return bool(await self._try(run))
 
@@ -217,8 +210,8 @@ class Cache:
         """Gives a rebuild that did not come to its end back, so that the next process need not wait until its time is
         over."""
 
-        async def run(redis: Any) -> None:
-            await redis.eval(_ABANDON, 1, self._keys[0], generation)
+        async def run(redis: Client) -> None:
+            await redis.evaluate(_ABANDON, self._keys[:1], [generation])
 
         await self._try(run)
 
@@ -227,9 +220,13 @@ class Cache:
     async def state(self) -> MirrorState | None:
         """How the mirror is; None when Redis is away."""
 
-        async def run(redis: Any) -> MirrorState:
-            held = await redis.hmget(self._keys[0], ["layout", "history", "position", "generation"])
-            self.refused = _why_no_mirror(await redis.info("memory"), await redis.info("replication"))
+        async def run(redis: Client) -> MirrorState:
+            held, *infos = await redis.together(
+                ("HMGET", self._keys[0], "layout", "history", "position", "generation"),
+                ("INFO", "memory"),
+                ("INFO", "replication"),
+            )
+            self.refused = _why_no_mirror(*map(_facts, infos))
             layout, history, position, generation = held
             own = layout == LAYOUT and history == self.history
             return MirrorState(
@@ -247,14 +244,14 @@ class Cache:
 
     async def get_task(self, task_id: str) -> Task | None:
         """One unfinished or recently finished task; None too where a part of it is too large for the mirror."""
-        found = await self._read(lambda pipe: pipe.hgetall(channels.task_key(self._project, task_id)))
-        return _task(found[0]) if found and found[0] else None
+        found = await self._read(("EVAL", _WHOLE, 1, channels.task_key(self._project, task_id)))
+        return _task(dict(zip(*[iter(found[0])] * 2, strict=True))) if found and found[0] else None
 
     async def get_ready_tasks(self, limit: int, priority: Priority | None = None) -> list[Listed] | None:
         """The best ready tasks."""
         low, high = ("-inf", "+inf") if priority is None else _score_range(priority)
         queue, prefix = channels.ready_queue(self._project), channels.task_key(self._project, "")
-        found = await self._read(lambda pipe: pipe.eval(_READY, 1, queue, low, high, str(limit), prefix, *_LISTED))
+        found = await self._read(("EVAL", _READY, 1, queue, low, high, limit, prefix, *_LISTED))
         if found is None or any(status != TaskStatus.PENDING for _, _, status, *_ in found[0]):
             return None  # or a hash is not there
         return [
@@ -264,18 +261,13 @@ class Cache:
 
     async def counts(self) -> dict[str, int] | None:
         """How many tasks are in each status."""
-
-        def ask(pipe: Any) -> None:
-            for status in TaskStatus:
-                pipe.scard(channels.status_set(self._project, status))
-
-        found = await self._read(ask)
+        found = await self._read(*(("SCARD", channels.status_set(self._project, status)) for status in TaskStatus))
         return None if found is None else {str(status): found[i] for i, status in enumerate(TaskStatus)}
 
     async def everything(self) -> Contents | None:
         """All that the mirror holds of the project's tasks; for checks, it reads every key."""
 
-        async def run(redis: Any) -> Contents:
+        async def run(redis: Client) -> Contents:
             prefix = channels.task_key(self._project, "")
             names = [name async for name in redis.scan_iter(match=f"{prefix}*", count=1000)]
             hashes = {}
@@ -322,10 +314,8 @@ class Cache:
         if not quiet:
             job["updates"] = channels.updates_channel(self._project)
 
-        async def run(redis: Any) -> str:
-            if self._script is None:
-                self._script = redis.register_script(_SCRIPT)
-            return str(await self._script(keys=self._keys, args=[json.dumps(job, ensure_ascii=False)]))
+        async def run(redis: Client) -> str:
+            return str(await redis.evaluate(_SCRIPT, self._keys, [json.dumps(job, ensure_ascii=False)]))
 
         return await self._try(run)
 
@@ -348,32 +338,29 @@ class Cache:
             entry["fields"] = _flat(_fields(task))
         return entry
 
-    async def _read(self, ask: Callable[[Any], Any]) -> list[Any] | None:
+    async def _read(self, *commands: Sequence[Word]) -> list[Any] | None:
         """Runs reads together with a look at the mirror's state, in one MULTI."""
         if self.refused:
             return None
 
-        async def run(redis: Any) -> list[Any] | None:
-            found: list[Any]
-            async with redis.pipeline(transaction=True) as pipe:
-                pipe.hmget(self._keys[0], ["layout", "history", "position"])
-                ask(pipe)
-                (layout, history, position), *found = await pipe.execute()
+        async def run(redis: Client) -> list[Any] | None:
+            (layout, history, position), *found = await redis.together(
+                ("HMGET", self._keys[0], "layout", "history", "position"), *commands
+            )
             if layout != LAYOUT or history != self.history or position is None:
                 return None
             return None if Position.parse(position) < self._unseen else found
 
         return await self._try(run)
 
-    async def _try(self, run: Callable[[Any], Awaitable[T]]) -> T | None:
-        # The client is Any to what runs on it: its own types know nothing of decoded answers.
-        from redis.exceptions import RedisError
-
+    async def _try(self, run: Callable[[Client], Awaitable[T]]) -> T | None:
         if not self._breaker.closed:
             return None
         try:
             result = await run(await self._redis())
-        except (TimeoutError, RedisError, OSError) as error:
+        except Exception as error:
+            if not is_away(error):
+                raise
             _LOG.warning("Redis does not answer (%s); Postgres goes on alone", type(error).__name__)
             self._breaker.failed()
             return None
@@ -385,6 +372,7 @@ def _lua(name: str) -> str:
     return resources.files("loom.graph.cache").joinpath(name).read_text("utf-8")
 
 
+_WHOLE = "return redis.call('HGETALL', KEYS[1])"
 _SCRIPT, _READY, _BEGIN, _FINISH, _ABANDON = (
     _lua(f"{name}.lua") for name in ("mirror", "ready", "begin", "finish", "abandon")
 )
@@ -431,6 +419,13 @@ def _task(fields: dict[str, str]) -> Task | None:
         depends_on=tuple(json.loads(fields["depends_on"])),
         lapsed="lapsed" in fields,
     )
+
+
+def _facts(info: Any) -> dict[str, Any]:
+    """The facts of a section of INFO, which the whole client gives as an object."""
+    if isinstance(info, dict):
+        return info
+    return dict(line.split(":", 1) for line in str(info).splitlines() if ":" in line)
 
 
 def _why_no_mirror(memory: Mapping[str, Any], replication: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,201 @@
+"""The client of Redis that a change needs: a few commands on one connection, which many callers share.
+
+The whole client takes longer to import than a command to run, and costs each call more than Redis does; so commands are
+written and answers read here, by hiredis, which it uses too. What is rare is done by the whole one, imported then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+
+from loom.background import end
+from loom.bus.connection import TIMEOUT, open_redis
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+Word = str | int | float
+_packed: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # takes any number
+_READ = 65_536  # bytes at a time
+
+
+class RefusedError(OSError):
+    """Redis has answered a command with an error."""
+
+
+class Client:
+    """Redis at one address. Connects with the first command, and again with the first one after a failure; a call that
+    fails is not tried again. Whatever is not defined here is the whole client's: `client.scan_iter(...)`.
+
+    Every call raises OSError (`RefusedError` for an error of Redis' own) or TimeoutError, or what the whole client
+    raises.
+    """
+
+    def __init__(self, url: str) -> None:
+        """
+        Args:
+            url: `redis://`, `rediss://` or `unix://`; all of the second kind is left to the whole client.
+        """
+        self._url = url
+        self._plain = urlsplit(url).scheme in ("redis", "unix")
+        self._wire: _Wire | None = None
+        self._connecting = asyncio.Lock()
+        self._full: Redis | None = None
+        self._known: set[str] = set()  # digests of scripts that this server has
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole(), name)
+
+    async def call(self, *words: Word) -> Any:
+        """The answer to one command, as Redis gives it: texts, numbers, None, lists."""
+        (answer,) = await self._ask([words])
+        return answer
+
+    async def together(self, *commands: Sequence[Word]) -> list[Any]:
+        """The answers to commands that are run with nothing between them (MULTI)."""
+        if not self._plain:
+            async with self._whole().pipeline(transaction=True) as pipe:
+                for words in commands:
+                    pipe.execute_command(*words)
+                return list(await pipe.execute())
+        *_, answers = await self._ask([("MULTI",), *commands, ("EXEC",)])
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise RefusedError(str(answer))
+        return list(answers)
+
+    async def evaluate(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
+        """What a Lua script returns. Its text is sent where Redis does not have it yet."""
+        digest = hashlib.sha1(script.encode()).hexdigest()
+        if digest in self._known:
+            with suppress(_UnknownScriptError):
+                return await self.call("EVALSHA", digest, len(keys), *keys, *arguments)
+        answer = await self.call("EVAL", script, len(keys), *keys, *arguments)
+        if self._plain:
+            self._known.add(digest)
+        return answer
+
+    async def aclose(self) -> None:
+        """Gives the connections back."""
+        if self._wire is not None:
+            await self._wire.close()
+        if self._full is not None:
+            await self._full.aclose()
+        self._wire = self._full = None
+
+    async def _ask(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+        if not self._plain:
+            whole: Any = self._whole()
+            return [await whole.execute_command(*words) for words in commands]
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await (await self._connected()).ask(commands)
+        except TimeoutError:  # what comes late must be nobody's answer
+            if self._wire is not None:
+                self._wire.fail(ConnectionResetError("Redis did not answer in time"))
+            raise
+
+    async def _connected(self) -> _Wire:
+        if self._wire is None or self._wire.failed:
+            async with self._connecting:
+                if self._wire is None or self._wire.failed:
+                    self._known.clear()  # it may be another server by now
+                    self._wire = await _Wire.open(self._url)
+        return self._wire
+
+    def _whole(self) -> Redis:
+        if self._full is None:
+            self._full = open_redis(self._url)
+        return self._full
+
+
+class _UnknownScriptError(RefusedError):
+    """Redis has not got a script, or not any more."""
+
+
+class _Wire:
+    """One connection. Answers come in the order of the commands, so that any number may be under way."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.failed = False
+        self._reader, self._writer = reader, writer
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._task = asyncio.create_task(self._listen(), name="loom redis")
+
+    @classmethod
+    async def open(cls, url: str) -> _Wire:
+        """Connects, names itself, and chooses the database."""
+        parts = urlsplit(url)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if parts.scheme == "unix":
+            reader, writer = await asyncio.open_unix_connection(unquote(parts.path))
+            database = query.get("db", "0")
+        else:
+            reader, writer = await asyncio.open_connection(parts.hostname or "localhost", parts.port or 6379)
+            database = query.get("db") or parts.path.strip("/") or "0"
+        wire = cls(reader, writer)
+        user = unquote(parts.username or query.get("username", ""))
+        password = unquote(parts.password or "") or query.get("password", "")
+        greeting: list[Sequence[Word]] = []
+        if password:
+            greeting.append(("AUTH", *([user] if user else []), password))
+        if database != "0":
+            greeting.append(("SELECT", database))
+        try:
+            await wire.ask(greeting)
+        except BaseException:
+            wire.fail(ConnectionResetError())
+            raise
+        return wire
+
+    async def ask(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+        """The answers to commands that are sent at once. Raises RefusedError for the first that is an error."""
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
+        if self.failed:
+            raise ConnectionResetError("The connection to Redis is closed")
+        self._waiting.extend(answers)
+        self._writer.write(b"".join(_packed((*words,)) for words in commands))
+        found = [await answer for answer in answers]
+        for answer in found:
+            if isinstance(answer, hiredis.ReplyError):
+                text = str(answer)
+                raise _UnknownScriptError(text) if text.startswith("NOSCRIPT") else RefusedError(text)
+        return found
+
+    def fail(self, error: Exception) -> None:
+        """Ends the connection; who waits for an answer gets the error."""
+        self.failed = True
+        self._writer.close()
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    async def close(self) -> None:
+        """Ends the connection, and returns when it is closed."""
+        self.fail(ConnectionResetError("The connection to Redis is closed"))
+        await end([self._task])
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _listen(self) -> None:
+        answers = hiredis.Reader(encoding="utf-8", errors="replace")
+        try:
+            while data := await self._reader.read(_READ):
+                answers.feed(data)
+                while (answer := answers.gets()) is not False:
+                    waiter = self._waiting.popleft()
+                    if not waiter.done():  # who asked may have gone
+                        waiter.set_result(answer)
+            self.fail(ConnectionResetError("Redis has closed the connection"))
+        except Exception as error:
+            self.fail(error if isinstance(error, OSError) else ConnectionResetError(str(error)))
