@@ -30,6 +30,15 @@ class Row(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
+# Seconds. What somebody asked to wait for, and checks that look at everything, have bounds of their own.
+_STATEMENT = 25.0  # for an answer to one
+_CONNECTION = 25.0  # for one of the pool to be free
+_CONNECT = 5.0  # for a server to let a new one in
+_CANCEL = 4.0  # for a server to take back a statement that was given up; then the connection is dropped
+_NOT_LET_IN = f"did not let a new connection in within {_CONNECT:g} s"
+WHOLE = 600.0
+"""For a statement that looks at, or changes, all that there is."""
+
 _TRIES = 8
 _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -50,6 +59,35 @@ _REFUSED = (
 )
 # The second is what a standby says of its own position in the log, which only a primary has.
 _READ_ONLY = (asyncpg.ReadOnlySQLTransactionError, asyncpg.ObjectNotInPrerequisiteStateError)
+
+
+class _LateError(TimeoutError):
+    """A wait that is over; its text completes the sentence "PostgreSQL ..."."""
+
+
+class _Connection(asyncpg.Connection):
+    """A connection that is dropped where the server does not even take a statement back."""
+
+    async def _cancel(self, *waiters: Any) -> None:
+        patience = asyncio.get_running_loop().call_later(_CANCEL, self.terminate)
+        try:
+            await super()._cancel(*waiters)  # type: ignore[misc]
+        finally:
+            patience.cancel()
+
+
+class _Pool(asyncpg.Pool):
+    """A pool that nobody waits for longer than a bound."""
+
+    async def _acquire(self, timeout: float | None) -> Any:
+        loop = asyncio.get_running_loop()
+        began, longest = loop.time(), timeout or _CONNECTION
+        try:
+            return await super()._acquire(longest)  # type: ignore[misc]
+        except TimeoutError:
+            if loop.time() - began < longest:
+                raise _LateError(_NOT_LET_IN) from None
+            raise _LateError(f"had none of this process's connections free within {longest:g} s") from None
 
 
 async def open_pool(
@@ -75,12 +113,17 @@ async def open_pool(
     # The pool would tell of each failure to hold connections open; whoever needs one is told anyway, in one sentence.
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
     with translated(url):
-        return await asyncpg.create_pool(
+        return await _Pool(
             url,
             min_size=min(min_size, max_size),
             max_size=max_size,
-            timeout=5,
-            command_timeout=60,
+            max_queries=50_000,
+            max_inactive_connection_lifetime=300,
+            connection_class=_Connection,
+            record_class=asyncpg.Record,
+            loop=None,
+            timeout=_CONNECT,
+            command_timeout=_STATEMENT,
             # What a connection could carry from one user to the next is never made, so there is nothing to reset,
             # and a round trip is saved at each release.
             reset=_nothing_to_reset,
@@ -136,6 +179,16 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
     def __init__(self, url: str = "") -> None:
         self._where = f" at {texts.mask(url)}" if url else ""
 
+    def _late(self, error: BaseException | None) -> str | None:
+        """What of PostgreSQL did not come in time, if that is behind an error."""
+        while error is not None:
+            if isinstance(error, _LateError):
+                return str(error)
+            if isinstance(error, TimeoutError) and error.errno is None:
+                return _NOT_LET_IN if self._where else f"did not answer a statement within {_STATEMENT:g} s"
+            error = error.__context__
+        return None
+
     def __enter__(self) -> None:
         return None
 
@@ -152,7 +205,7 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
             ) from error
         if isinstance(error, _AWAY):
             raise DatabaseUnavailableError(
-                f"PostgreSQL{self._where} does not answer ({type(error).__name__}).",
+                f"PostgreSQL{self._where} {self._late(error) or f'does not answer ({type(error).__name__})'}.",
                 Words("Run {} to start it, or {} to see what is wrong.", Shell("loom up"), Shell("loom doctor")),
             ) from error
 

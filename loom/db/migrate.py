@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
+from loom.db.connection import WHOLE
 from loom.exceptions import SchemaTooNewError
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ async def migrate(connection: Connection, known: Sequence[Migration] | None = No
     except asyncpg.UndefinedTableError:  # an empty database
         pass
     async with connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK, timeout=WHOLE)
         await connection.execute(_TABLE)
         missing = _missing(await _applied(connection), known)
         for migration in missing:
-            await connection.execute(migration.sql)
+            await connection.execute(migration.sql, timeout=WHOLE)
             await connection.execute(
                 "insert into loom_migrations (number, name, loom_version, needs) values ($1, $2, $3, $4)",
                 migration.number,

@@ -9,11 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 from redis.asyncio import Redis as RedisClient
 
 from loom.bus import channels
 from loom.config import DatabaseConfig, LoomConfig, OrchestrationConfig, RedisConfig, ServersConfig
+from loom.db import connection as db
 from loom.exceptions import ClaimConflictError, DatabaseUnavailableError, LoomError, UnavailableError
 from loom.graph.front import Loom
 from loom.orchestration.housekeeping import Housekeeper
@@ -199,6 +201,57 @@ async def test_a_replica_is_not_taken_for_a_mirror(config: LoomConfig, redis_pla
         assert len((await loom.ready()).tasks) == 1
         (told,) = [one for one in await loom.doctor() if not one.holds]
         assert "replica" in told.found
+
+
+# --- what does not answer ---------------------------------------------------------------------------------------------
+
+
+def test_every_wait_for_postgres_ends_within_half_a_minute() -> None:
+    assert max(db._STATEMENT + db._CANCEL, db._CONNECTION + db._CANCEL, db._CONNECT) <= 30
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that a test can wait for."""
+    for name, seconds in {"_STATEMENT": 2.0, "_CONNECTION": 3.0, "_CANCEL": 1.0}.items():
+        monkeypatch.setattr(db, name, seconds)
+
+
+async def test_a_postgres_that_is_stopped_holds_no_call_for_longer_than_its_bound(
+    impatient: None, pair: Pair, process: Process
+) -> None:
+    loom = await process("a")
+    await loom.create("A")
+    with pair.primary.stopped():
+        async with asyncio.timeout(20):
+            for _ in range(2):
+                with pytest.raises(UnavailableError) as told:
+                    await loom.create("B")
+                assert told.value
+    await again(loom)
+    assert await loom.create("C")
+
+
+async def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
+    impatient: None, config: LoomConfig, database_url: str
+) -> None:
+    config = replace(config, database=replace(config.database, pool_min=1, pool_max=2))
+    async with Loom(config, agent="a") as loom:
+        task = await loom.create("A")
+        keeper = await asyncpg.connect(database_url)
+        try:
+            await keeper.execute(f"begin; select from tasks where id = '{task.id}' for update")
+            async with asyncio.timeout(20):
+                ends = await asyncio.gather(
+                    *(loom.update(task.id, title=f"B{n}") for n in range(8)), return_exceptions=True
+                )
+            told = {str(one) for one in ends}
+            assert all(isinstance(one, DatabaseUnavailableError) for one in ends)
+            assert any("did not answer a statement within 2 s" in one for one in told)
+            assert any("had none of this process's connections free within 3 s" in one for one in told)
+        finally:
+            keeper.terminate()
+        assert (await loom.update(task.id, title="C")).task.title == "C"
 
 
 async def synced(loom: Loom) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from loom.db.connection import WHOLE
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.tasks import WAITING
 
@@ -46,7 +47,7 @@ RULES = {
 
 async def broken(connection: Connection, project_id: str, rule: str) -> list[str]:
     """The ids of the tasks that break one of `RULES`."""
-    return [record[0] for record in await connection.fetch(RULES[rule], project_id)]
+    return [record[0] for record in await connection.fetch(RULES[rule], project_id, timeout=WHOLE)]
 
 
 async def shape(connection: Connection, project_id: str) -> tuple[dict[str, list[str]], dict[str, str | None]]:
@@ -59,5 +60,6 @@ async def shape(connection: Connection, project_id: str) -> tuple[dict[str, list
           from tasks t where t.project_id = $1 and t.done_at is null order by t.id
         """,
         project_id,
+        timeout=WHOLE,
     )
     return {row["id"]: row["depends_on"] for row in rows}, {row["id"]: row["parent_id"] for row in rows}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom import ids
 from loom.bus.events import Position
+from loom.db.connection import WHOLE
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.store.edges import add_edges
 from loom.graph.store.escalations import HOLDING
@@ -378,7 +379,8 @@ async def analyze(connection: Connection, added: int) -> None:
     if added * _MUCH >= known:
         await connection.execute(
             "analyze tasks (project_id, id, status, priority, ready_at, parent_id, retry_at, done_at),"
-            " task_deps (project_id, task_id, depends_on, waived_at)"
+            " task_deps (project_id, task_id, depends_on, waived_at)",
+            timeout=WHOLE,
         )
 
 
