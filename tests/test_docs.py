@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loom.config import LoomConfig, trust
 from loom.graph.front import Loom
-from loom.skills import fields, library, template
+from loom.skills import fields, library, schemas, template
 from loom.skills import loader as skills
 from loom.workflows import actions, loader, runs, steps, values
 from tests.pages import examples
@@ -131,7 +131,9 @@ def test_every_key_of_a_skill_has_a_row() -> None:
     for key in skills.KEYS:
         assert row(text, key)
     assert unnamed(skills.PROVIDERS, row(text, "provider")) == []
-    assert unnamed((*skills._FOREIGN, *skills._REFUSED), text) == []
+    assert unnamed(skills._FOREIGN, text) == []
+    keywords = text.partition("uses these keywords: ")[2].partition("So there are no")[0]
+    assert set(re.findall(r"`([^`]+)`", keywords)) == schemas.KEYWORDS
     assert unnamed(fields._TYPES, PAGE) == []
 
 
@@ -172,7 +174,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{values.CHARACTERS:,} characters",
         f"{actions._OUT_BYTES:,} bytes on standard output",
         f"{library.FILE_BYTES // 1024} kB",
-        f"nested at most {skills._SCHEMA_DEPTH} deep",
+        f"nested at most {schemas.DEPTH} deep",
         f"1 to {steps.STEPS} of them",
         f"1 to {steps.LONGEST / 86400:g} days",
     ):

@@ -10,6 +10,7 @@ from typing import Any
 from loom import texts
 from loom.exceptions import AnswerError, InvalidInputError
 from loom.graph.model import limits
+from loom.skills import schemas
 
 ANSWER_BYTES = 5_000_000
 PROBLEMS_TOLD = 20
@@ -43,33 +44,18 @@ def read(text: str) -> dict[str, Any]:
 
 
 def problems(answer: object, schema: Mapping[str, Any]) -> list[str]:
-    """What is wrong with an answer, a sentence each, up to a limit; empty if nothing is."""
+    """What is wrong with an answer, a sentence each, up to a limit; empty if nothing is. It may take seconds."""
     try:
         limits.json_object(answer, "output", ANSWER_BYTES)
     except InvalidInputError as error:
         return [str(error)]
-    from itertools import islice
-
-    found = islice(_validator(schema).iter_errors(answer), PROBLEMS_TOLD)
-    return [f"{_path(error.absolute_path)}: {texts.clean(_short(error.message))}" for error in found]
-
-
-def fault_of(schema: Mapping[str, Any]) -> str | None:
-    """Why a schema is none, or None."""
-    from jsonschema import Draft202012Validator, SchemaError
-
+    if not schemas.usable(schema):
+        return ["The schema of this answer uses what Loom no longer holds answers against. Begin the run anew."]
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        return f"{_path(error.absolute_path)}: {_short(error.message)}"
-    return None
-
-
-def _validator(schema: Mapping[str, Any]) -> Any:
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
-
-    return Draft202012Validator(schema, registry=Registry())  # one that fetches nothing
+        found = schemas.errors(answer, schema, PROBLEMS_TOLD)
+    except schemas.TooLongError:
+        return [f"The answer takes more than {schemas.SECONDS:g} seconds to be held against its schema. Answer less."]
+    return [f"{_path(error.absolute_path)}: {texts.clean(_short(error.message))}" for error in found]
 
 
 def _path(parts: Any) -> str:

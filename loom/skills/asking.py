@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loom import texts
@@ -123,7 +124,7 @@ async def answer(loom: Loom, run_id: str, output: object) -> SkillRun:
         return found
     if found.status is not SkillRunStatus.OPEN:
         raise RunNotFoundError(f"The run {run_id} is {found.status} and takes no answer.", "Start the skill again.")
-    if problems := answers.problems(output, found.expects):
+    if problems := await asyncio.to_thread(answers.problems, output, found.expects):
         raise wrong(found.skill, problems)
     text = json.dumps(output, ensure_ascii=False)
     finished = await loom.transact(lambda tx: skill_runs.finish(tx, run_id, output=text, asked=1))
@@ -229,7 +230,9 @@ async def _answered(
             problems = [str(error)]
         else:
             objects.append(found)
-            told = check(found) if check else answers.problems(found, skill.outputs)
+            held: Check | Look = check or partial(answers.problems, schema=skill.outputs)
+            # In a thread, so that nothing else stands still meanwhile.
+            told: list[str] | Awaitable[list[str]] = await asyncio.to_thread(held, found)
             problems = told if isinstance(told, list) else await told
             if not problems:
                 return limits.json_object(found, "output", answers.ANSWER_BYTES)

@@ -32,9 +32,6 @@ PROVIDERS = ("agent", "command", "anthropic", "openai")
 KEYS = ("name", "description", "version", "inputs", "outputs", "provider", "model", "temperature", "max_tokens")
 _FOREIGN = ("license", "compatibility", "metadata", "allowed-tools")  # what Agent Skills may have beside
 _FENCE = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n(.*)\Z", re.DOTALL | re.MULTILINE)
-# What would let a schema fetch something, or take for ever over an answer.
-_REFUSED = ("$ref", "$dynamicRef", "$recursiveRef", "pattern", "patternProperties", "uniqueItems")
-_SCHEMA_DEPTH = 20
 
 
 @dataclass(frozen=True)
@@ -96,12 +93,12 @@ def parse(text: str, place: str, source: str = "user") -> Skill:
     if not skill.template.strip():
         reader.refuse("has no text below its front matter")
     if source != "built-in":  # of those the tests know, and what checks them takes half a second to import
-        from loom.skills import answers, template
+        from loom.skills import schemas, template
 
         if unknown := template.names(skill.template, where=place) - {one.name for one in skill.inputs}:
             reader.refuse(f"the template uses {', '.join(sorted(unknown))}, which `inputs` does not name")
-        if fault := answers.fault_of(skill.outputs):
-            reader.refuse(f"`outputs` is not a valid JSON schema: {fault}")
+        if fault := schemas.fault_of(skill.outputs):
+            reader.refuse(fault)
     return skill
 
 
@@ -122,18 +119,4 @@ def _schema(reader: Reader, given: object) -> dict[str, Any]:
     """The schema of the answer, which is an object."""
     if not isinstance(given, dict) or given.get("type") != "object":
         reader.refuse("`outputs` must be a JSON schema of type object")
-    waiting: list[tuple[Any, str, int, bool]] = [(given, "outputs", 0, False)]
-    while waiting:
-        one, path, depth, named = waiting.pop()  # its keys are names of properties
-        if depth > _SCHEMA_DEPTH:
-            reader.refuse(f"`{texts.shorten(path, 80)}` is nested more than {_SCHEMA_DEPTH} deep")
-        if isinstance(one, dict):
-            for name in one:
-                if name in _REFUSED and not named:
-                    reader.refuse(f"`{texts.shorten(path, 80)}` uses {name}, which skills do not have")
-            waiting += (
-                (part, f"{path}.{name}", depth + 1, name == "properties" and not named) for name, part in one.items()
-            )
-        elif isinstance(one, list):
-            waiting += ((part, path, depth + 1, False) for part in one)
     return given
