@@ -98,12 +98,14 @@ _VAGUE = frozenset(
 @dataclass(frozen=True, slots=True)
 class ProjectFacts:
     """What a plan is held against: the project's directory, the files that git tracks, the open tasks that bear one of
-    the plan's titles (id by title as `same` has it), and ids in the plan that no task of the project has."""
+    the plan's titles (id by title as `same` has it), and ids in the plan that no task of the project has or whose task
+    was cancelled."""
 
     directory: Path | None = None
     files: Collection[str] = frozenset()
     titles: Mapping[str, str] = field(default_factory=dict)
     missing: Collection[str] = frozenset()
+    cancelled: Collection[str] = frozenset()
 
 
 def read(given: object) -> tuple[list[Draft], list[str]]:
@@ -118,7 +120,8 @@ def read(given: object) -> tuple[list[Draft], list[str]]:
 
 def text(given: Any) -> str:
     """A plan that could be read as JSON text, its tasks and nothing else. Raises PlanError if it is too large."""
-    found = json.dumps({"tasks": given["tasks"]}, ensure_ascii=False, separators=(",", ":"))
+    tasks = given["tasks"] if isinstance(given, Mapping) else given
+    found = json.dumps({"tasks": tasks}, ensure_ascii=False, separators=(",", ":"))
     if (size := len(found.encode())) > plan.PLAN_BYTES:
         raise PlanError(
             f"The plan is {size:,} bytes of JSON; the limit is {plan.PLAN_BYTES:,}.", "Split it into several plans."
@@ -179,6 +182,11 @@ def _missing(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
             " plan or the id of an open task, or leave it out."
             for name in draft.depends_on
             if name in known.missing
+        ]
+        found += [
+            f"{_named(draft)} names {name} in depends_on, which was cancelled and will never be done. Leave it out."
+            for name in draft.depends_on
+            if name in known.cancelled
         ]
         if draft.parent in known.missing:
             found.append(

@@ -234,8 +234,10 @@ async def _around(
 ) -> ProjectFacts:
     """What a plan is held against, as the project is now."""
     titles = await store.plans.same_titles(connection, project_id, [checks.same(draft.title) for draft in drafts])
-    missing = await store.plans.unknown_ids(connection, project_id, checks.outside(drafts))
-    return ProjectFacts(directory, files, titles, missing)
+    outside = checks.outside(drafts)
+    tasks = await store.get_tasks(connection, project_id, outside) if outside else {}
+    cancelled = {id for id, task in tasks.items() if task.status is TaskStatus.CANCELLED}
+    return ProjectFacts(directory, files, titles, {*outside} - {*tasks}, cancelled)
 
 
 def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, int]) -> dict[str, Any]:

@@ -96,13 +96,3 @@ async def same_titles(connection: Connection, project_id: str, titles: Collectio
         list(titles),
     )
     return {record["title"]: record["id"] for record in records}
-
-
-async def unknown_ids(connection: Connection, project_id: str, task_ids: Collection[str]) -> set[str]:
-    """Which of these ids no task of the project has."""
-    if not task_ids:
-        return set()
-    records = await connection.fetch(
-        "select id from tasks where project_id = $1 and id = any($2::text[])", project_id, list(task_ids)
-    )
-    return {*task_ids} - {record["id"] for record in records}
