@@ -12,7 +12,7 @@ def test_a_plan_is_worked_off(cli: Cli) -> None:
     first = cli.ok("create", "design", "--priority", "p0", "--context", '{"style": "plain"}', "--done-when", "reviewed")
     assert first["status"] == "pending"
     second = cli.ok("create", "build", "--depends-on", first["id"])
-    assert (second["status"], second["waits_for"]) == ("blocked", 1)
+    assert (second["status"], second["waiting"]) == ("blocked", 1)
 
     ready = cli.ok("ready")
     assert [row["id"] for row in ready["tasks"]] == [first["id"]]
