@@ -1,11 +1,14 @@
-"""Tasks that run beside others: ending them, having them end in peace, and how long they rest when they fail."""
+"""Tasks that run beside others: ending them, having them end in peace, keeping what ends them to themselves, and how
+long they rest when they fail."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _AGAIN = 0.1  # seconds
 
@@ -34,6 +37,25 @@ async def through(task: asyncio.Task[Any]) -> None:
     task.result()
     if cancelled:
         raise asyncio.CancelledError
+
+
+async def apart(work: Coroutine[Any, Any, T]) -> T:
+    """Runs something in a task of its own and returns what it returns.
+
+    Who waits for it and is cancelled leaves at once, and it is cancelled too. A cancellation that arises within it
+    stays there and is a RuntimeError to who waits: a loop that tells its own cancellation from others' would end over a
+    foreign one.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody asks for it any more
+        raise
+    if task.cancelled():
+        raise RuntimeError("It was cancelled from within.")
+    return task.result()
 
 
 class Backoff:

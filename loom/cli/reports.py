@@ -118,11 +118,12 @@ def heartbeat(tasks: tuple[str, ...], token: int | None, agent: str | None) -> N
         return replies.leases(await loom.heartbeat(tasks or None, token=token))
 
     def lines(reply: Reply) -> Iterator[str]:
-        if not reply["claims"]:
+        if "note" in reply:
             yield reply["note"]
         yield from table(
             [[one["id"], f"until {when(one['lease_expires_at'])}", f"token {one['token']}"] for one in reply["claims"]]
         )
+        yield from table([[one["id"], "lost", one_line(one["why"])] for one in reply.get("lost", ())])
 
     answer(work, lines, agent=agent, changes=True)
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom import ids, texts
+from loom.background import end
 from loom.bus.events import Position
 from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
-from loom.exceptions import InvalidInputError, MessageNotFoundError, ProjectNotFoundError
+from loom.exceptions import InvalidInputError, LoomError, MessageNotFoundError, ProjectNotFoundError
 from loom.graph import project, store
 from loom.graph.cache import waiting
 from loom.graph.connections import Connections
@@ -30,7 +32,7 @@ from loom.graph.model import limits
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims, editing, resolving, retention
-from loom.graph.rules.claims import Outcome, Refused, Terms
+from loom.graph.rules.claims import Outcome, Refused, Renewal, Terms
 from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
@@ -50,6 +52,7 @@ T = TypeVar("T")
 LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
 _LONGEST_LEASE = 7 * 86400.0
 _LARGE = 1_000  # tasks
+_LAST_MOMENT = 1.0  # seconds for mutations to come to their end when the connections are given back
 _OLDEST = 100 * 365 * 86400.0
 
 
@@ -76,6 +79,7 @@ class Loom:
         self._session = Session(limits.agent_name(agent) if agent else default_agent(config))
         self._frontier = store.Frontier()
         self._links = Connections(config, self.project_id)
+        self._going: set[asyncio.Task[Any]] = set()  # mutations
         self._terms = Terms(config.orchestration.claim_ttl_seconds, config.orchestration.deadline_seconds)
         self._policy = RetryPolicy.of(config.orchestration)
 
@@ -106,7 +110,11 @@ class Loom:
         await self._links.pool()
 
     async def close(self) -> None:
-        """Gives the connections back. Claims stay as they are; see `end_session`."""
+        """Gives the connections back, when the mutations that go on are at their end, or a moment later. Claims stay as
+        they are; see `end_session`."""
+        if self._going:
+            await asyncio.wait(self._going, timeout=_LAST_MOMENT)
+        await end(self._going)
         await self._links.close()
 
     # --- making tasks -------------------------------------------------------------------------------------------------
@@ -243,6 +251,14 @@ class Loom:
             else Terms(limits.seconds(lease_seconds, "lease_seconds", 1, _LONGEST_LEASE), self._terms.deadline_seconds)
         )
 
+        making = self._keep(self._claim(agent, wanted, terms, named=agent_id is not None))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._keep(self._unclaim(making))
+            raise
+
+    async def _claim(self, agent: str, wanted: str | None, terms: Terms, *, named: bool) -> Claim | None:
         async def work(pool: db.Pool) -> tuple[Claim, Change] | None:
             async with db.begun(pool) as connection:
                 while True:
@@ -270,9 +286,19 @@ class Loom:
         if made is None:
             return None
         claim, change = made
-        self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds, asked)
+        self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds, asked, named=named)
         await self._mirror(change)
         return claim
+
+    async def _unclaim(self, making: asyncio.Task[Claim | None]) -> None:
+        """Gives back a claim of which nobody has heard."""
+        await asyncio.wait([making])
+        claim = None if making.cancelled() or making.exception() else making.result()
+        if claim is not None:
+            held = {claim.task.id: claim.task.claim_token}
+            with suppress(LoomError):  # the end of the session tries again
+                await self._commit(lambda tx: claims.give_back(tx, held, "the call that made it was cancelled"))
+                self._session.lose(held, held)
 
     async def done(
         self,
@@ -334,37 +360,33 @@ class Loom:
 
     async def heartbeat(
         self, task_ids: Sequence[str] | None = None, *, agent_id: str | None = None, token: int | None = None
-    ) -> list[Task]:
-        """Renews leases: of these tasks, or of all that the agent holds. Returns those that it still holds.
+    ) -> Renewal:
+        """Renews leases: of these tasks, or of all that the agent holds. Each that still stands is renewed, whatever
+        has become of others.
 
         Raises:
-            ClaimConflictError: one of the named tasks is not held by this agent any more.
+            ClaimConflictError: none of the named tasks is held by this agent any more.
+            TaskNotFoundError, TaskStateError: the same, of a task that nobody can hold.
         """
-        wanted = None if task_ids is None else [limits.task_id(task_id) for task_id in task_ids]
+        named = None if task_ids is None else dict.fromkeys(limits.task_id(task_id) for task_id in task_ids)
         agent = self._session.name(agent_id)
 
-        async def work(pool: db.Pool) -> list[Task]:
-            async with pool.acquire() as connection:
-                if wanted is None:
-                    held = await store.list_active_tasks(connection, self.project_id, agent)
-                else:
-                    held = list((await store.get_tasks(connection, self.project_id, wanted)).values())
-                tokens = {}
-                for task in held:
-                    holder = self._session.holder(task.id, agent_id, token)
-                    claims.must_hold(task, holder)
-                    tokens[task.id] = task.claim_token
-                if wanted is not None and len(held) < len(set(wanted)):
-                    raise claims.not_found(next(one for one in wanted if one not in tokens))
-                await store.renew_leases(connection, self.project_id, tokens)
-                return list((await store.get_tasks(connection, self.project_id, tokens)).values())
+        async def work(connection: db.Connection) -> Renewal:
+            wanted = named
+            if wanted is None:
+                listed = await store.list_active_tasks(connection, self.project_id, agent)
+                wanted = dict.fromkeys([*(one.id for one in listed), *self._session.claims_of(agent)])
+            holders = {task_id: self._session.holder(task_id, agent_id, token) for task_id in wanted}
+            return await claims.renew(Transaction(connection, self.project_id), holders)
 
         asked = time.monotonic()
-        renewed = await self._links.run(work)
-        for task in renewed:
+        renewal = await self._links.run(lambda pool: db.in_transaction(pool, work))
+        for task in renewal.tasks:
             self._session.touch(task.id)
-        self._session.renewed({task.id: task.claim_token for task in renewed}, asked)
-        return renewed
+        self._session.renewed({task.id: task.claim_token for task in renewal.tasks}, asked)
+        if named and not renewal.tasks:
+            raise next(iter(renewal.lost.values()))
+        return renewal
 
     async def resolve(
         self,
@@ -626,19 +648,21 @@ class Loom:
         if not wanted:
             return []
 
-        async def work(pool: db.Pool) -> list[str]:
-            async with pool.acquire() as connection:
-                renewed = await store.renew_leases(connection, self.project_id, wanted)
-                return [task_id for task_id in wanted if task_id not in renewed]
+        async def work(connection: db.Connection) -> list[str]:
+            renewed = await store.renew_leases(connection, self.project_id, wanted)
+            return [task_id for task_id in wanted if task_id not in renewed]
 
         asked = time.monotonic()
-        lost = await self._links.run(work)
+        lost = await self._links.run(lambda pool: db.in_transaction(pool, work))
         self._session.renewed({task_id: token for task_id, token in wanted.items() if task_id not in lost}, asked)
         self._session.lose(wanted, lost)
         return lost
 
     async def end_session(self) -> list[Task]:
-        """Gives back, at once, the claims that this process handed out and that still stand; their attempts count."""
+        """Gives back, at once, the claims that this process handed out and that still stand; their attempts do not
+        count. What still goes on comes to its end first."""
+        while self._going:
+            await asyncio.wait(self._going)
         held = self._session.end()
         if not held or not self._links.open:
             return []
@@ -712,8 +736,18 @@ class Loom:
                 raise claims.not_found(task_id)
 
     async def _commit(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
-        """Runs one mutation: a transaction, its events, the mirror. Raises what a refusal carries, after the commit."""
+        """Runs one mutation: a transaction, its events, the mirror. Raises what a refusal carries, after the commit.
+        Whoever waits for it may be cancelled; it goes on to its end, so that it is done whole or not at all."""
+        return await asyncio.shield(self._keep(self._committed(work)))
 
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Has a mutation go on in a task of its own, whatever becomes of who waits for it."""
+        task = asyncio.create_task(work)
+        self._going.add(task)
+        task.add_done_callback(self._going.discard)
+        return task
+
+    async def _committed(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
         async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
             tx = Transaction(connection, self.project_id)
             result = await work(tx)

@@ -22,10 +22,11 @@ _LONGEST_RENEWAL = 60.0  # seconds
 
 @dataclass(slots=True)
 class _Held:
-    """A claim that was handed out: under which name, its token, when a call last touched it, how many seconds its lease
-    lasts, and when that was last asked for."""
+    """A claim that was handed out: under which name, and whether the call gave it, its token, when a call last touched
+    it, how many seconds its lease lasts, and when that was last asked for."""
 
     agent: str
+    named: bool
     token: int
     touched: float
     lease: float
@@ -57,7 +58,8 @@ class Session:
             self._held[task_id].touched = time.monotonic()
 
     def holder(self, task_id: str, agent_id: str | None, token: int | None) -> Holder:
-        """Who a report is from: the claim of its token, else of its agent, else the one that was handed out here."""
+        """Who a report is from: the claim of its token, else of its agent, else the one that was handed out here to a
+        call without a name. Agents that share a session and name themselves are not taken for each other."""
         held = self._held.get(task_id)
         if token is not None:
             token = limits.token(token)
@@ -69,13 +71,16 @@ class Session:
             # A worker started this process for that task, and handed on the claim that it holds.
             handed = os.environ.get("LOOM_CLAIM_TOKEN", "")
             return Holder(self.agent, int(handed) if handed.isdecimal() else None)
-        return Holder(held.agent, held.token) if held else Holder(self.agent)
+        return Holder(held.agent, held.token) if held and not held.named else Holder(self.agent)
 
     # --- the claims that were handed out ------------------------------------------------------------------------------
 
-    def hand_out(self, task_id: str, agent: str, token: int, lease_seconds: float, begun: float) -> None:
-        """A claim was made here, with a lease that was asked for at the time `begun`."""
-        self._held[task_id] = _Held(agent, token, time.monotonic(), lease_seconds, begun)
+    def hand_out(
+        self, task_id: str, agent: str, token: int, lease_seconds: float, begun: float, *, named: bool
+    ) -> None:
+        """A claim was made here, with a lease that was asked for at the time `begun`. `named`: by a call that gave the
+        agent's name."""
+        self._held[task_id] = _Held(agent, named, token, time.monotonic(), lease_seconds, begun)
         self._more.set()
 
     async def until_renewal(self, idle_seconds: float) -> None:
@@ -109,6 +114,10 @@ class Session:
         if held is None or held.token != token:
             return None
         return held.begun + held.lease - time.monotonic()
+
+    def claims_of(self, agent: str) -> list[str]:
+        """The tasks whose claims were handed out to an agent."""
+        return [task_id for task_id, held in self._held.items() if held.agent == agent]
 
     def wanted(self, idle_seconds: float) -> dict[str, int]:
         """The claims, token by task id, that a call has touched within so many seconds."""

@@ -25,6 +25,7 @@ from fastmcp import FastMCP
 
 from loom import files, texts
 from loom.exceptions import LoomError
+from loom.mcp import stdio
 from loom.mcp.prompts import add_prompts
 from loom.mcp.skill_tools import SkillPrompts, SkillTools
 from loom.mcp.tool import add_tools
@@ -128,6 +129,7 @@ def run(project_dir: Path | None = None) -> NoReturn:
         project_dir: the project's directory or one below it; default: LOOM_PROJECT_DIR, else the current directory.
     """
     _log_to(logging.StreamHandler(sys.stderr))
+    logging.getLogger("fastmcp").setLevel(logging.WARNING)
     uvloop.run(_serve(project_dir))
 
 
@@ -136,9 +138,7 @@ async def _serve(project_dir: Path | None) -> NoReturn:
     told_to_leave = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, told_to_leave.set)
-    serving = asyncio.create_task(
-        _server(application).run_async(transport="stdio", show_banner=False, log_level="WARNING")
-    )
+    serving = asyncio.create_task(stdio.serve(_server(application)))
     leaving = asyncio.create_task(told_to_leave.wait())
     await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
     await application.stop()

@@ -19,6 +19,7 @@ from fastmcp.server.providers import Provider
 from fastmcp.utilities.components import FastMCPComponent
 from pydantic import Field
 
+from loom.background import apart
 from loom.exceptions import InvalidInputError, LoomError
 from loom.mcp.tool import tool
 from loom.mcp.tools import Object, reporting
@@ -108,6 +109,9 @@ class SkillPrompts(Provider):
         return ()
 
     async def _list_prompts(self) -> Sequence[Prompt]:
+        return await apart(self._prompts())
+
+    async def _prompts(self) -> Sequence[Prompt]:
         for module in ("loom.graph.front", "loom.skills.tools"):
             await asyncio.to_thread(import_module, module)
         from loom.skills import loader, tools

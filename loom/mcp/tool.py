@@ -6,8 +6,10 @@ server. Replies are fitted to what an agent can afford; errors are one line, "co
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from mcp_types import ToolAnnotations
 from pydantic import ValidationError as Invalid
 
 from loom import replies, texts
+from loom.background import apart
 from loom.exceptions import LoomError
 from loom.mcp.wording import agents
 from loom.wording import worded, worded_reply
@@ -26,6 +29,7 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 _LOG = logging.getLogger(__name__)
 _FACTS = "loom_tool"
+_MEANT = {"object": dict, "array": list}
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class LoomTool(FunctionTool):
     async def run(self, arguments: dict[str, Any]) -> ToolResult:
         """Runs the method. Raises only ToolError, whose text reaches the agent as it is."""
         try:
-            return await super().run(arguments)
+            return await apart(super().run(self._taken(arguments)))
         except LoomError as error:
             text = texts.clean(f"{error.code}: {worded(error.said, agents)}")
         except ValidationError as error:
@@ -100,6 +104,19 @@ class LoomTool(FunctionTool):
         if isinstance(raw_value, dict):
             raw_value = replies.fit(worded_reply(raw_value, agents))
         return super().convert_result(raw_value)
+
+    def _taken(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments as they are meant: one that may be left out and is null was left out, and an object or a list
+        that came as JSON text is what the text says."""
+        required = self.parameters.get("required", ())
+        given = {name: value for name, value in arguments.items() if value is not None or name in required}
+        for name, value in given.items():
+            meant = _MEANT.get(self.parameters["properties"].get(name, {}).get("type"))
+            if meant is not None and isinstance(value, str):
+                with suppress(ValueError, RecursionError):
+                    read = json.loads(value)
+                    given[name] = read if isinstance(read, meant) else value
+        return given
 
     def _wanted(self, error: ValidationError) -> str:
         """What was wrong with the arguments, in one sentence."""

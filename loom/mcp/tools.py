@@ -17,6 +17,7 @@ from fastmcp import Context
 from pydantic import Field
 
 from loom import replies
+from loom.background import end
 from loom.mcp.tool import tool
 from loom.replies import Reply, drawing
 
@@ -108,7 +109,7 @@ class Tools:
     @tool("Renew leases", repeatable=True)
     async def loom_heartbeat(self, task_ids: Ids = None, agent_id: Agent = None) -> Reply:
         """Renew your leases: of these tasks, or of all you hold. Only needed around work that keeps you from any other
-        call for 30 min or more. claim_conflict means that a claim was lost."""
+        call for 30 min or more. Claims in lost are not yours any more: stop working on them."""
         return replies.leases(await self._loom().heartbeat(task_ids, agent_id=agent_id))
 
     # --- shaping the graph ----------------------------------------------------------------------------------------
@@ -274,8 +275,7 @@ async def reporting(ctx: Context, seconds: float) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        reports.cancel()
-        await asyncio.gather(reports, return_exceptions=True)
+        await end([reports])
 
 
 def _drawn(found: GraphView) -> Reply:

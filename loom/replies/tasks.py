@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.graph.cache.waiting import Waited
     from loom.graph.model.task import Listed, Task
     from loom.graph.project import ProjectStatus
-    from loom.graph.rules.claims import Outcome
+    from loom.graph.rules.claims import Outcome, Renewal
     from loom.graph.store import Claim
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.escalations import Escalation
@@ -135,12 +135,15 @@ def outcome(result: Outcome) -> Reply:
     )
 
 
-def leases(tasks: Sequence[Task]) -> Reply:
-    """Renewed claims."""
-    if not tasks:
-        return {"claims": [], "count": 0, "note": "No claims are held under that name."}
-    rows = [{"id": one.id, "token": one.claim_token, "lease_expires_at": _time(one.lease_expires_at)} for one in tasks]
-    return {"claims": rows, "count": len(rows)}
+def leases(renewal: Renewal) -> Reply:
+    """Renewed claims, and those that were lost."""
+    rows = [
+        {"id": one.id, "token": one.claim_token, "lease_expires_at": _time(one.lease_expires_at)}
+        for one in renewal.tasks
+    ]
+    lost = [{"id": task_id, "why": str(error.cause)} for task_id, error in renewal.lost.items()]
+    note = "No claims are held under that name." if not rows and not lost else None
+    return {"claims": rows, "count": len(rows)} | full(lost=lost or None, note=note)
 
 
 def page(found: Page) -> Reply:

@@ -6,6 +6,7 @@ everybody else is found by definition, over all rows, in `_settle`. Times are se
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -87,11 +88,13 @@ class New:
 
 @dataclass
 class Model:
-    """A project. `held`: the claims that each process handed out, name and token by task."""
+    """A project. `held`: the claims that each process handed out, name and token by task; `named`: those tasks that it
+    handed out to a call with a name."""
 
     now: float = 0.0
     rows: dict[str, Row] = field(default_factory=dict)
     held: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
+    named: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     letters: list[Letter] = field(default_factory=list)
     announced: float = -1.0  # the newest end of a task when the project was last announced as complete
 
@@ -179,6 +182,7 @@ class Model:
         if task is not None:
             self._claim(self.rows[task], agent or process, lease or LEASE)
             self.held[process][task] = agent or process, self.rows[task].token
+            (self.named[process].discard if agent is None else self.named[process].add)(task)
         return task
 
     def done(self, process: str, task: str, agent: str | None, token: int | None) -> Effect | None:
@@ -223,13 +227,13 @@ class Model:
             wanted = [row for row in self.rows.values() if self._holds(row, agent or process, None)]
         else:
             wanted = [self._row(task)]
-        for row in wanted:
-            who, token = self._holder(process, row.id, agent, None)
-            if not self._holds(row, who, token):
-                raise _refusal(row, token)
-        for row in wanted:
+        by = {row.id: self._holder(process, row.id, agent, None) for row in wanted}
+        standing = [row for row in wanted if self._holds(row, *by[row.id])]
+        if task is not None and not standing:
+            raise _refusal(wanted[0], by[task][1])
+        for row in standing:
             self._renew(row)
-        return {row.id for row in wanted}
+        return {row.id for row in standing}
 
     def renew(self, process: str) -> set[str]:
         """The ids of the claims that this process has lost."""
@@ -247,7 +251,7 @@ class Model:
         held, self.held[process] = self.held[process], {}
         standing = [self.rows[task] for task, (who, token) in held.items() if self._holds(self.rows[task], who, token)]
         for row in standing:
-            self._lapse(row)
+            row.status, row.ready_at, row.lapsed, row.attempt = "pending", self.now, True, row.attempt - 1
         return {row.id for row in standing}
 
     def sweep(self) -> tuple[set[str], set[str], bool]:
@@ -376,11 +380,14 @@ class Model:
         row.lease_ends = min(self.now + row.lease, row.deadline)
 
     def _holder(self, process: str, task: str, agent: str | None, token: int | None) -> tuple[str, int | None]:
-        """Who reports: the claim of its token, else of its agent, else the one that this process handed out."""
+        """Who reports: the claim of its token, else of its agent, else the one that this process handed out to a call
+        without a name."""
         mine = self.held[process].get(task, (process, None))
         if token is not None:
             return agent or (mine[0] if mine[1] == token else process), token
-        return (agent, None) if agent is not None else mine
+        if agent is not None:
+            return agent, None
+        return (process, None) if task in self.named[process] else mine
 
     def _holds(self, row: Row, who: str, token: int | None) -> bool:
         return row.status == "claimed" and (row.assignee == who if token is None else row.token == token)

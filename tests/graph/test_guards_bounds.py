@@ -47,7 +47,7 @@ async def test_a_renewal_ends_at_the_deadline_at_the_latest(open_loom: Opener, p
     await loom.claim(task.id, lease_seconds=600)
     await clock(500)
     assert await loom.renew() == []
-    (held,) = await loom.heartbeat([task.id])
+    (held,) = (await loom.heartbeat([task.id])).tasks
     assert held.lease_expires_at == held.deadline_at
 
 

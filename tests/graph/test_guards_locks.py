@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import asyncpg
 import pytest
@@ -20,6 +20,8 @@ from loom.services import Endpoints
 from tests.conftest import Opener, with_database
 from tests.graph.conftest import Gate, Rival, begun, kill, soon, unlocked, until_waiting, waits
 from tests.graph.test_lifecycle import Clock, holds, status
+
+T = TypeVar("T")
 
 # --- who comes second sees what the first has done --------------------------------------------------------------------
 
@@ -508,3 +510,33 @@ async def test_a_history_that_another_process_has_begun_is_not_begun_again(
         await rival.commit()
         await connecting
     assert await pool.fetchval("select history_start from projects where id = $1", loom.project_id) == 0
+
+
+async def test_a_renewal_locks_in_id_order_and_is_tried_again_after_a_deadlock(loom: Loom, pool: Pool) -> None:
+    first, second = sorted([(await loom.create(title)).id for title in ("A", "B")])
+    for task_id in (second, first):
+        await loom.claim(task_id)
+    await pool.execute("create sequence times")
+    await pool.execute(
+        "create function deadlock() returns trigger language plpgsql as $$ begin"
+        " if nextval('times') % 5 = 1 then raise exception 'deadlock' using errcode = '40P01'; end if;"
+        " return new; end $$"
+    )
+    await pool.execute(
+        "create trigger deadlock before update of lease_expires_at on tasks for each row execute function deadlock()"
+    )
+
+    async def behind_another(renewal: Coroutine[Any, Any, T]) -> T:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("select from tasks where id = $1 for update", first)
+            renewing = asyncio.create_task(renewal)
+            await waits(pool, renewing)
+            await pool.execute(
+                "select from tasks where id = $1 for update nowait", second
+            )  # which it does not hold yet
+        return await soon(renewing)
+
+    assert (await behind_another(loom.heartbeat([second, first]))).lost == {}
+    await pool.execute("alter sequence times restart")
+    assert await behind_another(loom.renew()) == []
+    assert await pool.fetchval("select last_value from times") >= 3

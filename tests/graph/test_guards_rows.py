@@ -570,7 +570,7 @@ async def test_a_heartbeat_without_ids_is_for_what_the_agent_itself_holds(open_l
     mine, other = await one.create("mine"), await one.create("other")
     await one.claim(mine.id)
     await two.claim(other.id)
-    assert [task.id for task in await one.heartbeat()] == [mine.id]
+    assert [task.id for task in (await one.heartbeat()).tasks] == [mine.id]
 
 
 async def test_unfinished_work_is_drawn_before_what_is_finished(loom: Loom) -> None:

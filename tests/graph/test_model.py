@@ -252,7 +252,9 @@ class Graph(RuleBasedStateMachine):
         task = None if which is None else self.pick(which, "claimed")
         self.play(
             self.looms[process].heartbeat(None if task is None else [task], agent_id=agent),
-            lambda found: self._same({one.id for one in found or ()}, self.model.heartbeat(process, task, agent)),
+            lambda found: self._same(
+                {one.id for one in (found.tasks if found else ())}, self.model.heartbeat(process, task, agent)
+            ),
         )
 
     @rule(process=processes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import statistics
@@ -12,12 +11,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from loom.config import LoomConfig
 from loom.graph.front import Loom
+from tests.mcp.stdio import Server, started
 
 NO_OP = """
 from fastmcp import FastMCP
@@ -27,91 +25,6 @@ async def nothing(task_id: str = "") -> dict[str, str]:
     return {"status": "done"}
 server.run(transport="stdio", show_banner=False)
 """
-
-
-class Server:
-    """A server process, spoken to line by line, so that anything else on its stdout fails the test."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self._last = 0
-
-    async def send(self, line: bytes) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + b"\n")
-        await self.process.stdin.drain()
-
-    async def answer(self, number: int) -> dict[str, Any]:
-        """The answer to a request; notifications before it are passed by."""
-        assert self.process.stdout is not None
-        while True:
-            line = await asyncio.wait_for(self.process.stdout.readline(), 20)
-            message: dict[str, Any] = json.loads(line)
-            assert message["jsonrpc"] == "2.0"
-            if message.get("id") == number:
-                return message
-
-    async def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        self._last += 1
-        await self.send(json.dumps({"jsonrpc": "2.0", "id": self._last, "method": method, "params": params}).encode())
-        return await self.answer(self._last)
-
-    async def initialize(self) -> dict[str, Any]:
-        client = {"name": "test", "version": "1"}
-        reply = await self.ask("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=client)
-        await self.send(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
-        result: dict[str, Any] = reply["result"]
-        return result
-
-    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """What a tool replies, or `{"error": text}`."""
-        result = (await self.ask("tools/call", name=tool, arguments=arguments))["result"]
-        if result.get("isError"):
-            return {"error": result["content"][0]["text"]}
-        reply: dict[str, Any] = result["structuredContent"]
-        return reply
-
-    async def left(self) -> None:
-        """Waits for the process to end."""
-        await asyncio.wait_for(self.process.wait(), 30)
-
-
-@asynccontextmanager
-async def started(*command: str, **environment: str) -> AsyncIterator[Server]:
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("LOOM_", "CLAUDE_"))}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *(command or ("-m", "loom.mcp")),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=env | environment,
-        cwd=environment.get("LOOM_PROJECT_DIR"),
-        limit=2**24,
-    )
-    try:
-        yield Server(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-@pytest.fixture
-def place(tmp_path: Path, config: LoomConfig) -> dict[str, str]:
-    """A project in a directory of its own, as the variables that lead a server to it."""
-    project = tmp_path / "project"
-    (project / ".loom").mkdir(parents=True)
-    text = f"project_name: test\nproject_id: {config.project_id}\norchestration:\n  sweep_seconds: 0.2\n"
-    (project / ".loom" / "config.yaml").write_text(text)
-    assert config.database.url
-    assert config.redis.url
-    return {
-        "HOME": str(tmp_path),
-        "LOOM_PROJECT_DIR": str(project),
-        "LOOM_DATABASE_URL": config.database.url,
-        "LOOM_REDIS_URL": config.redis.url,
-    }
 
 
 async def test_what_a_cloned_project_says_stays_in_its_log_on_one_line(place: dict[str, str], tmp_path: Path) -> None:

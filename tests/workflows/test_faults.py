@@ -17,7 +17,8 @@ from loom.exceptions import DatabaseUnavailableError
 from loom.graph.front import Loom
 from loom.orchestration.supervisor.flows import Flows
 from loom.workflows import loader, record, runs
-from tests.mcp.test_stdio import place, started
+from tests.mcp.conftest import place
+from tests.mcp.stdio import started
 from tests.proxy import Lossy
 from tests.workflows.conftest import Clock, begun, put, source, until
 from tests.workflows.test_runs import ASK, MAKE, command, wait_for

@@ -18,7 +18,8 @@ from loom.graph.store.workflow_runs import WorkflowRun
 from loom.skills import tools as skill_faces
 from loom.workflows import loader, runs, tools
 from tests.graph.test_lifecycle import holds
-from tests.mcp.test_stdio import place, started
+from tests.mcp.conftest import place
+from tests.mcp.stdio import started
 from tests.skills.conftest import good_plan, track
 from tests.workflows.conftest import SKILL, Model, begun, outputs, put, rows, source
 

@@ -175,8 +175,12 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
         return await _bury(
             tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
         )
+    return await _lapsed(tx, task, reason, attempt=task.attempt)
+
+
+async def _lapsed(tx: Transaction, task: Task, reason: str, *, attempt: int) -> Task:
     moment = await store.now(tx)
-    saved = await store.update_task_status(tx, task, TaskStatus.PENDING, ready_at=moment, lapsed=True)
+    saved = await store.update_task_status(tx, task, TaskStatus.PENDING, ready_at=moment, attempt=attempt, lapsed=True)
     tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
     return saved
 
@@ -207,12 +211,13 @@ async def sweep(tx: Transaction) -> Swept:
 
 
 async def give_back(tx: Transaction, held: Mapping[str, int], reason: str) -> list[Task]:
-    """Lets those of these claims (token by task id) lapse that still stand: their session has ended."""
+    """Lets those of these claims (token by task id) lapse that still stand, because whoever made them has left in
+    order: their attempts do not count."""
     tasks = await store.lock(tx, held)
     standing = [
         task for task in tasks.values() if task.status is TaskStatus.CLAIMED and task.claim_token == held[task.id]
     ]
-    return [await lapse(tx, task, reason) for task in standing]
+    return [await _lapsed(tx, task, reason, attempt=max(task.attempt - 1, 0)) for task in standing]
 
 
 async def into_play(tx: Transaction, task: Task, *, fresh: bool = False, context: str | None = None) -> Task:
@@ -292,6 +297,14 @@ def _named(one: Blocker) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewal:
+    """What it came to that claims were renewed: the tasks that are still held, and of those that are not, why."""
+
+    tasks: list[Task]
+    lost: Mapping[str, LoomError]
+
+
+@dataclass(frozen=True, slots=True)
 class _Answered:
     task: Task
 
@@ -324,10 +337,18 @@ async def _claim_to_report_on(
     raise _refusal(task, holder)
 
 
-def must_hold(task: Task, holder: Holder) -> None:
-    """Raises what a report by this holder would be refused with, if it does not hold the task."""
-    if not _holds(task, holder):
-        raise _refusal(task, holder)
+async def renew(tx: Transaction, holders: Mapping[str, Holder]) -> Renewal:
+    """Renews the claims of tasks, each by its holder, where they still stand."""
+    tasks = await store.lock(tx, holders)
+    standing = {one.id: one.claim_token for one in tasks.values() if _holds(one, holders[one.id])}
+    await store.renew_leases(tx.connection, tx.project_id, standing)
+    renewed = await store.get_tasks(tx.connection, tx.project_id, list(standing))
+    lost = {
+        task_id: _refusal(tasks[task_id], holder) if task_id in tasks else not_found(task_id)
+        for task_id, holder in holders.items()
+        if task_id not in standing
+    }
+    return Renewal(list(renewed.values()), lost)
 
 
 def _holds(task: Task, holder: Holder) -> bool:
@@ -348,7 +369,7 @@ def _refusal(task: Task, holder: Holder) -> LoomError:
     match task.status:
         case TaskStatus.CLAIMED:
             return ClaimConflictError(
-                f"{task.id} is claimed by {task.assignee}, not by {holder.agent}.",
+                f"{task.id} is claimed, and not by {holder.agent}.",
                 Words("A report needs the claim that it is about: pass the {} that it returned.", Argument("token")),
             )
         case TaskStatus.BLOCKED:

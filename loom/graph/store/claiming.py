@@ -161,16 +161,20 @@ async def fail_task(tx: Transaction, task: Task, reason: str, *, retry_at: datet
 
 
 async def renew_leases(connection: Connection, project_id: str, claims: Mapping[str, int]) -> dict[str, datetime]:
-    """Gives each of these claims (token by task id) its lease anew, never past its deadline; one statement for all.
+    """Gives each of these claims (token by task id) its lease anew, never past its deadline; one statement for all,
+    which locks the rows in id order.
 
     Returns the new ends of those that still stand; whatever is missing was lost.
     """
     records = await connection.fetch(
         """
+        with standing as (
+            select t.id from tasks t join unnest($2::text[], $3::bigint[]) c(id, token) on c.id = t.id
+             where t.project_id = $1 and t.status = 'claimed' and t.claim_token = c.token
+             order by t.id for no key update of t)
         update tasks t
            set lease_expires_at = least(loom_now() + make_interval(secs => t.lease_seconds), t.deadline_at)
-          from unnest($2::text[], $3::bigint[]) c(id, token)
-         where t.project_id = $1 and t.id = c.id and t.status = 'claimed' and t.claim_token = c.token
+          from standing s where t.project_id = $1 and t.id = s.id
         returning t.id, t.lease_expires_at
         """,
         project_id,

@@ -162,7 +162,7 @@ class Workers:
         async def claim() -> Claim | None:
             nonlocal unsure
             if unsure:
-                for task in await self._loom.heartbeat(agent_id=agent):
+                for task in (await self._loom.heartbeat(agent_id=agent)).tasks:
                     with suppress(ClaimConflictError, TaskStateError):  # it has lapsed
                         await self._loom.release(task.id, agent_id=agent, token=task.claim_token)
             unsure = True
