@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+PATIENCE = 60.0  # seconds for an answer, however busy the machine is
+
 
 class Server:
     """A server process, spoken to line by line, so that anything else on its stdout fails the test."""
@@ -27,7 +29,7 @@ class Server:
         """The answer to a request; notifications before it are passed by."""
         assert self.process.stdout is not None
         while True:
-            line = await asyncio.wait_for(self.process.stdout.readline(), 20)
+            line = await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)
             message: dict[str, Any] = json.loads(line)
             assert message["jsonrpc"] == "2.0"
             if message.get("id") == number:
@@ -38,7 +40,7 @@ class Server:
         assert self.process.stdout is not None
         found: dict[int, dict[str, Any]] = {}
         while number not in found:
-            message = json.loads(await asyncio.wait_for(self.process.stdout.readline(), 20))
+            message = json.loads(await asyncio.wait_for(self.process.stdout.readline(), PATIENCE))
             if "method" not in message:
                 found[message["id"]] = message
         return found
