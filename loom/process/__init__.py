@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 from loom.background import through
 from loom.process import guard
@@ -191,9 +191,9 @@ class Tree(asyncio.SubprocessProtocol):
         """Names the command's group to the watchdog, and hands the command its text."""
         self._transport, self._group = transport, transport.get_pid()
         self._tell(f"+{self._group}")
-        pipe = transport.get_pipe_transport(0)
-        assert isinstance(pipe, asyncio.WriteTransport)
-        pipe.write(text.encode(errors="replace"))
+        pipe = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))  # of whichever loop it is
+        with suppress(RuntimeError):  # what uvloop says of a command that has ended already
+            pipe.write(text.encode(errors="replace"))
         pipe.close()  # when all is written
 
     async def wait(self) -> Ended:
