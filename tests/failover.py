@@ -185,6 +185,40 @@ class Redis(Server):
         _until(lambda: ask_redis(self.url) is Answer.READY)
 
 
+class PgBouncer(Server):
+    """A pooler before a server of PostgreSQL, with few connections to lend."""
+
+    @property
+    def pid_file(self) -> Path:
+        return self.place / "pid"
+
+    def url(self) -> str:
+        """Where it answers."""
+        return f"postgresql://loom@/loom?host={self.place}&port=6432"
+
+    def start(self, server: Postgres, mode: str) -> None:
+        """Returns when it answers."""
+        self.place.mkdir(exist_ok=True)
+        self.who.own(self.place, 0o755)
+        settings = f"""
+            [databases]
+            loom = host={server.sockets} dbname=loom user=loom pool_size=3
+            [pgbouncer]
+            unix_socket_dir = {self.place}
+            unix_socket_mode = 0777
+            listen_port = 6432
+            auth_type = any
+            pool_mode = {mode}
+            pidfile = {self.pid_file}
+        """
+        file = self.place / "ini"
+        file.write_text("\n".join(line.strip() for line in settings.splitlines()))
+        program = shutil.which("pgbouncer")
+        assert program is not None
+        self._start(program, file)
+        _until(lambda: ask_postgres(self.url()) is Answer.READY)
+
+
 @contextmanager
 def place_for_servers() -> Iterator[tuple[Path, Account]]:
     """A directory for servers, and who they run as; what still runs there at its end is killed."""
@@ -239,6 +273,20 @@ def redis_place(servers: object) -> Iterator[Callable[[str], Redis]]:
         finally:
             for server in made:
                 server.kill()
+
+
+@pytest.fixture
+def lent(pair: Pair, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a pooler answers that lends the primary, in the mode that the test's parameter names."""
+    if shutil.which("pgbouncer") is None:
+        pytest.skip("there is no pgbouncer here")
+    with place_for_servers() as (place, who):
+        pooler = PgBouncer(place, "pooler", who)
+        try:
+            pooler.start(pair.primary, request.param)
+            yield pooler.url()
+        finally:
+            pooler.kill()
 
 
 def _own(tree: Path, who: Account) -> None:

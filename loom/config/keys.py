@@ -141,6 +141,7 @@ class DatabaseConfig:
     url: str | None = url("postgresql|postgres", "LOOM_DATABASE_URL")  # None: where the backend puts it
     pool_min: int = whole(2, 0, 100)
     pool_max: int = whole(10, 1, 100)
+    pooler: str = text("none", "one of none, session, transaction", "none|session|transaction")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ _NOT_LET_IN = f"did not let a new connection in within {_CONNECT:g} s"
 WHOLE = 600.0
 """For a statement that looks at, or changes, all that there is."""
 
+# A transaction of a process that has stopped in the middle of it holds up everybody who waits for its locks. Poolers
+# do not pass this on.
+_SETTINGS = {"idle_in_transaction_session_timeout": "60s"}
+
 _TRIES = 8
 _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -76,6 +80,17 @@ class _Connection(asyncpg.Connection):
             patience.cancel()
 
 
+class _BorrowedConnection(_Connection):
+    """A connection to a pooler that lends a server for one transaction at a time. A statement is prepared before it is
+    carried out, so that each stands in a transaction, lest the two meet different servers."""
+
+    async def _execute(self, *arguments: Any, **options: Any) -> Any:
+        if self.is_in_transaction():
+            return await super()._execute(*arguments, **options)  # type: ignore[misc]
+        async with self.transaction():
+            return await super()._execute(*arguments, **options)  # type: ignore[misc]
+
+
 class _Pool(asyncpg.Pool):
     """A pool that nobody waits for longer than a bound."""
 
@@ -96,6 +111,7 @@ async def open_pool(
     min_size: int,
     max_size: int,
     name: str = "loom",
+    pooler: str = "none",
     met: Callable[[Connection], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
     """Opens a pool whose first connection answers.
@@ -105,6 +121,7 @@ async def open_pool(
         min_size: connections held open.
         max_size: the most that are opened.
         name: what the server's list of sessions shows.
+        pooler: what stands between: none, or one that lends a server for a session or a transaction.
         met: is told of each new connection before anybody uses it.
 
     Raises:
@@ -119,7 +136,7 @@ async def open_pool(
             max_size=max_size,
             max_queries=50_000,
             max_inactive_connection_lifetime=300,
-            connection_class=_Connection,
+            connection_class=_BorrowedConnection if pooler == "transaction" else _Connection,
             record_class=asyncpg.Record,
             loop=None,
             timeout=_CONNECT,
@@ -128,7 +145,9 @@ async def open_pool(
             # and a round trip is saved at each release.
             reset=_nothing_to_reset,
             init=met,
-            server_settings={"application_name": name},
+            # What is prepared on a server that is lent is not there the next time.
+            statement_cache_size=0 if pooler == "transaction" else 100,
+            server_settings={"application_name": name} | (_SETTINGS if pooler == "none" else {}),
         )
 
 
@@ -197,6 +216,11 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
             raise DatabaseUnavailableError(
                 f"PostgreSQL{self._where} refused the connection: {error}.",
                 "Check user, password and database name in database.url or LOOM_DATABASE_URL.",
+            ) from error
+        if isinstance(error, asyncpg.ProtocolViolationError):
+            raise DatabaseUnavailableError(
+                f"PostgreSQL{self._where} is not spoken to directly: {error}.",
+                "Say in database.pooler whether the pooler before it lends a server for a session or a transaction.",
             ) from error
         if type(error) in _READ_ONLY:
             raise DatabaseUnavailableError(

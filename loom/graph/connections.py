@@ -167,6 +167,7 @@ class Connections:
             min_size=settings.pool_min,
             max_size=settings.pool_max,
             name=f"loom/{self.project_id}",
+            pooler=settings.pooler,
             met=self._met,
         )
 

@@ -21,9 +21,9 @@ from loom.graph.front import Loom
 from loom.orchestration.housekeeping import Housekeeper
 from loom.services import Endpoints
 from tests.conftest import horizon_passed
-from tests.failover import Pair, Redis, cluster, pair, redis_place, until
+from tests.failover import Pair, Redis, cluster, lent, pair, redis_place, until
 
-__all__ = ["cluster", "pair", "redis_place"]
+__all__ = ["cluster", "lent", "pair", "redis_place"]
 
 Process = Callable[..., Awaitable[Loom]]
 
@@ -41,8 +41,8 @@ async def process(pair: Pair, servers: Endpoints) -> AsyncIterator[Process]:
     )
     async with AsyncExitStack() as stack:
 
-        async def make(agent: str, url: str = pair.url) -> Loom:
-            there = replace(config, database=replace(config.database, url=url))
+        async def make(agent: str, url: str = pair.url, pooler: str = "none") -> Loom:
+            there = replace(config, database=replace(config.database, url=url, pooler=pooler))
             loom = await stack.enter_async_context(Loom(there, agent=agent))
             await loom.connect()
             return loom
@@ -252,6 +252,40 @@ async def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
         finally:
             keeper.terminate()
         assert (await loom.update(task.id, title="C")).task.title == "C"
+
+
+# --- a pooler ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lent", ["transaction"], indirect=True)
+async def test_a_pooler_may_lend_a_server_for_each_transaction(lent: str, process: Process) -> None:
+    looms = [await process(f"a{number}", lent, "transaction") for number in range(3)]
+    tasks = await looms[0].apply_plan({"tasks": [{"title": f"T{number}"} for number in range(30)]})
+
+    async def work(loom: Loom) -> int:
+        done = 0
+        while (claim := await loom.claim()) is not None:
+            assert (await loom.get(claim.task.id)).task.status == "claimed"
+            await loom.done(claim.task.id, {"by": loom.agent})
+            done += 1
+        return done
+
+    ends = await asyncio.gather(*(work(loom) for loom in looms for _ in range(4)))
+    assert sum(ends) == len(tasks)
+    assert all(one.holds for one in await looms[0].doctor())
+
+
+@pytest.mark.parametrize("lent", ["session"], indirect=True)
+async def test_a_pooler_that_was_not_named_is(lent: str, process: Process) -> None:
+    with pytest.raises(DatabaseUnavailableError, match=r"database\.pooler"):
+        await process("a", lent)
+    loom = await process("b", lent, "session")
+    assert await loom.create("A")
+
+
+async def test_a_transaction_that_its_process_has_left_open_ends(pair: Pair, process: Process) -> None:
+    pool = await (await process("a"))._links.pool()
+    assert await pool.fetchval("show idle_in_transaction_session_timeout") == "1min"
 
 
 async def synced(loom: Loom) -> None:
