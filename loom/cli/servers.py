@@ -9,7 +9,7 @@ import click
 
 from loom import services
 from loom.cli.output import dim, emit, heading, plural, table
-from loom.cli.shared import Command, open_project, progress, settings, wants_json
+from loom.cli.shared import Command, note, open_project, progress, settings, wants_json
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, ServersError
 from loom.services import ServerHealth
@@ -51,6 +51,8 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
             await loom.connect()
             if not loom.notice and not any((await loom.status()).counts.values()):
                 progress("This project has no tasks on these servers yet.")
+            if refused := await loom.mirror_refused():
+                note(f"{refused} PostgreSQL goes on alone.")
 
     progress("Bringing the database up to date.")
     asyncio.run(connect())

@@ -524,6 +524,13 @@ class Loom:
         mirror = await comparison.compare(await links.pool(), await links.cache(), await links.relay(), self.project_id)
         return [*found, mirror]
 
+    async def mirror_refused(self) -> str | None:
+        """Why the Redis that answers is no mirror, so that Postgres goes on alone; None where it is one, or is away."""
+        cache = await self._links.cache()
+        cache.try_again()
+        await (await self._links.relay()).step()
+        return cache.refused or (cache.complaint and f"Redis refuses: {cache.complaint}")
+
     # --- talking and waiting ------------------------------------------------------------------------------------------
 
     async def send(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from loom import texts
 from loom.config import LoomConfig
 from loom.exceptions import ServersError
-from loom.services import Endpoints, ServerHealth, silent
+from loom.services import Endpoints, ServerHealth
 from loom.services.probe import Answer, ask_postgres, ask_redis
 
 _DATABASE_URL = "postgresql://loom:loom_local@localhost:5432/loom"
@@ -27,7 +27,11 @@ def up(config: LoomConfig, progress: Callable[[str], None]) -> Endpoints:
 
 
 def ensure(config: LoomConfig) -> Endpoints:
-    return up(config, silent)
+    """Without Redis everything works."""
+    postgres, _ = check(config)
+    if not postgres.running:
+        raise ServersError(f"{postgres.name} at {postgres.where} is not usable.", postgres.hint)
+    return endpoints(config)
 
 
 def down(config: LoomConfig) -> None:

@@ -20,21 +20,51 @@ class Answer(StrEnum):
 
 
 def ask_postgres(url: str, timeout: float = 2.0) -> Answer:
-    """Send a startup packet. Any answer but "not now" is READY: who may connect, only a real connection finds out."""
+    """Send a startup packet to each of the hosts that a URL names, and give the best answer. Any but "not now" is
+    READY: who may connect, only a real connection finds out."""
     try:
         parts, query = _parsed(url)
-        host = query.get("host", parts.hostname or "localhost")
-        port = int(query.get("port", parts.port or 5432))
         user = unquote(parts.username or "loom")
-        body = b"\0".join([b"user", user.encode(), b"database", unquote(parts.path[1:] or user).encode(), b"", b""])
-        with _connected(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port), timeout) as connection:
-            connection.sendall(struct.pack("!ii", len(body) + 8, 3 << 16) + body)
+        database = unquote(parts.path[1:] or user)
+        places = _places(parts.netloc.rpartition("@")[2], query)
+    except ValueError:  # a port that is no number
+        return Answer.SILENT
+    body = b"\0".join([b"user", user.encode(), b"database", database.encode(), b"", b""])
+    packet = struct.pack("!ii", len(body) + 8, 3 << 16) + body
+    answers = []
+    for place in places:
+        answers.append(_startup(place, packet, timeout))
+        if answers[-1] is Answer.READY:
+            break
+    return min(answers, key=list(Answer).index)
+
+
+def _startup(place: str | tuple[str, int], packet: bytes, timeout: float) -> Answer:
+    try:
+        with _connected(place, timeout) as connection:
+            connection.sendall(packet)
             reply = connection.recv(4096)
-    except (OSError, ValueError):  # ValueError: a port that is no number
+    except OSError:
         return Answer.SILENT
     if reply[:1] == b"E" and _CANNOT_CONNECT_NOW in reply:
         return Answer.STARTING
     return Answer.READY if reply[:1] in (b"R", b"E") else Answer.SILENT
+
+
+def _places(netloc: str, query: dict[str, str]) -> list[str | tuple[str, int]]:
+    """The sockets of a URL of PostgreSQL, which may name several hosts, and a port for all or for each."""
+    hosts, ports = [], []
+    for one in query.get("host", netloc or "localhost").split(","):
+        bare = one if one.startswith("/") else urlsplit(f"//{one}").hostname or "localhost"
+        hosts.append(unquote(bare))
+        ports.append(None if one.startswith("/") else urlsplit(f"//{one}").port)
+    given = [int(port) for port in query["port"].split(",")] if "port" in query else [5432]
+    given = given * len(hosts) if len(given) == 1 else given
+    found: list[str | tuple[str, int]] = []
+    for host, port, fallback in zip(hosts, ports, given, strict=True):
+        number = port or fallback
+        found.append(f"{host}/.s.PGSQL.{number}" if host.startswith("/") else (host, number))
+    return found
 
 
 def ask_redis(url: str, timeout: float = 2.0) -> Answer:
@@ -47,7 +77,7 @@ def ask_redis(url: str, timeout: float = 2.0) -> Answer:
         if password:
             commands.insert(0, ["AUTH", user, password] if user else ["AUTH", password])
         place = unquote(parts.path) if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
-        with _connected(place, timeout, tls=parts.scheme == "rediss") as connection:
+        with _connected(place, timeout, tls=query if parts.scheme == "rediss" else None) as connection:
             connection.sendall(b"".join(_encoded(command) for command in commands))
             reply = b""
             while reply.count(b"\r\n") < len(commands) and (more := connection.recv(4096)):
@@ -66,7 +96,8 @@ def _parsed(url: str) -> tuple[SplitResult, dict[str, str]]:
     return parts, {name: values[-1] for name, values in parse_qs(parts.query).items()}
 
 
-def _connected(place: str | tuple[str, int], timeout: float, *, tls: bool = False) -> socket.socket:
+def _connected(place: str | tuple[str, int], timeout: float, *, tls: dict[str, str] | None = None) -> socket.socket:
+    """A socket to there; `tls`: encrypted, with what a URL says of it."""
     if isinstance(place, str):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(timeout)
@@ -77,10 +108,16 @@ def _connected(place: str | tuple[str, int], timeout: float, *, tls: bool = Fals
             raise
         return connection
     connection = socket.create_connection(place, timeout)
-    if tls:
+    if tls is not None:
         import ssl
 
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=place[0])
+        context = ssl.create_default_context(cafile=tls.get("ssl_ca_certs"))
+        context.check_hostname = tls.get("ssl_check_hostname", "true").lower() in ("true", "1", "yes")
+        if tls.get("ssl_cert_reqs") == "none":
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if "ssl_certfile" in tls:
+            context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile"))
+        return context.wrap_socket(connection, server_hostname=place[0])
     return connection
 
 

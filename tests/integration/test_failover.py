@@ -20,6 +20,7 @@ from loom.exceptions import ClaimConflictError, DatabaseUnavailableError, LoomEr
 from loom.graph.front import Loom
 from loom.orchestration.housekeeping import Housekeeper
 from loom.services import Endpoints
+from loom.services.probe import Answer, ask_postgres
 from tests.conftest import horizon_passed
 from tests.failover import Pair, Redis, cluster, lent, pair, redis_place, until
 
@@ -201,6 +202,35 @@ async def test_a_replica_is_not_taken_for_a_mirror(config: LoomConfig, redis_pla
         assert len((await loom.ready()).tasks) == 1
         (told,) = [one for one in await loom.doctor() if not one.holds]
         assert "replica" in told.found
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"cluster_enabled": "yes"}, "a node of a Redis Cluster"),
+        ({"maxmemory": "100mb", "maxmemory_policy": "allkeys-lru"}, "its maxmemory-policy is allkeys-lru"),
+        ({"min_replicas_to_write": "1"}, "Redis refuses: NOREPLICAS"),
+        ({"replicaof": "127.0.0.1 1"}, "it is a replica"),
+    ],
+)
+async def test_a_redis_that_is_no_mirror_is_named(
+    config: LoomConfig, redis_place: Callable[[str], Redis], settings: dict[str, str], why: str
+) -> None:
+    server = redis_place("unfit")
+    server.start(**settings)
+    async with Loom(replace(config, redis=replace(config.redis, url=server.url)), agent="a") as loom:
+        await loom.create("A")
+        assert why in str(await loom.mirror_refused())
+        (told,) = [one for one in await loom.doctor() if not one.holds]
+        assert why in told.found
+        assert len((await loom.ready()).tasks) == 1
+
+
+def test_the_probe_asks_every_host_that_a_url_names(pair: Pair) -> None:
+    found = ask_postgres(f"postgresql://loom@/loom?host=/nowhere,{pair.primary.sockets}")
+    assert found is Answer.READY
+    assert ask_postgres("postgresql://loom@127.0.0.1:1,[::1]:2/loom") is Answer.SILENT
+    assert ask_postgres("postgresql://loom@127.0.0.1:x/loom") is Answer.SILENT
 
 
 # --- what does not answer ---------------------------------------------------------------------------------------------

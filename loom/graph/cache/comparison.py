@@ -22,10 +22,12 @@ _TRIES, _PAUSE = 30, 0.2  # for another process to come to the end of a rebuild
 async def compare(pool: Pool, cache: Cache, relay: Relay, project_id: str) -> Verdict:
     """Compares Redis with Postgres, looking again at what differs, since others write meanwhile."""
     name = "Redis equals Postgres"
+    cache.try_again()
     if not await _brought_up(cache, relay):
-        if await cache.state() is None:
+        if cache.complaint is None and await cache.state() is None:
             return Verdict(name, True, "not compared: Redis is away; every command works without it")
-        found = cache.refused or "not compared: the mirror could not be brought up to date."
+        refused = cache.refused or (cache.complaint and f"not compared: Redis refuses: {cache.complaint}")
+        found = refused or "not compared: the mirror could not be brought up to date."
         return Verdict(name, False, found, "Every command works without it; see the log of Redis for why.")
     held = await cache.everything()
     suspects: set[str] | None = None
@@ -53,7 +55,7 @@ async def _brought_up(cache: Cache, relay: Relay) -> bool:
     for _ in range(_TRIES):
         if await relay.step():
             return True
-        if cache.refused or await cache.state() is None:
+        if cache.refused or cache.complaint or await cache.state() is None:
             return False
         await asyncio.sleep(_PAUSE)
     return False

@@ -20,7 +20,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 from loom.bus import channels
-from loom.bus.client import Client, Word
+from loom.bus.client import Client, RefusedError, Word
 from loom.bus.connection import Breaker, is_away
 from loom.bus.events import START, Event, Position
 from loom.bus.publisher import Notice, publish_event
@@ -122,6 +122,7 @@ class Cache:
         ]
         self._unseen = START  # readers ask Postgres until the relay has passed this event
         self.refused: str | None = None  # why this Redis is no mirror
+        self.complaint: str | None = None  # what it answered, and refused, last
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
@@ -221,12 +222,9 @@ class Cache:
         """How the mirror is; None when Redis is away."""
 
         async def run(redis: Client) -> MirrorState:
-            held, *infos = await redis.together(
-                ("HMGET", self._keys[0], "layout", "history", "position", "generation"),
-                ("INFO", "memory"),
-                ("INFO", "replication"),
-            )
-            self.refused = _why_no_mirror(*map(_facts, infos))
+            self.refused = _why_no_mirror(_facts(await redis.call("INFO")))
+            asked = "layout", "history", "position", "generation"
+            held = [None] * len(asked) if self.refused else await redis.call("HMGET", self._keys[0], *asked)
             layout, history, position, generation = held
             own = layout == LAYOUT and history == self.history
             return MirrorState(
@@ -237,6 +235,10 @@ class Cache:
             )
 
         return await self._try(run)
+
+    def try_again(self) -> None:
+        """Has the next call ask Redis although the last one has failed, as a check wants it."""
+        self._breaker.succeeded()
 
     def expect(self, position: Position) -> None:
         """Says where Postgres was a while ago: a mirror that the relay has not brought there is not read."""
@@ -361,9 +363,12 @@ class Cache:
         except Exception as error:
             if not is_away(error):
                 raise
-            _LOG.warning("Redis does not answer (%s); Postgres goes on alone", type(error).__name__)
+            self.complaint = str(error) if isinstance(error, RefusedError) else None
+            what = f"refuses: {self.complaint}" if self.complaint else f"does not answer ({type(error).__name__})"
+            _LOG.warning("Redis %s; Postgres goes on alone", what)
             self._breaker.failed()
             return None
+        self.complaint = None
         self._breaker.succeeded()
         return result
 
@@ -422,18 +427,22 @@ def _task(fields: dict[str, str]) -> Task | None:
 
 
 def _facts(info: Any) -> dict[str, Any]:
-    """The facts of a section of INFO, which the whole client gives as an object."""
+    """The facts of INFO, which the whole client gives as an object."""
     if isinstance(info, dict):
         return info
     return dict(line.split(":", 1) for line in str(info).splitlines() if ":" in line)
 
 
-def _why_no_mirror(memory: Mapping[str, Any], replication: Mapping[str, Any]) -> str | None:
+def _why_no_mirror(facts: Mapping[str, Any]) -> str | None:
     """Why a Redis that answers is no mirror, from its INFO; None: it may be one."""
-    if replication.get("role", "master") != "master":
-        return "Redis takes no changes: it is a replica."
-    policy = str(memory.get("maxmemory_policy", "noeviction"))
-    if int(memory.get("maxmemory", 0)) and policy != "noeviction":
+    if facts.get("redis_mode") == "sentinel":
+        return "This is the port of a Sentinel, which Loom does not speak to: name the primary itself."
+    if str(facts.get("cluster_enabled")) == "1":
+        return "This is a node of a Redis Cluster, which Loom does not support yet: name a single server."
+    if facts.get("role", "master") != "master":
+        return "Redis takes no changes: it is a replica. Name its primary."
+    policy = str(facts.get("maxmemory_policy", "noeviction"))
+    if int(facts.get("maxmemory", 0)) and policy != "noeviction":
         return f"Redis may drop what it holds: its maxmemory-policy is {policy}, not noeviction."
     return None
 
