@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
     from loom.graph.model.verdict import Verdict
     from loom.graph.project import ProjectStatus
-    from loom.graph.rules.claims import Outcome, Swept
+    from loom.graph.rules.claims import Outcome, Renewal, Swept
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
@@ -130,6 +130,7 @@ __all__ = [
     "ProjectStatus",
     "ProviderError",
     "RedisConfig",
+    "Renewal",
     "RetentionConfig",
     "RunAnsweredError",
     "RunLostError",
@@ -189,6 +190,7 @@ _PLACES = {
     "Project": "graph.store.projects",
     "ProjectStatus": "graph.project",
     "RedisConfig": "config",
+    "Renewal": "graph.rules.claims",
     "RetentionConfig": "config",
     "ServersConfig": "config",
     "SkillsConfig": "config",
