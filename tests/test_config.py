@@ -132,6 +132,12 @@ def test_an_address_means_servers_of_the_users_own() -> None:
     assert load(LOOM_DATABASE_URL="postgres://h").servers.backend == "external"  # a later layer
 
 
+def test_a_redis_alone_that_moves_postgres_elsewhere_is_pointed_out() -> None:
+    assert any("PostgreSQL at localhost:5432" in one for one in load(LOOM_REDIS_URL="redis://h").warnings)
+    both = load(LOOM_REDIS_URL="redis://h", LOOM_DATABASE_URL="postgres://h")
+    assert not any("localhost" in one for one in both.warnings)
+
+
 def test_an_address_beside_another_backend_is_ignored_aloud() -> None:
     user = user_file("servers: {backend: embedded}\ndatabase: {url: 'postgresql://h/d'}\n")
     config = load()

@@ -30,6 +30,10 @@ def up() -> None:
         return
     for line in server_lines(health):
         click.echo(line)
+    if config.servers.backend == "embedded":
+        from loom.services.instance import instance_dir
+
+        click.echo(f"Their data lies in {instance_dir(config)}.")
     if mcp != "unchanged":
         click.echo(f".mcp.json {mcp}")
     if config.project_dir:

@@ -54,6 +54,11 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
         if key in values:
             values[key] = change(values[key])
     _drop_unused_addresses(values, sources, warnings)
+    if "redis.url" in values and "database.url" not in values and sources["servers.backend"] == sources["redis.url"]:
+        warnings.append(
+            f"{sources['redis.url']} names a Redis of your own, so that Loom starts no servers and looks for "
+            "PostgreSQL at localhost:5432; name it in `database.url`."
+        )
 
     made, lacking = KEYS.build(values)
     warnings += [f"`{KEYS.row_of(key)}` counts for nothing, because it has no `{key}`." for key in lacking]
@@ -79,7 +84,7 @@ def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str
         return find_project(project_dir)
     named = env.get("LOOM_PROJECT_DIR", "")
     if not named or named.startswith("${"):  # a client that does not expand the default in .mcp.json
-        return find_project(Path.cwd())
+        return find_project(_here())
     root = find_project(Path(named).expanduser())
     if root is None:
         warnings.append(
@@ -87,6 +92,13 @@ def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str
             "run `loom init` there or correct the variable."
         )
     return root
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("The current directory is gone.", "Change to one that is there.") from None
 
 
 def _drop_unused_addresses(values: dict[str, Any], sources: dict[str, str], warnings: list[str]) -> None:

@@ -16,8 +16,8 @@ import asyncpg
 
 from loom import texts
 from loom.background import Backoff
+from loom.db import trouble
 from loom.exceptions import DatabaseUnavailableError
-from loom.wording import Shell, Words
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -46,23 +46,6 @@ _SETTINGS = {"idle_in_transaction_session_timeout": "60s"}
 _TRIES = 8
 _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what a connection says that broke while it was handed out
-    asyncpg.OperatorInterventionError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.CannotConnectNowError,
-)
-_REFUSED = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
-)
-# The second is what a standby says of its own position in the log, which only a primary has.
-_READ_ONLY = (asyncpg.ReadOnlySQLTransactionError, asyncpg.ObjectNotInPrerequisiteStateError)
 
 
 class _LateError(TimeoutError):
@@ -193,7 +176,8 @@ async def begun(pool: Pool) -> AsyncIterator[Connection]:
 
 
 class translated:  # noqa: N801 - read as a statement: `with translated():`
-    """Turns errors that mean "the database is not there" into `DatabaseUnavailableError`; others pass."""
+    """Turns errors that mean "the database is not there", or cannot do it, into `DatabaseUnavailableError`; others
+    pass."""
 
     def __init__(self, url: str = "") -> None:
         self._where = f" at {texts.mask(url)}" if url else ""
@@ -212,25 +196,11 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, _REFUSED):
+        found = trouble.told(error) if error is not None else None
+        if found:
+            cause, next_step = found
             raise DatabaseUnavailableError(
-                f"PostgreSQL{self._where} refused the connection: {error}.",
-                "Check user, password and database name in database.url or LOOM_DATABASE_URL.",
-            ) from error
-        if isinstance(error, asyncpg.ProtocolViolationError):
-            raise DatabaseUnavailableError(
-                f"PostgreSQL{self._where} is not spoken to directly: {error}.",
-                "Say in database.pooler whether the pooler before it lends a server for a session or a transaction.",
-            ) from error
-        if type(error) in _READ_ONLY:
-            raise DatabaseUnavailableError(
-                f"PostgreSQL{self._where} takes no changes: it is a standby, or was set to be read only.",
-                "Name the primary in database.url or LOOM_DATABASE_URL.",
-            ) from error
-        if isinstance(error, _AWAY):
-            raise DatabaseUnavailableError(
-                f"PostgreSQL{self._where} {self._late(error) or f'does not answer ({type(error).__name__})'}.",
-                Words("Run {} to start it, or {} to see what is wrong.", Shell("loom up"), Shell("loom doctor")),
+                f"PostgreSQL{self._where} {self._late(error) or cause}.", next_step
             ) from error
 
 

@@ -141,11 +141,15 @@ class Connections:
         except (ServersError, DatabaseUnavailableError):
             self._endpoints = await asyncio.to_thread(services.ensure, self.config)
             pool = await self._open_pool(self._endpoints)
-        with db.translated():
-            async with pool.acquire() as connection:
-                await migrate.migrate(connection)
-                self.history = await project.create_project(connection, self.project_id, self.config.project_name)
-                await self._look_for_the_data(connection, texts.mask(self._endpoints.database_url))
+        try:
+            with db.translated():
+                async with pool.acquire() as connection:
+                    await migrate.migrate(connection)
+                    self.history = await project.create_project(connection, self.project_id, self.config.project_name)
+                    await self._look_for_the_data(connection, texts.mask(self._endpoints.database_url))
+        except BaseException:
+            pool.terminate()
+            raise
         return pool
 
     async def _look_for_the_data(self, connection: db.Connection, here: str) -> None:

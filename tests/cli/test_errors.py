@@ -216,3 +216,18 @@ def test_loom_project_dir_is_respected(cli: Cli, tmp_path: Path) -> None:
     elsewhere.mkdir()
     there = Cli(elsewhere, cli.env | {"LOOM_PROJECT_DIR": str(cli.directory)})
     assert there.ok("ready")["tasks"][0]["id"] == task
+
+
+def test_a_closed_standard_output_and_a_directory_that_is_gone_are_no_errors_of_looms(cli: Cli, tmp_path: Path) -> None:
+    program = f"{sys.executable} -m loom"
+    closed = subprocess.run(["sh", "-c", f"{program} help >&-"], cwd=cli.directory, env=cli.env, capture_output=True)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    gone = subprocess.run(
+        ["sh", "-c", f"mkdir gone; cd gone; rmdir ../gone; {program} status"],
+        cwd=tmp_path,
+        env={name: value for name, value in cli.env.items() if name != "LOOM_PROJECT_DIR"},
+        capture_output=True,
+        text=True,
+    )
+    assert gone.returncode == 1
+    assert "The current directory is gone." in gone.stderr

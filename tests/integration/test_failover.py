@@ -284,6 +284,33 @@ async def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
         assert (await loom.update(task.id, title="C")).task.title == "C"
 
 
+# --- what a server cannot do ------------------------------------------------------------------------------------------
+
+
+async def test_a_role_that_may_not_create_is_told_what_it_lacks(pair: Pair, process: Process) -> None:
+    await pair.primary.ask("create role visitor login")
+    with pytest.raises(DatabaseUnavailableError, match="does not let this role do that: permission denied for schema"):
+        await process("visitor", pair.primary.url(user="visitor"))
+
+
+async def test_tables_of_another_program_are_left_alone(pair: Pair, process: Process) -> None:
+    await pair.primary.ask("create table tasks (title text)")
+    with pytest.raises(DatabaseUnavailableError, match=r"another program .*tasks.* exists"):
+        await process("a")
+    assert await pair.primary.ask("select count(*) from information_schema.tables where table_schema = 'public'") == 1
+
+
+async def test_a_server_without_a_connection_left_says_so(pair: Pair, process: Process) -> None:
+    await pair.primary.ask("create role few login connection limit 0")
+    with pytest.raises(DatabaseUnavailableError, match="has no connection left for Loom"):
+        await process("a", pair.primary.url(user="few"))
+
+
+async def test_an_address_that_cannot_be_followed_is_named(pair: Pair, process: Process) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="cannot be connected to as its address asks"):
+        await process("a", f"{pair.url}&sslmode=verify-full")
+
+
 # --- a pooler ---------------------------------------------------------------------------------------------------------
 
 
