@@ -110,7 +110,7 @@ def _command(context: click.Context) -> Iterator[str]:
     records = [
         record
         for param in command.get_params(context)
-        if isinstance(param, click.Option) and param.opts[0] not in _SHARED
+        if isinstance(param, click.Option) and not {*param.opts} & {*_SHARED}
         if (record := param.get_help_record(context)) is not None
     ]
     if records:

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ async def play(settings: Settings, place: Path) -> list[str]:
     project = place / "project"
     (project / ".loom").mkdir(parents=True)
     (project / ".loom" / "config.yaml").write_text(
-        "project_name: chaos\nproject_id: 00000000-0000-4000-8000-000000000001\n"
+        f"project_name: chaos\nproject_id: {uuid.uuid4()}\n"
         "orchestration: {claim_ttl_seconds: 5, sweep_seconds: 0.5, max_retries: 50}\n"
     )
     environment = {**os.environ, "LOOM_PROJECT_DIR": str(project)}

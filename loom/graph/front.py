@@ -24,7 +24,13 @@ from loom.bus.events import Position
 from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
 from loom.db import connection as db
-from loom.exceptions import InvalidInputError, LoomError, MessageNotFoundError, ProjectNotFoundError
+from loom.exceptions import (
+    ClaimConflictError,
+    InvalidInputError,
+    LoomError,
+    MessageNotFoundError,
+    ProjectNotFoundError,
+)
 from loom.graph import project, store
 from loom.graph.cache import waiting
 from loom.graph.connections import Connections
@@ -259,36 +265,42 @@ class Loom:
             raise
 
     async def _claim(self, agent: str, wanted: str | None, terms: Terms, *, named: bool) -> Claim | None:
-        async def work(pool: db.Pool) -> tuple[Claim, Change] | None:
+        async def work(pool: db.Pool) -> tuple[Claim, Change] | LoomError | None:
             async with db.begun(pool) as connection:
-                while True:
-                    tx = Transaction(connection, self.project_id)
-                    made = await store.claim_task(
-                        tx,
-                        agent,
-                        lease_seconds=terms.lease_seconds,
-                        deadline_seconds=terms.deadline_seconds,
-                        task_id=wanted,
-                        frontier=self._frontier,
-                    )
-                    if made is not None:
-                        return made, tx.change()
-                    if wanted is None:
-                        return None
-                    if await self._commit(lambda tx: claims.lapse_if_over(tx, wanted)):
-                        continue
-                    refusal = await claims.refusal_to_claim(connection, self.project_id, wanted, agent)
-                    if refusal is not None:
-                        raise refusal
+                tx = Transaction(connection, self.project_id)
+                made = await store.claim_task(
+                    tx,
+                    agent,
+                    lease_seconds=terms.lease_seconds,
+                    deadline_seconds=terms.deadline_seconds,
+                    task_id=wanted,
+                    frontier=self._frontier,
+                )
+                if made is not None:
+                    return made, tx.change()
+                if wanted is None:
+                    return None
+                return await claims.refusal_to_claim(connection, self.project_id, wanted, agent)
 
-        asked = time.monotonic()
-        made = await self._links.run(work, repeatable=False)
-        if made is None:
-            return None
+        while True:
+            asked = time.monotonic()
+            made = await self._links.run(work, repeatable=False)
+            if isinstance(made, tuple):
+                break
+            if wanted is None:
+                return None
+            # Without a refusal it was given back in between; a lease that is over has not been seen by a sweep yet.
+            if made is not None and not await self._lapse_if_over(wanted, made):
+                raise made
         claim, change = made
         self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds, asked, named=named)
         await self._mirror(change)
         return claim
+
+    async def _lapse_if_over(self, task_id: str, refusal: LoomError) -> bool:
+        return isinstance(refusal, ClaimConflictError) and await self._commit(
+            lambda tx: claims.lapse_if_over(tx, task_id)
+        )
 
     async def _unclaim(self, making: asyncio.Task[Claim | None]) -> None:
         """Gives back a claim of which nobody has heard."""
