@@ -67,6 +67,8 @@ def calls() -> list[Call]:
     found = []
     for _, tree in trees(below_the_faces=True):
         for node in made(tree, "call"):
+            if isinstance(node.func, ast.Attribute):
+                continue  # somebody's method, such as a command of Redis
             arguments = {}
             for keyword in node.keywords:
                 try:

@@ -251,9 +251,12 @@ async def without(redis_url: str, config: LoomConfig) -> float:
 @pytest.fixture
 async def hung() -> AsyncIterator[str]:
     """A Redis that answers nothing."""
-    server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+    inside: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda reader, writer: inside.append(writer), "127.0.0.1", 0)
     yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
+    for writer in inside:
+        writer.transport.abort()
 
 
 NO_REDIS = "unix:///nonexistent/redis.sock"
