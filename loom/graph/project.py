@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
@@ -79,10 +79,5 @@ async def get_project_status(
         ready_count=counts[TaskStatus.PENDING],
         blocked_tasks=blocked,
         blockers=await blockers(connection, project_id, [task.id for task in blocked]),
-        open_escalations=tallies.open_escalations,
-        deferred=tallies.deferred,
-        dead_letters=tallies.dead_letters,
-        retries_due=tallies.retries_due,
-        agents=tallies.agents,
-        open_workflows=tallies.open_workflows,
+        **asdict(tallies),
     )
