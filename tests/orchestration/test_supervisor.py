@@ -160,6 +160,8 @@ async def test_a_signal_ends_it_while_the_database_is_away(cli: Cli, door: Door,
         assert await asyncio.to_thread(supervisor.wait, 20) == 128 + sent
     finally:
         supervisor.kill()
+        for pipe in (supervisor.stdout, supervisor.stderr):
+            pipe.close()
     assert "Traceback" not in said
     failed = await asyncio.to_thread(cli, "orchestrate", "--once")
     assert (failed.code, failed.out) == (1, "")
