@@ -148,13 +148,31 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
     Deadlocks and serialization failures (40P01, 40001) roll everything back and run `work` again, after a random pause
     that grows; callers never see them. So `work` must be free of effects outside of the transaction.
     """
+
+    async def whole() -> T:
+        async with begun(pool) as connection, connection.transaction():
+            return await work(connection)
+
+    return await _until_no_conflict(whole)
+
+
+async def in_one_statement(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """As `in_transaction`, for work that is a single statement and needs no block around it."""
+
+    async def whole() -> T:
+        async with begun(pool) as connection:
+            return await work(connection)
+
+    return await _until_no_conflict(whole)
+
+
+async def _until_no_conflict(attempt: Callable[[], Awaitable[T]]) -> T:
     backoff = Backoff(*_PAUSES, jitter=1)
-    for attempt in range(1, _TRIES + 1):
+    for number in range(1, _TRIES + 1):
         try:
-            async with begun(pool) as connection, connection.transaction():
-                return await work(connection)
+            return await attempt()
         except _CONFLICTS:
-            if attempt == _TRIES:
+            if number == _TRIES:
                 raise
         await asyncio.sleep(backoff.rest())
     raise AssertionError("unreachable")

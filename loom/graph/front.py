@@ -672,7 +672,7 @@ class Loom:
             return [task_id for task_id in wanted if task_id not in renewed]
 
         asked = time.monotonic()
-        lost = await self._links.run(lambda pool: db.in_transaction(pool, work))
+        lost = await self._links.run(lambda pool: db.in_one_statement(pool, work))
         self._session.renewed({task_id: token for task_id, token in wanted.items() if task_id not in lost}, asked)
         self._session.lose(wanted, lost)
         return lost

@@ -290,7 +290,9 @@ async def test_agents_answer_only_where_they_may(loom: Loom) -> None:
 async def test_the_time_for_an_answer_ends(loom: Loom, clock: Clock) -> None:
     run = await begun(loom, ASK.replace("}", ", timeout: 60}"))
     await clock(61)
-    with pytest.raises(WorkflowStateError, match=f"The time to answer ask is over. `loom .* {run.id} --step ask` asks"):
+    with pytest.raises(
+        WorkflowStateError, match=f"The time to answer ask is over. .* `loom workflow resume {run.id} --step ask`"
+    ):
         await runs.confirm(loom, run.id, yes=True)
     assert (await waits(loom, run))["until"].startswith("20")
     assert await runs.movable(loom) == [run.id]
