@@ -35,6 +35,7 @@ class State:
     postgres_version: str = ""
     redis: str = ""
     redis_version: str = ""
+    superuser_closed: bool = False  # PostgreSQL's superuser has no password, so that nobody logs in as it
 
     def endpoints(self) -> Endpoints:
         directory = quote(self.run)

@@ -46,6 +46,9 @@ def start(root: Path, state: State, progress: Callable[[str], None]) -> State:
     for server in servers:
         progress(f"Starting {server.name}.")
         begins.append(_launch(server))
+        if isinstance(server, _Postgres):
+            state = replace(state, superuser_closed=True)
+            write_state(root, state)
     for server, begin in zip(servers, begins, strict=True):
         _await(server, begin)
     return state
@@ -113,6 +116,9 @@ class _Server(ABC):
         send_signal(self.pid_file, self.stop_signal, self.who, mark=f"{self.root}/{self.stem}")
 
 
+_CLOSE = "ALTER ROLE postgres PASSWORD NULL;\n"  # a superuser may run programs and read files; nobody logs in as it
+
+
 class _Postgres(_Server):
     name = "PostgreSQL"
     stem = "pg"
@@ -137,10 +143,13 @@ class _Postgres(_Server):
 
     def launch(self, lock: int) -> int:
         program = Path(self.state.postgres)
-        if not self.data.exists():
+        new = not self.data.exists()
+        if new:
             self._init(program, lock)
         for leftover in (self.pid_file, *Path(self.state.run).glob(".s.PGSQL.*")):
             leftover.unlink(missing_ok=True)
+        if not new and not self.state.superuser_closed:  # made by a Loom that gave it the password of its own role
+            self._alone(program, self.data, _CLOSE, lock)
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": f'"{self.state.run}"',
@@ -178,8 +187,12 @@ class _Postgres(_Server):
             password.unlink()
         # Loom's role is no superuser, but may make databases, which tests and restores want.
         sql = f"CREATE ROLE loom LOGIN CREATEDB PASSWORD '{self.state.secret}';\nCREATE DATABASE loom OWNER loom;\n"
-        run([program, "--single", "-D", draft, "postgres"], self.who, text=sql, cwd=self.root, keep=lock)
+        self._alone(program, draft, sql + _CLOSE, lock)
         draft.rename(self.data)
+
+    def _alone(self, program: Path, data: Path, sql: str, lock: int) -> None:
+        """Runs SQL as the superuser, in a PostgreSQL that serves nobody else."""
+        run([program, "--single", "-D", data, "postgres"], self.who, text=sql, cwd=self.root, keep=lock)
 
 
 class _Redis(_Server):

@@ -22,7 +22,8 @@ from loom import services
 from loom.config import LoomConfig, ServersConfig
 from loom.exceptions import ServersError, ServersStoppedError
 from loom.services import Endpoints, binaries, pair
-from loom.services.launcher import is_locked
+from loom.services.instance import read_state, write_state
+from loom.services.launcher import account, is_locked, locked
 from loom.services.probe import Answer, ask_postgres, ask_redis
 from tests.timing import fastest
 
@@ -135,6 +136,24 @@ def test_the_secret_stays_in_private_files(instance: Path) -> None:
     assert secret not in shown
     assert secret not in repr(services.endpoints(CONFIG))
     assert all(secret not in repr(health) and health.running for health in services.check(CONFIG))
+
+
+async def test_nobody_logs_in_as_the_superuser(instance: Path) -> None:
+    as_superuser = services.up(CONFIG).database_url.replace("//loom:", "//postgres:")
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        await asyncpg.connect(as_superuser)
+    # Nor where an earlier Loom gave it the password of its own role.
+    services.down(CONFIG)
+    state = read_state(instance)
+    assert state is not None
+    server = pair._Postgres(instance, state, account(instance / "pg"))
+    sql = f"ALTER ROLE postgres PASSWORD '{state.secret}';\n"
+    with locked(server.lock, 10), (instance / "up.lock").open() as lock:
+        server._alone(Path(state.postgres), server.data, sql, lock.fileno())
+    write_state(instance, replace(state, superuser_closed=False))
+    services.up(CONFIG)
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
+        await asyncpg.connect(as_superuser)
 
 
 def test_second_up_changes_nothing(instance: Path) -> None:
