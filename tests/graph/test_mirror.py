@@ -20,7 +20,7 @@ from loom.config import LoomConfig, RedisConfig
 from loom.db.connection import Pool
 from loom.exceptions import TaskNotFoundError
 from loom.graph import store
-from loom.graph.cache import mirror
+from loom.graph.cache import comparison, mirror
 from loom.graph.cache.mirror import BATCH
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, ready_score
@@ -436,3 +436,15 @@ async def test_tokens_of_another_timeline_begin_where_none_was_handed_out(loom: 
     second = await loom.claim(task.id)
     assert second is not None
     assert (first.task.claim_token, second.task.claim_token) == (1, 2**32 + 1)
+
+
+async def test_doctor_outlasts_a_rebuild_that_a_killed_process_has_begun(
+    loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert comparison._TRIES * comparison._PAUSE > mirror._BUILDING_SECONDS
+    await loom.create("A")
+    await synced(loom)
+    monkeypatch.setattr(mirror, "_BUILDING_SECONDS", 2)
+    assert await (await loom._links.cache()).begin() is not None
+    assert not await (await loom.relay()).step()
+    await holds(loom)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loom.db.connection import Pool
 
 
-_TRIES, _PAUSE = 30, 0.2  # for another process to come to the end of a rebuild
+_TRIES, _PAUSE = 100, 0.2  # longer than a rebuild is left alone that a killed process has begun
 
 
 async def compare(pool: Pool, cache: Cache, relay: Relay, project_id: str) -> Verdict:
