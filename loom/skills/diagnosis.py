@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def problems(answer: object, *, title: str | None = None) -> list[str]:
     Args:
         title: of the failed task, which no fix task may bear.
     """
-    if found := answers.problems(answer, _outputs()):
+    if found := _too_many_places(answer) or answers.problems(answer, _outputs()):
         return found
     assert isinstance(answer, dict), "the schema says so"
     action, fix_tasks = answer["action"], answer["fix_tasks"]
@@ -173,6 +174,22 @@ def _outputs() -> Mapping[str, Any]:
     """The schema of a diagnosis."""
     file = resources.files("loom.skills").joinpath("builtin", f"{SKILL}.md")
     return loader.parse(file.read_text("utf-8"), f"built-in {file.name}", "built-in").outputs
+
+
+_MANY = 10_000  # more than any diagnosis has
+
+
+def _too_many_places(answer: object) -> list[str]:
+    """Lists of very many places, counted before each of them is held against the schema, which takes seconds."""
+    fix_tasks = answer.get("fix_tasks") if isinstance(answer, dict) else None
+    rows = fix_tasks if isinstance(fix_tasks, list) else []
+    last = len(rows) - 1
+    crowded = (
+        f"fix_tasks[{place}].depends_on names {len(before):,} places, but there are {last} other tasks."
+        for place, one in enumerate(rows)
+        if isinstance(one, dict) and isinstance(before := one.get("depends_on"), list) and len(before) > _MANY
+    )
+    return list(islice(crowded, answers.PROBLEMS_TOLD))
 
 
 def _wrong_places(fix_tasks: list[dict[str, Any]]) -> list[str]:
