@@ -52,8 +52,9 @@ def enter(config: LoomConfig) -> None:
     """
     if not _is_bound(config):
         return
-    owner = owner_elsewhere(config)
-    if owner is None and not _places(stored(), config):
+    known = _places(stored(), config)  # read once: between two looks another place may become the first
+    owner = known[0] if known and _here(config) not in known else None
+    if not known:
         with suppress(ConfigError):  # where nothing can be kept, as in some containers, nothing is known either
             owner = _take(config, only_if_free=True)
     if owner is not None:
