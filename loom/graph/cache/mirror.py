@@ -385,6 +385,9 @@ _SCRIPT, _READY, _BEGIN, _FINISH, _ABANDON = (
 
 def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
     """Tasks in parts that one script call can carry, by number and by bytes."""
+    if len(tasks) == 1:  # as nearly always, and then there is nothing to measure
+        yield tasks
+        return
     batch: list[Task] = []
     room = _BATCH_BYTES
     for task in tasks:
