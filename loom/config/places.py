@@ -39,8 +39,7 @@ def place_of(directory: Path) -> Path:
 
 def owner_elsewhere(config: LoomConfig) -> str | None:
     """The place that the project's id belongs to, where that is another one than this."""
-    known = _places(stored(), config) if _is_bound(config) else []
-    return known[0] if known and _here(config) not in known else None
+    return _other_owner(_places(stored(), config), config) if _is_bound(config) else None
 
 
 def enter(config: LoomConfig) -> None:
@@ -53,7 +52,7 @@ def enter(config: LoomConfig) -> None:
     if not _is_bound(config):
         return
     known = _places(stored(), config)  # read once: between two looks another place may become the first
-    owner = known[0] if known and _here(config) not in known else None
+    owner = _other_owner(known, config)
     if not known:
         with suppress(ConfigError):  # where nothing can be kept, as in some containers, nothing is known either
             owner = _take(config, only_if_free=True)
@@ -107,6 +106,10 @@ def _take(config: LoomConfig, *, only_if_free: bool) -> str | None:
             config.project_id: [*known[:_MOST], here]
         }
     return None
+
+
+def _other_owner(known: list[str], config: LoomConfig) -> str | None:
+    return known[0] if known and _here(config) not in known else None
 
 
 def _is_bound(config: LoomConfig) -> bool:
