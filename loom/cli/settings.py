@@ -16,6 +16,7 @@ from loom.cli.shared import Group, Reply, answer, settings, wants_json
 from loom.cli.times import when
 from loom.config import KEYS, guarded, is_trusted, load_config, places, set_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
+from loom.config.inside import refuse_inside
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
 from loom.texts import one_line
 
@@ -77,6 +78,8 @@ def trust(yes: bool) -> None:
     owner = places.owner_elsewhere(merged)
     if owner:
         new.append(f"project_id, which is that of the project in {owner}")
+    if new:
+        refuse_inside("What this project is trusted with")
     if new and not yes:
         for name in new:
             click.echo(f"  {one_line(name)}", err=True)

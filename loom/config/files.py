@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from loom import documents, files
+from loom.config.inside import refuse_inside
 from loom.config.keys import KEYS, Keys, LoomConfig, Rule, UnfitError
 from loom.exceptions import ConfigError
 
@@ -91,9 +92,12 @@ def set_value(path: Path, key: str, value: object, keys: Keys = KEYS, *, within:
         within: the project that the file is of; None for the user's own.
 
     Raises:
-        ConfigError: no such key, a value that it does not accept, or a file that cannot be read.
+        ConfigError: no such key, a value that it does not accept, a file that cannot be read, or a guarded key from
+            inside a run.
     """
     checked = _checked(key, value, keys)
+    if keys.guards(key, checked):
+        refuse_inside(f"`{key}`")
     old = read_text(path, within)
     wanted = _parsed(old, path)
     *holders, name = key.split(".")

@@ -277,6 +277,14 @@ class Keys(Mapping[str, Rule]):
         ends = (end for end, part in enumerate(self._pattern(key).split("."), 1) if part == "*")
         return next((".".join(parts[:end]) for end in ends), None)
 
+    def guards(self, key: str, value: object) -> bool:
+        """Whether this value of a key, or of a row, counts in a project's file only once it is trusted."""
+        row = self.row_of(key)
+        if row is None:
+            return self[key].guards(value)
+        start = f"{self._pattern(row)}."
+        return any(rule.guarded for name, rule in self._rules.items() if name.startswith(start))
+
     def place(self, key: str) -> tuple[int, str]:
         """Sorts dotted names into the order of the dataclass, rows by name."""
         return list(self._rules).index(self._pattern(key)), key

@@ -13,6 +13,7 @@ from typing import Any
 
 from loom import files, texts
 from loom.config.files import common_dir
+from loom.config.inside import refuse_inside
 from loom.config.keys import LoomConfig
 from loom.config.trust import changing, stored
 from loom.exceptions import ConfigError, ProjectElsewhereError
@@ -68,8 +69,9 @@ def enter(config: LoomConfig) -> None:
 
 
 def allow(config: LoomConfig) -> None:
-    """Records that the user wants this place to use the project's id. Raises ConfigError."""
+    """Records that the user wants this place to use the project's id. Raises ConfigError, also inside a run."""
     if _is_bound(config):
+        refuse_inside("The places that may use this project's id")
         _take(config, only_if_free=False)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from loom import files
 from loom.config.files import nested, read_layer, set_value, user_config_path
+from loom.config.inside import refuse_inside
 from loom.config.keys import COMPOSE_FILE, KEYS, Keys
 from loom.exceptions import ConfigError
 
@@ -64,9 +65,14 @@ def trust(
     Args:
         names: only these, beside what was trusted before; None means everything and forgets what is gone.
         seen: what `guarded` found when the user was asked; what has changed since is not trusted by this.
+
+    Raises:
+        ConfigError: the record cannot be written, or everything is meant and this is inside a run.
     """
     now = guarded(project_dir) if seen is None else seen
     chosen = {name: digest for name, digest in now.items() if names is None or name in names}
+    if names is None:
+        refuse_inside("What this project is trusted with")
     with changing() as store:
         before = {} if names is None else _recorded(project_dir, store)
         store[str(project_dir.resolve())] = before | chosen

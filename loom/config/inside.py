@@ -1,0 +1,48 @@
+"""Whether this process belongs to a run that Loom started: an agent at work, a check, a step of a workflow.
+
+What a run may do was decided before it began. Whoever works in it would otherwise allow himself his own programs, so
+what the user alone may do is refused there.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from loom.exceptions import ConfigError
+
+MARK = "LOOM_RUN"
+"""The variable that everything in a run carries; `process/guard.py` sets it."""
+
+_PROC = Path("/proc")
+_MOST = 1000  # parents: there is no such chain
+
+
+def inside_run() -> bool:
+    """Whether the mark of a run is in the environment of this process or, where there is /proc, of a parent's."""
+    return MARK in os.environ or any(map(_is_marked, _parents()))
+
+
+def refuse_inside(what: str) -> None:
+    """Raises ConfigError if this is inside a run. `what`: the beginning of a sentence that goes on with "cannot be"."""
+    if inside_run():
+        raise ConfigError(
+            f"{what} cannot be changed from inside a run that Loom started.", "Leave it to the user, in a terminal."
+        )
+
+
+def _parents() -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):  # no /proc, or a parent that has ended meanwhile
+        pid = os.getppid()
+        while pid > 0 and len(found) < _MOST:
+            found.append(pid)
+            pid = int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    return found
+
+
+def _is_marked(pid: int) -> bool:
+    with suppress(OSError):  # another user's, who has not started this run
+        return f"\0{MARK}=".encode() in b"\0" + (_PROC / str(pid) / "environ").read_bytes()
+    return False
