@@ -16,6 +16,7 @@ from loom.config import (
     KEYS,
     LoomConfig,
     find_project,
+    gone,
     guarded,
     is_trusted,
     load_config,
@@ -123,7 +124,7 @@ def test_only_what_differs_from_the_defaults_is_shown(project: Path) -> None:
         f"project_id: {PROJECT_ID}\nmcp: {{port: 9000}}\nredis: {{stream_maxlen: 10000}}\n"
     )
     assert load(project).shown(changed=True) == {"project_name": "shop", "project_id": PROJECT_ID, "mcp.port": 9000}
-    assert set(load(project).shown()) == set(KEYS)
+    assert set(load(project).shown()) == {key for key in KEYS if "*" not in key}
 
 
 def test_an_address_means_servers_of_the_users_own() -> None:
@@ -534,6 +535,83 @@ def test_a_guarded_key_guards_its_row_as_a_whole(project: Path) -> None:
     layer = read_layer(path, [], OWN)
     hold_back(project, path, layer, [], OWN)
     assert OWN.build(layer)[0]["checks"] == {"lint": Check(("ruff", "check"), timeout=5)}
+
+
+DEMANDS = """\
+checks: {unit: {command: [pytest], protect: [tests/]}, lint: {command: [ruff]}}
+landing: {checks: [unit], approve: [all], propose: [gh], target: main}
+"""
+
+
+def test_what_binds_is_missed_when_it_is_changed_or_gone(project: Path) -> None:
+    """Whoever can write the file, as an agent beside it can, does not lift what was demanded of the work."""
+    path = project_file(project)
+    path.write_text(DEMANDS)
+    binding = {"checks.unit", "checks.lint", "landing.checks", "landing.approve"}
+    config = load(project)
+    assert (set(config.withheld), config.checks, config.landing.checks) == (binding, {}, ())
+    assert config.landing.target == "main"
+    trust(project)
+    config = load(project)
+    assert (config.withheld, config.warnings) == ((), ())
+    assert config.landing.checks == ("unit",)
+    assert config.checks["unit"].protect == ("tests/",)
+
+    path.write_text("landing: {checks: [lint], propose: [gh]}\n")  # the one is changed, the others are gone
+    config = load(project)
+    assert set(config.withheld) == binding
+    assert config.landing.checks == ()
+    assert set(gone(project)) == binding - {"landing.checks"}
+    assert "`landing.checks` is ignored until you allow it" in config.warnings[0]
+    assert "`checks.lint`, `checks.unit`, `landing.approve` were allowed and are gone" in config.warnings[1]
+    trust(project)  # of whoever may
+    assert (load(project).withheld, gone(project), load(project).landing.checks) == ((), [], ("lint",))
+
+
+def test_what_is_demanded_is_never_where_nothing_was_named(project: Path) -> None:
+    trust(project)
+    assert load(project).withheld == ()
+
+
+def test_a_project_changes_nothing_of_a_check_of_the_users_own(project: Path) -> None:
+    user_file("checks: {unit: {command: [mine], protect: [tests/]}}\n")
+    project_file(project).write_text("checks: {unit: {protect: [], env: [SECRET]}}\n")
+    config = load(project)
+    assert config.checks["unit"].protect == ("tests/",)
+    assert config.checks["unit"].env == ()
+    assert config.withheld == ("checks.unit",)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("checks: {unit: {command: [a], protect: [/etc]}}", "a list of at most 100 paths within the repository"),
+        ("checks: {unit: {command: [a], protect: [a/../../b]}}", "a list of at most 100 paths within the repository"),
+        ("work: {keep: [..]}", "a list of at most 100 paths within the repository"),
+        ('work: {copy: ["a\\nb"]}', "a list of at most 100 paths within the repository"),
+        ("checks: {unit: {command: [a], env: [A=B]}}", "a list of at most 100 names of variables"),
+        ("checks: {unit: {command: [a], proofs: none}}", "one of tree, commit"),
+        ("landing: {target: -f}", "the name of a branch"),
+        ("landing: {target: a..b}", "the name of a branch"),
+        ("landing: {target: a.lock}", "the name of a branch"),
+        ("landing: {target: 'a@{1}'}", "the name of a branch"),
+        ("landing: {target: a/}", "the name of a branch"),
+        ("landing: {remote: 'https://evil'}", "the name of a remote"),
+        ("landing: {trusted_git: [merge.x]}", "a list of at most 100 hooks and filter.NAME"),
+    ],
+)
+def test_what_leads_elsewhere_is_no_path_branch_or_name(project: Path, text: str, sentence: str) -> None:
+    project_file(project).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(project)
+    assert f"must be {sentence}" in caught.value.cause
+
+
+@pytest.mark.parametrize("name", ["main", "loom/landed", "feature/x.y", "über", "a@b", "release-1.2"])
+def test_a_branch_is_named_as_in_git(project: Path, name: str) -> None:
+    project_file(project).write_text(f"landing: {{target: {name}}}\n")
+    assert load(project).landing.target == name
+    subprocess.run(["git", "check-ref-format", f"refs/heads/{name}"], check=True)
 
 
 # --- trust -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from loom import texts
 from loom.cli.output import dim, emit, table
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
 from loom.cli.times import when
-from loom.config import KEYS, guarded, is_trusted, load_config, places, set_trusted, set_value, user_config_path
+from loom.config import KEYS, gone, guarded, is_trusted, load_config, places, set_trusted, set_value, user_config_path
 from loom.config import trust as record_trust
 from loom.config.inside import refuse_inside
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
@@ -36,12 +36,12 @@ def show(changed: bool) -> None:
     merged = settings()
     values = merged.shown(changed=changed)
     if wants_json():
-        facts = {key: {"value": value, "source": merged.sources[key]} for key, value in values.items()}
+        facts = {key: {"value": value, "source": merged.sources.get(key, "default")} for key, value in values.items()}
         emit({"values": facts, "warnings": list(merged.warnings)})
         return
     rows = []
     for key, value in values.items():
-        source = merged.sources[key]
+        source = merged.sources.get(key, "default")  # a row's keys beside those that it has
         shown = one_line(_words(value))
         rows.append([key, shown if source != "default" else dim(shown), dim(source)])
     for line in table(rows):
@@ -73,7 +73,7 @@ def trust(yes: bool) -> None:
     root = _project_dir("Go into the project that you want to trust.")
     seen = guarded(root)
     names = sorted(seen)
-    new = [name for name in names if not is_trusted(root, name)]
+    new = [name for name in names if not is_trusted(root, name)] + [f"{name}, which is gone" for name in gone(root)]
     merged = load_config(root)
     owner = places.owner_elsewhere(merged)
     if owner:

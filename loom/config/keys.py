@@ -6,7 +6,8 @@ number of rows with such keys, by name; several layers' rows are merged key by k
 or `checks.unit.timeout` for the row `unit` of a table `checks`.
 
 A key that starts a program, sends data elsewhere or names a receiver is guarded: in a project's file it counts only
-once the user trusts it (`trust.py`), and so does the whole row that it stands in.
+once the user trusts it (`trust.py`), and so does each row of a table that has such a key, as a whole. One that binds
+is a demand on the work: once it is trusted, to take it out of the file or to change it lifts nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ API_KEY_VARIABLE = "LOOM_SKILLS_API_KEY"
 
 _LINE = r"[^\x00-\x1f\x7f]+"
 _ROW_NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
+_PATH = r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]{1,500}"
+_BRANCH = r"(?![-/])(?!.*(?:\.\.|@\{|//|/\.|\.lock(?:/|$)))(?![.@]$)[^\x00-\x20\x7f~^:?*\[\\]{1,200}(?<![/.])"
 _ROWS = 100  # of one table
 _WORD_LENGTH = 4_096  # of one text in a list
 _LONGEST_KEY = 80  # of an unknown one, that is compared with those there are
@@ -43,7 +46,8 @@ class UnfitError(ValueError):
 class Rule:
     """What one key accepts. `wanted` completes the sentence "`key` must be ...".
 
-    `most` above 0 makes it a list of at most so many such values. `guarded` may name the values that are.
+    `most` above 0 makes it a list of at most so many such values. `guarded` may name the values that are. `binding`:
+    see `trust.hold_back`.
     """
 
     wanted: str
@@ -55,6 +59,7 @@ class Rule:
     variable: str = ""
     secret: bool = False
     guarded: bool | Collection[str] = False
+    binding: bool = False
 
     def accept(self, value: object) -> Any:
         """The value as its dataclass wants it, a list as a tuple. Raises UnfitError."""
@@ -129,6 +134,11 @@ def words(
     return field(metadata={"rule": rule}) if default is None else _field(default, rule)
 
 
+def paths(**more: Any) -> Any:
+    """A field for a list of paths within a repository."""
+    return words(of="paths within the repository, relative to its root", pattern=_PATH, **more)
+
+
 def _field(default: object, rule: Rule) -> Any:
     return field(default=default, metadata={"rule": rule})
 
@@ -200,6 +210,51 @@ class SkillsConfig:
 
 
 @dataclass(frozen=True)
+class CheckConfig:
+    """A check: a command that says with exit status 0 that the work is as it should be."""
+
+    command: tuple[str, ...] = words(None, of="words", guarded=True, binding=True)
+    timeout: int = whole(900, 1, 86400)
+    protect: tuple[str, ...] = paths()
+    keep: tuple[str, ...] = paths()
+    env: tuple[str, ...] = words(of="names of variables", pattern="[A-Za-z_][A-Za-z0-9_]{0,199}")
+    proofs: str = text("tree", "one of tree, commit", "tree|commit")
+
+
+@dataclass(frozen=True)
+class LandingConfig:
+    """Where work lands, and what it needs before."""
+
+    target: str | None = text(None, "the name of a branch", _BRANCH)  # None: Loom's own
+    checks: tuple[str, ...] = words(of="names of checks", pattern=_ROW_NAME, guarded=True, binding=True)
+    remote: str | None = text(None, "the name of a remote", "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", guarded=True)
+    approve: tuple[str, ...] = paths(guarded=True, binding=True)
+    propose: tuple[str, ...] = words(of="words", guarded=True)
+    trusted_git: tuple[str, ...] = words(
+        of="hooks and filter.NAME", pattern=r"hooks|filter\.[A-Za-z0-9_-]{1,64}", guarded=True
+    )
+
+
+@dataclass(frozen=True)
+class SetupConfig:
+    """What makes a fresh worktree one to work in."""
+
+    command: tuple[str, ...] = words(of="words", guarded=True)
+    inputs: tuple[str, ...] = paths()
+
+
+@dataclass(frozen=True)
+class WorkConfig:
+    """What an agent's worktree has, and what an agent may do."""
+
+    setup: SetupConfig = field(default_factory=SetupConfig)
+    keep: tuple[str, ...] = paths()
+    copy: tuple[str, ...] = paths()
+    allow: tuple[str, ...] = words(of="texts", guarded=True)
+    silence_seconds: int = whole(900, 1, 7 * 86400)
+
+
+@dataclass(frozen=True)
 class LoomConfig:
     """The merged configuration. Make one with `load_config`; the plain constructor gives the defaults."""
 
@@ -224,10 +279,14 @@ class LoomConfig:
     orchestration: OrchestrationConfig = field(default_factory=OrchestrationConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     skills: SkillsConfig = field(default_factory=SkillsConfig)
+    checks: Mapping[str, CheckConfig] = field(default_factory=dict, metadata={"table": CheckConfig})
+    landing: LandingConfig = field(default_factory=LandingConfig)
+    work: WorkConfig = field(default_factory=WorkConfig)
     agent_id: str | None = None  # LOOM_AGENT_ID; a variable only
     skills_api_key: str | None = field(default=None, repr=False)  # LOOM_SKILLS_API_KEY; a variable only
     warnings: tuple[str, ...] = ()  # sentences to show a person
     sources: Mapping[str, str] = field(default_factory=dict)  # dotted key: "default", a file's path or a variable
+    withheld: tuple[str, ...] = ()  # keys and rows that bind and are not in force; see `trust.hold_back`
 
     @property
     def loom_dir(self) -> Path | None:
@@ -279,11 +338,13 @@ class Keys(Mapping[str, Rule]):
 
     def guards(self, key: str, value: object) -> bool:
         """Whether this value of a key, or of a row, counts in a project's file only once it is trusted."""
-        row = self.row_of(key)
-        if row is None:
-            return self[key].guards(value)
-        start = f"{self._pattern(row)}."
-        return any(rule.guarded for name, rule in self._rules.items() if name.startswith(start))
+        return self[key].guards(value) if self.row_of(key) is None else self._in_row(key, "guarded")
+
+    def binds(self, name: str) -> bool:
+        """Whether this key, or row, is a demand that nobody lifts by taking it out of a file."""
+        if self.row_of(name) == name:
+            return self._in_row(name, "binding")
+        return name in self and self[name].binding
 
     def place(self, key: str) -> tuple[int, str]:
         """Sorts dotted names into the order of the dataclass, rows by name."""
@@ -354,6 +415,11 @@ class Keys(Mapping[str, Rule]):
             elif is_dataclass(item.default_factory):
                 self._holders.add(key)
                 self._enter(item.default_factory, f"{key}.")
+
+    def _in_row(self, key: str, what: str) -> bool:
+        """Whether a key of the row that this is, or stands in, has this in its rule."""
+        start = f"{self._pattern(self.row_of(key) or key)}."
+        return any(getattr(rule, what) for one, rule in self._rules.items() if one.startswith(start))
 
     def _pattern(self, key: str) -> str:
         parts = key.split(".")

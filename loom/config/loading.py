@@ -27,6 +27,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
     env = os.environ if environ is None else environ
     warnings: list[str] = []
     root = _locate(project_dir, env, warnings)
+    withheld: tuple[str, ...] = ()
 
     layers: list[tuple[str, dict[str, Any]]] = []
     user_file = user_config_path()
@@ -34,7 +35,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
     if root:
         project_file = root / ".loom" / "config.yaml"
         layer = read_layer(project_file, warnings, within=root)
-        hold_back(root, project_file, layer, warnings)
+        withheld = hold_back(root, project_file, layer, warnings)
         layers.append((str(project_file), layer))
     layers.extend(_variable_layers(env))
 
@@ -68,6 +69,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
         skills_api_key=env.get(API_KEY_VARIABLE) or None,
         warnings=tuple(warnings),
         sources=sources,
+        withheld=withheld,
         **made,
     )
     if config.database.pool_min > config.database.pool_max:

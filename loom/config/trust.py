@@ -98,12 +98,20 @@ def set_trusted(project_dir: Path, key: str, value: object, keys: Keys = KEYS) -
     return written
 
 
-def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str], keys: Keys = KEYS) -> None:
-    """Takes out of a layer, read from `path` in the project `root`, what is guarded and not trusted, and says so."""
-    held = guarded_keys(layer, keys)
-    if not held:
-        return
-    recorded = _recorded(root)
+def gone(project_dir: Path) -> list[str]:
+    """The keys and rows that bind, were trusted, and are not in the project's file any more."""
+    layer = read_layer(project_dir / ".loom" / "config.yaml", [], within=project_dir)
+    return _gone(guarded_keys(layer), _recorded(project_dir), KEYS)
+
+
+def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str], keys: Keys = KEYS) -> tuple[str, ...]:
+    """Takes out of a layer, read from `path` in the project `root`, what is guarded and not trusted, and says so.
+
+    Gives back the keys and rows that bind and are not in force: those that were taken out here, and those that the user
+    trusted and that somebody has taken out of the file since. Who demands something of the work has to tell them from
+    what was never there: else whoever can write the file lifts the demand.
+    """
+    held, recorded = guarded_keys(layer, keys), _recorded(root)
     refused = [name for name, digest in held.items() if recorded.get(name) != digest]
     if "servers.backend" in held and "servers.backend" not in refused and not _may_run_compose(root, recorded):
         refused.append("servers.backend")
@@ -114,6 +122,15 @@ def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str]
         names = ", ".join(f"`{key}`" for key in refused)
         verb = "are" if refused[1:] else "is"
         warnings.append(f"{path}: {names} {verb} ignored until you allow it on this machine with `loom config trust`.")
+    if lost := _gone(held, recorded, keys):
+        names = ", ".join(f"`{key}`" for key in lost)
+        verb = "were allowed and are" if lost[1:] else "was allowed and is"
+        warnings.append(f"{path}: {names} {verb} gone; put that back, or allow it with `loom config trust`.")
+    return (*(name for name in refused if keys.binds(name)), *lost)
+
+
+def _gone(there: Mapping[str, str], recorded: Mapping[str, str], keys: Keys) -> list[str]:
+    return [name for name in recorded if keys.binds(name) and name not in there]
 
 
 def _may_run_compose(root: Path, recorded: Mapping[str, str]) -> bool:
@@ -127,7 +144,7 @@ def _may_run_compose(root: Path, recorded: Mapping[str, str]) -> bool:
 
 def guarded_keys(layer: Mapping[str, Any], keys: Keys = KEYS) -> dict[str, str]:
     """What of a layer counts only when trusted, and its SHA-256: keys, and rows that have such a key, as a whole."""
-    names = (keys.row_of(key) or key for key in sorted(layer, key=keys.place) if keys[key].guards(layer[key]))
+    names = (keys.row_of(key) or key for key in sorted(layer, key=keys.place) if keys.guards(key, layer[key]))
     found: dict[str, str] = {}
     for name in names:
         row = {key: layer[key] for key in sorted(layer) if keys.row_of(key) == name}
