@@ -1,0 +1,64 @@
+"""Checks: commands with a name in the configuration, which say with exit status 0 that work is as it should be.
+
+Agents name checks, they do not write them: in force is what the user trusts, and what is named and not in force
+refuses. A proof counts for a check as it is: its digest changes with whatever makes the check another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from loom import process
+from loom.config import CheckConfig, LoomConfig
+from loom.exceptions import ConfigError
+from loom.wording import Shell, Words
+
+ALWAYS_PROTECTED = ".loom"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check in force. `variables`: those that are passed on to it, with their values. `digest`: what its proofs are
+    known by."""
+
+    name: str
+    command: tuple[str, ...]
+    timeout: int
+    protect: tuple[str, ...]
+    keep: tuple[str, ...]
+    variables: Mapping[str, str] = field(repr=False)
+    proofs: str
+    digest: str
+
+
+def in_force(config: LoomConfig) -> dict[str, Check]:
+    """The checks that count, by name. One that somebody has changed or taken out of the project's file since it was
+    trusted does not, whatever another layer says."""
+    away = set(config.withheld)
+    return {name: _check(name, row, config) for name, row in config.checks.items() if f"checks.{name}" not in away}
+
+
+def protected(config: LoomConfig) -> tuple[str, ...]:
+    """The paths that only a task which declares them may change; `.loom` no task may.
+
+    Raises:
+        ConfigError: a check is not in force, so that nobody knows what it protects.
+    """
+    if away := [name for name in config.withheld if name.startswith("checks.")]:
+        raise ConfigError(
+            f"What may be changed is not known while a check is not in force: {', '.join(away)}.",
+            Words("Put it back as it was, or read it and run {}.", Shell("loom config trust")),
+        )
+    paths = (path for check in config.checks.values() for path in check.protect)
+    return tuple(dict.fromkeys((ALWAYS_PROTECTED, *paths)))
+
+
+def _check(name: str, row: CheckConfig, config: LoomConfig) -> Check:
+    variables = process.environment(only=row.env)
+    told = (row.command, sorted(variables.items()), row.keep, config.work.keep, config.work.setup.command)
+    digest = hashlib.sha256(json.dumps([*told, row.proofs, version("loom-agents")]).encode()).hexdigest()
+    return Check(name, row.command, row.timeout, row.protect, row.keep, variables, row.proofs, digest)
