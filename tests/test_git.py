@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from loom import git as git_module
 from loom.exceptions import CommandError
-from loom.git import Repository
+from loom.git import Person, Repository
 from loom.orchestration.workers.worktrees import Worktrees
 from loom.skills import gathering
+from tests.orchestration.conftest import alive, pids
 
 HOOKS = ("pre-commit", "commit-msg", "post-commit", "post-checkout", "reference-transaction", "post-index-change")
 SETTINGS = """
@@ -282,3 +288,337 @@ async def test_git_says_why_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
 async def test_what_git_prints_is_bounded(hostile: Hostile) -> None:
     ended = await (await Repository.around(hostile.top)).run("ls-files", out_bytes=3)
     assert (ended.out, ended.cut) == (b"a.t", True)
+
+
+# --- where a call goes ------------------------------------------------------------------------------------------------
+
+
+def add(path: Path, text: str) -> None:
+    path.write_text((path.read_text() if path.exists() else "") + text)
+
+
+async def linked(hostile: Hostile) -> Repository:
+    """A linked work tree, by the directories that git made for it."""
+    place = hostile.top.parent / "linked"
+    await (await Repository.around(hostile.top)).run("worktree", "add", "--detach", str(place))
+    return await Repository.around(place)
+
+
+@pytest.fixture
+def evil(hostile: Hostile) -> Path:
+    """Another repository, with a program that runs for whoever enters it."""
+    other = hostile.top.parent / "evil"
+    subprocess.run(["git", "init", "-q", str(other)], check=True)
+    (other / ".git" / "config").write_text(f'[filter "e"]\n\tclean = {hostile.program}\n\tsmudge = {hostile.program}\n')
+    (other / ".git" / "info" / "attributes").write_text("* filter=e\n")
+    return other
+
+
+async def committed(repository: Repository) -> str:
+    """Commits all that lies in a work tree, and says where that went."""
+    await repository.run("add", "-A")
+    await repository.run("commit", "-m", "more", author=Person("agent <1>\n", "agent@loom"))
+    return await repository.text("rev-parse", "HEAD")
+
+
+def lead_astray(how: str, place: Repository, hostile: Hostile, evil: Path) -> None:
+    """Has the work tree's own files name another repository."""
+    assert place.git_dir is not None
+    if how == "a .git file":
+        (place.work_tree / ".git").write_text(f"gitdir: {evil}/.git\n")
+    elif how == "a .git link":
+        (place.work_tree / ".git").unlink()
+        (place.work_tree / ".git").symlink_to(evil / ".git")
+    elif how == "a commondir":
+        (place.git_dir / "commondir").write_text(f"{evil}/.git\n")
+    else:
+        add(hostile.top / ".git" / "config", f"[core]\n\tworktree = {evil}\n")
+
+
+@pytest.mark.parametrize("how", ["a .git file", "a .git link", "a commondir", "core.worktree"])
+async def test_a_work_tree_leads_to_no_other_repository(hostile: Hostile, evil: Path, how: str) -> None:
+    place = await linked(hostile)
+    lead_astray(how, place, hostile, evil)
+    (place.work_tree / "new.txt").write_text("new\n")
+    made = await committed(place)
+    assert hostile.git("cat-file", "-t", made).strip() == "commit"
+    assert not (evil / ".git" / "index").exists()
+    assert hostile.noted() == ""
+
+
+async def test_a_repositorys_own_word_on_its_work_tree_does_not_count(hostile: Hostile, evil: Path) -> None:
+    hostile.set("core.worktree", str(evil))
+    assert (await Repository.around(hostile.top)).work_tree == hostile.top
+
+
+async def test_a_directory_without_a_work_tree_is_refused(hostile: Hostile) -> None:
+    with pytest.raises(CommandError, match="is in no work tree of a git repository"):
+        await Repository.around(hostile.top / ".git")
+
+
+def wrapped(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Has a script run before git, with its words."""
+    place.mkdir()
+    (place / "git").write_text(f'#!/bin/sh\n{script}\nexec {shutil.which("git")} "$@"\n')
+    (place / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(place), prepend=":")
+
+
+async def test_a_repository_of_another_user_is_entered_only_where_one_works(
+    hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped(tmp_path / "bin", monkeypatch, "export GIT_TEST_ASSUME_DIFFERENT_OWNER=1")
+    with pytest.raises(CommandError, match=r"^The git repository in .*/top belongs to another user\."):
+        await Repository.around(hostile.top)
+    monkeypatch.chdir(hostile.top)
+    repository = await Repository.around(hostile.top)
+    assert await repository.text("rev-list", "--count", "HEAD") == "3"
+    assert repository.safe == hostile.top
+
+
+@pytest.mark.parametrize("version", ["2.17.1", "2.37.9"])
+async def test_an_old_git_is_refused(
+    hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    wrapped(tmp_path / "bin", monkeypatch, f'[ "$1" = version ] && echo "git version {version}" && exit')
+    with pytest.raises(CommandError, match=f"^This is git version {version}, and Loom needs 2.38 or newer"):
+        await Repository.around(hostile.top)
+    assert hostile.noted() == ""
+
+
+# --- what a call costs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many times git was started since the last time."""
+    log = tmp_path / "calls"
+    log.touch()
+    wrapped(tmp_path / "bin", monkeypatch, f"echo >> {log}")
+
+    def count() -> int:
+        lines = log.read_text().count("\n")
+        log.write_text("")
+        return lines
+
+    return count
+
+
+def long_ago(path: Path) -> None:
+    """Has the time pass in which a file may have been written again without its times telling."""
+    while time.time_ns() - path.stat().st_ctime_ns < git_module._SETTLED:
+        time.sleep(0.01)
+
+
+async def test_the_look_at_the_settings_is_spared_while_they_are_unchanged(
+    hostile: Hostile, calls: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_module, "_SETTLED", 50_000_000)
+    repository = await Repository.around(hostile.top)
+    long_ago(hostile.top / ".git" / "config")
+    await repository.text("rev-parse", "HEAD")
+    calls()
+    for _ in range(5):
+        await repository.text("rev-parse", "HEAD")
+    assert calls() == 5
+
+
+@pytest.mark.parametrize("where", ["config", "config.worktree"])
+async def test_settings_that_are_written_between_two_calls_are_seen(
+    hostile: Hostile, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(git_module, "_SETTLED", 50_000_000)
+    hostile.set("extensions.worktreeConfig", "true")
+    repository = await Repository.around(hostile.top)
+    long_ago(hostile.top / ".git" / "config")
+    await repository.text("rev-parse", "HEAD")
+    add(hostile.top / ".git" / where, f'[filter "late"]\n\tclean = {hostile.program}\n')
+    (hostile.top / ".git" / "info" / "attributes").write_text("*.txt filter=late\n")
+    hostile.write("a.txt", "changed\n")
+    await repository.run("add", "-A")
+    assert hostile.noted() == ""
+
+
+async def test_settings_written_just_now_are_looked_at_each_time(
+    hostile: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one tick of the clock a file can be written twice, with one size and one time."""
+    config = hostile.top / ".git" / "config"
+    calm = config.read_bytes() + b'[flower "late"]\n\tclean = %s\n' % bytes(hostile.program)
+    config.write_bytes(calm)
+    repository = await Repository.around(hostile.top)
+    await repository.text("rev-parse", "HEAD")
+    real = Path.stat
+    facts = config.stat()
+    monkeypatch.setattr(Path, "stat", lambda path, **how: facts if path == config else real(path, **how))
+    config.write_bytes(calm.replace(b"flower", b"filter"))
+    (hostile.top / ".git" / "info" / "attributes").write_text("*.txt filter=late\n")
+    hostile.write("a.txt", "changed\n")
+    await repository.run("add", "-A")
+    assert hostile.noted() == ""
+
+
+async def test_with_settings_elsewhere_nothing_is_spared(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git_module, "_SETTLED", 50_000_000)
+    more = hostile.top / ".git" / "more"
+    hostile.set("include.path", str(more))
+    repository = await Repository.around(hostile.top)
+    long_ago(hostile.top / ".git" / "config")
+    await repository.text("rev-parse", "HEAD")
+    more.write_text(f'[filter "late"]\n\tclean = {hostile.program}\n')
+    (hostile.top / ".git" / "info" / "attributes").write_text("*.txt filter=late\n")
+    hostile.write("a.txt", "changed\n")
+    await repository.run("add", "-A")
+    assert hostile.noted() == ""
+
+
+# --- what a call takes and gives --------------------------------------------------------------------------------------
+
+
+async def test_a_commit_names_who_made_it_and_who_committed_it(hostile: Hostile) -> None:
+    repository = await Repository.around(hostile.top)
+    hostile.write("a.txt", "more\n")
+    await committed(repository)
+    said = await repository.text("log", "-1", "--format=%an|%ae|%cn|%ce")
+    assert said == "agent 1|agent@loom|Loom|loom@localhost"
+    await repository.run("commit", "--allow-empty", "-m", "x", author=Person("<>", ""), committer=Person(".", " "))
+    assert await repository.text("log", "-1", "--format=%an %ae %cn") == "nobody nobody@localhost nobody"
+
+
+async def test_a_call_has_an_index_of_its_own_and_a_standard_input(hostile: Hostile, tmp_path: Path) -> None:
+    repository = await Repository.around(hostile.top)
+    blob = (await repository.run("hash-object", "-w", "--stdin", text=b"\xff\0")).out.decode().strip()
+    await repository.run("update-index", "--add", "--cacheinfo", f"100644,{blob},x", index=tmp_path / "index")
+    assert (await repository.run("ls-files", index=tmp_path / "index")).out == b"x\n"
+    assert "x\n" not in await repository.text("ls-files")
+    assert (await repository.run("cat-file", "blob", blob)).out == b"\xff\0"
+
+
+async def test_an_exit_status_that_is_an_answer_is_no_failure(hostile: Hostile) -> None:
+    repository = await Repository.around(hostile.top)
+    hostile.write("a.txt", "changed\n")
+    assert (await repository.run("diff", "--quiet", accepted=(0, 1))).status == 1
+    with pytest.raises(CommandError, match=r"^`git diff --quiet` failed: exit status 1$"):
+        await repository.run("diff", "--quiet")
+
+
+async def test_who_finds_the_index_locked_tries_again(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = await Repository.around(hostile.top)
+    lock = hostile.top / ".git" / "index.lock"
+    lock.touch()
+    adding = asyncio.create_task(repository.run("add", "-A"))
+    await asyncio.sleep(0.3)
+    assert not adding.done()
+    lock.unlink()
+    await adding
+    monkeypatch.setattr(git_module, "_LOCKED_SECONDS", 0.1)
+    lock.touch()
+    with pytest.raises(CommandError, match=r"^`git add -A` failed: fatal: Unable to create '.*index.lock'"):
+        await repository.run("add", "-A")
+
+
+async def test_nothing_of_a_call_outlives_its_cancellation(
+    hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = await Repository.around(hostile.top)
+    told = f"echo $! $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/begun"
+    wrapped(tmp_path / "bin", monkeypatch, f'case "$*" in *" gc"*) sleep 60 & {told}; wait ;; esac')
+    call = asyncio.create_task(repository.run("gc"))
+    while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - a file tells
+        await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert [alive(pid) for pid in pids(tmp_path / "begun")] == [False, False]
+
+
+async def test_what_is_trusted_runs(hostile: Hostile) -> None:
+    repository = await Repository.around(hostile.top, trusted=["filter.x"])
+    await repository.run("hash-object", "--path=a.txt", "a.txt")
+    assert str(hostile.program) in hostile.noted()
+    hostile.ran.unlink()
+    await repository.run("hash-object", "--path=b.eq", "b.eq")
+    await repository.run("update-ref", "refs/heads/other", "HEAD")
+    assert hostile.noted() == ""
+    repository = await Repository.around(hostile.top, trusted=["hooks"])
+    await repository.run("update-ref", "refs/heads/more", "HEAD")
+    assert "reference-transaction" in hostile.noted()
+
+
+# --- another repository -----------------------------------------------------------------------------------------------
+
+
+async def test_a_remote_is_reached_and_nothing_of_the_repository_runs(hostile: Hostile, tmp_path: Path) -> None:
+    other = tmp_path / "other.git"
+    hostile.git("init", "-q", "--bare", str(other))
+    for key in ("uploadpack", "receivepack"):
+        hostile.set(f"remote.origin.{key}")
+    hostile.set("remote.origin.url", str(other))
+    hostile.set("core.alternateRefsCommand")
+    repository = await Repository.around(hostile.top)
+    pushed = await repository.push("origin", "main:refs/heads/landed")
+    assert b"[new branch]" in pushed.out
+    await repository.fetch("origin", "refs/heads/landed:refs/remotes/origin/landed")
+    assert await repository.text("rev-parse", "origin/landed") == await repository.text("rev-parse", "main")
+    hostile.git("reset", "-q", "--soft", "HEAD~1")
+    await repository.run("commit", "-m", "another")
+    refused = await repository.push("origin", "main:refs/heads/landed", accepted=(0, 1))
+    assert b"[rejected] (non-fast-forward)" in refused.out
+    assert hostile.noted() == ""
+
+
+async def test_the_users_own_way_to_a_remote_is_gone(
+    hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository names an ssh of its own; the user's is taken."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    (place / "ssh").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/ssh\nexit 1\n')
+    (place / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(place), prepend=":")
+    hostile.set("remote.origin.url", "ssh://host.invalid/repo")
+    repository = await Repository.around(hostile.top)
+    with pytest.raises(CommandError, match=r"^`git fetch --no-tags` failed"):
+        await repository.fetch("origin", "refs/heads/main")
+    assert "host.invalid" in (tmp_path / "ssh").read_text()
+    assert hostile.noted() == ""
+
+
+@pytest.mark.parametrize("url", ["ext::{program} x", "helper::x"])
+async def test_a_transport_that_is_a_program_is_refused(hostile: Hostile, url: str) -> None:
+    hostile.set("remote.origin.url", url.format(program=hostile.program))
+    hostile.set("protocol.allow", "always")
+    with pytest.raises(CommandError, match=r"transport '(ext|helper)' not allowed"):
+        await (await Repository.around(hostile.top)).fetch("origin", "refs/heads/main")
+    assert hostile.noted() == ""
+
+
+async def test_a_remote_that_a_program_stands_for_is_refused(hostile: Hostile) -> None:
+    hostile.set("remote.origin.vcs", "helper")
+    with pytest.raises(CommandError, match=r"^The repository's setting remote.origin.vcs names a program"):
+        await (await Repository.around(hostile.top)).push("origin", "main")
+
+
+async def test_the_users_own_credentials_are_asked_for_and_none_of_the_repository(
+    hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text(f"[credential]\n\thelper = !echo own >> {tmp_path}/own; echo quit=true #\n")
+    monkeypatch.setenv("HOME", str(home))
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="x"\r\nContent-Length: 0\r\n\r\n')
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        hostile.set("remote.origin.url", f"http://127.0.0.1:{port}/repo")
+        hostile.set(f"credential.http://127.0.0.1:{port}.helper")
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(CommandError, match=r"^`git fetch --no-tags` failed"):
+            await (await Repository.around(hostile.top)).fetch("origin", "refs/heads/main")
+    assert (tmp_path / "own").exists()
+    assert hostile.noted() == ""

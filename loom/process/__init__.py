@@ -115,11 +115,12 @@ class ProcessTrees:
         self,
         words: Sequence[str],
         *,
-        text: str,
+        text: str | bytes,
         env: Mapping[str, str],
         cwd: Path | None,
         log: BinaryIO | None,
         out_bytes: int | None = None,
+        pass_fds: Collection[int] = (),
     ) -> Tree:
         """Starts a command with `text` on its standard input. What it prints is written to `log`, which is closed in
         the end.
@@ -127,6 +128,7 @@ class ProcessTrees:
         Args:
             out_bytes: it is stopped when it prints more than this on standard output; None: it may print on, and the
                 last of it is kept.
+            pass_fds: descriptors that it inherits.
 
         Raises:
             OSError: it cannot be started.
@@ -140,6 +142,7 @@ class ProcessTrees:
                 env={**env, guard.MARK: mark},
                 cwd=cwd,
                 start_new_session=True,
+                pass_fds=tuple(pass_fds),
             )
         except BaseException:
             if log is not None:
@@ -152,14 +155,15 @@ class ProcessTrees:
         self,
         words: Sequence[str],
         *,
-        text: str = "",
+        text: str | bytes = "",
         env: Mapping[str, str],
         cwd: Path | None,
         timeout: float,
         out_bytes: int,
+        pass_fds: Collection[int] = (),
     ) -> Ended:
-        """Runs a command to its end, as the function `run` does."""
-        tree = await self.start(words, text=text, env=env, cwd=cwd, log=None, out_bytes=out_bytes)
+        """Runs a command to its end, as the function `run` does. `pass_fds`: descriptors that it inherits."""
+        tree = await self.start(words, text=text, env=env, cwd=cwd, log=None, out_bytes=out_bytes, pass_fds=pass_fds)
         ended = asyncio.create_task(tree.wait())
         try:
             async with asyncio.timeout(timeout):
@@ -187,13 +191,13 @@ class Tree(asyncio.SubprocessProtocol):
         self._out, self._most = 0, out_bytes
         self._over, self._exited, self._drained = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    def begin(self, transport: asyncio.SubprocessTransport, text: str) -> None:
+    def begin(self, transport: asyncio.SubprocessTransport, text: str | bytes) -> None:
         """Names the command's group to the watchdog, and hands the command its text."""
         self._transport, self._group = transport, transport.get_pid()
         self._tell(f"+{self._group}")
         pipe = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))  # of whichever loop it is
         with suppress(RuntimeError):  # what uvloop says of a command that has ended already
-            pipe.write(text.encode(errors="replace"))
+            pipe.write(text if isinstance(text, bytes) else text.encode(errors="replace"))
         pipe.close()  # when all is written
 
     async def wait(self) -> Ended:

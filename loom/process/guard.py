@@ -56,10 +56,21 @@ def ending(mark: str, groups: Collection[int], grace: float) -> Iterator[float]:
 def _belongs(pid: int, wanted: bytes, groups: Collection[int]) -> bool:
     with suppress(OSError):  # it has ended meanwhile, or is another user's
         if os.getpgid(pid) in groups:
-            state = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[0]
-            return state != b"Z"
-        return wanted in b"\0" + (_PROC / str(pid) / "environ").read_bytes()
+            return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0] != b"Z"
+        return wanted in b"\0" + _read(f"/proc/{pid}/environ")
     return False
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc; all of them are read at each look, and a bare call of the system is the cheapest."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        data = b""
+        while more := os.read(descriptor, 1 << 17):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def _signal(target: int, number: int) -> bool:
