@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.exceptions import (
     AnswerError,
+    CheckFailedError,
     ClaimConflictError,
     CommandError,
     ConfigError,
@@ -31,6 +32,7 @@ from loom.exceptions import (
     PlanNotFoundError,
     ProjectElsewhereError,
     ProjectNotFoundError,
+    ProofMissingError,
     ProviderError,
     RunAnsweredError,
     RunLostError,
@@ -75,11 +77,13 @@ if TYPE_CHECKING:
     from loom.graph.model.verdict import Verdict
     from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome, Renewal, Swept
+    from loom.graph.rules.proofs import Proven
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
+    from loom.graph.store.proofs import Proof
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Page
 
 __all__ = [
@@ -91,6 +95,7 @@ __all__ = [
     "Blocker",
     "Call",
     "CheckConfig",
+    "CheckFailedError",
     "Claim",
     "ClaimConflictError",
     "CommandError",
@@ -134,6 +139,9 @@ __all__ = [
     "ProjectElsewhereError",
     "ProjectNotFoundError",
     "ProjectStatus",
+    "Proof",
+    "ProofMissingError",
+    "Proven",
     "ProviderError",
     "RedisConfig",
     "Renewal",
@@ -199,6 +207,8 @@ _PLACES = {
     "Priority": "graph.model.task",
     "Project": "graph.store.projects",
     "ProjectStatus": "graph.project",
+    "Proof": "graph.store.proofs",
+    "Proven": "graph.rules.proofs",
     "RedisConfig": "config",
     "Renewal": "graph.rules.claims",
     "RetentionConfig": "config",

@@ -13,6 +13,7 @@ do about it; only their kinds are raised.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loom.wording import Words
@@ -43,6 +44,11 @@ class LoomError(Exception):
     def said(self) -> Words:
         """Both sentences."""
         return Words("{} {}", self.cause, self.next_step) if self.next_step else Words("{}", self.cause)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a program wants to know beside them, as JSON has it."""
+        return {}
 
     def __str__(self) -> str:
         return str(self.said)
@@ -131,6 +137,34 @@ class ClaimConflictError(ConflictError):
 
     code = "claim_conflict"
     exit_code = 3
+
+
+class ProofMissingError(ConflictError):
+    """A task is done only with checks that are not proven for this work.
+
+    Attributes:
+        checks: an object for each, with its `name`, and `why` where running it would not help.
+    """
+
+    code = "proof_missing"
+
+    def __init__(self, cause: str, next_step: str = "", checks: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(cause, next_step)
+        self.checks = tuple(checks)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"checks": [dict(one) for one in self.checks]} if self.checks else {}
+
+
+class CheckFailedError(ProofMissingError):
+    """A check that was run for this work is red; the claim stays.
+
+    Attributes:
+        checks: an object for each, with `name`, `exit_status`, `seconds`, and `tail`, the end of what it printed.
+    """
+
+    code = "check_failed"
 
 
 class RunLostError(ClaimConflictError):

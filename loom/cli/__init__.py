@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import click
@@ -171,7 +172,8 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             from loom.cli.wording import people
 
             face = people(self._command)
-            self._tell(error.code, worded(error.cause, face), worded(error.next_step, face), error.exit_code)
+            facts = error.facts
+            self._tell(error.code, worded(error.cause, face), worded(error.next_step, face), error.exit_code, facts)
         if isinstance(error, click.NoSuchOption):
             near = _near(error.option_name, error.possibilities or ())
             error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
@@ -185,9 +187,11 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             where = record(error)
             self._tell("internal", f"Something went wrong inside Loom ({type(error).__name__}).", f"See {where}.", 1)
 
-    def _tell(self, code: str, cause: str, next_step: str, status: int) -> NoReturn:
+    def _tell(
+        self, code: str, cause: str, next_step: str, status: int, facts: Mapping[str, Any] = MappingProxyType({})
+    ) -> NoReturn:
         if self._as_json:
-            output.emit({"error": {"code": code, "cause": cause, "next_step": next_step}})
+            output.emit({"error": {"code": code, "cause": cause, "next_step": next_step, **facts}})
         else:
             for line in _lines(cause, next_step):
                 click.echo(line, err=True)

@@ -39,6 +39,7 @@ from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims, editing, resolving, retention
 from loom.graph.rules.claims import Outcome, Refused, Renewal, Terms
+from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
@@ -319,10 +320,15 @@ class Loom:
         *,
         agent_id: str | None = None,
         token: int | None = None,
+        proven: Proven | None = None,
     ) -> Outcome:
         """Finishes a task: its output is stored, dependents are readied and epics close, all at once.
 
+        Args:
+            proven: where the proofs of the checks that it needs are to be found.
+
         Raises:
+            ProofMissingError: a check that it needs is not proven; the claim stays.
             ClaimConflictError: the claim was lost; the output is kept with an event.
             TaskNotFoundError: there is no such task.
             TaskStateError: it is finished, or something that it waits for is open.
@@ -330,7 +336,9 @@ class Loom:
         """
         task_id, text = limits.task_id(task_id), limits.output(output)
         holder = self._session.holder(task_id, agent_id, token)
-        return await self._report(task_id, lambda tx: claims.done(tx, task_id, holder, self._terms, text))
+        return await self._report(
+            task_id, lambda tx: claims.done(tx, task_id, holder, self._terms, text, proven=proven)
+        )
 
     async def fail(
         self,

@@ -89,6 +89,8 @@ class LoomTool(FunctionTool):
             return await apart(super().run(self._taken(arguments)))
         except LoomError as error:
             text = texts.clean(f"{error.code}: {worded(error.said, agents)}")
+            if facts := error.facts:
+                text = f"{text}\n{json.dumps(replies.fit(facts), ensure_ascii=False)}"
         except ValidationError as error:
             text = f"invalid_input: {self._wanted(error)}"
         except Exception as error:

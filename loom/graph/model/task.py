@@ -90,6 +90,10 @@ class Task:
     """What it came to; None until it is done."""
     done_when: str | None = None
     """Its acceptance criteria."""
+    files: tuple[str, ...] = ()
+    """The paths that it is about, relative to the repository's root; a directory stands for all below it."""
+    checks: tuple[str, ...] = ()
+    """The names of the checks that it is done only with, beside those that every task needs."""
     depends_on: tuple[str, ...] = ()
     """All edges, waived ones too, by id."""
     ready_at: datetime | None = None
@@ -137,6 +141,8 @@ class Task:
             context=json.loads(record["context"]),
             output=None if output is None else json.loads(output),
             done_when=record["done_when"],
+            files=tuple(record["files"]),
+            checks=tuple(record["checks"]),
             depends_on=tuple(record["depends_on"]),
             ready_at=record["ready_at"],
             claimed_at=record["claimed_at"],

@@ -7,7 +7,7 @@ its agent holds. On a ready task that nobody holds, a report claims it first.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from loom.exceptions import ClaimConflictError, LoomError, TaskNotFoundError, Ta
 from loom.graph import deps, store
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
+from loom.graph.rules import proofs
+from loom.graph.rules.proofs import Proven
 from loom.graph.store import escalations, reading
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import EscalationKind
@@ -81,10 +83,22 @@ class Refused:
     task: Task
 
 
-async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, output: str) -> Outcome | Refused:
+async def done(
+    tx: Transaction,
+    task_id: str,
+    holder: Holder,
+    terms: Terms,
+    output: str,
+    *,
+    every: Collection[str] = (),
+    proven: Proven | None = None,
+) -> Outcome | Refused:
     """Finishes a task. `output` is JSON text. The same token again returns the first answer; a late report is taken
-    while its token is the newest and nothing has moved on, else it is refused and its output kept in an event."""
-    completed = await store.complete_task(tx, task_id, holder.agent, holder.token, output)
+    while its token is the newest and nothing has moved on, else it is refused and its output kept in an event.
+
+    `every` names the checks that every task needs; what `proven` says of them and of the task's own has to hold, or
+    ProofMissingError is raised and everything stays as it was."""
+    completed = None if every else await store.complete_task(tx, task_id, holder.agent, holder.token, output)
     if completed is not None:
         task, awaited = completed.task, completed.awaited
     else:
@@ -94,6 +108,7 @@ async def done(tx: Transaction, task_id: str, holder: Holder, terms: Terms, outp
         if isinstance(found, Refused):
             await _keep_refused(tx, found.task, holder, output)
             return found
+        await proofs.require(tx, found, every, proven)
         if found.dead:
             await escalations.close(tx, [task_id], "done late", by=holder.agent)
         moment = await store.now(tx)

@@ -9,7 +9,8 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `tasks` `claiming` `sweeping` | tasks, their claims, and what a sweep finds |
 | `edges` `levels` `reach` | dependencies, the cascade, and how far a change reaches |
 | `events` | the outbox, and the history of a task |
-| `escalations` `diagnoses` `messages` `plans` `projects` `skill_runs` `workflow_runs` | rows of the same name |
+| `escalations` `diagnoses` `messages` `plans` `projects` | rows of the same name |
+| `proofs` `skill_runs` `workflow_runs` | rows of the same name |
 | `retention` | what has been kept long enough |
 | `reading` | questions across all of them |
 """
@@ -21,6 +22,7 @@ from loom.graph.store import (
     messages,
     plans,
     projects,
+    proofs,
     reading,
     retention,
     skill_runs,
@@ -133,6 +135,7 @@ __all__ = [
     "outline",
     "plans",
     "projects",
+    "proofs",
     "pulse",
     "reading",
     "remove_edges",

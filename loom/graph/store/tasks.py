@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FIELDS = (
     "project_id, id, title, status, priority, version, created_at, updated_at, assignee, parent_id, context, output,"
     " done_when, ready_at, claimed_at, done_at, attempt, max_attempts, claim_token, lease_expires_at, deadline_at,"
-    " retry_at, dead_reason, lapsed, origin_id, waiting"
+    " retry_at, dead_reason, lapsed, origin_id, waiting, files, checks"
 )
 
 # A task's row as `Task.from_record` wants it, read from `t`.
@@ -128,10 +128,19 @@ async def waiting(tx: Transaction, task_id: str) -> int:
     return count
 
 
-async def update_task(tx: Transaction, task: Task, *, context: str | None = None, output: str | None = None) -> Task:
+async def update_task(
+    tx: Transaction,
+    task: Task,
+    *,
+    context: str | None = None,
+    output: str | None = None,
+    files: Sequence[str] | None = None,
+    checks: Sequence[str] | None = None,
+) -> Task:
     """Writes the fields of a locked task that can change, raises its version and returns it as it is now.
 
-    `context` and `output` are JSON text; left out, the stored ones stay, so that bulky values are not written again.
+    `context` and `output` are JSON text; they, `files` and `checks` stay as they are stored where they are left out, so
+    that bulky values are not written again.
     """
     record = await tx.connection.fetchrow(
         f"""
@@ -139,6 +148,7 @@ async def update_task(tx: Transaction, task: Task, *, context: str | None = None
            set title = $3, status = $4, priority = $5, waiting = $6, attempt = $7, lapsed = $8, assignee = $9,
                ready_at = $10, done_at = $11, lease_expires_at = $12, retry_at = $13, dead_reason = $14,
                done_when = $15, context = coalesce($16::jsonb, context), output = coalesce($17::jsonb, output),
+               files = coalesce($18::text[], files), checks = coalesce($19::text[], checks),
                version = version + 1, updated_at = loom_now()
          where project_id = $1 and id = $2
         returning {COLUMNS}
@@ -160,6 +170,8 @@ async def update_task(tx: Transaction, task: Task, *, context: str | None = None
         task.done_when,
         context,
         output,
+        files,
+        checks,
     )
     assert record is not None, "update_task takes a task that is locked"
     return Task.from_record(record)
@@ -220,6 +232,8 @@ class NewTask:
     origin_id: str | None = None
     created_at: datetime | None = None
     done_at: datetime | None = None
+    files: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 async def draw_ids(tx: Transaction, count: int) -> list[str]:
@@ -252,6 +266,8 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
         task.parent_id,
         task.context,
         task.done_when,
+        task.files,
+        task.checks,
         agent,
     )
     if record is None:
@@ -266,13 +282,13 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
 _CREATE = f"""
 with created as (
     insert into tasks (project_id, id, title, status, priority, max_attempts, waiting, parent_id, context, done_when,
-                       ready_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, case when $4 = 'pending' then loom_now() end)
+                       files, checks, ready_at)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, case when $4 = 'pending' then loom_now() end)
     on conflict (project_id, id) do nothing
     returning {_FIELDS}
 ), logged as (
     insert into events (project_id, type, task_id, status, version, agent)
-    select project_id, 'task.created', id, status, version, $11 from created
+    select project_id, 'task.created', id, status, version, $13 from created
     returning xid::text as event_xid, id as event_id
 )
 select c.*, l.event_xid, l.event_id from created c, logged l
@@ -288,13 +304,13 @@ async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, T
         "tasks",
         columns=[
             "project_id", "id", "title", "status", "priority", "max_attempts", "waiting", "parent_id", "context",
-            "output", "done_when", "origin_id", "created_at", "updated_at", "ready_at", "done_at",
+            "output", "done_when", "origin_id", "files", "checks", "created_at", "updated_at", "ready_at", "done_at",
         ],
         records=[
             (
                 tx.project_id, task.id, task.title, str(task.status), _rank(task.priority), task.max_attempts,
                 task.waiting, task.parent_id, task.context, task.output, task.done_when, task.origin_id,
-                task.created_at or moment, moment,
+                task.files, task.checks, task.created_at or moment, moment,
                 moment if task.status is TaskStatus.PENDING else None,
                 (task.done_at or moment) if task.status.finished else None,
             )
