@@ -139,6 +139,10 @@ class ClaimConflictError(ConflictError):
     exit_code = 3
 
 
+class RunLostError(ClaimConflictError):
+    """Somebody else goes on with this run of a workflow or a skill now."""
+
+
 class ProofMissingError(ConflictError):
     """A task is done only with checks that are not proven for this work.
 
@@ -165,10 +169,6 @@ class CheckFailedError(ProofMissingError):
     """
 
     code = "check_failed"
-
-
-class RunLostError(ClaimConflictError):
-    """Somebody else goes on with this run of a workflow or a skill now."""
 
 
 class WorkflowStateError(ConflictError):

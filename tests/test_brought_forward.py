@@ -92,6 +92,10 @@ ROWS = {
     """,
     6: "update workflow_runs set status = 'cancelled' where id = 'wf-00000001'",
     7: "update projects set pruned_xid = '1', pruned_id = 1",
+    11: """
+        insert into proofs (project_id, task_id, token, check_name, check_hash, agent, ended_at, exit_status) values
+            ('{0}', 'loom-00000003', 1, 'unit', 'abc', 'ann', now(), 1)
+    """,
 }
 NUMBERS = [one.number for one in migrations()]
 

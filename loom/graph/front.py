@@ -89,6 +89,8 @@ class Loom:
         self._going: set[asyncio.Task[Any]] = set()  # mutations
         self._terms = Terms(config.orchestration.claim_ttl_seconds, config.orchestration.deadline_seconds)
         self._policy = RetryPolicy.of(config.orchestration)
+        # A demand that is there and not in force is in nobody's proofs: nothing is done until somebody looks at it.
+        self._every_check = (*config.landing.checks, *(one for one in config.withheld if one == "landing.checks"))
 
     @property
     def agent(self) -> str:
@@ -337,7 +339,8 @@ class Loom:
         task_id, text = limits.task_id(task_id), limits.output(output)
         holder = self._session.holder(task_id, agent_id, token)
         return await self._report(
-            task_id, lambda tx: claims.done(tx, task_id, holder, self._terms, text, proven=proven)
+            task_id,
+            lambda tx: claims.done(tx, task_id, holder, self._terms, text, every=self._every_check, proven=proven),
         )
 
     async def fail(

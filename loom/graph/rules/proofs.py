@@ -61,6 +61,6 @@ async def require(tx: Transaction, task: Task, every: Collection[str], proven: P
 def _missing(task: Task, names: Collection[str]) -> ProofMissingError:
     return ProofMissingError(
         f"{task.id} is done only with proofs that it has not for this work: {', '.join(names)}.",
-        Words("Run {} where the work is, then report again.", Shell(f"loom check {task.id}")),
+        "Have these checks run where the work is, then report again.",
         [{"name": name} for name in names],
     )
