@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def nobodys_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty home, so that no settings, skills, workflows or trust of whoever runs the tests count."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
 
 
 @pytest.fixture(scope="session")

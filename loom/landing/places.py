@@ -1,0 +1,127 @@
+"""Where what Loom makes of a project's repository lies on this machine, and what holds such a place.
+
+It is outside of every checkout: inside one, tools would find what they look for upwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from loom import files
+from loom.config import LoomConfig
+from loom.exceptions import CommandError, FileError
+
+_LOOKS = 0.1  # seconds between two at a lock that somebody has
+_SLOTS = 10_000
+
+
+def state_dir(config: LoomConfig) -> Path:
+    """The directory of a project, `$XDG_STATE_HOME/loom/PROJECT_ID`, for this user alone.
+
+    Raises:
+        CommandError: there is no project.
+        FileError: it cannot be made, or is somebody else's.
+    """
+    if config.project_id is None:
+        raise CommandError("Work is done in worktrees of a project, and here is none.", "Make one first: loom init")
+    return own_directory(home() / config.project_id)
+
+
+def home() -> Path:
+    """The directory of all projects, whether it is there or not."""
+    named = Path(os.environ.get("XDG_STATE_HOME") or ".")
+    return (named if named.is_absolute() else Path.home() / ".local" / "state") / "loom"
+
+
+def own_directory(path: Path) -> Path:
+    """A directory that nobody else can look into or has made, itself without links. Raises FileError."""
+    try:
+        files.own_directory(path)
+        facts = path.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+            raise FileError(f"{path} is no directory of this user's own.", "Look at what it is, and move it away.")
+    except OSError as error:
+        raise FileError(
+            f"{error.filename or path} cannot be written: {error.strerror}.",
+            "Mend that, or name another place in XDG_STATE_HOME.",
+        ) from None
+    return path.parent.resolve() / path.name
+
+
+class Lock:
+    """A file that one process at a time holds, until it lets it go or has died. What it starts with `fd` among the
+    descriptors that are passed on holds it too."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self.fd = path, fd
+
+    @classmethod
+    def take(cls, path: Path) -> Self | None:
+        """Takes it if nobody has it. Raises OSError."""
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(fd), path.lstat()):
+                        return cls(path, fd)
+            except BlockingIOError:
+                os.close(fd)
+                return None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # whoever had it has removed it
+
+    @classmethod
+    async def wait(cls, path: Path, seconds: float) -> Self | None:
+        """Takes it, if it is let go within so many seconds. Raises OSError."""
+        until = time.monotonic() + seconds
+        while (lock := cls.take(path)) is None and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(_LOOKS)
+        return lock
+
+    def let_go(self, *, remove: bool = False) -> None:
+        """Lets others have it. `remove`: there is nothing more to hold."""
+        if remove:
+            self.path.unlink(missing_ok=True)
+        os.close(self.fd)
+
+
+def take_slot(first: int = 1) -> tuple[int, Lock]:
+    """A number from 1 that no other process on this machine has now: `first`, if it is free, else the smallest one.
+
+    Raises:
+        OSError: its file cannot be written; FileError: the directory for them cannot.
+    """
+    slots = own_directory(home() / "slots")
+    for number in (first, *range(1, _SLOTS)):
+        if (lock := Lock.take(slots / str(number))) is not None:
+            return number, lock
+    raise FileError(f"All of {_SLOTS} slots are taken.", "End some of the workers.")
+
+
+def remove(path: Path) -> None:
+    """Removes whatever is there, also what was closed against it; no link is followed. Raises OSError."""
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:  # of a directory that may not be written
+        path.chmod(0o700)
+        for directory, names, _ in os.walk(path):
+            for one in (Path(directory, name) for name in names):
+                if not one.is_symlink():
+                    one.chmod(0o700)
+        shutil.rmtree(path)
