@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
+    from loom.graph.store.landings import Landing, LandingState
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
@@ -118,7 +119,9 @@ __all__ = [
     "Inbox",
     "InvalidError",
     "InvalidInputError",
+    "Landing",
     "LandingConfig",
+    "LandingState",
     "Listed",
     "Loom",
     "LoomConfig",
@@ -193,7 +196,9 @@ _PLACES = {
     "GraphView": "graph.store.reading",
     "Imported": "graph.importing.writing",
     "Inbox": "graph.store.messages",
+    "Landing": "graph.store.landings",
     "LandingConfig": "config",
+    "LandingState": "graph.store.landings",
     "Listed": "graph.model.task",
     "Loom": "graph.front",
     "LoomConfig": "config",

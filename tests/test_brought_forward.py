@@ -96,6 +96,17 @@ ROWS = {
         insert into proofs (project_id, task_id, token, check_name, check_hash, agent, ended_at, exit_status) values
             ('{0}', 'loom-00000003', 1, 'unit', 'abc', 'ann', now(), 1)
     """,
+    12: """
+        update tasks set landing_token = claim_token where id in ('loom-00000002', 'loom-00000006');
+        insert into landings (project_id, task_id, token, agent, target, branch, state, commit_id, queued_at, ended_at,
+                              landed_commit, times_sent, sent_back_at) values
+            ('{0}', 'loom-00000002', 1, 'ann', 'main', 'a', 'landed', 'c1', now(), now(), 'm1', 0, null),
+            ('{0}', 'loom-00000006', 1, 'bob', 'main', 'b', 'dropped', null, null, now(), null, 1, now());
+        insert into landing_intents (project_id, landing_id, task_id, commit_id, target, old, closed_at)
+            select project_id, id, task_id, 'm1', target, 'm0', now() from landings where state = 'landed';
+        insert into landing_leases (project_id, target, holder, until) values ('{0}', 'main', 'ann', now());
+        insert into landing_targets (project_id, target, why) values ('{0}', 'loom/landed', 'It is checked out.')
+    """,
 }
 NUMBERS = [one.number for one in migrations()]
 

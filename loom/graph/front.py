@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -673,19 +674,20 @@ class Loom:
 
     async def renew(self) -> list[str]:
         """Renews, in one statement, the claims that this process handed out and that somebody has asked about within
-        the idle limit. Returns the ids of those that were lost."""
+        the idle limit. Returns the ids of those that were lost, to whom what the landing queue has by now does not
+        belong."""
         wanted = self._session.wanted(self.config.orchestration.idle_limit_seconds)
         if not wanted:
             return []
 
-        async def work(connection: db.Connection) -> list[str]:
-            renewed = await store.renew_leases(connection, self.project_id, wanted)
-            return [task_id for task_id in wanted if task_id not in renewed]
+        async def work(connection: db.Connection) -> dict[str, datetime | None]:
+            return await store.renew_leases(connection, self.project_id, wanted)
 
         asked = time.monotonic()
-        lost = await self._links.run(lambda pool: db.in_one_statement(pool, work))
-        self._session.renewed({task_id: token for task_id, token in wanted.items() if task_id not in lost}, asked)
-        self._session.lose(wanted, lost)
+        ends = await self._links.run(lambda pool: db.in_one_statement(pool, work))
+        self._session.renewed({task_id: wanted[task_id] for task_id in ends}, asked)
+        lost = [task_id for task_id in wanted if task_id not in ends]
+        self._session.lose(wanted, [*lost, *(task_id for task_id, end in ends.items() if end is None)])
         return lost
 
     async def end_session(self) -> list[Task]:

@@ -120,6 +120,8 @@ def nothing_ready(status: ProjectStatus) -> Reply:
 def outcome(result: Outcome) -> Reply:
     """A task after a report or a decision, and what followed."""
     one = result.task
+    if result.landing is not None:
+        return {"id": one.id, "status": "landing", "next": _NEXT_FOR_LANDING[result.landing.state]}
     return full(
         id=one.id,
         status=one.status,
@@ -288,6 +290,12 @@ def event(one: Event) -> Reply:
         data=dict(one.data) if one.data else None,
     )
 
+
+# Of a report that was kept.
+_NEXT_FOR_LANDING = {
+    "reported": "End now: what lies in your directory is committed, proven and landed after you have ended.",
+    "queued": "Nothing is left to do: the work is proven and waits to be landed.",
+}
 
 # --- small parts ----------------------------------------------------------------------------------------------------
 

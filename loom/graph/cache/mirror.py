@@ -29,7 +29,7 @@ from loom.graph.store.transaction import Change
 
 T = TypeVar("T")
 
-LAYOUT = "1"
+LAYOUT = "2"
 BATCH = 500  # tasks or entries that one script call carries
 _BATCH_BYTES = 1_000_000  # of their fields, for which Redis stands still
 _FIELD_BYTES = 2_048  # a longer context or output is left to Postgres
@@ -40,6 +40,7 @@ _LOG = logging.getLogger(__name__)
 _LISTED = ["id", "title", "status", "priority", "parent_id", "created_at"]
 _TIMES = ("created_at", "updated_at", "ready_at", "claimed_at", "done_at", "deadline_at", "retry_at")
 _NUMBERS = ("version", "attempt", "max_attempts", "claim_token")
+_FLAGS = ("lapsed", "queued")
 _TEXTS = (
     "id",
     "project_id",
@@ -409,7 +410,7 @@ def _fields(task: Task) -> dict[str, str]:
     fields |= {name: text for name, text in bulky.items() if name not in left_out}
     fields["left_out"] = " ".join(left_out) or None
     fields["depends_on"] = json.dumps(task.depends_on)
-    fields["lapsed"] = "1" if task.lapsed else None
+    fields |= {name: "1" if getattr(task, name) else None for name in _FLAGS}
     return {name: str(value) for name, value in fields.items() if value is not None}
 
 
@@ -425,7 +426,7 @@ def _task(fields: dict[str, str]) -> Task | None:
         context=json.loads(fields["context"]),
         output=json.loads(fields["output"]) if "output" in fields else None,
         depends_on=tuple(json.loads(fields["depends_on"])),
-        lapsed="lapsed" in fields,
+        **{name: name in fields for name in _FLAGS},  # type: ignore[arg-type]
     )
 
 

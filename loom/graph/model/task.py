@@ -39,6 +39,10 @@ class Priority(StrEnum):
 
 PRIORITY_SCORES: dict[Priority, int] = {Priority.P0: 300, Priority.P1: 200, Priority.P2: 100}
 
+FOREVER = datetime.max
+"""The end of a lease that does not end, as the driver reads and writes it: without a zone, so that it compares with no
+other time."""
+
 _SCORE_EPOCH = 2.0**43  # milliseconds; some 278 years, so that the fraction stays below one
 
 
@@ -108,7 +112,11 @@ class Task:
     claim_token: int = 0
     """The token of the newest claim; it only grows, and 0 is none."""
     lease_expires_at: datetime | None = None
-    """When the claim ends unless it is renewed; None unless claimed. Not mirrored."""
+    """When the claim ends unless it is renewed; None unless claimed, and while it is queued. Not mirrored."""
+    queued: bool = False
+    """Whether the landing queue holds the claim, which then ends neither by itself nor by a deadline."""
+    landing_token: int = 0
+    """The token of the newest claim whose work lands on a branch before the task is done; 0 is none. Not mirrored."""
     deadline_at: datetime | None = None
     """Until when the newest claim may be renewed."""
     retry_at: datetime | None = None
@@ -126,7 +134,7 @@ class Task:
     @classmethod
     def from_record(cls, record: Row) -> Task:
         """Builds a task from a row of `tasks` that has `depends_on` beside its columns (see `store.COLUMNS`)."""
-        output = record["output"]
+        output, queued = record["output"], record["lease_expires_at"] == FOREVER
         return cls(
             id=record["id"],
             project_id=str(record["project_id"]),
@@ -150,7 +158,9 @@ class Task:
             attempt=record["attempt"],
             max_attempts=record["max_attempts"],
             claim_token=record["claim_token"],
-            lease_expires_at=record["lease_expires_at"],
+            lease_expires_at=None if queued else record["lease_expires_at"],
+            queued=queued,
+            landing_token=record["landing_token"],
             deadline_at=record["deadline_at"],
             retry_at=record["retry_at"],
             dead_reason=record["dead_reason"],
@@ -158,6 +168,11 @@ class Task:
             origin_id=record["origin_id"],
             waiting=record["waiting"],
         )
+
+    @property
+    def lands(self) -> bool:
+        """Whether the newest claim's work lands on a branch before the task is done."""
+        return 0 < self.landing_token == self.claim_token
 
     @property
     def dead(self) -> bool:

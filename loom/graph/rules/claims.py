@@ -2,6 +2,9 @@
 
 Each function runs inside a `Transaction`. A report is about exactly one claim: the one its token names, else the one
 its agent holds. On a ready task that nobody holds, a report claims it first.
+
+The `done` of a claim that lands is kept, and `rules/landings.py` goes on from there. However such a claim ends
+otherwise, its work leaves the queue in the same transaction.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import proofs
 from loom.graph.rules.proofs import Proven
-from loom.graph.store import escalations, reading
+from loom.graph.store import escalations, landings, reading
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import EscalationKind
+from loom.graph.store.landings import Landing, LandingState
 from loom.graph.store.transaction import Transaction
-from loom.wording import Argument, Moment, Words, call
+from loom.wording import Argument, Moment, Shell, Words, call
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 _NOTES_KEPT = 20
 _REFUSED_BYTES = 8_000  # of the output of a late report
 _SWEPT = 200  # tasks that one sweep takes of each kind
+_QUEUE = "landing"  # who writes a note of the landing queue's
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class Outcome:
     """Unfinished tasks that still wait for this one, directly."""
     cancelled: tuple[str, ...] = ()
     """Tasks that were cancelled, this one among them."""
+    landing: Landing | None = None
+    """How far its work is on the way to its branch, where a report was kept until it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +101,26 @@ async def done(
     proven: Proven | None = None,
 ) -> Outcome | Refused:
     """Finishes a task. `output` is JSON text. The same token again returns the first answer; a late report is taken
-    while its token is the newest and nothing has moved on, else it is refused and its output kept in an event.
+    while its token is the newest and nothing has moved on, else it is refused and its output kept in an event. That of
+    a claim that lands is kept until it has, and the same again says how far it is.
 
     `every` names the checks that every task needs; what `proven` says of them and of the task's own has to hold, or
-    ProofMissingError is raised and everything stays as it was."""
+    ProofMissingError is raised and everything stays as it was. What lands is proven before it does."""
     completed = None if every else await store.complete_task(tx, task_id, holder.agent, holder.token, output)
     if completed is not None:
         task, awaited = completed.task, completed.awaited
     else:
         found = await _claim_to_report_on(tx, task_id, holder, terms, late=True)
         if isinstance(found, _Answered):
-            return await _first_answer(tx, found.task)
+            return await first_answer(tx, found.task)
         if isinstance(found, Refused):
             await _keep_refused(tx, found.task, holder, output)
             return found
-        await proofs.require(tx, found, every, proven)
         if found.dead:
             await escalations.close(tx, [task_id], "done late", by=holder.agent)
+        if found.lands:
+            return await _keep(tx, found, holder, output)
+        await proofs.require(tx, found, every, proven)
         moment = await store.now(tx)
         task = await store.update_task_status(
             tx, found, TaskStatus.DONE, done_at=moment, retry_at=None, dead_reason=None, lapsed=False, output=output
@@ -138,7 +148,8 @@ async def fail(
     or `retry` is false. Either way an escalation records it. `output`, JSON text, is kept with the event."""
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
-        return Refused(_refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
+        return Refused(refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
+    await _leave(tx, task, reason)
     kept = {} if output is None else {"output": json.loads(output)}
     moment = await store.now(tx)
     if retry and task.attempt < task.max_attempts:
@@ -159,7 +170,8 @@ async def escalate(tx: Transaction, task_id: str, holder: Holder, terms: Terms, 
     """Ends a claim with a question: the task is blocked until somebody resolves the escalation."""
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
-        return Refused(_refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
+        return Refused(refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
+    await _leave(tx, task, "Its worker asked a question.")
     saved = await store.update_task_status(tx, task, TaskStatus.BLOCKED, waiting=task.waiting + 1)
     tx.changed(saved, EventType.TASK_BLOCKED, agent=holder.agent, token=task.claim_token, data={"question": message})
     await escalations.create_escalation(
@@ -170,11 +182,13 @@ async def escalate(tx: Transaction, task_id: str, holder: Holder, terms: Terms, 
 
 async def release(tx: Transaction, task_id: str, holder: Holder, note: str | None) -> Outcome:
     """Gives a claim back on purpose: the task is ready again and its attempt is refunded."""
-    task = await _locked(tx, task_id)
-    if not _holds(task, holder):
-        raise _refusal(task, holder)
+    task = await locked(tx, task_id)
+    if not holds(task, holder):
+        raise refusal(task, holder)
     moment = await store.now(tx)
-    context = add_note(task.context, note, by=holder.agent, at=moment) if note else None
+    context = await _leave(tx, task, "It was given back.")
+    if note:
+        context = add_note(json.loads(context) if context else task.context, note, by=holder.agent, at=moment)
     saved = await store.update_task_status(
         tx, task, TaskStatus.PENDING, ready_at=moment, attempt=max(task.attempt - 1, 0), context=context
     )
@@ -185,8 +199,11 @@ async def release(tx: Transaction, task_id: str, holder: Holder, note: str | Non
 
 async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
     """Takes a locked task back from a claim that ended by itself. The attempt stays counted, so that a task that kills
-    its agents becomes a dead letter in the end."""
+    its agents becomes a dead letter in the end; not that of work which was sent back and nobody took up again."""
+    if await _is_refunded(tx, task):
+        return await _lapsed(tx, task, reason, attempt=max(task.attempt - 1, 0))
     if task.attempt >= task.max_attempts:
+        await _leave(tx, task, reason)
         return await _bury(
             tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
         )
@@ -194,8 +211,10 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
 
 
 async def _lapsed(tx: Transaction, task: Task, reason: str, *, attempt: int) -> Task:
-    moment = await store.now(tx)
-    saved = await store.update_task_status(tx, task, TaskStatus.PENDING, ready_at=moment, attempt=attempt, lapsed=True)
+    context = await _leave(tx, task, reason)
+    saved = await store.update_task_status(
+        tx, task, TaskStatus.PENDING, ready_at=await store.now(tx), attempt=attempt, lapsed=True, context=context
+    )
     tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
     return saved
 
@@ -227,10 +246,12 @@ async def sweep(tx: Transaction) -> Swept:
 
 async def give_back(tx: Transaction, held: Mapping[str, int], reason: str) -> list[Task]:
     """Lets those of these claims (token by task id) lapse that still stand, because whoever made them has left in
-    order: their attempts do not count."""
+    order: their attempts do not count. What the landing queue holds is not theirs to give back."""
     tasks = await store.lock(tx, held)
     standing = [
-        task for task in tasks.values() if task.status is TaskStatus.CLAIMED and task.claim_token == held[task.id]
+        task
+        for task in tasks.values()
+        if task.status is TaskStatus.CLAIMED and task.claim_token == held[task.id] and not task.queued
     ]
     return [await _lapsed(tx, task, reason, attempt=max(task.attempt - 1, 0)) for task in standing]
 
@@ -269,6 +290,11 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
         case TaskStatus.PENDING:
             return None
         case TaskStatus.CLAIMED:
+            if task.queued:
+                return ClaimConflictError(
+                    f"{task.id} is done by {task.assignee} and waits in the landing queue.",
+                    Words("Take the best ready task with {}, or {}.", call("claim"), _wait_for(task)),
+                )
             until = task.lease_expires_at.isoformat(timespec="seconds") if task.lease_expires_at else "its release"
             if task.assignee == agent:
                 return ClaimConflictError(
@@ -328,17 +354,17 @@ async def _claim_to_report_on(
     tx: Transaction, task_id: str, holder: Holder, terms: Terms, *, late: bool = False
 ) -> Task | _Answered | Refused:
     """Locks the task that a report is about. Claims it first where nobody holds it and the report names no claim."""
-    task = await _locked(tx, task_id)
-    if _holds(task, holder):
+    task = await locked(tx, task_id)
+    if holds(task, holder):
         return task
     if holder.token is not None:
         if task.claim_token != holder.token:
-            return Refused(_refusal(task, holder), task)
+            return Refused(refusal(task, holder), task)
         if task.status is TaskStatus.DONE:
             return _Answered(task)
-        if late and task.lapsed and task.waiting == 0 and (task.status is TaskStatus.PENDING or task.dead):
+        if late and may_go_on(task, holder.token):
             return task
-        return Refused(_refusal(task, holder), task)
+        return Refused(refusal(task, holder), task)
     if task.status is TaskStatus.PENDING:
         claimed = await store.claim_task(
             tx,
@@ -349,30 +375,39 @@ async def _claim_to_report_on(
         )
         assert claimed is not None, "a locked pending task can be claimed"
         return claimed.task
-    raise _refusal(task, holder)
+    raise refusal(task, holder)
 
 
 async def renew(tx: Transaction, holders: Mapping[str, Holder]) -> Renewal:
     """Renews the claims of tasks, each by its holder, where they still stand."""
     tasks = await store.lock(tx, holders)
-    standing = {one.id: one.claim_token for one in tasks.values() if _holds(one, holders[one.id])}
+    standing = {one.id: one.claim_token for one in tasks.values() if holds(one, holders[one.id])}
     await store.renew_leases(tx.connection, tx.project_id, standing)
     renewed = await store.get_tasks(tx.connection, tx.project_id, list(standing))
     lost = {
-        task_id: _refusal(tasks[task_id], holder) if task_id in tasks else not_found(task_id)
+        task_id: refusal(tasks[task_id], holder) if task_id in tasks else not_found(task_id)
         for task_id, holder in holders.items()
         if task_id not in standing
     }
     return Renewal(list(renewed.values()), lost)
 
 
-def _holds(task: Task, holder: Holder) -> bool:
+def holds(task: Task, holder: Holder) -> bool:
+    """Whether a task is claimed by this holder: by his token, or without one under his name."""
     if task.status is not TaskStatus.CLAIMED:
         return False
     return task.claim_token == holder.token if holder.token is not None else task.assignee == holder.agent
 
 
-def _refusal(task: Task, holder: Holder) -> LoomError:
+def may_go_on(task: Task, token: int) -> bool:
+    """Whether a report of this claim is taken: it stands, or it has ended by itself and nothing has moved on since."""
+    if task.claim_token != token:
+        return False
+    lapsed = task.lapsed and task.waiting == 0 and (task.status is TaskStatus.PENDING or task.dead)
+    return lapsed or task.status is TaskStatus.CLAIMED
+
+
+def refusal(task: Task, holder: Holder) -> LoomError:
     """Why a report on a task is not taken, with what happened instead."""
     stop = "Stop working on it: the result was not taken."
     if holder.token is not None and task.claim_token != holder.token:
@@ -423,7 +458,69 @@ def _beginning(output: str) -> dict[str, Any]:
     return {"output_begins": whole[:_REFUSED_BYTES].decode(errors="ignore"), "output_bytes": len(whole)}
 
 
-async def _first_answer(tx: Transaction, task: Task) -> Outcome:
+async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Outcome:
+    """Keeps a report until its work has landed; one that was kept already says how far it is. Of a claim that has ended
+    by itself, it goes on."""
+    landing = await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
+    assert landing is not None, "a claim that lands was begun as one"
+    if landing.state in (LandingState.REPORTED, LandingState.QUEUED):
+        return Outcome(task, landing=landing)
+    landing = await landings.report(tx, landing.id, output)
+    data = {"state": "reported", "target": landing.target}
+    if task.status is TaskStatus.CLAIMED:
+        tx.record_event(EventType.TASK_LANDING, task.id, agent=holder.agent, data=data)
+    else:
+        task = await landings.let_go(tx, task)
+        tx.changed(task, EventType.TASK_LANDING, agent=holder.agent, token=task.claim_token, data=data)
+    return Outcome(task, landing=landing)
+
+
+async def _leave(tx: Transaction, task: Task, why: str) -> str | None:
+    """Takes the work of a locked task out of the queue, or off its way there, because its claim ends otherwise. Returns
+    the task's context as JSON text, with a note of why it was sent back, where it was."""
+    if not task.lands or task.status is not TaskStatus.CLAIMED:
+        return None
+    await leave_queue(tx, [task.id], why)
+    landing = await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
+    if landing is None or landing.sent_back_at is None:
+        return None
+    text = "\n".join(part for part in (landing.reason, landing.note) if part)
+    return add_note(task.context, text, by=_QUEUE, at=landing.sent_back_at)
+
+
+async def _is_refunded(tx: Transaction, task: Task) -> bool:
+    """Whether a lapse does not count: the work was sent back, and nobody took it up again. That goes as often as the
+    task may be tried at all."""
+    if not task.lands:
+        return False
+    landing = await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
+    if landing is None or landing.state is not LandingState.SENT_BACK:
+        return False
+    return await landings.times_sent_back(tx.connection, tx.project_id, task.id) < task.max_attempts
+
+
+async def leave_queue(tx: Transaction, task_ids: Collection[str], why: str) -> None:
+    """Takes what of these locked tasks is on its way to a branch off it, because their claims end otherwise. Raises
+    TaskStateError where one is being landed."""
+    await refuse_being_landed(tx, task_ids)
+    await landings.drop(tx, task_ids, why)
+
+
+async def refuse_being_landed(tx: Transaction, task_ids: Collection[str]) -> None:
+    """Raises TaskStateError where a branch is about to be moved that brings one of these locked tasks."""
+    intents = await landings.open_intents_of(tx.connection, tx.project_id, task_ids)
+    if intents:
+        raise TaskStateError(
+            f"{intents[0].task_id} is being landed on {intents[0].target} at this moment.",
+            Words(
+                "Wait for it with {}; where nobody lands, {} says what became of it.",
+                call("wait", what="task", task_id=intents[0].task_id),
+                Shell("loom land"),
+            ),
+        )
+
+
+async def first_answer(tx: Transaction, task: Task) -> Outcome:
     """What the report that finished a task was told, read again from the events of its transaction."""
     consequences = await store.consequences(tx.connection, tx.project_id, task.id)
     return Outcome(task, *consequences)
@@ -441,7 +538,8 @@ async def _bury(
     return saved
 
 
-async def _locked(tx: Transaction, task_id: str) -> Task:
+async def locked(tx: Transaction, task_id: str) -> Task:
+    """Locks a task for a change. Raises TaskNotFoundError."""
     found = await store.lock(tx, [task_id])
     if task_id not in found:
         raise not_found(task_id)

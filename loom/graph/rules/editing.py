@@ -15,7 +15,7 @@ from loom.exceptions import DependencyCycleError, TaskNotFoundError, TaskStateEr
 from loom.graph import deps, store
 from loom.graph.model.dependencies import detect_cycle, epic_start, tasks_of_cycle
 from loom.graph.model.task import Priority, Task, TaskStatus
-from loom.graph.rules.claims import Outcome, not_found
+from loom.graph.rules.claims import Outcome, leave_queue, not_found
 from loom.graph.store import NewTask, escalations
 from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Words, call
@@ -97,6 +97,7 @@ async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, 
     if locked[task_id].finished:
         raise TaskStateError(f"{task_id} is already {locked[task_id]}.", "There is nothing left to cancel.")
     unfinished = [one for one, status in locked.items() if not status.finished]
+    await leave_queue(tx, unfinished, reason or "It was cancelled.")
     closed = await escalations.close(tx, unfinished, "cancel", by=agent, note=reason)
     gone = await store.cancel_tasks(tx, unfinished)
     for task in gone:
@@ -117,10 +118,11 @@ async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, 
 
 async def waive(tx: Transaction, task: Task, reason: str | None, agent: str) -> Outcome:
     """Cancels a locked task and lets its dependents go on without it: its outgoing edges are marked waived."""
-    if task.status in (TaskStatus.CLAIMED, TaskStatus.DONE, TaskStatus.EPIC):
+    if task.status in (TaskStatus.CLAIMED, TaskStatus.DONE, TaskStatus.EPIC) and not task.queued:
         raise TaskStateError(
             f"{task.id} is {task.status} and cannot be waived.", "Only work that nobody does can be waived."
         )
+    await leave_queue(tx, [task.id], reason or "It was waived.")
     await escalations.close(tx, [task.id], "waive", by=agent, note=reason)
     data = {"reason": reason} if reason else None
     for gone in await store.cancel_tasks(tx, [task.id]):

@@ -9,7 +9,7 @@ from loom.exceptions import EscalationNotFoundError, InvalidInputError, TaskStat
 from loom.graph import deps, store
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import editing
-from loom.graph.rules.claims import Outcome, Terms, add_note, into_play, not_found
+from loom.graph.rules.claims import Outcome, Terms, add_note, into_play, leave_queue, not_found
 from loom.graph.store import escalations, messages
 from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.transaction import Transaction
@@ -58,7 +58,7 @@ async def resolve(
     resolved = await escalations.close(tx, [task.id], action, by=by, note=note)
     question = next((one for one in resolved if one.kind is EscalationKind.QUESTION), None)
     held = any(one.kind is not EscalationKind.FAILURE for one in resolved)
-    if not held and task.status is not TaskStatus.FAILED:
+    if not held and not await _is_free(tx, task, action):
         raise TaskStateError(
             f"{task.id} is {task.status} and has no open escalation.",
             "Only failed, escalated or deferred work can be resolved.",
@@ -89,6 +89,15 @@ async def resolve(
     if again.status is TaskStatus.EPIC:
         return Outcome(again, unblocked=await deps.follow_epic(tx, again, task.waiting, by))
     return Outcome(again, unblocked=(again.id,) if again.status is TaskStatus.PENDING else ())
+
+
+async def _is_free(tx: Transaction, task: Task, action: Resolution) -> bool:
+    """Whether a task without an open question can be put into play: it has failed, or waits to be landed and somebody
+    else is to do it."""
+    if task.queued and action is Resolution.REASSIGN:
+        await leave_queue(tx, [task.id], "It was given to somebody else.")
+        return True
+    return task.status is TaskStatus.FAILED
 
 
 async def _hand_over(

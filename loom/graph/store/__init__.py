@@ -11,6 +11,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `events` | the outbox, and the history of a task |
 | `escalations` `diagnoses` `messages` `plans` `projects` | rows of the same name |
 | `proofs` `skill_runs` `workflow_runs` | rows of the same name |
+| `landings` | claims whose work lands on a branch, and their queue |
 | `retention` | what has been kept long enough |
 | `reading` | questions across all of them |
 """
@@ -19,6 +20,7 @@ from loom.graph.store import (
     diagnoses,
     escalations,
     events,
+    landings,
     messages,
     plans,
     projects,
@@ -123,6 +125,7 @@ __all__ = [
     "get_task_dependencies",
     "get_tasks",
     "insert_tasks",
+    "landings",
     "list_active_tasks",
     "list_all_tasks",
     "lock",

@@ -160,22 +160,29 @@ async def fail_task(tx: Transaction, task: Task, reason: str, *, retry_at: datet
     return await update_task_status(tx, task, TaskStatus.FAILED, retry_at=retry_at, dead_reason=dead_reason)
 
 
-async def renew_leases(connection: Connection, project_id: str, claims: Mapping[str, int]) -> dict[str, datetime]:
+async def renew_leases(
+    connection: Connection, project_id: str, claims: Mapping[str, int]
+) -> dict[str, datetime | None]:
     """Gives each of these claims (token by task id) its lease anew, never past its deadline; one statement for all,
-    which locks the rows in id order.
+    which locks the rows in id order. What the landing queue holds is left as it is.
 
-    Returns the new ends of those that still stand; whatever is missing was lost.
+    Returns the new ends of those that still stand, None for what is queued; whatever is missing was lost.
     """
     records = await connection.fetch(
         """
         with standing as (
-            select t.id from tasks t join unnest($2::text[], $3::bigint[]) c(id, token) on c.id = t.id
+            select t.id, t.lease_expires_at = 'infinity' as queued
+              from tasks t join unnest($2::text[], $3::bigint[]) c(id, token) on c.id = t.id
              where t.project_id = $1 and t.status = 'claimed' and t.claim_token = c.token
-             order by t.id for no key update of t)
-        update tasks t
-           set lease_expires_at = least(loom_now() + make_interval(secs => t.lease_seconds), t.deadline_at)
-          from standing s where t.project_id = $1 and t.id = s.id
-        returning t.id, t.lease_expires_at
+             order by t.id for no key update of t),
+        renewed as (
+            update tasks t
+               set lease_expires_at = least(loom_now() + make_interval(secs => t.lease_seconds), t.deadline_at)
+              from standing s where t.project_id = $1 and t.id = s.id and not s.queued
+            returning t.id, t.lease_expires_at)
+        select id, lease_expires_at from renewed
+         union all
+        select id, null from standing where queued
         """,
         project_id,
         list(claims),

@@ -39,6 +39,21 @@ RULES = {
                               where e.project_id = t.project_id and e.task_id = t.id and e.version is not null
                               order by e.version desc limit 1) e on true
          where t.project_id = $1 and (e.version is distinct from t.version or e.status is distinct from t.status)""",
+    "what is on its way to a branch has its claim": """
+        select l.task_id from landings l join tasks t on t.project_id = l.project_id and t.id = l.task_id
+         where l.project_id = $1 and l.state in ('begun', 'reported', 'queued', 'sent_back')
+           and (t.status <> 'claimed' or t.claim_token <> l.token or t.landing_token <> l.token)""",
+    "a lease has no end if and only if its work is queued": """
+        select t.id from tasks t
+          left join landings l on l.project_id = $1 and l.state = 'queued'
+                              and l.task_id = t.id and l.token = t.claim_token
+         where t.project_id = $1 and (t.lease_expires_at = 'infinity') is true <> (l.id is not null)""",
+    "what is being landed is queued, and what has landed is done": """
+        select l.task_id from landings l join tasks t on t.project_id = l.project_id and t.id = l.task_id
+         where l.project_id = $1
+           and ((l.state = 'landed' and t.status <> 'done')
+             or (l.state <> 'queued' and exists(select from landing_intents i where i.project_id = $1
+                                                   and i.landing_id = l.id and i.closed_at is null)))""",
     "each change has one event": """
         select task_id from events where project_id = $1 and version is not null
          group by task_id, version having count(*) > 1""",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from loom import ids
 from loom.bus.events import Position
 from loom.db.connection import WHOLE
-from loom.graph.model.task import Priority, Task, TaskStatus
+from loom.graph.model.task import FOREVER, Priority, Task, TaskStatus
 from loom.graph.store.edges import add_edges
 from loom.graph.store.escalations import HOLDING
 from loom.graph.store.events import record_events
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FIELDS = (
     "project_id, id, title, status, priority, version, created_at, updated_at, assignee, parent_id, context, output,"
     " done_when, ready_at, claimed_at, done_at, attempt, max_attempts, claim_token, lease_expires_at, deadline_at,"
-    " retry_at, dead_reason, lapsed, origin_id, waiting, files, checks"
+    " retry_at, dead_reason, lapsed, origin_id, waiting, files, checks, landing_token"
 )
 
 # A task's row as `Task.from_record` wants it, read from `t`.
@@ -164,7 +164,7 @@ async def update_task(
         task.assignee,
         task.ready_at,
         task.done_at,
-        task.lease_expires_at,
+        FOREVER if task.queued else task.lease_expires_at,
         task.retry_at,
         task.dead_reason,
         task.done_when,
@@ -187,11 +187,11 @@ async def update_task_status(
     **fields: Any,
 ) -> Task:
     """Gives a locked task another status, and what goes with it; see `update_task`. What is not pending has no time
-    since which it was ready, and what is not claimed no lease, unless `fields` say so."""
+    since which it was ready, unless `fields` say so, and what is not claimed no lease."""
     if status is not TaskStatus.PENDING:
         fields.setdefault("ready_at", None)
     if status is not TaskStatus.CLAIMED:
-        fields.setdefault("lease_expires_at", None)
+        fields |= {"lease_expires_at": None, "queued": False}
     return await update_task(tx, replace(task, status=status, **fields), context=context, output=output)
 
 

@@ -1,0 +1,435 @@
+"""Work that lands: kept, queued, held by the queue, landed or sent back, and what takes it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from loom import replies
+from loom.bus.events import EventType
+from loom.db.connection import Pool
+from loom.exceptions import ClaimConflictError, TaskStateError
+from loom.graph.front import Loom
+from loom.graph.model.task import Task, TaskStatus
+from loom.graph.rules import landings
+from loom.graph.rules.claims import Holder
+from loom.graph.store import Claim
+from loom.graph.store import landings as rows
+from loom.graph.store.landings import Landing, LandingState
+from tests.conftest import Opener
+from tests.graph.conftest import row
+from tests.graph.test_lifecycle import holds
+
+PENDING, CLAIMED, DONE = TaskStatus.PENDING, TaskStatus.CLAIMED, TaskStatus.DONE
+TARGET, TIP, MERGED = "loom/landed", "a" * 40, "b" * 40
+Clock = Callable[[float], Awaitable[None]]
+
+
+async def begun(loom: Loom, title: str = "A", **given: Any) -> Claim:
+    """A claim that lands."""
+    task = await loom.create(title, **given)
+    claim = await loom.claim(task.id)
+    assert claim is not None
+    await begin(loom, claim)
+    return claim
+
+
+async def begin(loom: Loom, claim: Claim) -> Landing:
+    task = claim.task
+    holder = Holder(task.assignee or "", task.claim_token)
+    return await loom.transact(lambda tx: landings.begin(tx, task.id, holder, target=TARGET, branch=f"loom/{task.id}"))
+
+
+async def enter(loom: Loom, task: Task, commit: str = TIP, **given: Any) -> Landing:
+    return await loom.transact(
+        lambda tx: landings.enter(tx, task.id, task.claim_token, commit_id=commit, base="0" * 40, **given)
+    )
+
+
+async def queued(loom: Loom, title: str = "A", **given: Any) -> tuple[Task, Landing]:
+    """Work that waits to be landed."""
+    claim = await begun(loom, title, **given)
+    await loom.done(claim.task.id, {"n": 1})
+    landing = await enter(loom, claim.task)
+    return (await loom.get(claim.task.id)).task, landing
+
+
+async def intend(loom: Loom, *found: Landing, commit: str = MERGED, target: str = TARGET) -> list[Landing]:
+    ids = [one.id for one in found]
+    return await loom.transact(lambda tx: landings.intend(tx, ids, commit_id=commit, target=target, old="0" * 40))
+
+
+async def land(loom: Loom, *found: Landing, commit: str = MERGED) -> list[Any]:
+    """As a lander does whose target has moved."""
+    assert await intend(loom, *found, commit=commit) == list(found)
+    return [await landed(loom, one, commit) for one in found]
+
+
+async def landed(loom: Loom, landing: Landing, commit: str = MERGED) -> Any:
+    return await loom.transact(lambda tx: landings.landed(tx, landing.id, commit_id=commit))
+
+
+async def send_back(loom: Loom, landing: Landing, reason: str = "unit is red.", note: str | None = "E 1 != 2") -> Task:
+    return await loom.transact(lambda tx: landings.send_back(tx, landing.id, reason, note))
+
+
+async def landing_of(loom: Loom, task_id: str) -> Landing:
+    found = await loom.look(lambda connection: rows.of_task(connection, loom.project_id, task_id))
+    assert found is not None
+    return found
+
+
+async def events_of(pool: Pool, task_id: str, kind: EventType) -> list[Any]:
+    return list(await pool.fetch("select * from events where task_id = $1 and type = $2 order by id", task_id, kind))
+
+
+async def test_a_report_of_what_lands_is_kept_until_it_has(loom: Loom, pool: Pool, clock: Clock) -> None:
+    epic = await loom.create("E", epic=True)
+    claim = await begun(loom, parent_id=epic.id)
+    after = await loom.create("after", depends_on=[claim.task.id])
+    kept = await loom.done(claim.task.id, {"n": 1})
+    assert (kept.task.status, kept.landing and kept.landing.state) == (CLAIMED, LandingState.REPORTED)
+    assert replies.outcome(kept)["status"] == "landing"
+    assert set(replies.outcome(kept)) == {"id", "status", "next"}
+    again = await loom.done(claim.task.id, {"n": 2})
+    assert again.landing == kept.landing
+    landing = await enter(loom, claim.task)
+    assert (landing.state, landing.output) == (LandingState.QUEUED, {"n": 1})
+    assert (await loom.done(claim.task.id)).landing == landing
+    assert (await loom.get(after.id)).task.status == "blocked"
+    await holds(loom)
+    await clock(2.5)
+    (outcome,) = await land(loom, landing)
+    assert (outcome.task.status, outcome.task.output) == (DONE, {"n": 1})
+    assert (outcome.unblocked, outcome.closed) == ((after.id,), (epic.id,))
+    (event,) = await events_of(pool, claim.task.id, EventType.TASK_LANDED)
+    told = json.loads(event["data"])
+    assert (told["target"], told["commit"], told["milliseconds"] >= 2500) == (TARGET, MERGED, True)
+    assert await landed(loom, landing) == outcome
+    assert len(await events_of(pool, claim.task.id, EventType.TASK_LANDED)) == 1
+    first = await loom.done(claim.task.id, {"n": 3}, token=claim.task.claim_token)
+    assert (first.task.output, first.unblocked, first.closed) == ({"n": 1}, (after.id,), (epic.id,))
+    await holds(loom)
+
+
+async def test_neither_time_nor_the_end_of_a_session_touches_what_is_queued(
+    loom: Loom, open_loom: Opener, pool: Pool, clock: Clock
+) -> None:
+    worker = await open_loom("worker")
+    task, landing = await queued(worker)
+    assert (task.queued, task.lease_expires_at, task.deadline_at) == (True, None, None)
+    assert await worker.renew() == []
+    await clock(10 * 86400)
+    assert await worker.renew() == []
+    assert (await loom.sweep())[0].expired == ()
+    assert await worker.end_session() == []
+    with pytest.raises(ClaimConflictError, match="waits in the landing queue"):
+        await loom.claim(task.id)
+    renewal = await worker.heartbeat([task.id])
+    assert [one.queued for one in renewal.tasks] == [True]
+    assert str((await row(pool, task))["lease_expires_at"]).startswith("9999")
+    changed = await loom.update(task.id, title="B", priority="p0")
+    assert changed.task.queued
+    assert await pool.fetchval("select lease_expires_at = 'infinity' from tasks where id = $1", task.id)
+    await holds(loom)
+    await land(loom, landing)
+    await holds(loom)
+
+
+@pytest.mark.parametrize("end", ["release", "fail", "escalate", "cancel", "cancel epic", "waive", "reassign"])
+@pytest.mark.parametrize("far", ["begun", "reported", "queued", "sent back"])
+async def test_however_its_claim_ends_the_work_leaves_the_queue(loom: Loom, far: str, end: str) -> None:
+    epic = await loom.create("E", epic=True)
+    claim = await begun(loom, parent_id=epic.id)
+    task = claim.task
+    if far != "begun":
+        await loom.done(task.id)
+    if far in ("queued", "sent back"):
+        landing = await enter(loom, task)
+        if far == "sent back":
+            await send_back(loom, landing)
+    before = await landing_of(loom, task.id)
+
+    ends: dict[str, Callable[[], Awaitable[Any]]] = {
+        "release": lambda: loom.release(task.id, note="later"),
+        "fail": lambda: loom.fail(task.id, "no"),
+        "escalate": lambda: loom.escalate(task.id, "which?"),
+        "cancel": lambda: loom.cancel(task.id),
+        "cancel epic": lambda: loom.cancel(epic.id),
+        "waive": lambda: loom.resolve(task.id, "waive"),
+        "reassign": lambda: loom.resolve(task.id, "reassign", agent_id="other"),
+    }
+    if end in ("waive", "reassign") and far != "queued":
+        with pytest.raises(TaskStateError):
+            await ends[end]()
+        return
+    if far == "queued":
+        (chosen,) = await intend(loom, before)
+        with pytest.raises(TaskStateError, match=f"{task.id} is being landed on {TARGET}") as caught:
+            await ends[end]()
+        assert "loom land" in str(caught.value.next_step)
+        assert await landing_of(loom, task.id) == chosen
+        await loom.transact(lambda tx: landings.withdraw(tx, [before.id], MERGED))
+    await ends[end]()
+    after = await landing_of(loom, task.id)
+    assert (after.state, bool(after.dropped_for)) == (LandingState.DROPPED, True)
+    assert await waiting(loom) == []
+    assert await intend(loom, before) == []
+    with pytest.raises(TaskStateError, match="not about to be landed"):
+        await landed(loom, before)
+    now = (await loom.get(task.id)).task
+    assert not now.queued
+    if end == "release":
+        notes = [one["text"] for one in now.context["notes"]]
+        assert notes == (["unit is red.\nE 1 != 2", "later"] if far == "sent back" else ["later"])
+    await holds(loom)
+
+
+async def waiting(loom: Loom, target: str = TARGET) -> list[Landing]:
+    return await loom.look(lambda connection: rows.waiting(connection, loom.project_id, target))
+
+
+async def test_what_is_sent_back_goes_on_under_its_claim(loom: Loom, pool: Pool, clock: Clock) -> None:
+    claim = await begun(loom)
+    task = claim.task
+    await loom.done(task.id, {"n": 1})
+    await clock(3600)
+    assert task.deadline_at is not None
+    landing = await enter(loom, task)
+    await clock(5 * 3600)
+    back = await send_back(loom, landing)
+    assert (back.status, back.claim_token, back.queued) == (CLAIMED, task.claim_token, False)
+    now = await pool.fetchval("select loom_now()")
+    assert back.lease_expires_at is not None
+    assert 500 < (back.lease_expires_at - now).total_seconds() <= 600
+    assert back.deadline_at is not None
+    assert 3 * 3600 - 60 < (back.deadline_at - now).total_seconds() <= 3 * 3600  # of four hours one was over
+    assert await send_back(loom, landing, "again") == back
+    (event,) = await events_of(pool, task.id, EventType.LANDING_SENT_BACK)
+    assert json.loads(event["data"])["reason"] == "unit is red."
+    assert (await landing_of(loom, task.id)).times_sent == 1
+    await holds(loom)
+
+    assert (await begin(loom, claim)).state is LandingState.BEGUN
+    await loom.done(task.id, {"n": 2})
+    await land(loom, await enter(loom, task, "c" * 40))
+    assert (await loom.get(task.id)).task.output == {"n": 2}
+    await holds(loom)
+
+
+async def test_nobodys_lapse_of_what_was_sent_back_is_refunded_and_tells_why(loom: Loom, clock: Clock) -> None:
+    task, landing = await queued(loom)
+    await send_back(loom, landing)
+    await clock(700)
+    assert [one.id for one in (await loom.sweep())[0].expired] == [task.id]
+    now = (await loom.get(task.id)).task
+    assert (now.status, now.attempt, now.lapsed) == (PENDING, 0, True)
+    (note,) = now.context["notes"]
+    assert (note["by"], note["text"]) == ("landing", "unit is red.\nE 1 != 2")
+    assert (await landing_of(loom, task.id)).state is LandingState.DROPPED
+    await holds(loom)
+
+
+async def test_the_lapse_of_who_took_it_up_again_counts(loom: Loom, clock: Clock) -> None:
+    claim = await begun(loom)
+    await send_back(loom, await enter(loom, claim.task))
+    await begin(loom, claim)
+    await clock(700)
+    await loom.sweep()
+    now = (await loom.get(claim.task.id)).task
+    assert (now.status, now.attempt) == (PENDING, 1)
+    assert now.context["notes"][0]["text"].startswith("unit is red.")
+
+
+async def test_refunds_of_what_is_sent_back_have_an_end(open_loom: Opener, clock: Clock) -> None:
+    loom = await open_loom(max_retries=1)
+    task = await loom.create("A")
+    for expected in (0, 0, 1):
+        claim = await loom.claim(task.id)
+        assert claim is not None
+        await begin(loom, claim)
+        await send_back(loom, await enter(loom, claim.task))
+        await clock(700)
+        await loom.sweep()
+        assert (await loom.get(task.id)).task.attempt == expected
+
+
+@pytest.mark.parametrize("dead", [False, True])
+async def test_a_late_report_of_what_lands_takes_its_claim_up_again(
+    open_loom: Opener, pool: Pool, clock: Clock, dead: bool
+) -> None:
+    loom = await open_loom(max_retries=0 if dead else 3)
+    claim = await begun(loom)
+    task = claim.task
+    await clock(5 * 3600)
+    await loom.sweep()
+    assert (await loom.get(task.id)).task.dead == dead
+    kept = await loom.done(task.id, {"n": 1}, token=task.claim_token)
+    assert kept.landing is not None
+    assert (kept.landing.state, kept.landing.dropped_for) == (LandingState.REPORTED, None)
+    assert (kept.task.status, kept.task.claim_token, kept.task.attempt) == (CLAIMED, task.claim_token, 1)
+    assert await loom.escalations() == []
+    now = await pool.fetchval("select loom_now()")
+    assert kept.task.lease_expires_at is not None
+    assert kept.task.deadline_at is not None
+    assert now < kept.task.lease_expires_at <= kept.task.deadline_at
+    await holds(loom)
+    await land(loom, await enter(loom, task))
+    await holds(loom)
+
+
+async def test_work_is_queued_late_while_nothing_has_moved_on(loom: Loom, open_loom: Opener, clock: Clock) -> None:
+    claims = [await begun(loom, title) for title in "AB"]
+    await clock(700)
+    await loom.sweep()
+    other = await open_loom("other")
+    await other.claim(claims[1].task.id)
+    landing = await enter(loom, claims[0].task, output={"n": 1}, outside=["b.py"], usage={"cost_usd": 0.5})
+    assert (landing.state, landing.output, landing.outside) == (LandingState.QUEUED, {"n": 1}, ("b.py",))
+    assert landing.usage == {"cost_usd": 0.5}
+    assert await enter(loom, claims[0].task) == landing
+    with pytest.raises(ClaimConflictError, match="was lost"):
+        await enter(loom, claims[1].task)
+    await holds(loom)
+    await land(loom, landing)
+    assert (await enter(loom, claims[0].task)).state is LandingState.LANDED
+    with pytest.raises(TaskStateError, match="already done"):
+        await enter(loom, claims[0].task, "d" * 40)
+    assert (await loom.get(claims[1].task.id)).task.assignee == "other"
+
+
+async def test_what_was_not_begun_as_landing_is_not_queued(loom: Loom) -> None:
+    task = await loom.create("A")
+    claim = await loom.claim(task.id)
+    assert claim is not None
+    with pytest.raises(TaskStateError, match="was not begun as one that lands"):
+        await enter(loom, claim.task)
+    assert (await loom.done(task.id)).task.status == DONE
+
+
+async def test_a_claim_that_is_not_ones_own_is_not_begun(loom: Loom, open_loom: Opener) -> None:
+    task = await loom.create("A")
+    claim = await (await open_loom("other")).claim(task.id)
+    assert claim is not None
+    for holder in (Holder("tester"), Holder("other", claim.task.claim_token + 1)):
+        with pytest.raises(ClaimConflictError):
+            await loom.transact(partial(landings.begin, task_id=task.id, holder=holder, target=TARGET, branch="x"))
+    await begin(loom, claim)
+    await enter(loom, claim.task)
+    with pytest.raises(TaskStateError, match="waits in the landing queue"):
+        await begin(loom, claim)
+
+
+async def test_the_next_claim_of_a_task_that_landed_nothing_is_as_any_other(loom: Loom) -> None:
+    claim = await begun(loom)
+    await loom.release(claim.task.id)
+    await loom.claim(claim.task.id)
+    assert (await loom.done(claim.task.id)).task.status == DONE
+    assert (await landing_of(loom, claim.task.id)).state is LandingState.DROPPED
+    await holds(loom)
+
+
+async def test_work_is_taken_from_the_queue_in_the_order_in_which_it_came(loom: Loom, clock: Clock) -> None:
+    found = []
+    for title in "ABC":
+        found.append((await queued(loom, title))[1])
+        await clock(1)
+    assert await waiting(loom) == found
+    assert await waiting(loom, "main") == []
+    one, two, three = found
+    assert await intend(loom, three, one) == [three, one]
+    assert len(await loom.look(lambda connection: rows.open_intents(connection, loom.project_id, TARGET))) == 2
+    await loom.transact(lambda tx: landings.withdraw(tx, [one.id, three.id], MERGED))
+    await loom.cancel(two.task_id)
+    assert await intend(loom, one, two, three) == []
+    assert await loom.look(lambda connection: rows.open_intents(connection, loom.project_id)) == []
+    await land(loom, one, three)
+    assert await waiting(loom) == []
+    await holds(loom)
+
+
+async def test_an_intent_that_was_withdrawn_and_has_landed_all_the_same_counts(loom: Loom) -> None:
+    _, landing = await queued(loom)
+    await intend(loom, landing)
+    await loom.transact(lambda tx: landings.withdraw(tx, [landing.id], MERGED))
+    assert (await landed(loom, landing)).task.status == DONE
+
+
+async def test_a_commit_that_no_intent_names_lands_nothing(loom: Loom) -> None:
+    task, landing = await queued(loom)
+    await intend(loom, landing)
+    with pytest.raises(TaskStateError, match="not about to be landed by " + TIP):
+        await landed(loom, landing, TIP)
+    with pytest.raises(TaskStateError, match="is being landed"):
+        await send_back(loom, landing)
+    with pytest.raises(TaskStateError, match="is being landed"):
+        await enter(loom, task, "c" * 40)
+    await landed(loom, landing)
+    with pytest.raises(TaskStateError, match="has landed"):
+        await send_back(loom, landing)
+    with pytest.raises(TaskStateError, match="There is no landing 999"):
+        await loom.transact(lambda tx: landings.send_back(tx, 999, "x"))
+
+
+async def test_work_that_needs_a_yes_waits_for_it(loom: Loom, pool: Pool) -> None:
+    claim = await begun(loom)
+    landing = await enter(loom, claim.task, needs_yes=True)
+    assert landing.waits_for_yes
+    assert await waiting(loom) == []
+    assert await intend(loom, landing) == []
+    approved = await loom.transact(lambda tx: landings.approve(tx, claim.task.id, "ann"))
+    assert (approved.approved_by, approved.waits_for_yes) == ("ann", False)
+    assert await loom.transact(lambda tx: landings.approve(tx, claim.task.id, "bob")) == approved
+    assert await waiting(loom) == [approved]
+    back = await loom.transact(lambda tx: landings.refuse(tx, claim.task.id, "bob", "Not like that."))
+    assert (back.status, back.queued) == (CLAIMED, False)
+    now = await landing_of(loom, claim.task.id)
+    assert (now.reason, now.note) == ("bob refused it.", "Not like that.")
+    again = await enter(loom, claim.task, "c" * 40, needs_yes=True)
+    assert again.waits_for_yes
+    plain, _ = await queued(loom, "B")
+    for other in (plain.id, (await loom.create("C")).id):
+        with pytest.raises(TaskStateError, match="does not wait for anybody's yes"):
+            await loom.transact(partial(landings.approve, task_id=other, by="ann"))
+    states = [json.loads(one["data"])["state"] for one in await events_of(pool, claim.task.id, EventType.TASK_LANDING)]
+    assert states == ["queued", "approved", "queued"]
+    await holds(loom)
+
+
+async def test_one_lands_on_a_target_at_a_time_until_his_time_is_over(loom: Loom, clock: Clock) -> None:
+    async def take(target: str, holder: str) -> bool:
+        return await loom.transact(lambda tx: landings.take_lease(tx, target, holder, 30))
+
+    assert await take(TARGET, "one")
+    assert not await take(TARGET, "two")
+    assert await take("main", "two")
+    assert await take(TARGET, "one")
+    await loom.transact(lambda tx: landings.give_lease(tx, TARGET, "two"))
+    assert not await take(TARGET, "two")
+    await clock(31)
+    assert await take(TARGET, "two")
+    await loom.transact(lambda tx: landings.give_lease(tx, TARGET, "two"))
+    assert await take(TARGET, "one")
+
+
+async def test_what_is_on_its_way_goes_to_the_target_that_the_project_has_now(loom: Loom) -> None:
+    _, first = await queued(loom, "A")
+    _, second = await queued(loom, "B")
+    third = await begun(loom, "C")
+    await intend(loom, second)
+    await loom.transact(lambda tx: landings.redirect(tx, "other", "It is checked out."))
+    assert [one.id for one in await waiting(loom, "other")] == [first.id]  # the second may have landed where it was
+    assert await intend(loom, first, second, target="other") == []
+    assert (await landing_of(loom, third.task.id)).target == "other"
+    found = await loom.look(lambda connection: rows.recorded_target(connection, loom.project_id))
+    assert found is not None
+    assert (found.target, found.why) == ("other", "It is checked out.")
+    await landed(loom, second)
+    assert (await landing_of(loom, second.task_id)).target == TARGET
+    await loom.transact(lambda tx: landings.redirect(tx, TARGET, None))
+    assert await loom.look(lambda connection: rows.recorded_target(connection, loom.project_id)) is None
+    assert [one.id for one in await waiting(loom)] == [first.id]
