@@ -177,6 +177,18 @@ class WorkflowStateError(ConflictError):
     code = "workflow_state"
 
 
+class TargetError(ConflictError):
+    """The branch that work lands on does not exist, cannot be one, or was moved by somebody else."""
+
+    code = "target"
+
+
+class TargetHeldError(TargetError):
+    """A checkout of the branch that work lands on does not let it move."""
+
+    code = "target_held"
+
+
 class RunAnsweredError(ConflictError):
     """The run of a skill has its answer already, and it is another one."""
 

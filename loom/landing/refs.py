@@ -1,0 +1,80 @@
+"""Refs of a repository that Loom moves: several at once or none, each only from the value that it is known to have.
+
+Beside the branches, Loom has refs of its own below `refs/loom/`: `held/COMMIT` keeps a commit from being collected that
+is about to land or waits for it, `kept/BRANCH/COMMIT` is what stood on a branch that was put back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from pathlib import Path
+
+from loom.exceptions import CommandError
+from loom.git import Repository
+
+NOTHING = "0" * 40
+"""As an old value: the ref does not exist."""
+
+_LOCKED_SECONDS = 5.0  # that another process may hold a ref
+_STALE_SECONDS = 60.0  # after which a lock was left by a git that died: to move a ref takes milliseconds
+_OTHERWISE = re.compile(r"but expected|unable to resolve reference|reference is missing|reference already exists")
+_LOCK = re.compile(r"Unable to create '(.+\.lock)': File exists")
+
+
+def branch(name: str) -> str:
+    """The ref of a branch."""
+    return f"refs/heads/{name}"
+
+
+def held(commit: str) -> str:
+    """The ref that keeps a commit."""
+    return f"refs/loom/held/{commit}"
+
+
+def kept(name: str, commit: str) -> str:
+    """The ref that keeps what stood on a branch."""
+    return f"refs/loom/kept/{name}/{commit}"
+
+
+async def change(repository: Repository, *commands: str, alone: bool = False) -> bool:
+    """Carries out commands of `git update-ref --stdin`, all or none. A ref that points to another ref is not followed:
+    whoever made it so would choose what is moved.
+
+    Args:
+        alone: nobody else changes these refs now, so that a lock which is older than a minute was left behind by a git
+            that died; it is removed.
+
+    Returns:
+        False where a ref does not have the old value that a command names.
+
+    Raises:
+        CommandError: git refuses for another reason.
+    """
+    lines = ["start", *(line for one in commands for line in ("option no-deref", one)), "commit", ""]
+    until = time.monotonic() + _LOCKED_SECONDS
+    while True:
+        ended = await repository.run("update-ref", "--stdin", text="\n".join(lines).encode(), accepted=(0, 1, 128))
+        if ended.status == 0:
+            return True
+        said = ended.err.decode(errors="replace")
+        if _OTHERWISE.search(said):
+            return False
+        locked = _LOCK.search(said)
+        if locked is None or time.monotonic() > until:
+            raise CommandError(f"git could not move a ref: {(said.splitlines() or ['it did not say why'])[0]}")
+        if alone and _removed_if_stale(Path(locked[1])):
+            continue
+        await asyncio.sleep(random.uniform(0.02, 0.2))
+
+
+def _removed_if_stale(lock: Path) -> bool:
+    try:
+        if time.time() - lock.stat().st_mtime < _STALE_SECONDS:
+            return False
+        lock.unlink()
+    except OSError:  # gone by itself, or not ours to remove
+        return False
+    return True

@@ -1,0 +1,396 @@
+"""The branch that work lands on: where it stands, who moved it, and whether it can be moved."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from loom.exceptions import CommandError, TargetError, TargetHeldError
+from loom.landing import refs
+from loom.landing.target import OWN, Known, Target, Tip
+from tests.landing.conftest import Place
+
+
+async def known(tip: str | None = None, *intents: str) -> Known:
+    return Known(tip, frozenset(intents))
+
+
+async def stands(target: Target, tip: str | None = None, *intents: str) -> Tip:
+    return await target.tip(lambda: known(tip, *intents))
+
+
+async def target_of(place: Place, name: str | None = None, places: Path | None = None) -> Target:
+    return await Target.of(await place.repository(), name, places=places)
+
+
+def landing(place: Place, old: str, files: dict[str, str] | None = None) -> str:
+    """A commit behind `old` that nothing points to."""
+    where = place.git("symbolic-ref", "-q", "--short", "HEAD", check=False) or place.tip()
+    place.git("checkout", "-q", "--detach", old)
+    made = place.commit("landing", files or {"new.txt": "new\n"})
+    place.git("checkout", "-q", where)
+    return made
+
+
+# --- Loom's own -------------------------------------------------------------------------------------------------------
+
+
+async def test_looms_own_branch_is_made_from_head(place: Place) -> None:
+    target = await target_of(place)
+    assert await stands(target) == Tip(place.tip())
+    assert place.tip(OWN) == place.tip()
+
+
+async def test_it_is_moved_from_the_value_that_is_known_and_no_other(place: Place) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    new, other = landing(place, old), landing(place, old, {"other.txt": "other\n"})
+    assert await target.move(old, new)
+    assert not await target.move(old, other)
+    assert place.tip(OWN) == new
+    assert await target.contains(new)
+    assert not await target.contains(other)
+    assert not await target.contains("1" * 40)
+
+
+async def test_of_many_who_move_it_at_once_one_does(place: Place) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    commits = [landing(place, old, {f"f{n}": "x"}) for n in range(6)]
+    moved = await asyncio.gather(*(target.move(old, one) for one in commits))
+    assert moved.count(True) == 1
+    assert place.tip(OWN) == commits[moved.index(True)]
+
+
+@pytest.mark.parametrize("how", ["forward", "back", "away", "pointer", "deleted"])
+async def test_it_is_put_back_where_somebody_else_has_moved_it(place: Place, how: str) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    new = landing(place, old)
+    await target.move(old, new)
+    if how == "pointer":
+        place.git("symbolic-ref", f"refs/heads/{OWN}", "refs/heads/main")
+        there = old
+    elif how == "deleted":
+        place.git("update-ref", "-d", f"refs/heads/{OWN}")
+        there = ""
+    else:
+        there = {"forward": landing(place, new, {"x": "x"}), "back": old, "away": landing(place, old, {"y": "y"})}[how]
+        place.git("update-ref", f"refs/heads/{OWN}", there)
+    tip = await stands(target, new)
+    assert tip.commit == new == place.tip(OWN)
+    assert place.tip("main") == old
+    assert not place.git("symbolic-ref", "-q", f"refs/heads/{OWN}", check=False)
+    if there:
+        assert place.tip(refs.kept(OWN, there)) == there
+        assert refs.kept(OWN, there) in tip.note
+
+
+async def test_what_loom_is_about_to_move_it_to_is_not_put_back(place: Place) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    new = landing(place, old)
+    await target.move(old, new)
+    assert await stands(target, old, new) == Tip(new)
+
+
+async def test_what_landed_between_two_looks_is_not_put_back(place: Place) -> None:
+    """The branch was read before somebody moved it, and what is known after."""
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    new = landing(place, old)
+
+    async def meanwhile() -> Known:
+        await target.move(old, new)
+        return Known(new)
+
+    assert await target.tip(meanwhile) == Tip(new)
+    assert place.tip(OWN) == new
+    assert not place.git("for-each-ref", "refs/loom/kept")
+
+
+async def test_what_it_had_is_put_back_where_a_person_has_it_checked_out(place: Place) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    place.git("checkout", "-q", OWN)
+    place.commit("of a person", {"a.txt": "his\n"})
+    place.write("b.txt", "not committed\n")
+    assert (await stands(target, old)).commit == old
+    assert place.tip(OWN) == old
+    assert place.read("a.txt") == "one\n"
+    assert place.read("b.txt") == "not committed\n"
+
+
+async def test_a_checkout_that_does_not_let_it_be_put_back_is_named(place: Place) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    place.git("checkout", "-q", OWN)
+    place.commit("of a person", {"a.txt": "his\n"})
+    place.write("a.txt", "not committed\n")
+    with pytest.raises(TargetHeldError, match=r"put it back: .*a.txt"):
+        await stands(target, old)
+    assert place.read("a.txt") == "not committed\n"
+
+
+async def test_what_landed_in_another_clone_is_not_put_back(place: Place) -> None:
+    target = await target_of(place)
+    await stands(target)
+    with pytest.raises(TargetError, match=r"is not in the repository") as refused:
+        await stands(target, "1" * 40)
+    assert "landing.remote" in str(refused.value)
+
+
+# --- a person's -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_person_adds_to_his_branch_is_gone_on_from(place: Place) -> None:
+    target = await target_of(place, "main")
+    old = place.tip()
+    assert await stands(target) == Tip(old)
+    new = place.commit("of a person", {"c": "c"})
+    assert await stands(target, old) == Tip(new)
+
+
+@pytest.mark.parametrize("how", ["reset", "deleted"])
+async def test_where_a_person_moves_his_branch_otherwise_landing_stops(place: Place, how: str) -> None:
+    place.git("branch", "target")
+    target = await target_of(place, "target")
+    old = place.tip()
+    new = landing(place, old)
+    await target.move(old, new)
+    if how == "reset":
+        place.git("update-ref", "refs/heads/target", old)
+    else:
+        place.git("branch", "-q", "-D", "target")
+    with pytest.raises(TargetError, match="moved by somebody else" if how == "reset" else "is gone"):
+        await stands(target, new)
+    assert place.git("rev-parse", "--verify", "-q", "target", check=False) == (old if how == "reset" else "")
+
+
+async def test_what_landed_between_two_looks_does_not_stop_landing(place: Place) -> None:
+    place.git("branch", "target")
+    target = await target_of(place, "target")
+    old = place.tip()
+    new = landing(place, old)
+
+    async def meanwhile() -> Known:
+        await target.move(old, new)
+        return Known(new)
+
+    assert await target.tip(meanwhile) == Tip(new)
+
+
+async def test_a_branch_that_points_to_another_is_not_landed_on(place: Place) -> None:
+    place.git("symbolic-ref", "refs/heads/alias", "refs/heads/main")
+    target = await target_of(place, "alias")
+    with pytest.raises(TargetError, match="another name of refs/heads/main"):
+        await stands(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gone", "There is no branch gone"),
+        ("a..b", "no name of a branch"),
+        ("-d", "no name of a branch"),
+        ("HEAD", "no name of a branch"),
+        ("", "no name of a branch"),
+        ("a\nb", "no name of a branch"),
+        ("loom/loom-00000000", "that Loom makes and removes"),
+    ],
+)
+async def test_a_target_that_cannot_be_is_refused_in_a_sentence(place: Place, name: str, why: str) -> None:
+    with pytest.raises(TargetError, match=why):
+        await target_of(place, name)
+
+
+@pytest.mark.parametrize("name", ["loom", "loom/landed/x"])
+async def test_a_branch_that_stands_in_the_way_is_refused_by_name(place: Place, name: str) -> None:
+    place.git("branch", name)
+    with pytest.raises(TargetError, match=f"The branch {name} stands in the way"):
+        await target_of(place)
+
+
+async def test_a_repository_without_a_commit_is_refused(tmp_path: Path) -> None:
+    empty = Place(tmp_path)
+    empty.git("init", "-q")
+    with pytest.raises(CommandError, match="has no commit to begin from"):
+        await target_of(empty)
+
+
+# --- where it is checked out ------------------------------------------------------------------------------------------
+
+
+async def test_the_files_of_a_checkout_follow(place: Place) -> None:
+    target = await target_of(place, "main")
+    old = place.tip()
+    new = landing(place, old)
+    place.write("b.txt", "not committed\n")
+    place.write("junk.txt", "unknown to git\n")
+    assert await target.move(old, new)
+    assert place.tip("main") == new
+    assert place.read("new.txt") == "new\n"
+    assert place.status().split() == ["M", "b.txt", "??", "junk.txt"]
+
+
+async def test_the_files_of_another_worktree_follow(place: Place, tmp_path: Path) -> None:
+    place.git("branch", "target")
+    other = Place(tmp_path / "other")
+    place.git("worktree", "add", "-q", str(other.top), "target")
+    target = await target_of(place, "target")
+    old = place.tip()
+    assert await target.move(old, landing(place, old))
+    assert other.read("new.txt") == "new\n"
+    assert not other.status()
+
+
+@pytest.mark.parametrize("what", ["changed", "staged", "untracked", "ignored", "merging", "index.lock"])
+async def test_a_checkout_in_which_something_would_be_lost_does_not_let_it_move(place: Place, what: str) -> None:
+    if what == "ignored":
+        place.commit("ignore", {".gitignore": "new.txt\n"})
+    target = await target_of(place, "main")
+    old = place.tip()
+    place.git("checkout", "-q", "--detach")
+    place.write("new.txt", "new\n")
+    place.git("add", "-f", "new.txt")
+    new = place.commit("landing", {"a.txt": "landed\n"})
+    place.git("checkout", "-q", "main")
+    if what in ("changed", "staged"):
+        place.write("a.txt", "not committed\n")
+    if what == "staged":
+        place.git("add", "a.txt")
+    if what in ("untracked", "ignored"):
+        place.write("new.txt", "his\n")
+    if what == "merging":
+        place.git("checkout", "-q", "-b", "side")
+        place.commit("side", {"side": "x"})
+        place.git("checkout", "-q", "main")
+        place.git("merge", "-q", "--no-commit", "--no-ff", "side")
+    if what == "index.lock":
+        (place.top / ".git" / "index.lock").touch()
+    before = place.status()
+    with pytest.raises(TargetHeldError, match="where git refuses: "):
+        await target.move(old, new)
+    assert place.tip("main") == old
+    if what != "index.lock":
+        assert place.status() == before
+    if what in ("untracked", "ignored"):
+        assert place.read("new.txt") == "his\n"
+
+
+@pytest.mark.parametrize("what", ["rebase", "bisect"])
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_a_branch_in_the_hands_of_a_rebase_or_bisection_is_left_alone(
+    place: Place, tmp_path: Path, what: str, where: str
+) -> None:
+    place.git("branch", "onto")
+    place.git("checkout", "-q", "-b", "target")
+    place.commit("two", {"a.txt": "two\n"})
+    at = place
+    place.git("checkout", "-q", "main")
+    place.git("update-ref", "refs/heads/onto", landing(place, place.tip("main"), {"a.txt": "three\n"}))
+    target = await target_of(place, "target")
+    old = place.tip("target")
+    new = landing(place, old)
+    if where == "elsewhere":
+        at = Place(tmp_path / "other")
+        place.git("worktree", "add", "-q", str(at.top), "target")
+    else:
+        place.git("checkout", "-q", "target")
+    if what == "rebase":
+        at.git("rebase", "onto", check=False)
+    else:
+        at.git("bisect", "start")
+        at.git("bisect", "bad")
+        at.git("bisect", "good", "main")
+        at.git("checkout", "-q", "--detach")
+    with pytest.raises(TargetHeldError, match=f"in the middle of a {what}"):
+        await target.move(old, new)
+    assert place.tip("target") == old
+
+
+async def test_a_branch_that_is_checked_out_twice_is_left_alone(place: Place, tmp_path: Path) -> None:
+    target = await target_of(place, "main")
+    new = landing(place, place.tip())
+    place.git("worktree", "add", "-q", "-f", str(tmp_path / "other"), "main")
+    with pytest.raises(TargetHeldError, match=r"is checked out in .* and in "):
+        await target.move(place.tip(), new)
+
+
+async def test_a_checkout_whose_directory_is_gone_holds_nothing_up(place: Place, tmp_path: Path) -> None:
+    place.git("branch", "target")
+    place.git("worktree", "add", "-q", str(tmp_path / "other"), "target")
+    (tmp_path / "other").rename(tmp_path / "moved away")
+    target = await target_of(place, "target")
+    assert await target.move(place.tip(), landing(place, place.tip()))
+
+
+@pytest.mark.parametrize("how", ["checkout", "rebase"])
+async def test_an_agent_that_takes_the_target_into_its_hands_holds_nothing_up(
+    place: Place, tmp_path: Path, how: str
+) -> None:
+    target = await target_of(place, places=tmp_path / "places")
+    old = (await stands(target)).commit
+    agents = place.worktree(tmp_path / "places" / "one", "loom/one")
+    agents.git("checkout", "-q", OWN)
+    if how == "rebase":
+        (place.top / ".git/worktrees/one/rebase-merge").mkdir()
+        (place.top / ".git/worktrees/one/rebase-merge/head-name").write_text(f"refs/heads/{OWN}\n")
+    agents.write("a.txt", "not committed\n")
+    new = landing(place, old, {"a.txt": "landed\n"})
+    assert await target.move(old, new)
+    assert place.tip(OWN) == new
+    assert agents.tip() == old  # detached where it stood
+    assert agents.status() == "M a.txt"
+
+
+async def test_what_the_user_has_merges_do_loses_nothing_here(place: Place) -> None:
+    """His settings would stash what lies there, squash, or make a merge commit."""
+    target = await target_of(place, "main")
+    old = place.tip()
+    new = landing(place, old, {"a.txt": "landed\n"})
+    for key, value in (("merge.autoStash", "true"), ("branch.main.mergeOptions", "--squash"), ("merge.ff", "false")):
+        place.git("config", key, value)
+    place.write("a.txt", "not committed\n")
+    with pytest.raises(TargetHeldError):
+        await target.move(old, new)
+    assert place.read("a.txt") == "not committed\n"
+    place.git("checkout", "-q", "a.txt")
+    assert await target.move(old, new)
+    assert place.tip("main") == new
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lock_that_a_git_left_behind_goes_after_a_minute_and_only_for_who_is_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refs, "_LOCKED_SECONDS", 0.3)
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    new = landing(place, old)
+    lock = place.top / ".git" / "refs" / "heads" / f"{OWN}.lock"
+    lock.touch()
+    with pytest.raises(CommandError, match="could not move a ref"):
+        await target.move(old, new, alone=True)
+    os.utime(lock, (time.time() - 61,) * 2)
+    with pytest.raises(CommandError, match="could not move a ref"):
+        await target.move(old, new)
+    assert await target.move(old, new, alone=True)
+    assert place.tip(OWN) == new
+
+
+async def test_what_kept_a_commit_goes_with_the_move(place: Place) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    new = landing(place, old)
+    await refs.change(target.repository, f"create {refs.held(new)} {new}")
+    assert not await target.move(new, old, release=[refs.held(new)])
+    assert place.tip(refs.held(new)) == new
+    assert await target.move(old, new, release=[refs.held(new)])
+    assert not place.git("for-each-ref", "refs/loom")
