@@ -66,7 +66,10 @@ class Place:
         return Place(path)
 
     async def repository(self) -> Repository:
-        return await Repository.around(self.top)
+        """It, entered by its own directory."""
+        git_dir = Path(self.git("rev-parse", "--absolute-git-dir"))
+        common = Path(self.git("rev-parse", "--path-format=absolute", "--git-common-dir"))
+        return Repository(self.top, git_dir, common)
 
 
 @pytest.fixture

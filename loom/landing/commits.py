@@ -1,0 +1,473 @@
+"""Committing what lies in the worktree of a task, and judging whether it may land.
+
+    made = await commit(worktree.repository, worktree.branch, work, target=tip, protected=paths)
+    if isinstance(made, Refusal): tell the agent made.text
+
+The files decide, whatever an agent has done to its branch: committed by itself, rewritten or deleted it, or left HEAD
+elsewhere. Nothing of the worktree's index or branch changes where the work is refused, but that files are staged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loom.exceptions import CommandError
+from loom.git import Person, Repository
+from loom.landing import refs
+from loom.landing.checks import ALWAYS_PROTECTED
+from loom.landing.merging import commit_tree, is_ancestor, tree_of, unmerge
+from loom.landing.trailers import lines, speaks_for_others
+from loom.texts import one_line, quote, shorten
+
+LARGEST = 50_000_000
+"""Bytes of a file that is committed, at most."""
+
+_MARKER = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
+_BINARY = 8_000  # bytes among which a zero means that git takes a file for no text
+_NAMED = 10  # paths in a sentence
+_LISTED_BYTES = 50_000_000  # of what git lists
+_FILES_SECONDS = 600.0  # for git to read or write the files of a worktree
+_SUBJECT = 72  # characters
+_MESSAGES_BYTES = 1_000_000  # of an agent's own messages that are looked through
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Whose work is committed: the task, the agent, and the paths that the task is for."""
+
+    task_id: str
+    title: str
+    agent: str
+    files: tuple[str, ...] = ()
+
+    @property
+    def author(self) -> Person:
+        """Who its commits are by."""
+        return Person(self.agent, f"{self.agent}@loom.invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a worktree came to: the commit that its branch has, the paths by which that differs from the target, and
+    those of them that are not among the task's files."""
+
+    commit: str
+    changed: tuple[str, ...]
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an agent's work is not committed, a sentence or two each. `nothing`: because it has changed nothing."""
+
+    problems: tuple[str, ...]
+    nothing: bool = False
+
+    @property
+    def text(self) -> str:
+        """All of it, for the agent."""
+        return "\n".join(self.problems)
+
+
+async def commit(
+    worktree: Repository,
+    branch: str,
+    work: Work,
+    *,
+    target: str,
+    protected: Collection[str] = (),
+    base: str | None = None,
+) -> Committed | Refusal:
+    """Commits what lies in a worktree, in which nothing runs: untracked files too, ignored ones never.
+
+    Args:
+        worktree: by its own directory.
+        branch: that of the task.
+        target: the commit of the target that the work is to land on.
+        protected: paths that only a task which names them may change; `.loom` is, whatever it names.
+        base: the commit that the branch began from, should the agent have left nothing to tell it by.
+
+    Raises:
+        CommandError: git refuses, or the disk is full.
+    """
+    found = await _lies_there(worktree)
+    if problems := found.problems or await _in_files(worktree, found.paths, target):
+        return Refusal(tuple(problems))
+    line = await _line(worktree, branch, target, base, clean=not (found.paths or found.merging))
+    if isinstance(line, Refusal):
+        return line
+    if found.paths or found.undecided:
+        refused = await _add(worktree)
+        if refused is not None:
+            return refused
+    made = await _made(worktree, work, line, found.merging)
+    made, changed = await _against(worktree, work, made, target)
+    paths = {one.path: one for one in changed}
+    if wrong := [
+        *_links(changed),
+        *(await _in_files(worktree, sorted(paths.keys() - set(found.paths)), target)),
+        *judged(paths, work.files, protected),
+        *(await _ignored(worktree, work.files, paths)),
+        *(await _filtered(worktree, paths)),
+    ]:
+        return Refusal(tuple(wrong))
+    if not changed and work.files:
+        return Refusal(
+            (f"Nothing was changed, though the task is for {_some(work.files)}. Do the work, or say why it fails.",),
+            nothing=True,
+        )
+    await _keep(worktree, branch, made)
+    return Committed(made, tuple(map(_shown, paths)), outside(paths, work.files))
+
+
+def judged(changed: Iterable[str], files: Collection[str], protected: Collection[str]) -> list[str]:
+    """Why paths may not be changed by a task for these files: those that are protected, and that it does not name."""
+    changed = list(changed)
+    problems = []
+    if own := [path for path in changed if _within(path, (ALWAYS_PROTECTED,))]:
+        problems.append(f"{_some(own)} may not be changed: Loom's own files never land. Put them back.")
+    touched = [path for path in changed if _within(path, protected) and not _within(path, files)]
+    if touched := [path for path in touched if path not in own]:
+        problems.append(
+            f"{_some(touched)} may not be changed by this task: checks rest on that. Put it back as it was; if the work"
+            " needs it, say so and fail."
+        )
+    return problems
+
+
+def outside(changed: Iterable[str], files: Collection[str]) -> tuple[str, ...]:
+    """Those of the paths that are not among a task's files; none where it names none."""
+    return tuple(_shown(path) for path in changed if not _within(path, files)) if files else ()
+
+
+async def changes(repository: Repository, old: str, new: str) -> tuple[str, ...]:
+    """The paths by which two commits or trees differ."""
+    return tuple(one.path for one in await _differing(repository, old, new))
+
+
+# --- what lies there --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    paths: tuple[str, ...]  # that differ from the index, or the index from HEAD
+    undecided: bool  # whether some are in conflict for git
+    merging: str | None  # what was to be merged
+    problems: tuple[str, ...]
+
+
+async def _lies_there(worktree: Repository) -> _Found:
+    """Looks, and changes nothing."""
+    git_dir = _git_dir(worktree)
+    listed = await worktree.run(
+        "status", "--porcelain=v2", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=dirty",
+        timeout=_FILES_SECONDS, out_bytes=_LISTED_BYTES,
+    )  # fmt: skip
+    if listed.cut:
+        return _Found((), False, None, ("There are too many new files to commit. Have git ignore what is no work.",))
+    paths: list[str] = []
+    nested: list[str] = []
+    unmerged: list[list[str]] = []
+    for line in listed.out.decode(errors="surrogateescape").split("\0"):
+        kind, _, rest = line.partition(" ")
+        if kind == "1":
+            paths.append(rest.split(" ", 7)[7])
+        elif kind == "u":
+            paths.append(rest.split(" ", 9)[9])
+            unmerged.append(rest.split(" ", 9))
+        elif kind == "?":
+            (nested if rest.endswith("/") else paths).append(rest)
+    problems = []
+    if any((git_dir / name).exists() for name in ("rebase-merge", "rebase-apply")):
+        problems.append("A rebase is under way in your worktree. Finish it, or end it with `git rebase --abort`.")
+    if nested:
+        problems.append(
+            f"{_some(nested)} is a git repository of its own, whose files would not land. Remove its .git, or move it"
+            " out of your worktree."
+        )
+    open_still = [fields[9] for fields in unmerged if await asyncio.to_thread(_untouched, worktree.work_tree, fields)]
+    if open_still:
+        problems.append(
+            f"{_some(open_still)} is in conflict, which shows in no markers. Make it what it is to be, then say so with"
+            " `git add`."
+        )
+    merging = _first_line(git_dir / "MERGE_HEAD")
+    return _Found(tuple(paths), bool(unmerged), merging, tuple(problems))
+
+
+def _untouched(top: Path, fields: Sequence[str]) -> bool:
+    """Whether a path in conflict has no markers by which to see that somebody decided: one side has deleted it, or it
+    is no text."""
+    state, path = fields[0], fields[9]
+    if state in ("DU", "UD", "UA", "AU"):
+        return True
+    try:
+        with (top / path).open("rb") as file:
+            return b"\0" in file.read(_BINARY)
+    except OSError:
+        return state != "DD"
+
+
+async def _in_files(worktree: Repository, paths: Sequence[str], target: str) -> tuple[str, ...]:
+    """What is wrong with files as they lie there: too large, or with the markers of a conflict, which the target does
+    not have."""
+    large, marked = await asyncio.to_thread(_looked_through, worktree.work_tree, paths)
+    fresh = [path for path, count in marked.items() if count > await _markers_of(worktree, f"{target}:{path}")]
+    problems = []
+    if large:
+        problems.append(
+            f"{_some(large)} is larger than {LARGEST // 1_000_000} MB. Leave it out, or have git ignore it."
+        )
+    if fresh:
+        problems.append(f"{_some(fresh)} has the markers of a conflict (<<<<<<<, >>>>>>>). Resolve it.")
+    return tuple(problems)
+
+
+def _looked_through(top: Path, paths: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """The files that are too large, and how many markers the others have."""
+    large, marked = [], {}
+    for path in paths:
+        file = top / path
+        try:
+            facts = file.lstat()
+            if not stat.S_ISREG(facts.st_mode):
+                continue
+            if facts.st_size > LARGEST:
+                large.append(path)
+            elif count := _markers(file.read_bytes()):
+                marked[path] = count
+        except OSError:  # deleted, which is work too
+            continue
+    return large, marked
+
+
+def _markers(data: bytes) -> int:
+    return 0 if b"\0" in data[:_BINARY] else len(_MARKER.findall(data))
+
+
+async def _markers_of(worktree: Repository, name: str) -> int:
+    ended = await worktree.run("cat-file", "blob", name, accepted=(0, 128), out_bytes=LARGEST)
+    return 0 if ended.status else _markers(ended.out)
+
+
+# --- where it is committed --------------------------------------------------------------------------------------------
+
+
+async def _line(worktree: Repository, branch: str, target: str, base: str | None, *, clean: bool) -> str | Refusal:
+    """The commit to go on from: HEAD, the branch where HEAD was left on something that has landed, and where neither
+    is behind anything that the target has, the commit that the branch began from."""
+    head, tip = await _parsed(worktree, "HEAD"), await _parsed(worktree, refs.branch(branch))
+    if head and tip and head != tip and not await is_ancestor(worktree, tip, head):
+        if not (await is_ancestor(worktree, head, tip) or await is_ancestor(worktree, head, target)):
+            return Refusal(
+                (
+                    f"Your commits are on two lines: {branch} and where HEAD is now ({head[:12]}). Bring them together"
+                    f" on {branch}: `git checkout {branch}`, then `git merge {head[:12]}`.",
+                )
+            )
+        if not clean:
+            return Refusal(
+                (f"Your worktree is not on {branch}, which has your commits. Go back: `git checkout {branch}`.",)
+            )
+        await worktree.run("read-tree", "--reset", "-u", tip, timeout=_FILES_SECONDS)
+        head = tip
+    for line in (head, tip):
+        if line and await _parsed(worktree, "--merge-base", line, target):
+            return line
+    begun = base or _begun(_git_dir(worktree))
+    if begun and await _parsed(worktree, "--merge-base", begun, target):
+        return begun
+    return Refusal(
+        (
+            f"Your branch {branch} has nothing in common with what it began from. Put your files onto that:"
+            f" `git reset --soft {target}`.",
+        )
+    )
+
+
+async def _parsed(worktree: Repository, *words: str) -> str:
+    """The commit that is meant; "" if there is none."""
+    if words[0] == "--merge-base":
+        ended = await worktree.run("merge-base", *words[1:], accepted=(0, 1, 128))
+    else:
+        ended = await worktree.run("rev-parse", "--verify", "--quiet", f"{words[0]}^{{commit}}", accepted=(0, 1, 128))
+    return ended.out.decode().strip() if ended.status == 0 else ""
+
+
+def _begun(git_dir: Path) -> str | None:
+    """The first commit that a worktree was at, by its own log."""
+    fields = (_first_line(git_dir / "logs" / "HEAD") or "").split(" ")
+    return fields[1] if len(fields) > 2 else None
+
+
+async def _add(worktree: Repository) -> Refusal | None:
+    try:
+        await worktree.run("add", "--all", "--", ":/", timeout=_FILES_SECONDS)
+    except CommandError as error:
+        if any(
+            said in error.cause for said in ("did not end", "No space left", "cannot be started", "Unable to create")
+        ):
+            raise
+        return Refusal((f"What lies in your worktree cannot be committed: {error.cause}",))
+    return None
+
+
+async def _made(worktree: Repository, work: Work, line: str, merging: str | None) -> str:
+    """A commit with all that is staged, or the line itself where that is all of it."""
+    tree = await worktree.text("write-tree")
+    if merging is None and tree == await tree_of(worktree, line):
+        return line
+    parents = (line,) if merging is None else (line, merging)
+    return await commit_tree(worktree, tree, parents, _message(work), author=work.author)
+
+
+def _message(work: Work) -> str:
+    return "\n".join([shorten(one_line(work.title), _SUBJECT), "", *lines(work.task_id, work.agent), ""])
+
+
+async def _against(worktree: Repository, work: Work, made: str, target: str) -> tuple[str, list[_Changed]]:
+    """How a commit differs from where it left the target. Where its own history speaks for other tasks, its changes
+    become one commit, which does not."""
+    base = await worktree.text("merge-base", made, target)
+    if base == made:
+        return made, []
+    said = await worktree.run("log", "--format=%B%x00", f"{target}..{made}", out_bytes=_MESSAGES_BYTES)
+    if said.cut or speaks_for_others(said.out.decode(errors="replace"), work.task_id, work.agent):
+        made = await commit_tree(worktree, await tree_of(worktree, made), (base,), _message(work), author=work.author)
+    return made, await _differing(worktree, base, made)
+
+
+async def _keep(worktree: Repository, branch: str, made: str) -> None:
+    """Puts the task's branch, and HEAD on it, to a commit whose tree is the index."""
+    git_dir, ref = _git_dir(worktree), refs.branch(branch)
+    if await _parsed(worktree, ref) != made or await _follows(worktree, ref):
+        await refs.change(worktree, f"update {ref} {made}")
+    if await _follows(worktree, "HEAD") != ref:
+        await worktree.run("symbolic-ref", "HEAD", ref)
+    unmerge(git_dir)
+
+
+async def _follows(worktree: Repository, ref: str) -> str:
+    ended = await worktree.run("symbolic-ref", "--quiet", ref, accepted=(0, 1, 128))
+    return ended.out.decode(errors="replace").strip() if ended.status == 0 else ""
+
+
+# --- what has changed -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    path: str
+    before: str  # mode
+    after: str
+
+
+async def _differing(repository: Repository, old: str, new: str) -> list[_Changed]:
+    listed = await repository.run(
+        "diff-tree", "-r", "-z", "--raw", "--no-renames", "--ignore-submodules=none", old, new,
+        out_bytes=_LISTED_BYTES,
+    )  # fmt: skip
+    if listed.cut:
+        raise CommandError("A branch changes more paths than can be listed.", "Commit less at a time.")
+    fields = listed.out.decode(errors="surrogateescape").split("\0")
+    return [_Changed(path, modes[1:7], modes[8:14]) for modes, path in zip(fields[::2], fields[1::2], strict=False)]
+
+
+def _links(changed: Iterable[_Changed]) -> list[str]:
+    """Repositories that would be committed as a mere link to one of their commits."""
+    if nested := [one.path for one in changed if one.after == "160000" and one.before != "160000"]:
+        return [
+            f"{_some(nested)} is a git repository of its own, whose files would not land. Add them as files instead."
+        ]
+    return []
+
+
+async def _ignored(worktree: Repository, files: Sequence[str], changed: Mapping[str, object]) -> list[str]:
+    """Files that the task is for, that lie there, and that git ignores, so that they would be lost."""
+    made = [path for path in files if path not in changed and (worktree.work_tree / path).is_file()]
+    if not made:
+        return []
+    ended = await worktree.run(
+        "check-ignore", "-z", "--stdin", text="\0".join(made).encode(errors="surrogateescape"), accepted=(0, 1)
+    )
+    found = [path for path in ended.out.decode(errors="surrogateescape").split("\0") if path]
+    return (
+        [f"{_some(found)} is ignored by git and would not land. Change .gitignore, or put it elsewhere."]
+        if found
+        else []
+    )
+
+
+async def _filtered(worktree: Repository, changed: Mapping[str, object]) -> list[str]:
+    """Files that belong through a filter which is not in force, such as git-lfs: they would land as they lie there."""
+    if not changed:
+        return []
+    ended = await worktree.run(
+        "check-attr", "-z", "--stdin", "filter",
+        text="\0".join(changed).encode(errors="surrogateescape"), out_bytes=_LISTED_BYTES,
+    )  # fmt: skip
+    fields = ended.out.decode(errors="surrogateescape").split("\0")
+    by_filter: dict[str, list[str]] = {}
+    for path, value in zip(fields[::3], fields[2::3], strict=False):
+        if value not in ("unspecified", "unset", "set"):
+            by_filter.setdefault(value, []).append(path)
+    problems = []
+    for name, paths in by_filter.items():
+        there = await asyncio.to_thread(_there, worktree.work_tree, paths)
+        if there and not await _in_force(worktree, name):
+            problems.append(
+                f"{_some(there)} belongs through the filter {quote(name)}, which is not in force here, so that it would"
+                f" land as it lies there. Leave it as it was; a person can allow that filter with landing.trusted_git."
+            )
+    return problems
+
+
+def _there(top: Path, paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if os.path.lexists(top / path)]
+
+
+async def _in_force(worktree: Repository, name: str) -> bool:
+    """Whether git runs a filter: its user has configured it, or it was allowed."""
+    for key in ("clean", "process"):
+        ended = await worktree.run("config", "--get", f"filter.{name}.{key}", accepted=(0, 1))
+        if ended.out.strip():
+            return True
+    return False
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _within(path: str, places: Collection[str]) -> bool:
+    """Whether a path is one of the places, or below one."""
+    return any(path == place or path.startswith(f"{place.rstrip('/')}/") for place in places)
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(_shown(path) for path in paths[:_NAMED])
+    return shown + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
+
+
+def _shown(path: str) -> str:
+    """A path in which every byte that is no text, and every sign that cannot be seen, is replaced."""
+    text = path.encode(errors="surrogateescape").decode(errors="replace")
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def _first_line(file: Path) -> str | None:
+    try:
+        with file.open(errors="replace") as lines_of:
+            return lines_of.readline().strip() or None
+    except OSError:
+        return None
+
+
+def _git_dir(worktree: Repository) -> Path:
+    assert worktree.git_dir is not None, "a worktree is entered by its own directory"
+    return worktree.git_dir
