@@ -46,7 +46,7 @@ def alive(pid: int) -> bool:
 
 
 async def until_there(file: Path) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not file.exists():  # noqa: ASYNC110 - a file does not announce itself
             await asyncio.sleep(0.02)
     return int(file.read_text())

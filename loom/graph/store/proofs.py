@@ -90,14 +90,14 @@ async def begin(
 
 async def close(
     tx: Transaction, number: int, *, exit_status: int | None, seconds: float, tail: str, flaky: bool = False
-) -> bool:
-    """Notes how a run ended; the tail is kept from its end. Without an exit status it proves nothing. Returns whether
-    it was still open: what has ended once stays as it is."""
+) -> Proof | None:
+    """Notes how a run ended, and returns it; the tail is kept from its end. Without an exit status it proves nothing.
+    None if it was not open any more: what has ended once stays as it is."""
     kept = tail.replace("\0", "").encode(errors="replace")[-TAIL_BYTES:].decode(errors="ignore")
-    closed = await tx.connection.fetchval(
-        """
-        update proofs set ended_at = loom_now(), exit_status = $3, seconds = $4, tail = $5, flaky = $6
-         where project_id = $1 and id = $2 and ended_at is null returning true
+    closed = await tx.connection.fetchrow(
+        f"""
+        update proofs p set ended_at = loom_now(), exit_status = $3, seconds = $4, tail = $5, flaky = $6
+         where project_id = $1 and id = $2 and ended_at is null returning {_COLUMNS}
         """,
         tx.project_id,
         number,
@@ -106,7 +106,7 @@ async def close(
         kept,
         flaky,
     )
-    return bool(closed)
+    return None if closed is None else Proof.from_record(closed)
 
 
 async def green(

@@ -1,0 +1,169 @@
+"""A checkout apart: a commit's files in a place of Loom's own, for checks to run on.
+
+A check runs what an agent has written, outside of the agent's sandbox. So nothing that happens in the checkout is
+believed. What Loom does there goes by a git directory and an index of Loom's own, beside the checkout. The `.git` in it
+is made anew for each run: for git it is a repository with this commit, whose objects are those of the project's, and
+whose references, configuration and hooks lead nowhere: what a check commits, moves or plants ends with it.
+
+A place is held by a lock that everything started in it inherits: the next one to come takes another place while
+anything of the last one lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import shutil
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from loom import files
+from loom.exceptions import CommandError, FileError
+from loom.git import Repository
+from loom.landing.places import Lock, own_directory, remove
+
+_SECONDS = 600.0  # for git to write the files of a commit
+_MOST = 1_000  # places
+_TOLD = 5  # files that a sentence names
+_SHA256 = 64  # digits of an object's name
+_PLAIN = "repositoryformatversion = 0"
+
+
+class Checkout:
+    """One place, held by this process until it is given back."""
+
+    def __init__(self, place: Path, lock: Lock, source: Repository, own: Repository) -> None:
+        self.tree = place / "tree"
+        self.lock = lock.fd
+        """The descriptor that whatever is started here inherits."""
+        self._lock = lock
+        self._place, self._source, self._own = place, source, own
+        self._commit = self._alternates = ""
+        self._common = place
+
+    @classmethod
+    def take(cls, places: Path, source: Repository) -> Self:
+        """The first place below `places` that nobody holds, made where there is none.
+
+        Args:
+            source: the repository that the commits are of.
+
+        Raises:
+            FileError: it cannot be made.
+        """
+        try:
+            place, lock = _held(places)
+        except OSError as error:
+            raise FileError(f"{error.filename or places} cannot be written: {error.strerror}.", "Mend that.") from None
+        own = Repository(place / "tree", place / "git", place / "git", trusted=source.trusted)
+        return cls(place, lock, source, own)
+
+    def give_back(self) -> None:
+        """Lets the next one have it. What still lives in it holds it on."""
+        self._lock.let_go()
+
+    async def show(self, commit: str, keep: Sequence[str], objects: Path | None = None, refs: str = "") -> None:
+        """Puts the files of a commit there, and nothing else but what is kept.
+
+        Args:
+            keep: paths that are left as they are, if git does not know them.
+            objects: a directory with objects that the repository has not.
+            refs: the references that git sees there, one a line, each after its object.
+
+        Raises:
+            CommandError: git cannot do it; FileError: the place cannot be written.
+        """
+        common = self._source.common_dir or self._source.git_dir
+        assert common is not None, "a repository that was found has its directories"
+        self._commit, self._common = commit, common
+        self._alternates = "".join(f"{one}\n" for one in (common / "objects", objects) if one)
+        try:
+            await self._shown(keep)
+        except (CommandError, OSError):  # whatever was done to it
+            try:
+                await self._anew()
+                await self._shown(keep)
+            except OSError as error:
+                raise FileError(f"{error.filename or self._place}: {error.strerror}.", "Mend that.") from None
+        self._lay_git_dir(refs)
+
+    async def changed(self) -> str:
+        """What a run has changed that it must not; "" if nothing."""
+        try:
+            head = files.read(self.tree / ".git" / "HEAD", 1_000, self._place)
+        except OSError:
+            return "it removed .git"
+        if head.decode(errors="replace").strip() != self._commit:
+            return "it moved HEAD"
+        try:
+            listed = await self._git("status", "--porcelain", "-z", "-uno", "--no-renames", "--ignore-submodules=all")
+        except CommandError:
+            return "it removed the checkout"
+        names = [line[3:] for line in listed.split("\0") if line]
+        more = f" and {len(names) - _TOLD} more" if names[_TOLD:] else ""
+        return f"it changed files that git knows: {', '.join(names[:_TOLD])}{more}" if names else ""
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    async def _shown(self, keep: Sequence[str]) -> None:
+        if not stat.S_ISDIR(self.tree.lstat().st_mode):
+            raise NotADirectoryError
+        remove(self.tree / ".git")
+        for lock in (self._place / "git").glob("*.lock"):  # of a git that was killed: none lives here
+            lock.unlink()
+        self._lend(self._place / "git")
+        await self._git("checkout", "--quiet", "--force", "--detach", self._commit, "--")
+        spared = (word for path in keep for word in ("-e", f"/{_literally(path)}"))
+        await self._git("clean", "-ffdxq", *spared)
+
+    async def _anew(self) -> None:
+        """Makes the place from nothing."""
+        await asyncio.to_thread(remove, self.tree)
+        remove(self._place / "git")
+        self.tree.mkdir(mode=0o700)
+        _make_git_dir(self._place / "git", len(self._commit))
+
+    def _lay_git_dir(self, refs: str) -> None:
+        """Makes the `.git` of the checkout."""
+        git_dir = self.tree / ".git"
+        _make_git_dir(git_dir, len(self._commit))
+        self._lend(git_dir)
+        (git_dir / "HEAD").write_text(f"{self._commit}\n")
+        (git_dir / "packed-refs").write_text(refs)
+        shutil.copyfile(self._place / "git" / "index", git_dir / "index")
+
+    def _lend(self, git_dir: Path) -> None:
+        """Lets a git directory see the objects, and where the history ends."""
+        (git_dir / "objects" / "info" / "alternates").write_text(self._alternates)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(self._common / "shallow", git_dir / "shallow")
+
+    async def _git(self, *words: str) -> str:
+        ended = await self._own.run(*words, timeout=_SECONDS, pass_fds=(self.lock,))
+        return ended.out.decode(errors="replace")
+
+
+def _held(places: Path) -> tuple[Path, Lock]:
+    for number in range(1, _MOST):
+        place = own_directory(places / str(number))
+        if (lock := Lock.take(place / "lock")) is not None:
+            return place, lock
+    raise BlockingIOError(errno.EAGAIN, f"all of its {_MOST} places are in use", str(places))
+
+
+def _make_git_dir(path: Path, digits: int) -> None:
+    """An empty repository, for objects whose names have so many digits. Nothing of any configuration is in it."""
+    (path / "objects" / "info").mkdir(parents=True)
+    (path / "refs").mkdir()
+    (path / "HEAD").write_text("ref: refs/heads/none\n")
+    kind = "repositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256" if digits == _SHA256 else _PLAIN
+    (path / "config").write_text(f"[core]\n\t{kind}\n")
+
+
+def _literally(path: str) -> str:
+    """A path as a pattern of git that fits nothing else."""
+    return re.sub(r"([\\*?\[ ])", r"\\\1", path.strip("/"))

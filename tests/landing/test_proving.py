@@ -1,0 +1,397 @@
+"""Proving: what a check runs on and in, what its run may not do, and what is recorded of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.config import CheckConfig, LoomConfig
+from loom.git import Repository
+from loom.graph.front import Loom
+from loom.graph.store import proofs
+from loom.graph.store.proofs import Proof
+from loom.landing import checks
+from loom.landing.checks import Check
+from loom.landing.places import state_dir
+from loom.landing.proving import TIMED_OUT, Prover
+from tests.test_process import alive, until_there
+from tests.test_reaper import LEAVES_ONE
+
+Committer = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Loom's places lie."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A repository without a commit."""
+    directory = tmp_path / "shop"
+    directory.mkdir()
+    git(directory, "init", "-q", "-b", "main")
+    return directory
+
+
+def git(directory: Path, *words: str) -> str:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    done = subprocess.run(["git", *identity, *words], cwd=directory, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def commit(shop: Path) -> Committer:
+    """Writes files, or removes those that are None, and commits everything."""
+
+    def make(**texts: str | None) -> str:
+        for name, text in texts.items():
+            path = shop / name.replace("__", "/").replace("_py", ".py")
+            path.parent.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True) if text is None else path.write_text(textwrap.dedent(text))
+        git(shop, "add", "-A")
+        git(shop, "commit", "-q", "--allow-empty", "-m", "more")
+        return git(shop, "rev-parse", "HEAD")
+
+    return make
+
+
+@pytest.fixture
+async def prover(shop: Path, loom: Loom) -> AsyncIterator[Prover]:
+    loom.config = replace(loom.config, project_dir=shop)
+    async with Prover.of(loom, await Repository.around(shop)) as prover:
+        yield prover
+
+
+def check(script: str, name: str = "unit", **options: Any) -> Check:
+    """A check that runs a script of Python."""
+    row = CheckConfig((sys.executable, "-c", textwrap.dedent(script)), **options)
+    return checks.in_force(LoomConfig(checks={name: row}))[name]
+
+
+async def run(prover: Prover, commit: str, script: str, **options: Any) -> Proof:
+    (proof,) = await prover.prove(commit, [check(script, **options)], agent="ada")
+    return proof
+
+
+async def recorded(loom: Loom) -> list[tuple[str, int | None, bool]]:
+    rows = await loom.look(lambda connection: connection.fetch("select * from proofs order by id"))
+    return [(row["check_name"], row["exit_status"], row["flaky"]) for row in rows]
+
+
+# --- what is recorded ------------------------------------------------------------------------------------------------
+
+
+async def test_a_proof_says_what_ran_on_which_tree(prover: Prover, loom: Loom, shop: Path, commit: Committer) -> None:
+    first = commit(mod_py="ONE = 1\n")
+    proof = await run(prover, first, "import mod; print('seen', mod.ONE)")
+    assert (proof.green, proof.tree, proof.commit_id) == (True, git(shop, "rev-parse", "HEAD^{tree}"), None)
+    assert (proof.tail, proof.agent, proof.check_name) == ("seen 1\n", "ada", "unit")
+    assert proof.seconds is not None
+    assert 0 < proof.seconds < 30
+
+
+async def test_the_same_tree_and_check_are_not_run_twice(prover: Prover, loom: Loom, commit: Committer) -> None:
+    first, second = commit(a="1"), commit(a="1")
+    assert first != second
+    one = await run(prover, first, "print(1)")
+    assert await run(prover, second, "print(1)") == one
+    assert (await run(prover, second, "print(2)")).id != one.id  # another check of the same name
+    assert (await run(prover, commit(a="2"), "print(1)")).id != one.id
+    assert len(await recorded(loom)) == 3
+
+
+async def test_whoever_asks_for_a_tree_that_is_being_proven_has_its_proof(
+    prover: Prover, loom: Loom, commit: Committer
+) -> None:
+    first = commit(a="1")
+    found = await asyncio.gather(*(run(prover, first, "import time; time.sleep(0.3)") for _ in range(3)))
+    assert len({one.id for one in found}) == 1
+    assert len(await recorded(loom)) == 1
+
+
+async def test_a_check_that_reads_history_is_proven_for_its_commit_alone(
+    prover: Prover, loom: Loom, shop: Path, commit: Committer
+) -> None:
+    first, second = commit(a="1"), commit(a="1")
+    git(shop, "tag", "v1", first)
+    script = "import subprocess; subprocess.run(['git', 'describe', '--tags'], check=True)"
+    one = await run(prover, first, script, proofs="commit")
+    two = await run(prover, second, script, proofs="commit")
+    assert (one.tail, one.commit_id) == ("v1\n", first)
+    assert two.tail.startswith("v1-1-g")
+    assert await run(prover, first, script, proofs="commit") == one
+
+
+async def test_what_is_red_once_is_run_once_more_and_both_are_recorded(
+    prover: Prover, loom: Loom, tmp_path: Path, commit: Committer
+) -> None:
+    first = commit(a="1")
+    once = f"""
+        import pathlib, sys
+        mark = pathlib.Path({str(tmp_path / "mark")!r})
+        there = mark.exists()
+        mark.touch()
+        sys.exit(0 if there else 3)
+    """
+    proof = await run(prover, first, once)
+    assert (proof.green, proof.flaky) == (True, True)
+    assert await recorded(loom) == [("unit", 3, False), ("unit", 0, True)]
+    assert (await run(prover, first, "import sys; sys.exit(4)")).exit_status == 4
+    assert (await recorded(loom))[2:] == [("unit", 4, False), ("unit", 4, True)]
+
+
+async def test_a_branch_is_told_all_that_is_red_and_a_group_the_first(
+    prover: Prover, loom: Loom, commit: Committer
+) -> None:
+    first = commit(a="1")
+    both = [check("raise SystemExit(1)", "lint"), check("raise SystemExit(2)", "unit")]
+    found = await prover.prove(first, both, agent="ada", again=False)
+    assert [one.exit_status for one in found] == [1]
+    found = await prover.prove(first, both, agent="ada")
+    assert [one.exit_status for one in found] == [1, 2]
+
+
+async def test_a_run_is_recorded_before_it_and_closed_whatever_ends_it(
+    prover: Prover, loom: Loom, tmp_path: Path, commit: Committer
+) -> None:
+    first = commit(a="1")
+    script = f"open({str(tmp_path / 'there')!r}, 'w').write('1'); import time; time.sleep(300)"
+    running = asyncio.create_task(run(prover, first, script))
+    await until_there(tmp_path / "there")
+    assert await recorded(loom) == [("unit", None, False)]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    (row,) = await loom.look(lambda connection: connection.fetch("select * from proofs"))
+    assert (row["exit_status"], row["ended_at"] is None) == (None, False)
+
+
+# --- what it runs in -------------------------------------------------------------------------------------------------
+
+
+async def test_a_check_sees_the_files_of_its_commit_and_nothing_else(
+    prover: Prover, shop: Path, commit: Committer
+) -> None:
+    """A compiled file that is left would make a tree green in which its source is gone."""
+    first = commit(mod_py="", gitignore="*.pyc\n__pycache__/\nkept/\n")
+    git(shop, "mv", "gitignore", ".gitignore")
+    first = commit()
+    (shop / "loose").write_text("not committed")
+    makes = "import py_compile, os; py_compile.compile('mod.py', cfile='mod.pyc'); os.mkdir('new'); os.mkdir('kept')"
+    assert (await run(prover, first, makes, keep=("kept",))).green
+    gone = commit(mod_py=None, loose=None)
+    shows = "import os; print(sorted(os.listdir()))"
+    assert (await run(prover, gone, shows, keep=("kept",))).tail == "['.git', '.gitignore', 'kept']\n"
+    assert (await run(prover, gone, f"{shows}; import mod")).exit_status == 1
+
+
+async def test_the_environment_is_made(prover: Prover, commit: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = commit(a="1")
+    planted = {"PATH": "/evil:/usr/bin", "GIT_DIR": "/evil", "PYTHONPATH": "/evil", "LOOM_CLAIM_TOKEN": "7", "A": "a"}
+    for name, value in {**planted, "LC_ALL": "C", "LOOM_SKILLS_API_KEY": "sk"}.items():
+        monkeypatch.setenv(name, value)
+    shows = "import os; print({**os.environ, 'home': os.listdir(os.environ['HOME'])})"
+    seen = eval((await run(prover, first, shows, env=("A", "LOOM_SKILLS_API_KEY"))).tail)
+    assert set(seen) == {"PATH", "HOME", "TMPDIR", "LANG", "TZ", "A", "LOOM_RUN", "home"} | set(seen) & {"LC_CTYPE"}
+    assert (seen["A"], seen["home"], seen["TZ"]) == ("a", [], "UTC")
+    assert "/evil" not in seen["PATH"]
+    assert "/usr/bin" in seen["PATH"]
+    assert not Path(seen["HOME"]).exists()
+
+
+async def test_a_check_runs_where_its_project_is_in_the_repository(loom: Loom, shop: Path, commit: Committer) -> None:
+    first = commit(part__a="1")
+    loom.config = replace(loom.config, project_dir=shop / "part")
+    async with Prover.of(loom, await Repository.around(shop)) as prover:
+        assert (await run(prover, first, "import os; print(os.listdir())")).tail == "['a']\n"
+
+
+async def test_what_a_check_is_that_cannot_be_started_is_red(prover: Prover, commit: Committer) -> None:
+    missing = checks.in_force(LoomConfig(checks={"unit": CheckConfig(("no-such-program",))}))["unit"]
+    (proof,) = await prover.prove(commit(a="1"), [missing], agent="ada")
+    assert (proof.exit_status, proof.tail) == (127, "no-such-program cannot be started: No such file or directory\n")
+
+
+async def test_two_processes_prove_beside_each_other(
+    loom: Loom, prover: Prover, shop: Path, tmp_path: Path, commit: Committer
+) -> None:
+    first, second = commit(a="1"), commit(a="2")
+    meets = f"""
+        import os, pathlib, time
+        mine = open("a").read()
+        place = pathlib.Path({str(tmp_path)!r})
+        (place / f"at-{{mine}}").touch()
+        while len(list(place.glob("at-*"))) < 2: time.sleep(0.01)
+        time.sleep(0.2)
+        print(mine, open("a").read())
+    """
+    async with Prover.of(loom, await Repository.around(shop)) as other:
+        found = await asyncio.gather(run(prover, first, meets), run(other, second, meets))
+    assert [one.tail for one in found] == ["1 1\n", "2 2\n"]
+
+
+# --- what a run may do to it -----------------------------------------------------------------------------------------
+
+GIT = """\
+import subprocess
+def git(*words): subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words], check=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("open('a', 'w').write('2')", "it changed files that git knows: a"),
+        ("import os; os.remove('a')", "it changed files that git knows: a"),
+        ("import os; os.chmod('a', 0o755)", "it changed files that git knows: a"),
+        ("import os; os.remove('a'); os.symlink('/etc/passwd', 'a')", "it changed files that git knows: a"),
+        (f"{GIT}git('commit', '-q', '--allow-empty', '-m', 'x')", "it moved HEAD"),
+        (f"{GIT}git('switch', '-q', '-c', 'other')", "it moved HEAD"),
+        ("import shutil; shutil.rmtree('.git')", "it removed .git"),
+        ("import os, shutil; shutil.rmtree(os.getcwd())", "it removed .git"),
+        (
+            f"{GIT}open('a', 'w').write('2')\ngit('update-index', '--assume-unchanged', 'a')",
+            "it changed files that git knows: a",
+        ),
+        (
+            f"{GIT}git('config', 'core.ignoreStat', 'true')\ngit('config', 'core.fsmonitor', 'true')\n"
+            "open('a', 'w').write('2')",
+            "it changed files that git knows: a",
+        ),
+    ],
+)
+async def test_a_run_that_changes_what_it_looks_at_proves_nothing(
+    prover: Prover, loom: Loom, commit: Committer, script: str, why: str
+) -> None:
+    first = commit(a="1", b="1")
+    proof = await run(prover, first, script)
+    assert (proof.green, proof.exit_status) == (False, None)
+    assert proof.tail.endswith(f"--- proves nothing: {why}")
+    assert len(await recorded(loom)) == 1  # which is not run again
+    shows = "import os; print(open('a').read(), sorted(os.listdir()), os.access('a', os.X_OK), os.path.islink('a'))"
+    assert (await run(prover, first, shows)).tail == "1 ['.git', 'a', 'b'] False False\n"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"{GIT}git('update-ref', 'refs/heads/main', 'HEAD~1')",
+        f"{GIT}git('branch', 'planted', 'HEAD')",
+        f"{GIT}git('config', 'core.hooksPath', 'evil')",
+        f"{GIT}git('update-ref', 'refs/replace/' + 'a' * 40, 'HEAD')",
+        f"{GIT}git('stash', 'list')\ngit('tag', 'planted')",
+    ],
+)
+async def test_what_a_check_does_with_git_reaches_nobody(
+    prover: Prover, shop: Path, commit: Committer, script: str
+) -> None:
+    commit(a="0")
+    first = commit(a="1")
+    before = git(shop, "for-each-ref"), (shop / ".git" / "config").read_text()
+    assert (await run(prover, first, script)).green
+    assert (git(shop, "for-each-ref"), (shop / ".git" / "config").read_text()) == before
+    shows = f"{GIT}git('for-each-ref')\ngit('config', '--local', '--list')"
+    assert (await run(prover, first, shows)).tail == "core.repositoryformatversion=0\n"
+
+
+async def test_a_place_that_was_closed_or_swapped_is_made_anew(
+    prover: Prover, state: Path, loom: Loom, shop: Path, commit: Committer
+) -> None:
+    first = commit(a="1")
+    closes = "import os; os.makedirs('new/deep'); os.chmod('new/deep', 0); os.chmod('new', 0)"
+    assert (await run(prover, first, closes)).green
+    assert (await run(prover, first, "import os; print(sorted(os.listdir()))")).tail == "['.git', 'a']\n"
+    swaps = "import os, shutil; here = os.getcwd(); shutil.rmtree(here); os.symlink('/', here)"
+    assert not (await run(prover, first, swaps)).green
+    assert (await run(prover, first, "import os; print( sorted(os.listdir()))")).tail == "['.git', 'a']\n"
+    assert [one.name for one in (state_dir(loom.config) / "proving").iterdir()] == ["1"]
+    assert git(shop, "worktree", "list").count("\n") == 0
+
+
+async def test_a_check_that_hangs_is_stopped_at_its_time(prover: Prover, loom: Loom, commit: Committer) -> None:
+    proof = await run(prover, commit(a="1"), "print('on', flush=True)\nimport time; time.sleep(300)", timeout=1)
+    assert proof.exit_status == TIMED_OUT
+    assert proof.tail == "on\n\n--- stopped: it did not end within 1 seconds"
+    assert len(await recorded(loom)) == 1  # a second time would be as long
+
+
+async def test_a_daemon_ends_with_its_check(prover: Prover, shop: Path, tmp_path: Path, commit: Committer) -> None:
+    proof = await run(prover, commit(a="1"), f"import os; os.chdir({str(tmp_path)!r})\n{LEAVES_ONE}")
+    assert proof.green
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+async def test_of_what_is_printed_the_end_is_kept(prover: Prover, commit: Committer) -> None:
+    prints = "import sys\nfor _ in range(100): sys.stdout.write('x' * 1_000_000)\nprint('the end', file=sys.stderr)"
+    before = _memory()
+    proof = await run(prover, commit(a="1"), prints)
+    assert proof.green
+    assert len(proof.tail.encode()) == proofs.TAIL_BYTES
+    assert proof.tail.endswith("xthe end\n")
+    assert _memory() - before < 20_000
+
+
+def _memory() -> int:
+    """Kilobytes that this process has at most had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def start(script: str, *words: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", script, *words], env=env)
+
+
+PROVES = """
+import asyncio, sys
+from pathlib import Path
+from loom import Loom
+from loom.config import CheckConfig, LoomConfig
+from loom.git import Repository
+from loom.landing import checks
+from loom.landing.proving import Prover
+
+async def main(directory, commit, script):
+    row = CheckConfig((sys.executable, "-c", script))
+    async with Loom.here(Path(directory)) as loom, Prover.of(loom, await Repository.around(Path(directory))) as prover:
+        one = checks.in_force(LoomConfig(checks={"unit": row}))
+        await prover.prove(commit, list(one.values()), agent="ada")
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_prover_that_is_killed_leaves_nothing_and_another_goes_on(
+    prover: Prover, loom: Loom, shop: Path, tmp_path: Path, commit: Committer
+) -> None:
+    from tests.orchestration.conftest import in_environment
+
+    first = commit(a="1")
+    (shop / ".loom").mkdir()
+    (shop / ".loom" / "config.yaml").write_text("")
+    away = f"import os; here = os.getcwd(); os.chdir({str(tmp_path)!r})\n"
+    script = f"{away}{LEAVES_ONE}\nopen(here + '/a', 'w')\ntime.sleep(300)"
+    with in_environment(loom.config) as env:
+        killed = start(PROVES, str(shop), first, script, env=env)
+    try:
+        pid = await until_there(tmp_path / "pid")
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    assert (await run(prover, first, "print(open('a').read())")).tail == "1\n"  # wherever the other was
+    async with asyncio.timeout(20):
+        while alive(pid):  # noqa: ASYNC110 - its watchdog takes a moment
+            await asyncio.sleep(0.02)
+    assert await recorded(loom) == [("unit", None, False), ("unit", 0, False)]
