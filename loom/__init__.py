@@ -83,7 +83,15 @@ if TYPE_CHECKING:
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
-    from loom.graph.store.landings import Landing, LandingState
+    from loom.graph.store.landings import (
+        Lander,
+        Landing,
+        LandingState,
+        LandingTally,
+        LandingView,
+        RecordedTarget,
+        ShownLanding,
+    )
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
@@ -121,9 +129,12 @@ __all__ = [
     "Inbox",
     "InvalidError",
     "InvalidInputError",
+    "Lander",
     "Landing",
     "LandingConfig",
     "LandingState",
+    "LandingTally",
+    "LandingView",
     "Listed",
     "Loom",
     "LoomConfig",
@@ -148,6 +159,7 @@ __all__ = [
     "ProofMissingError",
     "Proven",
     "ProviderError",
+    "RecordedTarget",
     "RedisConfig",
     "Renewal",
     "RetentionConfig",
@@ -159,6 +171,7 @@ __all__ = [
     "ServersError",
     "ServersStoppedError",
     "SetupConfig",
+    "ShownLanding",
     "SkillError",
     "SkillNotFoundError",
     "SkillsConfig",
@@ -200,9 +213,12 @@ _PLACES = {
     "GraphView": "graph.store.reading",
     "Imported": "graph.importing.writing",
     "Inbox": "graph.store.messages",
+    "Lander": "graph.store.landings",
     "Landing": "graph.store.landings",
     "LandingConfig": "config",
     "LandingState": "graph.store.landings",
+    "LandingTally": "graph.store.landings",
+    "LandingView": "graph.store.landings",
     "Listed": "graph.model.task",
     "Loom": "graph.front",
     "LoomConfig": "config",
@@ -218,11 +234,13 @@ _PLACES = {
     "ProjectStatus": "graph.project",
     "Proof": "graph.store.proofs",
     "Proven": "graph.rules.proofs",
+    "RecordedTarget": "graph.store.landings",
     "RedisConfig": "config",
     "Renewal": "graph.rules.claims",
     "RetentionConfig": "config",
     "ServersConfig": "config",
     "SetupConfig": "config",
+    "ShownLanding": "graph.store.landings",
     "SkillsConfig": "config",
     "Swept": "graph.rules.claims",
     "Task": "graph.model.task",

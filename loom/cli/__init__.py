@@ -70,6 +70,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     },
     "Run": {
         "orchestrate": _Entry("orchestrate:orchestrate", "Supervise the project while agents work."),
+        "landing": _Entry("landing:landing", "What waits to land, and your yes or no to it."),
         "work": _Entry("work:work", "Run a command for each task until nothing is left to do."),
     },
     "Settings": {

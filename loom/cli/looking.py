@@ -12,7 +12,7 @@ from loom.cli.output import block, diagnosed, dim, heading, plural, pretty, tabl
 from loom.cli.output import status as coloured
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.cli.tasks import dead_lines
-from loom.cli.times import when
+from loom.cli.times import until, when
 from loom.graph.front import Loom
 from loom.texts import clean, one_line, shorten
 
@@ -148,10 +148,21 @@ def _counted_lines(reply: Reply) -> Iterator[str]:
     due = f"{reply['retries_due']:,} to be tried again" if reply["retries_due"] else ""
     if dead or due:
         yield "  " + ", ".join(part for part in (dead, due) if part)
+    if "landing" in reply:
+        yield from _landing_lines(reply["landing"])
     if "deferred" in reply:
         yield f"  {reply['deferred']:,} deferred (`loom status --view escalations`)"
     if "open_workflows" in reply:
         yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
+
+
+def _landing_lines(one: Mapping[str, Any]) -> Iterator[str]:
+    """How far the landings are, and what was said once of where they go."""
+    queued = f", {one['queued']:,} queued" if "queued" in one else ""
+    asks = f", {one['waits_for_yes']:,} of them for a yes" if "waits_for_yes" in one else ""
+    yield f"  {one['landed']:,} of {one['of']:,} landed{queued}{asks} (`loom landing`)"
+    if "target" in one:
+        yield f"  landing on {one['target']}: {one_line(one['target_because'])}"
 
 
 def _first_rows(name: str, tasks: Sequence[Mapping[str, Any]], count: int) -> Iterator[str]:
@@ -179,7 +190,7 @@ def _holder_rows(holders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             [
                 holder["agent"],
                 one["id"],
-                f"until {when(one['lease_expires_at'])}" + (" (not renewed)" if holder.get("stale") else ""),
+                until(one) + (" (not renewed)" if holder.get("stale") else ""),
                 one_line(one["title"]),
             ]
             for holder in holders
@@ -250,12 +261,18 @@ def _facts(reply: Reply) -> Iterator[tuple[str, Any]]:
     """What one line says, with the word for it; None where there is nothing to say."""
     yield "parent", reply.get("parent_id")
     if reply["status"] == "claimed":
-        yield "held by", f"{reply['assignee']} until {when(reply['lease_expires_at'])}, token {reply['token']}"
+        yield "held by", f"{reply['assignee']} {until(reply)}, token {reply['token']}"
     else:
         yield "last held by", reply.get("assignee")
     yield "waits for", "; ".join(reply["waits_for"]) if "waits_for" in reply else None
     yield "attempt", reply.get("attempt")
     yield "dead because", reply.get("dead_reason")
+    if "landed" in reply:
+        one = reply["landed"]
+        yield "landed", f"on {one['target']} as {one['commit'][:12]} at {when(one['at'])}"
+    elif "landing" in reply:
+        yield "landing", f"{reply['landing']['state'].replace('_', ' ')}, for {reply['landing']['target']}"
+        yield "because", reply.get("reason")
     yield from ((words, when(reply[key])) for key, words in _MOMENTS if key in reply)
     yield "imported as", reply.get("origin_id")
 

@@ -21,7 +21,7 @@ from loom.cli.shared import (
     token_option,
 )
 from loom.cli.tasks import outcome_lines
-from loom.cli.times import when
+from loom.cli.times import until, when
 from loom.graph.front import Loom
 from loom.texts import one_line
 
@@ -120,9 +120,7 @@ def heartbeat(tasks: tuple[str, ...], token: int | None, agent: str | None) -> N
     def lines(reply: Reply) -> Iterator[str]:
         if "note" in reply:
             yield reply["note"]
-        yield from table(
-            [[one["id"], f"until {when(one['lease_expires_at'])}", f"token {one['token']}"] for one in reply["claims"]]
-        )
+        yield from table([[one["id"], until(one), f"token {one['token']}"] for one in reply["claims"]])
         yield from table([[one["id"], "lost", one_line(one["why"])] for one in reply.get("lost", ())])
 
     answer(work, lines, agent=agent, changes=True)

@@ -223,6 +223,10 @@ def _lines_together(reply: Reply) -> Iterator[str]:
 
 def outcome_lines(reply: Reply) -> Iterator[str]:
     """A task after a change, and what followed from it."""
+    if reply["status"] == "landing":
+        yield f"{reply['id']}  {status('landing')}"
+        yield f"  {reply['next']}"
+        return
     yield f"{reply['id']}  {status(reply['status'])}  {one_line(reply['title'])}"
     if "assignee" in reply:
         yield f"  held by {reply['assignee']}, token {reply['token']}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 
 def when(moment: str) -> str:
@@ -10,3 +12,8 @@ def when(moment: str) -> str:
     local = datetime.fromisoformat(moment).astimezone()
     today = local.date() == datetime.now(local.tzinfo).date()
     return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def until(claim: Mapping[str, Any]) -> str:
+    """Until when a claim in a reply holds."""
+    return f"until {when(claim['lease_expires_at'])}" if "lease_expires_at" in claim else "until it has landed"

@@ -44,6 +44,7 @@ from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
+from loom.graph.store.landings import Landing, LandingView
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
 from loom.graph.store.transaction import Change, Transaction
@@ -456,6 +457,21 @@ class Loom:
         span = limits.seconds(seconds, "seconds", 1, _LONGEST_LEASE)
         return await self._commit(lambda tx: take(tx, handler, span))
 
+    async def approve(self, task_id: str, *, agent_id: str | None = None) -> Landing:
+        """Says yes to work that waits for it in the landing queue. Raises TaskNotFoundError, TaskStateError."""
+        from loom.graph.rules import landings
+
+        task_id, by = limits.task_id(task_id), self._session.name(agent_id)
+        return await self._commit(lambda tx: landings.approve(tx, task_id, by))
+
+    async def refuse(self, task_id: str, *, note: str | None = None, agent_id: str | None = None) -> Task:
+        """Sends work that needs a yes back to its worker, with a note. Raises as `approve`, and InvalidInputError."""
+        from loom.graph.rules import landings
+
+        task_id, by = limits.task_id(task_id), self._session.name(agent_id)
+        said = None if note is None else limits.reason(note, "note")
+        return await self._commit(lambda tx: landings.refuse(tx, task_id, by, said))
+
     # --- looking ------------------------------------------------------------------------------------------------------
 
     async def ready(self, *, priority: str | None = None, limit: int = 10) -> Page:
@@ -505,6 +521,11 @@ class Loom:
         """Dead tasks with what they hold up, oldest first."""
         async with self._links.reading() as connection:
             return await reading.dead_letters(connection, self.project_id, limit=limits.page(limit))
+
+    async def landings(self, *, limit: int = 20) -> LandingView:
+        """What is queued to land, was sent back, and has landed, at most so many of each."""
+        async with self._links.reading() as connection:
+            return await store.landings.overview(connection, self.project_id, limits.page(limit))
 
     async def graph(self, *, root: str | None = None, limit: int = 200) -> GraphView:
         """The graph, or the part that `root` is made of and waits for. Raises TaskNotFoundError for an unknown root."""

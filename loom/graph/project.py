@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.model.task import Listed, TaskStatus
-from loom.graph.store import projects, reading
+from loom.graph.store import landings, projects, reading
 from loom.graph.store.blockers import Blocker, blockers
+from loom.graph.store.landings import LandingTally
 from loom.graph.store.projects import Project
 from loom.wording import Shell, Words
 
@@ -41,6 +42,14 @@ class ProjectStatus:
     agents: int
     """How many hold a claim."""
     open_workflows: int
+    landing: LandingTally
+    """What has landed, and what waits to."""
+
+    @property
+    def landing_of(self) -> int:
+        """How many tasks have landed or can yet: the unfinished ones, epics aside."""
+        unfinished = (TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.CLAIMED, TaskStatus.FAILED)
+        return self.landing.landed + sum(self.counts[status] for status in unfinished)
 
 
 async def create_project(connection: Connection, project_id: str, name: str) -> str:
@@ -79,5 +88,6 @@ async def get_project_status(
         ready_count=counts[TaskStatus.PENDING],
         blocked_tasks=blocked,
         blockers=await blockers(connection, project_id, [task.id for task in blocked]),
+        landing=await landings.tally(connection, project_id),
         **asdict(tallies),
     )

@@ -177,10 +177,10 @@ class Tools:
     async def loom_status(
         self,
         task_id: Annotated[str | None, Field(description="for one task whole, with its history")] = None,
-        view: Literal["overview", "agents", "escalations", "dead_letters"] = "overview",
+        view: Literal["overview", "agents", "escalations", "dead_letters", "landing"] = "overview",
     ) -> Reply:
         """See one task, or the project: overview counts tasks by status, agents shows who holds what, escalations the
-        open questions, dead_letters what failed for good and what it holds up."""
+        open questions, dead_letters what failed for good and what it holds up, landing what waits to be merged."""
         loom = self._loom()
         if task_id is not None:
             return replies.detail(await loom.get(task_id))
@@ -191,8 +191,9 @@ class Tools:
                 return replies.agents(await loom.agents())
             case "escalations":
                 return replies.escalations(await loom.escalations(), await loom.deferrals())
-            case "dead_letters":
-                return replies.dead_letters(await loom.dead_letters())
+            case "landing":
+                return replies.landings(await loom.landings())
+        return replies.dead_letters(await loom.dead_letters())
 
     @tool("See the graph", reads=True)
     async def loom_graph(

@@ -1,8 +1,9 @@
 """What both faces say of the graph: brief objects, the same over MCP and as `--json`."""
 
 from loom.replies.fitting import FIELD_CHARACTERS, REPLY_CHARACTERS, Reply, fit, full
+from loom.replies.landing import landings
+from loom.replies.parts import age
 from loom.replies.tasks import (
-    age,
     agents,
     claimed,
     created,
@@ -39,6 +40,7 @@ __all__ = [
     "fit",
     "full",
     "inbox",
+    "landings",
     "leases",
     "message",
     "nothing_ready",

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.task import TaskStatus
+from loom.replies import landing
 from loom.replies.fitting import Reply, full
+from loom.replies.parts import age, time
 from loom.wording import Argument, Words, call
 
 if TYPE_CHECKING:  # the MCP server imports this before its first answer
@@ -44,13 +45,14 @@ def task(one: Task) -> Reply:
         assignee=one.assignee,
         attempt=f"{one.attempt} of {one.max_attempts}" if one.attempt else None,
         token=one.claim_token if one.status is TaskStatus.CLAIMED else None,
-        lease_expires_at=_time(one.lease_expires_at),
-        deadline_at=_time(one.deadline_at) if one.status is TaskStatus.CLAIMED else None,
-        retry_at=_time(one.retry_at),
+        held_by="landing" if one.queued else None,
+        lease_expires_at=time(one.lease_expires_at),
+        deadline_at=time(one.deadline_at) if one.status is TaskStatus.CLAIMED else None,
+        retry_at=time(one.retry_at),
         dead_reason=one.dead_reason,
         origin_id=one.origin_id,
-        created_at=_time(one.created_at),
-        done_at=_time(one.done_at),
+        created_at=time(one.created_at),
+        done_at=time(one.done_at),
     )
 
 
@@ -81,7 +83,7 @@ def claimed(claim: Claim) -> Reply:
         priority=one.priority,
         token=one.claim_token,
         assignee=one.assignee,
-        lease_expires_at=_time(one.lease_expires_at),
+        lease_expires_at=time(one.lease_expires_at),
         attempt=f"{one.attempt} of {one.max_attempts}",
         parent_id=one.parent_id,
         done_when=one.done_when,
@@ -94,8 +96,10 @@ def claimed(claim: Claim) -> Reply:
 def nothing_ready(status: ProjectStatus) -> Reply:
     """The answer to a claim when nothing can be claimed: what is waited for."""
     waits = []
-    if claimed_now := status.counts[TaskStatus.CLAIMED]:
+    if claimed_now := max(status.counts[TaskStatus.CLAIMED] - status.landing.queued, 0):
         waits.append(f"{claimed_now} claimed by {status.agents} agent{'s' * (status.agents != 1)}")
+    if status.landing.queued:
+        waits.append(f"{status.landing.queued} waiting to be landed")
     if blocked := status.counts[TaskStatus.BLOCKED]:
         waits.append(f"{blocked} blocked")
     if status.retries_due:
@@ -121,7 +125,7 @@ def outcome(result: Outcome) -> Reply:
     """A task after a report or a decision, and what followed."""
     one = result.task
     if result.landing is not None:
-        return {"id": one.id, "status": "landing", "next": _NEXT_FOR_LANDING[result.landing.state]}
+        return {"id": one.id, "status": "landing", "next": landing.NEXT[result.landing.state]}
     return full(
         id=one.id,
         status=one.status,
@@ -132,17 +136,14 @@ def outcome(result: Outcome) -> Reply:
         held_up=list(result.held_up),
         assignee=one.assignee if one.status is TaskStatus.CLAIMED else None,
         token=one.claim_token if one.status is TaskStatus.CLAIMED else None,
-        retry_at=_time(one.retry_at),
+        retry_at=time(one.retry_at),
         dead_reason=one.dead_reason if one.dead else None,
     )
 
 
 def leases(renewal: Renewal) -> Reply:
     """Renewed claims, and those that were lost."""
-    rows = [
-        {"id": one.id, "token": one.claim_token, "lease_expires_at": _time(one.lease_expires_at)}
-        for one in renewal.tasks
-    ]
+    rows = [{"id": one.id, "token": one.claim_token} | _until(one) for one in renewal.tasks]
     lost = [{"id": task_id, "why": str(error.cause)} for task_id, error in renewal.lost.items()]
     note = "No claims are held under that name." if not rows and not lost else None
     return {"claims": rows, "count": len(rows)} | full(lost=lost or None, note=note)
@@ -164,6 +165,11 @@ def row(one: Task | Listed) -> Reply:
     return {"id": one.id, "title": one.title, "priority": one.priority, "age": age(one.created_at)}
 
 
+def _until(one: Task) -> Reply:
+    """Until when a claim holds, or that the landing queue holds it."""
+    return {"held_by": "landing"} if one.queued else {"lease_expires_at": time(one.lease_expires_at)}
+
+
 def waits_for(found: Sequence[Blocker]) -> list[str]:
     """What a task waits for, a few words each."""
     return [_blocker(one) for one in found]
@@ -172,6 +178,9 @@ def waits_for(found: Sequence[Blocker]) -> list[str]:
 def detail(found: Detail) -> Reply:
     """One task with all that is around it."""
     return task(found.task) | full(
+        reason=_reason(found),
+        landed=landing.landed(found.landing),
+        landing=landing.on_its_way(found.landing),
         waits_for=waits_for(found.blockers),
         dependencies=[_neighbour(one) for one in found.dependencies],
         dependents=[_neighbour(one) for one in found.dependents],
@@ -179,6 +188,17 @@ def detail(found: Detail) -> Reply:
         escalations=[_escalation(one) for one in found.escalations],
         history=[event(one) for one in found.history],
     )
+
+
+def _reason(found: Detail) -> str | None:
+    """Why a task has failed, or what an unfinished one waits for that nobody works on, in words."""
+    one = found.task
+    if one.status is TaskStatus.FAILED:
+        told = [raised.message for raised in found.escalations if raised.kind == "failure"]
+        return one.dead_reason or (told[0] if told else None)
+    if one.status is TaskStatus.BLOCKED:
+        return f"It waits for {'; '.join(waits_for(found.blockers))}."
+    return None if one.status.finished else landing.why(found.landing)
 
 
 def overview(status: ProjectStatus) -> Reply:
@@ -194,6 +214,7 @@ def overview(status: ProjectStatus) -> Reply:
         dead_letters=status.dead_letters,
         retries_due=status.retries_due,
         open_workflows=status.open_workflows or None,
+        landing=landing.glance(status),
         blocked=[row(one) | full(waits_for=waits_for(status.blockers.get(one.id, ()))) for one in status.blocked_tasks],
     )
 
@@ -206,10 +227,7 @@ def agents(views: Sequence[AgentView]) -> Reply:
         full(
             agent=view.agent,
             stale=view.stale or None,
-            tasks=[
-                {"id": one.id, "title": one.title, "lease_expires_at": _time(one.lease_expires_at)}
-                for one in view.tasks
-            ],
+            tasks=[{"id": one.id, "title": one.title} | _until(one) for one in view.tasks],
         )
         for view in views
     ]
@@ -286,23 +304,17 @@ def event(one: Event) -> Reply:
         task_id=one.task_id,
         status=one.status,
         agent=one.agent,
-        at=_time(one.created_at),
+        at=time(one.created_at),
         data=dict(one.data) if one.data else None,
     )
 
-
-# Of a report that was kept.
-_NEXT_FOR_LANDING = {
-    "reported": "End now: what lies in your directory is committed, proven and landed after you have ended.",
-    "queued": "Nothing is left to do: the work is proven and waits to be landed.",
-}
 
 # --- small parts ----------------------------------------------------------------------------------------------------
 
 
 def _blocker(one: Blocker) -> str:
     if one.until is not None:
-        return f"{_time(one.until)} (tried again)"
+        return f"{time(one.until)} (tried again)"
     what = one.question or f"{one.status}{', without children' if one.childless else ''}"
     return f"{one.id} ({what})" + (f", as its epic {one.via} does" if one.via else "")
 
@@ -342,16 +354,3 @@ def _parsed(output: str | None) -> Any:
         return json.loads(output)
     except ValueError:
         return output
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def age(since: datetime) -> str:
-    """How long ago, in the largest unit that fits."""
-    seconds = max(int((datetime.now(UTC) - since).total_seconds()), 0)
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

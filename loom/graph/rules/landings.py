@@ -255,7 +255,7 @@ async def _gated(tx: Transaction, task_id: str) -> Landing:
     landing = await landings.of_claim(tx.connection, tx.project_id, task_id, task.claim_token)
     if landing is None or landing.state is not _QUEUED or not landing.needs_yes:
         raise TaskStateError(
-            f"{task_id} does not wait for anybody's yes.", Words("See what does with {}.", Shell("loom landing"))
+            f"{task_id} does not wait for anybody's yes.", Words("See what does with {}.", Shell("loom landing show"))
         )
     return landing
 
@@ -264,7 +264,9 @@ async def _locked(tx: Transaction, landing_id: int) -> tuple[Landing, Task]:
     """A landing and its task, as they are once the task is locked."""
     known = (await landings.get(tx.connection, tx.project_id, [landing_id])).get(landing_id)
     if known is None:
-        raise TaskStateError(f"There is no landing {landing_id}.", Words("See them with {}.", Shell("loom landing")))
+        raise TaskStateError(
+            f"There is no landing {landing_id}.", Words("See them with {}.", Shell("loom landing show"))
+        )
     task = await claims.locked(tx, known.task_id)
     return (await landings.get(tx.connection, tx.project_id, [landing_id]))[landing_id], task
 

@@ -13,6 +13,7 @@ from loom.graph.store import escalations, events
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.escalations import Escalation
+from loom.graph.store.landings import Landing, of_task
 from loom.graph.store.tasks import COLUMNS, get_task
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Detail:
     children: list[Neighbour]
     escalations: list[Escalation]
     history: list[Event]
+    landing: Landing | None = None
+    """What the newest claim that lands came to; None where none ever was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ async def counts(connection: Connection, project_id: str) -> dict[str, int]:
 @dataclass(frozen=True, slots=True)
 class Tallies:
     """How much of what is not a status there is: open escalations but for deferrals, deferrals, dead letters, failed
-    tasks that wait to be tried again, agents that hold a claim, workflows under way."""
+    tasks that wait to be tried again, agents that hold a claim themselves, workflows under way."""
 
     open_escalations: int
     deferred: int
@@ -139,7 +142,8 @@ async def tallies(connection: Connection, project_id: str) -> Tallies:
                  where project_id = $1 and status = 'failed' and retry_at is null) as dead_letters,
                (select count(*) from tasks
                  where project_id = $1 and status = 'failed' and retry_at is not null) as retries_due,
-               (select count(distinct assignee) from tasks where project_id = $1 and status = 'claimed') as agents,
+               (select count(distinct assignee) from tasks
+                 where project_id = $1 and status = 'claimed' and lease_expires_at < 'infinity') as agents,
                (select count(*) from workflow_runs
                  where project_id = $1 and status in ('running', 'waiting')) as open_workflows
         """,
@@ -177,6 +181,7 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
         children=around["child"],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
         history=await events.of_task(connection, project_id, task_id, limit=history),
+        landing=await of_task(connection, project_id, task_id) if task.landing_token else None,
     )
 
 
