@@ -32,6 +32,7 @@ class EventType(StrEnum):
     TASK_LANDED = "task.landed"
     LANDING_SENT_BACK = "landing.sent_back"
     CLAIM_EXPIRED = "claim.expired"
+    ATTEMPT_ENDED = "attempt.ended"
     ESCALATION_RAISED = "escalation.raised"
     ESCALATION_RESOLVED = "escalation.resolved"
     MESSAGE_SENT = "message.sent"

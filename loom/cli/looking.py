@@ -61,7 +61,7 @@ def status(task: str | None, view: str, limit: int) -> None:
             return replies.escalations(await loom.escalations(limit=limit), await loom.deferrals(limit=limit))
         if view == "dead_letters":
             return replies.dead_letters(await loom.dead_letters(limit=limit))
-        overview = replies.overview(await loom.status())
+        overview = replies.overview(await loom.status()) | _resting(loom)
         # A person gets at once what a program asks for by its own view.
         return overview | await _more(loom, overview) if whole else overview
 
@@ -103,6 +103,22 @@ def graph(shape: str, root: str | None, limit: int) -> None:
             yield from _wave_lines(reply)
 
     answer(work, lines)
+
+
+def _resting(loom: Loom) -> dict[str, Any]:
+    """The workers on this machine that wait for their runner's limit, or for its provider."""
+    from loom.orchestration.workers.resting import resting
+
+    rows = [
+        {
+            "runner": one.runner,
+            "agents": one.agents,
+            "until": one.until.isoformat(timespec="seconds"),
+            "why": one.why,
+        }
+        for one in resting(loom.config)
+    ]
+    return {"resting": rows} if rows else {}
 
 
 async def _more(loom: Loom, overview: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +168,9 @@ def _counted_lines(reply: Reply) -> Iterator[str]:
         yield from _landing_lines(reply["landing"])
     if "deferred" in reply:
         yield f"  {reply['deferred']:,} deferred (`loom status --view escalations`)"
+    for one in reply.get("resting", ()):
+        what = f"{plural(one['agents'], 'worker')} of {one_line(one['runner'])}"
+        yield f"  {what} resting until {when(one['until'])}: {one_line(one['why'])}"
     if "open_workflows" in reply:
         yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
 

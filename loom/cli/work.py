@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,8 +19,13 @@ from loom.cli.output import dim, emit, heading, plural, status, table
 from loom.cli.shared import Command, open_project, wants_json
 from loom.orchestration.workers.job import JobPhase, JobProgress
 from loom.orchestration.workers.left import Left
-from loom.orchestration.workers.worker import RUNNERS, Workers, command_line
+from loom.orchestration.workers.runners import RUNNERS
+from loom.orchestration.workers.runners import Command as OwnCommand
+from loom.orchestration.workers.worker import Workers, command_line
 from loom.texts import one_line, shorten
+
+if TYPE_CHECKING:
+    from loom.graph.front import Loom
 
 _LISTED = 500  # tasks left over, in JSON
 _SHOWN = 20  # tasks left over, to a person
@@ -37,6 +44,11 @@ _COLOURS = {
     "--agents", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="How many workers."
 )
 @click.option("--runner", type=click.Choice(list(RUNNERS)), help="Run this agent; COMMAND adds to its arguments.")
+@click.option(
+    "--report",
+    type=click.Choice(["status", "required"]),
+    help="Whether exit status 0 finishes a task (default for COMMAND) or only a report does (always with --runner).",
+)
 @click.option("--worktree", is_flag=True, help="Give each task a git worktree and a branch loom/TASK of its own.")
 @click.option(
     "--review",
@@ -44,9 +56,19 @@ _COLOURS = {
     help="Have the skill review_output accept what COMMAND hands in before a task is done; needs a provider.",
 )
 @click.option("--agent", metavar="NAME", help="What the workers' names begin with; default: worker.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the command line and the prompt of the next task, and claim nothing."
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND...")
 def work(
-    agents: int, runner: str | None, worktree: bool, review: bool, agent: str | None, command: tuple[str, ...]
+    agents: int,
+    runner: str | None,
+    report: str | None,
+    worktree: bool,
+    review: bool,
+    agent: str | None,
+    dry_run: bool,
+    command: tuple[str, ...],
 ) -> None:
     """Run COMMAND for each task until nothing is left to do, N at a time.
 
@@ -55,14 +77,31 @@ def work(
     line that is printed, is its output. Any other status fails it, and it is tried again later. What a command prints
     is in .loom/logs. Ctrl-C gives the claims back. Exit status 4: something is left unfinished.
 
+    An agent of --runner must report, with Loom's tools or with one JSON object at the end of its answer. Who ends
+    without is asked once, in the same session; then the task has failed. When its account has met a limit, or its
+    provider is away, tasks are given back and the workers rest. It edits in its own directory, runs the project's
+    checks, `git add`, `git commit` and what `work.allow` says; more only with arguments of yours.
+
     With --review the output is reviewed while the claim is held. What is not accepted goes back to COMMAND once, with
     what the review said, and fails the task the second time. A COMMAND that calls `loom done` itself is not reviewed:
     have it hand in its output."""
     if not command and not runner:
         raise click.UsageError("Give a command after --, or --runner.")
+    if runner and report == "status":
+        raise click.UsageError(f"--report status: the exit status of {runner} says nothing about a task.")
     words = command_line(command, runner)
+    row = RUNNERS[runner] if runner else OwnCommand(must_report=report == "required")
     view = _LiveView(live=sys.stdout.isatty() and not wants_json(), to_stderr=wants_json())
-    left, counts, signalled = asyncio.run(_work(words, agents, agent, worktree, review, view))
+
+    def workers(loom: Loom) -> Workers:
+        return Workers(
+            loom, words, runner=row, agents=agents, prefix=agent, worktrees=worktree, review=review, tell=view.tell
+        )
+
+    if dry_run:
+        asyncio.run(_show(workers))
+        return
+    left, counts, signalled = asyncio.run(_work(workers, view))
     _conclude(counts, left)
     if signalled:
         click.get_current_context().exit(128 + signalled)
@@ -70,13 +109,25 @@ def work(
         click.get_current_context().exit(4)
 
 
-async def _work(
-    words: list[str], agents: int, prefix: str | None, worktree: bool, review: bool, view: _LiveView
-) -> tuple[list[Left] | None, dict[JobPhase, int], int]:
+async def _show(make: Callable[[Loom], Workers]) -> None:
+    """Shows what would be run for the next task."""
+    async with open_project() as loom:
+        launch, text = await make(loom).preview()
+    if wants_json():
+        emit({"command": launch.words, "environment": dict(launch.env), "prompt": text})
+        return
+    variables = [f"{name}={shlex.quote(value)}" for name, value in launch.env.items()]
+    click.echo(heading("command line"))
+    click.echo(" ".join([*variables, shlex.join(launch.words)]))
+    click.echo(heading("prompt, on its standard input"))
+    click.echo(text)
+
+
+async def _work(make: Callable[[Loom], Workers], view: _LiveView) -> tuple[list[Left] | None, dict[JobPhase, int], int]:
     """What is left, None when a signal came before; what was done; which signal."""
     caught = 0
     async with open_project() as loom:
-        workers = Workers(loom, words, agents=agents, prefix=prefix, worktrees=worktree, review=review, tell=view.tell)
+        workers = make(loom)
 
         def stop(number: int) -> None:
             nonlocal caught

@@ -86,6 +86,13 @@ async def run(
         return await trees.run(words, text=text, env=env, cwd=cwd, timeout=timeout, out_bytes=out_bytes)
 
 
+async def end_others(fits: Callable[[Mapping[str, str]], bool]) -> None:
+    """Ends the processes of this machine whose environment fits, wherever they came from, and returns when none of them
+    lives; without /proc none is found."""
+    for pause in guard.ending(lambda: guard.whose(fits), _LEFT_BEHIND):
+        await asyncio.sleep(pause)
+
+
 class ProcessTrees:
     """The trees of commands that one process has started, and the watchdog that ends them should this process die."""
 
@@ -121,11 +128,13 @@ class ProcessTrees:
         log: BinaryIO | None,
         out_bytes: int | None = None,
         pass_fds: Collection[int] = (),
+        hear: Callable[[bytes], None] = lambda data: None,
     ) -> Tree:
         """Starts a command with `text` on its standard input. What it prints is written to `log`, which is closed in
         the end.
 
         Args:
+            hear: gets what it prints on standard output, as it comes.
             out_bytes: it is stopped when it prints more than this on standard output; None: it may print on, and the
                 last of it is kept.
             pass_fds: descriptors that it inherits.
@@ -137,7 +146,7 @@ class ProcessTrees:
         mark = f"{self._mark}.{self._started}."
         try:
             transport, tree = await asyncio.get_running_loop().subprocess_exec(
-                lambda: Tree(mark, log, self._tell, out_bytes),
+                lambda: Tree(mark, log, self._tell, out_bytes, hear),
                 *words,
                 env={**env, guard.MARK: mark},
                 cwd=cwd,
@@ -182,10 +191,17 @@ class ProcessTrees:
 class Tree(asyncio.SubprocessProtocol):
     """A command that runs, with all that it starts."""
 
-    def __init__(self, mark: str, log: BinaryIO | None, tell: Callable[[str], None], out_bytes: int | None) -> None:
+    def __init__(
+        self,
+        mark: str,
+        log: BinaryIO | None,
+        tell: Callable[[str], None],
+        out_bytes: int | None,
+        hear: Callable[[bytes], None],
+    ) -> None:
         self._mark = mark
         self._log = _Log(log)
-        self._tell = tell
+        self._tell, self._hear = tell, hear
         out = _Tail(TAIL_BYTES) if out_bytes is None else _Head(out_bytes)
         self._kept: dict[int, _Head | _Tail] = {1: out, 2: _Tail(_ERROR_BYTES)}
         self._out, self._most = 0, out_bytes
@@ -221,7 +237,7 @@ class Tree(asyncio.SubprocessProtocol):
     async def kill(self, grace: float) -> None:
         """Ends the whole tree: asked with SIGTERM, after `grace` seconds with SIGKILL. Returns when nothing of it
         lives."""
-        for pause in guard.ending(self._mark, [self._group], grace):
+        for pause in guard.ending(lambda: guard.members(self._mark, [self._group]), grace):
             await asyncio.sleep(pause)
 
     # --- what the event loop calls ------------------------------------------------------------------------------------
@@ -230,6 +246,7 @@ class Tree(asyncio.SubprocessProtocol):
         self._kept[fd].add(data)
         self._log.write(data)
         if fd == 1:
+            self._hear(data)
             self._out += len(data)
             if self._printed_too_much:
                 self.stop()

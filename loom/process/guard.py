@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,16 +32,32 @@ def members(mark: str, groups: Collection[int]) -> list[int]:
     if not (_PROC / "self" / "environ").exists():
         return [-group for group in groups if _signal(-group, 0)]
     wanted = f"\0{MARK}={mark}".encode()
-    pids = [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208 - a name is all that is needed
-    return [pid for pid in pids if pid != os.getpid() and _belongs(pid, wanted, groups)]
+    return [pid for pid in _pids() if pid != os.getpid() and _belongs(pid, wanted, groups)]
 
 
-def ending(mark: str, groups: Collection[int], grace: float) -> Iterator[float]:
-    """Ends these processes: with SIGTERM, and after `grace` seconds with SIGKILL. Yields the seconds to sleep until
-    its next look; exhausted when none of them lives."""
+def whose(fits: Callable[[Mapping[str, str]], bool]) -> list[int]:
+    """The ids of the processes whose environment fits, this one and its parents left out; none without /proc."""
+    spared = {os.getpid(), *parents()}
+    return [pid for pid in _pids() if pid not in spared and (found := _environment(pid)) and fits(found)]
+
+
+def parents() -> list[int]:
+    """The ids of this process's parents, the nearest first, as far as they can be seen."""
+    found: list[int] = []
+    with suppress(OSError):  # no /proc, or a parent that has ended meanwhile
+        pid = os.getppid()
+        while pid > 0:
+            found.append(pid)
+            pid = int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    return found
+
+
+def ending(find: Callable[[], list[int]], grace: float) -> Iterator[float]:
+    """Ends the processes that `find` finds: with SIGTERM, and after `grace` seconds with SIGKILL. Yields the seconds to
+    sleep until its next look; exhausted when none of them lives."""
     begin, asked = time.monotonic(), False
     pause = 0.01  # doubled by hand: run as a bare script, this file imports nothing of Loom
-    while found := members(mark, groups):
+    while found := find():
         waited = time.monotonic() - begin
         if waited > grace + _UNKILLABLE:
             return
@@ -51,6 +67,19 @@ def ending(mark: str, groups: Collection[int], grace: float) -> Iterator[float]:
             asked = True
         yield pause
         pause = min(pause * 2, 0.1)
+
+
+def _pids() -> list[int]:
+    with suppress(OSError):
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208 - a name is all that is needed
+    return []
+
+
+def _environment(pid: int) -> dict[str, str]:
+    with suppress(OSError):  # it has ended meanwhile, or is another user's
+        lines = os.fsdecode((_PROC / str(pid) / "environ").read_bytes()).split("\0")
+        return dict(line.partition("=")[::2] for line in lines)
+    return {}
 
 
 def _belongs(pid: int, wanted: bytes, groups: Collection[int]) -> bool:
@@ -90,7 +119,7 @@ def _watch(mark: str) -> None:
     for line in sys.stdin:
         group = int(line[1:])
         groups.add(group) if line[0] == "+" else groups.discard(group)
-    for pause in ending(mark, groups, _GRACE):
+    for pause in ending(lambda: members(mark, groups), _GRACE):
         time.sleep(pause)
 
 

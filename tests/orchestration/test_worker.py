@@ -329,7 +329,7 @@ def test_runners_take_further_arguments(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "codex").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     words = command_line(["--model", "m"], "codex")
-    assert words == [str(tmp_path / "codex"), "exec", "--sandbox", "workspace-write", "--model", "m", "-"]
+    assert words == [str(tmp_path / "codex"), "--model", "m"]
 
 
 async def test_a_command_that_cannot_be_started_gives_its_task_back(

@@ -197,6 +197,14 @@ async def release(tx: Transaction, task_id: str, holder: Holder, note: str | Non
     return Outcome(saved)
 
 
+async def note_attempt(tx: Transaction, task_id: str, token: int, agent: str, data: Mapping[str, Any]) -> None:
+    """Notes how the attempt went that a claim was, once for each claim: how its runs ended, and what they used. What
+    has become of the task meanwhile does not matter."""
+    await locked(tx, task_id)
+    if not await store.events.has_ended(tx.connection, tx.project_id, task_id, token):
+        tx.record_event(EventType.ATTEMPT_ENDED, task_id, agent=agent, token=token, data=data)
+
+
 async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
     """Takes a locked task back from a claim that ended by itself. The attempt stays counted, so that a task that kills
     its agents becomes a dead letter in the end; not that of work which was sent back and nobody took up again."""

@@ -92,6 +92,19 @@ async def has_refused(connection: Connection, project_id: str, task_id: str, tok
     )
 
 
+async def has_ended(connection: Connection, project_id: str, task_id: str, token: int) -> bool:
+    """Whether it was noted already how an attempt went."""
+    return bool(
+        await connection.fetchval(
+            "select exists(select from events where project_id = $1 and task_id = $2 and type = 'attempt.ended'"
+            " and token = $3)",
+            project_id,
+            task_id,
+            token,
+        )
+    )
+
+
 async def replay_from(connection: Connection, project_id: str, count: int, later_than_id: int) -> Position:
     """The position from which a reader meets the newest `count` events that are readable, and all that come."""
     record = await connection.fetchrow(

@@ -58,10 +58,11 @@ class Transaction:
         task_id: str | None = None,
         *,
         agent: str | None = None,
+        token: int | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Notes an event that leaves the task's row as it is."""
-        self.events.append(Event(event, task_id, agent=agent, data=data))
+        self.events.append(Event(event, task_id, agent=agent, token=token, data=data))
 
     def announce(self, notice: Notice) -> None:
         """Notes something to publish after the commit."""

@@ -3,43 +3,56 @@
     job = Job(bench, agent, claim)
     await job.run()
 
-The claim is kept while the command runs. When it is lost or its deadline has come, the command is killed with all that
-it started. A claim that the command ended itself is left as it is. Where it is wanted, what the command hands in is
-reviewed while the claim is held; what is not accepted goes back to it once, and then the task has failed.
+The claim is kept while its session lasts (`session.py`). Where it is lost, its deadline has come, or nothing is heard
+any more, the command is killed with all that it started. What has become of the claim is decided by the graph, then by
+what was handed in, then by how the command has ended. Who has to report and did not is asked once; where it is wanted,
+what is handed in is reviewed while the claim is held, and goes back once if it is not accepted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
-import sys
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom import files
-from loom.background import end
-from loom.exceptions import CommandError, DatabaseUnavailableError, FileError, LoomError, ServersError
+from loom.background import end as end_tasks
+from loom.exceptions import (
+    CommandError,
+    DatabaseUnavailableError,
+    FileError,
+    InvalidInputError,
+    LoomError,
+    ServersError,
+)
+from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
+from loom.graph.rules import claims
 from loom.orchestration.workers import result
-from loom.orchestration.workers.prompt import again, prompt
+from loom.orchestration.workers.prompt import Setting, again, prompt, unreported
+from loom.orchestration.workers.resting import Rest
 from loom.orchestration.workers.review import Review, Reviewer, material
+from loom.orchestration.workers.runners import COMMITTING, REPORTING, End, EndKind, Errand, Runner
+from loom.orchestration.workers.session import Session, Turn
 from loom.orchestration.workers.shift import Shift
 from loom.orchestration.workers.watch import Cut, Standing, Watch
 from loom.orchestration.workers.worktrees import Worktrees, branch_of
-from loom.process import Ended, ProcessTrees, environment
+from loom.process import ProcessTrees, environment
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
     from loom.graph.rules.claims import Outcome
     from loom.graph.store import Claim
 
-KILL_GRACE = 5.0  # seconds from SIGTERM to SIGKILL, at the deadline or when the claim was lost
-_STOP_GRACE = 0.8  # the same when the shift is over
-_STOP_REPORT = 1.0  # seconds for giving the claim back then
+_STOP_REPORT = 1.0  # seconds for giving the claim back when the shift is over
+_SAID_CHARACTERS = 2_000  # of an agent's last words in a reason
 _NOT_INHERITED = {"CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SESSION_ID"}  # each command is a new session
 
 
@@ -49,7 +62,7 @@ class JobPhase(StrEnum):
     STARTED = "started"
     DONE = "done"
     FAILED = "failed"
-    SENT_BACK = "sent back"  # to the command, by a review
+    SENT_BACK = "sent back"  # to the command, by a review, or because it has not reported
     REPORTED = "reported"  # by the command itself
     LOST = "lost"  # the claim; the report was refused
     GIVEN_BACK = "given back"
@@ -73,7 +86,10 @@ class Bench:
 
     loom: Loom
     shift: Shift
-    command: Sequence[str]
+    rest: Rest
+    runner: Runner
+    words: Sequence[str]  # the program, and what the user adds
+    loom_words: Sequence[str]  # what starts Loom
     trees: ProcessTrees  # of the commands that run
     reviewer: Reviewer | None  # None: nothing is reviewed
     worktrees: Worktrees | None  # None: commands run where this process does
@@ -81,131 +97,217 @@ class Bench:
     logs: Path
     tell: Callable[[JobProgress], None]
 
+    def errand(self, claim: Claim, agent: str, place: Path, git_dir: Path | None) -> Errand:
+        """What a session over this claim is for."""
+        config = self.loom.config
+        return Errand(
+            task_id=claim.task.id,
+            token=claim.task.claim_token,
+            agent=agent,
+            session=str(uuid.uuid4()),
+            place=place,
+            git_dir=git_dir,
+            project_dir=config.project_dir,
+            scratch=self.scratch,
+            words=tuple(self.words),
+            loom=tuple(self.loom_words),
+            allow=(*(f"loom {word}" for word in REPORTING), *COMMITTING, *config.work.allow),
+            checks=tuple(shlex.join(check.command) for check in config.checks.values()),
+        )
+
+    def setting(self, errand: Errand) -> Setting:
+        """What its prompt is made of beside the task."""
+        return Setting(
+            project=self.loom.config.project_name,
+            runner=self.runner,
+            errand=errand,
+            handed_in=self.scratch / f"{errand.task_id}-{errand.token}.json",
+            branch=branch_of(errand.task_id) if self.worktrees else None,
+            reviewed=self.reviewer is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What the session has to go on with, and why."""
+
+    text: str
+    why: str
+
 
 class Job:
     """What becomes of one claim."""
 
     def __init__(self, bench: Bench, agent: str, claim: Claim) -> None:
         """The time until the deadline counts from here."""
-        task = claim.task
         self._bench, self._loom, self._shift = bench, bench.loom, bench.shift
-        self._agent, self._claim, self._task = agent, claim, task
+        self._agent, self._claim, self._task = agent, claim, claim.task
         self._watch = Watch(bench.loom, bench.shift, claim)
-        self._handed_in = bench.scratch / f"{task.id}-{task.claim_token}.json"
+        self._asked = self._reviewed = False  # once each
 
     async def run(self) -> None:
         """Sees to it, and tells how far it is: that it has begun, each time it is sent back, and what came of it."""
         self._tell(JobPhase.STARTED)
         phase, note = await self._carry_out()
-        self._handed_in.unlink(missing_ok=True)
         self._tell(phase, note)
 
     def _tell(self, phase: JobPhase, note: str = "") -> None:
         task = self._task
         self._bench.tell(JobProgress(phase, self._agent, task.id, task.title, self._watch.seconds, note))
 
-    # --- the command --------------------------------------------------------------------------------------------------
+    # --- the session --------------------------------------------------------------------------------------------------
 
     async def _carry_out(self) -> _Report:
         """Finds the command its place, and has it work there."""
-        task, worktrees = self._task, self._bench.worktrees
+        task, bench = self._task, self._bench
         try:
-            place = await worktrees.make(task.id) if worktrees else Path.cwd()
+            place = await bench.worktrees.make(task.id) if bench.worktrees else Path.cwd()
         except (LoomError, OSError) as error:
             return await self._fail(f"Its git worktree could not be made. {error}")
-        branch = branch_of(task.id) if worktrees else None
-        project, reviewed = self._loom.config.project_name, self._bench.reviewer is not None
-        return await self._work(place, prompt(self._claim, self._agent, project, branch, reviewed=reviewed))
+        errand = bench.errand(self._claim, self._agent, place, _git_dir(place) if bench.worktrees else None)
+        self._setting = bench.setting(errand)
+        session = Session(
+            bench.runner,
+            errand,
+            bench.trees,
+            self._watch,
+            env=self._environment(errand),
+            log=bench.logs / f"{task.id}-{task.attempt}.log",
+            silence_seconds=self._loom.config.work.silence_seconds,
+        )
+        try:
+            return await self._work(session)
+        finally:
+            self._setting.handed_in.unlink(missing_ok=True)
 
-    async def _work(self, place: Path, text: str, sent_back: str = "") -> _Report:
-        """Runs the command and reports. What it hands in is reviewed first, where that is wanted, and goes back to it
-        once: `sent_back` is what it is told then."""
-        ended = await self._run_command(place, text + sent_back)
-        if not isinstance(ended, Ended):
-            return ended
+    async def _work(self, session: Session) -> _Report:
+        """Has it go on for as long as there is something to ask of it, and reports."""
+        if self._shift.over:
+            return await self._give_back()
+        try:
+            turn = await session.begin(prompt(self._claim, self._setting))
+            while isinstance(found := await self._judge(turn), _Ask):
+                self._tell(JobPhase.SENT_BACK, found.why)
+                if self._shift.over:
+                    return await self._give_back()
+                self._setting.handed_in.unlink(missing_ok=True)
+                turn = await session.ask(found.text)
+        except (CommandError, FileError) as error:  # which no other task would fare better with
+            self._shift.end(error)
+            return await self._give_back()
+        await self._note(session, turn)
+        return found
+
+    def _environment(self, errand: Errand) -> dict[str, str]:
+        """What the command finds in its environment, with a `loom` in its PATH to report with."""
+        more = {**errand.environment(), "LOOM_OUTPUT_FILE": str(self._setting.handed_in)}
+        env = environment(more, without=_NOT_INHERITED)
+        if shutil.which("loom") is None:
+            env["PATH"] = os.pathsep.join([env.get("PATH", os.defpath), str(Path(errand.loom[0]).parent)])
+        return env
+
+    async def _note(self, session: Session, turn: Turn) -> None:
+        """Notes how the attempt went and what it has used, where the command tells."""
+        if not self._bench.runner.speaks or self._shift.over:
+            return
+        task, agent = self._task, self._agent
+        data = {"runner": self._bench.runner.name, "end": turn.cut or turn.end.kind, "runs": session.runs}
+        data |= {"usage": facts} if (facts := session.usage.facts()) else {}
+        with suppress(LoomError):  # the task's report is made, and counts
+            await self._shift.asked(
+                lambda: self._loom.transact(lambda tx: claims.note_attempt(tx, task.id, task.claim_token, agent, data))
+            )
+
+    # --- what has become of it ----------------------------------------------------------------------------------------
+
+    async def _judge(self, turn: Turn) -> _Report | _Ask:
+        """What came of a run, or what the agent has to be asked."""
+        if turn.cut is Cut.STOPPED:
+            return await self._give_back()
+        if turn.cut is Cut.DEADLINE:
+            await self._tidy()
+            return await self._fail(f"The command ran until its deadline, for {self._watch.span:g} s, and was killed.")
+        if turn.cut is Cut.LOST:
+            return await self._report(turn, killed=True)
+        if await self._watch.standing() is not Standing.HELD:
+            return await self._report(turn)
+        output, why = await asyncio.to_thread(self._handed_in, turn)
+        if turn.end.kind not in (EndKind.LIMIT, EndKind.AWAY):
+            self._bench.rest.succeeded()
+        if turn.end.kind is EndKind.BROKEN:
+            await self._tidy()
+            return await self._fail(turn.end.said)
+        if output is not None:
+            return await self._take(turn, output)
+        return await self._without_a_report(turn.end, why)
+
+    async def _without_a_report(self, end: End, why: str) -> _Report | _Ask:
+        """What an end means of which nothing was handed in. `why`: what was not taken."""
+        match end.kind:
+            case EndKind.LIMIT | EndKind.AWAY:
+                rest = self._bench.rest.take(end)
+                note = f"{rest.runner} rests until {rest.until.astimezone():%H:%M:%S}; {rest.why}"
+                await self._tidy()
+                return await self._said(JobPhase.GIVEN_BACK, self._release, note)
+            case EndKind.LOGIN:
+                self._shift.end(CommandError(f"{self._bench.runner.name} cannot work: {end.said}", end.advice))
+                return await self._give_back(end.said)
+            case EndKind.REFUSED:
+                await self._tidy()
+                return await self._fail(f"It was refused: {end.said}")
+        if not self._asked:
+            self._asked = True
+            return _Ask(unreported(self._setting, why), why or "ended without a report")
+        await self._tidy()
+        return await self._fail(f"ended without a report: {end.said[-_SAID_CHARACTERS:] or 'it said nothing'}")
+
+    async def _take(self, turn: Turn, output: dict[str, Any]) -> _Report | _Ask:
+        """What becomes of an output that was handed in while the claim is held."""
         reviewer = self._bench.reviewer
-        if reviewer is None or ended.status or await self._watch.standing() not in (Standing.HELD, None):
-            return await self._report(ended)
-        output = await self._output(ended)
-        review = await self._review(reviewer, ended, output)
+        if reviewer is None:
+            await self._tidy()
+            return await self._done(output)
+        review = await self._review(reviewer, turn, output)
         if not isinstance(review, Review):
             return review
-        if not (review.accepted or sent_back):
-            self._tell(JobPhase.SENT_BACK, review.summary)
-            return await self._work(place, text, again(review, output))
+        if not (review.accepted or self._reviewed):
+            self._reviewed = True
+            return _Ask(again(review, output), review.summary)
         await self._tidy()
         if review.accepted:
             return await self._done(review.noted_in(output), f"accepted: {review.summary}")
         return await self._fail(review.reason, output)
 
-    async def _run_command(self, place: Path, text: str) -> Ended | _Report:
-        """Runs the command to its end, or brings that about and reports it."""
-        bench, task = self._bench, self._task
-        if self._shift.over:
-            return await self._give_back()
-        self._handed_in.unlink(missing_ok=True)
-        path = bench.logs / f"{task.id}-{task.attempt}.log"
+    def _handed_in(self, turn: Turn) -> tuple[dict[str, Any] | None, str]:
+        """The output that a run has handed in, None where it has to and did not; and what was not taken."""
+        said, file = self._said_by(turn), self._setting.handed_in
+        if not self._bench.runner.must_report:
+            return result.output(said, file), ""
         try:
-            log = files.log(path, bench.logs.parent)
-        except OSError as error:
-            self._shift.end(FileError(f"{path} cannot be written: {error.strerror}.", "Mend that, then run it again."))
-            return await self._give_back()
-        try:
-            tree = await bench.trees.start(bench.command, text=text, env=self._environment(), cwd=place, log=log)
-        except OSError as error:
-            why = f"`{bench.command[0]}` could not be started: {error.strerror}."
-            self._shift.end(CommandError(why, "Give a command that runs here."))
-            return await self._give_back()
-        ending = asyncio.create_task(tree.wait())
-        cut = await self._watch.over(ending, (Standing.LAPSED, Standing.TAKEN))
-        if cut is Cut.STOPPED:
-            await tree.kill(_STOP_GRACE)
-            await asyncio.wait([ending], timeout=_STOP_REPORT)
-            return await self._give_back()
-        if cut is not None:
-            await tree.kill(KILL_GRACE)
-        ended = await ending
-        if cut is Cut.LOST:
-            return await self._report(ended, killed=True)
-        if cut is Cut.DEADLINE:
-            await self._tidy()
-            return await self._fail(f"The command ran until its deadline, for {self._watch.span:g} s, and was killed.")
-        return ended
+            if turn.end.output is not None:
+                limits.output(turn.end.output)
+                return dict(turn.end.output), ""
+            return result.handed_in(said, file), ""
+        except InvalidInputError as error:
+            return None, error.cause
 
-    def _environment(self) -> dict[str, str]:
-        """What the command finds in its environment, with a `loom` in its PATH to report with."""
-        env = environment(
-            {
-                "LOOM_TASK_ID": self._task.id,
-                "LOOM_CLAIM_TOKEN": str(self._task.claim_token),
-                "LOOM_AGENT_ID": self._agent,
-                "LOOM_OUTPUT_FILE": str(self._handed_in),
-            },
-            without=_NOT_INHERITED,
-        )
-        if self._loom.config.project_dir:
-            env["LOOM_PROJECT_DIR"] = str(self._loom.config.project_dir)
-        if shutil.which("loom") is None:
-            env["PATH"] = os.pathsep.join([env.get("PATH", os.defpath), str(Path(sys.executable).parent)])
-        return env
+    def _said_by(self, turn: Turn) -> bytes:
+        """What was printed for people: of a command that prints its events, the last that its agent said."""
+        return turn.end.said.encode() if self._bench.runner.speaks else turn.ended.out
 
-    async def _output(self, ended: Ended) -> dict[str, Any]:
-        """What the command handed in."""
-        return await asyncio.to_thread(result.output, ended, self._handed_in)
-
-    async def _review(self, reviewer: Reviewer, ended: Ended, output: dict[str, Any]) -> Review | _Report:
+    async def _review(self, reviewer: Reviewer, turn: Turn, output: dict[str, Any]) -> Review | _Report:
         """Has an output reviewed while its claim is held, or reports why there is no review."""
-        shown = material(output, ended)
+        shown = material(output, replace(turn.ended, out=self._said_by(turn)))
 
         async def ask() -> Review:
             return await reviewer.review(self._claim, shown, await self._changes(), self._agent)
 
         asking = asyncio.create_task(self._shift.asked(ask))
         cut = await self._watch.over(asking, set(Standing) - {Standing.HELD})
-        await end([asking])
+        await end_tasks([asking])
         error = None if asking.cancelled() else asking.exception()
         if cut is Cut.LOST:
-            return await self._report(ended, by="by somebody else")
+            return await self._report(turn, by="by somebody else")
         if cut is Cut.DEADLINE:
             why = f"Its output was under review until its deadline, {self._watch.span:g} s after the claim."
         elif isinstance(error, LoomError):
@@ -226,22 +328,27 @@ class Job:
 
     # --- the report ---------------------------------------------------------------------------------------------------
 
-    async def _report(self, ended: Ended, *, killed: bool = False, by: str = "by the command itself") -> _Report:
-        """Says how the command ended, unless that was said. `killed`: because its claim was lost; `by`: who has said
-        it."""
+    async def _report(self, turn: Turn, *, killed: bool = False, by: str = "by the command itself") -> _Report:
+        """Says how a command ended whose claim is not held any more, unless that was said. `killed`: because of that;
+        `by`: who has said it."""
         standing = await self._watch.standing()
         if standing not in (Standing.TAKEN, Standing.LEFT):  # else somebody may be in the worktree already
             await self._tidy()
         if standing in (Standing.DONE, Standing.LEFT):
             return JobPhase.REPORTED, by
-        if standing is Standing.TAKEN or not (killed or ended.status or self._bench.reviewer):
+        output = None
+        if standing is Standing.TAKEN:
+            output = await asyncio.to_thread(result.output, self._said_by(turn), self._setting.handed_in)
+        elif not (killed or turn.end.kind is EndKind.BROKEN or self._bench.reviewer):
+            output, _ = await asyncio.to_thread(self._handed_in, turn)
+        if output is not None:
             # A task that was taken is not done by this any more: the refusal keeps the output with its event.
-            return await self._done(await self._output(ended) | ({"killed": True} if killed else {}))
+            return await self._done(output | ({"killed": True} if killed else {}))
         if killed:
             return await self._fail("The command was killed because its claim was lost.")
-        return await self._fail(
-            result.reason(ended) if ended.status else "Its claim was lost before its output was reviewed."
-        )
+        if turn.end.kind in (EndKind.DONE, EndKind.SILENT):
+            return await self._fail("Its claim was lost before its output was taken.")
+        return await self._fail(turn.end.said)
 
     async def _tidy(self) -> None:
         """Drops the worktree, before the report that lets somebody else go on with the task, in the same place."""
@@ -259,6 +366,9 @@ class Job:
             JobPhase.FAILED, lambda: self._loom.fail(task.id, why, output=output, token=task.claim_token), why
         )
 
+    async def _release(self) -> Outcome:
+        return await self._loom.release(self._task.id, token=self._task.claim_token)
+
     async def _said(self, phase: JobPhase, say: Callable[[], Awaitable[Outcome]], note: str) -> _Report:
         """What became of saying so."""
         try:
@@ -273,16 +383,23 @@ class Job:
             note = f"{then}; {note}"
         return phase, note
 
-    async def _give_back(self) -> _Report:
+    async def _give_back(self, note: str = "") -> _Report:
         """Releases the claim, its attempt refunded, unless the servers are away: then it lapses."""
         try:
-            await asyncio.wait_for(self._loom.release(self._task.id, token=self._task.claim_token), _STOP_REPORT)
+            await asyncio.wait_for(self._release(), _STOP_REPORT)
         except (DatabaseUnavailableError, ServersError, TimeoutError):
             return JobPhase.LOST, "the servers are away; its lease runs out"
         except LoomError as refusal:
             return JobPhase.LOST, refusal.cause
-        return JobPhase.GIVEN_BACK, ""
+        return JobPhase.GIVEN_BACK, note
 
 
 _Report = tuple[JobPhase, str]
 """What came of a claim, and what more there is to say."""
+
+
+def _git_dir(place: Path) -> Path | None:
+    """A worktree's own directory in its repository, as git wrote it there."""
+    with suppress(OSError):
+        return Path((place / ".git").read_text().removeprefix("gitdir:").strip())
+    return None

@@ -14,22 +14,32 @@ from loom.exceptions import InvalidInputError
 from loom.graph.model import limits
 from loom.process import Ended
 
-_TEXT_BYTES = 8_000  # of what a command printed, where it left no JSON object
+TEXT_BYTES = 8_000  # of what a command printed, where it left no JSON object
 _REASON_BYTES = 2_000
 _COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
-def output(ended: Ended, file: Path) -> dict[str, Any]:
-    """The output of a task: the JSON object in `file`, else the one on the last line that is not empty, else the last
-    of the text. Where a file is there and is no output, the text is kept and a note says why."""
+def handed_in(said: bytes, file: Path) -> dict[str, Any] | None:
+    """The output that was handed in for a task: the JSON object in `file`, else the one on the last line of what was
+    said that is not empty; None where there is neither. Raises InvalidInputError for a file that is no output."""
     try:
-        if (found := _from_file(file)) is not None:
-            return found
+        found = _from_file(file)
     except (OSError, ValueError, RecursionError, InvalidInputError) as error:
         why = error.cause if isinstance(error, InvalidInputError) else str(error) or type(error).__name__
-        return {"text": tail(ended.out, _TEXT_BYTES), "note": f"$LOOM_OUTPUT_FILE was not taken: {texts.clean(why)}"}
-    found = _from_last_line(ended.out)
-    return {"text": tail(ended.out, _TEXT_BYTES)} if found is None else found
+        raise InvalidInputError(
+            f"$LOOM_OUTPUT_FILE was not taken: {texts.clean(why)}", "Write one JSON object to it."
+        ) from None
+    return _from_last_line(said) if found is None else found
+
+
+def output(said: bytes, file: Path) -> dict[str, Any]:
+    """The same, and the last of the text where nothing was handed in. Where a file is there and is no output, a note
+    says why."""
+    try:
+        found = handed_in(said, file)
+    except InvalidInputError as error:
+        return {"text": tail(said, TEXT_BYTES), "note": error.cause}
+    return {"text": tail(said, TEXT_BYTES)} if found is None else found
 
 
 def reason(ended: Ended) -> str:
@@ -47,7 +57,11 @@ def reason(ended: Ended) -> str:
 
 def tail(data: bytes, size: int) -> str:
     """The last of what a command printed, as text without colours and characters that cannot be seen."""
-    text = data[-size:].decode(errors="replace").lstrip("\N{REPLACEMENT CHARACTER}")
+    return clean(data[-size:].decode(errors="replace").lstrip("\N{REPLACEMENT CHARACTER}"))
+
+
+def clean(text: str) -> str:
+    """What a program said, without colours and characters that cannot be seen."""
     return texts.clean(_COLOUR.sub("", text)).strip()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FIRST_WATCH = 1.0  # seconds that something goes on before its claim is watched: what is short needs no watching
 _LONGEST_WATCH = 60.0
+_LISTENING = 1.0  # seconds between two looks for how long it may still be silent
 
 
 class Standing(StrEnum):
@@ -37,6 +38,7 @@ class Cut(StrEnum):
     STOPPED = "stopped"  # the shift is over
     LOST = "lost"  # the claim
     DEADLINE = "deadline"
+    SILENCE = "silence"  # nothing has been heard of it for too long
 
 
 class Watch:
@@ -69,22 +71,29 @@ class Watch:
             return Standing.DONE
         return Standing.LAPSED if now.lapsed else Standing.LEFT
 
-    async def over(self, work: asyncio.Task[Any], gone: Collection[Standing]) -> Cut | None:
-        """Waits for some work. Returns None when it is done, else why it must not go on. `gone`: what the claim must
-        not have become."""
+    async def over(
+        self, work: asyncio.Task[Any], gone: Collection[Standing], silence: Callable[[], float] | None = None
+    ) -> Cut | None:
+        """Waits for some work. Returns None when it is done, else why it must not go on.
+
+        Args:
+            gone: what the claim must not have become.
+            silence: the seconds that are left at the least until nothing has been heard of it for too long.
+        """
         lost = asyncio.create_task(self._until_gone(gone))
         lapsed = asyncio.create_task(self._until_lapsed())
-        await self._shift.until(work, lost, lapsed, timeout=max(self.span - self.seconds, 0))
-        await end([lost, lapsed])
+        silent = asyncio.create_task(_until_silent(silence))
+        await self._shift.until(work, lost, lapsed, silent, timeout=max(self.span - self.seconds, 0))
+        await end([lost, lapsed, silent])
         if work.done():
             return None
         if self._shift.over:
             return Cut.STOPPED
-        if lost.cancelled() and lapsed.cancelled():
-            return Cut.DEADLINE
         if not lost.cancelled():
             lost.result()
-        return Cut.LOST
+        if not (lost.cancelled() and lapsed.cancelled()):
+            return Cut.LOST
+        return Cut.DEADLINE if silent.cancelled() else Cut.SILENCE
 
     async def _until_lapsed(self) -> None:
         """Returns when the lease must have ended by this process's own clock, as where the servers cannot be reached to
@@ -104,3 +113,11 @@ class Watch:
         seen = await self._shift.asked(partial(changes, timeout=0))
         while await self.standing() not in gone and seen is not None:
             seen = await self._shift.asked(partial(changes, since=seen.since, timeout=longest))
+
+
+async def _until_silent(silence: Callable[[], float] | None) -> None:
+    if silence is None:
+        await asyncio.Event().wait()
+        return
+    while (left := silence()) > 0:  # noqa: ASYNC110 - what is heard meanwhile makes it longer, or shorter
+        await asyncio.sleep(min(left, _LISTENING))

@@ -6,15 +6,17 @@ One process holds as many as were asked for; any number of processes, on any num
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import re
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,23 +24,23 @@ from loom.background import end
 from loom.config import logs_dir
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, TaskStateError
 from loom.graph.model import limits
+from loom.graph.model.task import TaskStatus
+from loom.graph.store import Claim
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.workers.job import Bench, Job, JobPhase, JobProgress
 from loom.orchestration.workers.left import Left, left_over
+from loom.orchestration.workers.prompt import prompt
+from loom.orchestration.workers.resting import Rest
 from loom.orchestration.workers.review import Reviewer
+from loom.orchestration.workers.runners import Command as OwnCommand
+from loom.orchestration.workers.runners import Launch, Runner
 from loom.orchestration.workers.shift import Shift
 from loom.orchestration.workers.worktrees import Worktrees
 from loom.process import ProcessTrees
+from loom.wording import Words, call
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
-    from loom.graph.store import Claim
-
-RUNNERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "claude": (("claude", "-p", "--permission-mode", "acceptEdits", "--allowedTools", "mcp__loom,Bash(loom:*)"), ()),
-    "codex": (("codex", "exec", "--sandbox", "workspace-write"), ("-",)),
-}
-"""Commands of well-known agents that take a prompt on standard input: the words before and after the user's own."""
 
 _LONGEST_REST = 60.0  # seconds
 _SPREAD = 0.05  # seconds over which waiting processes spread when work becomes ready
@@ -64,6 +66,7 @@ class Workers:
         loom: Loom,
         command: Sequence[str],
         *,
+        runner: Runner | None = None,
         agents: int = 1,
         prefix: str | None = None,
         worktrees: bool = False,
@@ -73,6 +76,7 @@ class Workers:
         """
         Args:
             command: the words to run, as `command_line` made them.
+            runner: whose words they are; None: a command of one's own.
             agents: how many workers.
             prefix: what their names begin with; host, process and number follow, so that no two have the same.
             worktrees: whether each task gets a git worktree and branch of its own.
@@ -84,8 +88,10 @@ class Workers:
             ConfigError, SkillNotFoundError: nobody could review.
         """
         self._loom, self._command, self._in_worktrees, self._tell = loom, list(command), worktrees, tell
+        self._runner = runner or OwnCommand()
         self._reviewer = Reviewer(loom) if review else None
         self._shift = Shift()
+        self._agents = agents
         self._free = [f"{_prefix(prefix)}-{number}" for number in range(1, agents + 1)]
         self._jobs: dict[str, asyncio.Task[None]] = {}  # by agent
         self._newest: dict[str, asyncio.Task[None]] = {}  # by task id
@@ -106,6 +112,23 @@ class Workers:
         """Ends the commands and gives their claims back; `run` returns soon after."""
         self._shift.end()
 
+    async def preview(self) -> tuple[Launch, str]:
+        """What would be run for the best ready task, and what it would be told. Nothing is claimed or made.
+
+        Raises:
+            TaskStateError: no task is ready.
+        """
+        ready = await self._loom.ready(limit=1)
+        if not ready.tasks:
+            raise TaskStateError(
+                "No task is ready, so there is nothing to show.", Words("See {} for what is there.", call("status"))
+            )
+        claim = await _as_if_claimed(self._loom, ready.tasks[0].id, self._free[0])
+        with tempfile.TemporaryDirectory(prefix="loom-work-") as scratch:
+            bench = self._bench(ProcessTrees(), await self._worktrees(), Path(scratch))
+            errand = bench.errand(claim, self._free[0], Path.cwd(), None)
+            return self._runner.start(errand), prompt(claim, bench.setting(errand))
+
     async def run(self) -> list[Left] | None:
         """Works until nothing can be done or waited for any more, and returns what is left unfinished; None when
         stopped before.
@@ -113,9 +136,8 @@ class Workers:
         Raises:
             LoomError: the project cannot be reached, the command cannot be started, or there is no git repository.
         """
-        loom, config = self._loom, self._loom.config
-        root = config.project_dir or Path.cwd()
-        worktrees = await Worktrees.of(root, root / ".loom" / "worktrees") if self._in_worktrees else None
+        loom = self._loom
+        worktrees = await self._worktrees()
         await loom.connect()
         housekeeper = Housekeeper(loom)
         housekeeper.start()
@@ -123,13 +145,11 @@ class Workers:
             ProcessTrees() as trees,
             tempfile.TemporaryDirectory(prefix="loom-work-", ignore_cleanup_errors=True) as scratch,
         ):
-            logs = logs_dir(config)
-            bench = Bench(
-                loom, self._shift, self._command, trees, self._reviewer, worktrees, Path(scratch), logs, self._note
-            )
+            bench = self._bench(trees, worktrees, Path(scratch))
             try:
                 left = await self._until_nothing_is_left(bench)
             finally:
+                bench.rest.forget()
                 self.stop()
                 await asyncio.gather(*self._jobs.values(), return_exceptions=True)
                 with suppress(LoomError, TimeoutError):
@@ -139,11 +159,38 @@ class Workers:
             raise self._shift.broken
         return left
 
+    async def _worktrees(self) -> Worktrees | None:
+        root = self._loom.config.project_dir or Path.cwd()
+        return await Worktrees.of(root, root / ".loom" / "worktrees") if self._in_worktrees else None
+
+    def _bench(self, trees: ProcessTrees, worktrees: Worktrees | None, scratch: Path) -> Bench:
+        config = self._loom.config
+        return Bench(
+            loom=self._loom,
+            shift=self._shift,
+            rest=Rest(config, self._runner.name, self._agents),
+            runner=self._runner,
+            words=self._command,
+            loom_words=loom_words(),
+            trees=trees,
+            reviewer=self._reviewer,
+            worktrees=worktrees,
+            scratch=scratch,
+            logs=logs_dir(config),
+            tell=self._note,
+        )
+
     async def _until_nothing_is_left(self, bench: Bench) -> list[Left] | None:
         """Claims for whoever is free, one at a time. Returns what is left, None when stopped."""
         while not self._shift.over:
-            if not self._free:
+            rest = bench.rest
+            if not self._free or (rest.tried and not rest.left and self._jobs):
                 await self._shift.until(*self._jobs.values())
+                continue
+            if rest.left:
+                await self._shift.until(*self._jobs.values(), timeout=min(rest.left, _LONGEST_REST))
+                if not self._jobs and (left := await self._shift.asked(lambda: left_over(self._loom))) is not None:
+                    return left
                 continue
             claim = await self._claim(self._free[0])
             if claim is not None:
@@ -217,13 +264,13 @@ class Workers:
 
 
 def command_line(words: Sequence[str], runner: str | None = None) -> list[str]:
-    """The words to run: those given, or those of a ready-made runner with the given ones added.
+    """The program to run, by its whole path, and what the user adds: of the words given, or of a runner's name and
+    these.
 
     Raises:
         InvalidInputError: there is no such command.
     """
-    before, after = RUNNERS[runner] if runner else ((), ())
-    name, *rest = (*before, *words, *after)
+    name, *rest = (runner, *words) if runner else words
     found = shutil.which(name)
     if found is None and Path(name).is_file():
         raise InvalidInputError(
@@ -234,6 +281,32 @@ def command_line(words: Sequence[str], runner: str | None = None) -> list[str]:
             f"There is no command `{name}` here.", "Install it, or give the path of another one after --."
         )
     return [str(Path(found).absolute()), *rest]
+
+
+def loom_words() -> list[str]:
+    """What starts this Loom, whatever the directory: in a worktree of Loom's own, `-m` alone would start that one."""
+    script = Path(sys.executable).with_name("loom")
+    return [str(script)] if script.is_file() else [sys.executable, "-P", "-m", "loom"]
+
+
+async def _as_if_claimed(loom: Loom, task_id: str, agent: str) -> Claim:
+    """A ready task as its next claim would have it."""
+    task = (await loom.get(task_id)).task
+    claimed = replace(
+        task, status=TaskStatus.CLAIMED, assignee=agent, attempt=task.attempt + 1, claim_token=task.claim_token + 1
+    )
+    needs = [(await loom.get(one)).task for one in task.depends_on]
+    inputs = tuple(
+        {
+            "id": one.id,
+            "title": one.title,
+            "status": one.status,
+            "output": None if one.output is None else json.dumps(one.output),
+            "children": None,
+        }
+        for one in needs
+    )
+    return Claim(claimed, inputs)
 
 
 def _prefix(given: str | None) -> str:
