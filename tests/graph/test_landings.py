@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import asyncpg
 import pytest
 
 from loom import replies
 from loom.bus.events import EventType
 from loom.db.connection import Pool
-from loom.exceptions import ClaimConflictError, TaskStateError
+from loom.exceptions import ClaimConflictError, LoomError, TaskStateError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import landings
@@ -21,7 +25,9 @@ from loom.graph.store import Claim
 from loom.graph.store import landings as rows
 from loom.graph.store.landings import Landing, LandingState
 from tests.conftest import Opener
-from tests.graph.conftest import row
+from tests.graph.conftest import Gate, Rival, row, waits
+from tests.graph.conftest import begun as begun_work
+from tests.graph.test_guards_locks import locked_upwards
 from tests.graph.test_lifecycle import holds
 
 PENDING, CLAIMED, DONE = TaskStatus.PENDING, TaskStatus.CLAIMED, TaskStatus.DONE
@@ -433,3 +439,206 @@ async def test_what_is_on_its_way_goes_to_the_target_that_the_project_has_now(lo
     await loom.transact(lambda tx: landings.redirect(tx, TARGET, None))
     assert await loom.look(lambda connection: rows.recorded_target(connection, loom.project_id)) is None
     assert [one.id for one in await waiting(loom)] == [first.id]
+
+
+# --- at the same time -------------------------------------------------------------------------------------------------
+
+
+async def test_what_two_have_landed_at_once_is_landed_once(
+    loom: Loom, open_loom: Opener, pool: Pool, gate: Gate
+) -> None:
+    other = await open_loom("other")
+    _, landing = await queued(loom)
+    after = await loom.create("after", depends_on=[landing.task_id])
+    await intend(loom, landing)
+    await intend(loom, landing, commit="c" * 40)  # of whoever lost the race for the target
+    await gate.shut("new.type = 'task.landed'")
+    async with begun_work(landed(loom, landing)) as first:
+        await waits(pool, first)
+        async with begun_work(landed(other, landing)) as second:
+            await waits(pool, second, 2)
+            await gate.open()
+            assert (await first).unblocked == (after.id,)
+            assert await second == await first
+    assert len(await events_of(pool, landing.task_id, EventType.TASK_LANDED)) == 1
+    await holds(loom)
+
+
+@pytest.mark.parametrize("end", ["release", "cancel", "cancel epic", "lands"])
+async def test_what_leaves_the_queue_meanwhile_is_not_landed(
+    loom: Loom, open_loom: Opener, pool: Pool, gate: Gate, end: str
+) -> None:
+    """Whoever lands waits for the end that was first, and finds nothing to land."""
+    lander = await open_loom("lander")
+    epic = await loom.create("E", epic=True)
+    task, landing = await queued(loom, parent_id=epic.id)
+    _, beside = await queued(loom, "B")
+    await intend(loom, landing, commit="c" * 40)
+    ends: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "release": lambda: loom.release(task.id),
+        "cancel": lambda: loom.cancel(task.id),
+        "cancel epic": lambda: loom.cancel(epic.id),
+        "lands": lambda: landed(loom, landing, "c" * 40),
+    }
+    if end != "lands":
+        await loom.transact(lambda tx: landings.withdraw(tx, [landing.id], "c" * 40))
+    await gate.shut("new.type in ('task.released', 'task.cancelled', 'task.landed')")
+    async with begun_work(ends[end]()) as ending:
+        await waits(pool, ending)
+        async with begun_work(intend(lander, beside, landing)) as intending:
+            await waits(pool, intending, 2)
+            await gate.open()
+            await ending
+            assert await intending == []
+    assert await loom.look(lambda connection: rows.open_intents(connection, loom.project_id)) == []
+    await holds(loom)
+
+
+@pytest.mark.parametrize("end", ["release", "fail", "cancel", "cancel epic", "send back", "refuse", "enter"])
+async def test_what_is_about_to_be_landed_meanwhile_is_not_taken_out(
+    loom: Loom, pool: Pool, rival: Rival, end: str
+) -> None:
+    """Whoever ends the claim waits for the intent that was first, and is refused."""
+    epic = await loom.create("E", epic=True)
+    claim = await begun(loom, parent_id=epic.id)
+    task, landing = claim.task, await enter(loom, claim.task, needs_yes=True)
+    await loom.transact(lambda tx: landings.approve(tx, task.id, "ann"))
+    ends: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "release": lambda: loom.release(task.id),
+        "fail": lambda: loom.fail(task.id, "no"),
+        "cancel": lambda: loom.cancel(task.id),
+        "cancel epic": lambda: loom.cancel(epic.id),
+        "send back": lambda: send_back(loom, landing),
+        "refuse": lambda: loom.refuse(task.id),
+        "enter": lambda: enter(loom, task, "c" * 40),
+    }
+    await rival.lock(task.id)
+    await rival.execute(
+        "insert into landing_intents (project_id, landing_id, task_id, commit_id, target, old)"
+        " values ($1, $2, $3, $4, $5, $6)",
+        *(loom.project_id, landing.id, task.id, MERGED, TARGET, "0" * 40),
+    )
+    async with begun_work(ends[end]()) as ending:
+        await waits(pool, ending)
+        await rival.commit()
+        with pytest.raises(TaskStateError, match="is being landed"):
+            await ending
+    assert (await landed(loom, landing)).task.status == DONE
+    await holds(loom)
+
+
+async def test_a_report_and_the_queue_at_once_keep_the_report(
+    loom: Loom, open_loom: Opener, pool: Pool, gate: Gate
+) -> None:
+    """Whoever enters the work waits for the report, and queues what it said."""
+    other = await open_loom("other")
+    claim = await begun(loom)
+    await gate.shut("new.data ->> 'state' = 'reported'")
+    async with begun_work(loom.done(claim.task.id, {"n": 1})) as reporting:
+        await waits(pool, reporting)
+        async with begun_work(enter(other, claim.task)) as entering:
+            await waits(pool, entering, 2)
+            await gate.open()
+            await reporting
+            assert (await entering).output == {"n": 1}
+    await holds(loom)
+
+
+async def test_a_renewal_that_waited_for_the_queue_leaves_its_hold(loom: Loom, pool: Pool, gate: Gate) -> None:
+    claim = await begun(loom)
+    await gate.shut("new.data ->> 'state' = 'queued'")
+    async with begun_work(enter(loom, claim.task)) as entering:
+        await waits(pool, entering)
+        async with begun_work(loom.heartbeat([claim.task.id])) as renewing:
+            await waits(pool, renewing, 2)
+            async with begun_work(loom.renew()) as again:
+                await waits(pool, again, 3)
+                await gate.open()
+                assert [one.queued for one in (await renewing).tasks] == [True]
+                assert await again == []
+    assert await pool.fetchval("select lease_expires_at = 'infinity' from tasks where id = $1", claim.task.id)
+    await holds(loom)
+
+
+@pytest.mark.usefixtures("downwards")
+@pytest.mark.parametrize("what", ["intend", "redirect"])
+async def test_what_is_landed_together_is_locked_in_the_order_of_the_ids(
+    loom: Loom, pool: Pool, rival: Rival, what: str
+) -> None:
+    found = [(await queued(loom, f"T{number}"))[1] for number in range(4)]
+    work: Callable[[], Coroutine[Any, Any, Any]] = (
+        (lambda: intend(loom, *found))
+        if what == "intend"
+        else (lambda: loom.transact(lambda tx: landings.redirect(tx, "other", "so")))
+    )
+    await locked_upwards(pool, rival, [one.task_id for one in found], work)
+    await holds(loom)
+
+
+async def test_landers_and_those_who_take_work_back_at_once_deadlock_with_nobody(
+    loom: Loom, open_loom: Opener, pool: Pool
+) -> None:
+    """Three landers, groups of four, against releases, cancellations and claims; each task ends once, and no intent of
+    what was taken back stays open."""
+    rng = random.Random(3)
+    epic = await loom.create("E", epic=True)
+    landers = [await open_loom(f"l{number}") for number in range(3)]
+    found = []
+    for number in range(24):
+        parent = epic.id if number % 2 else None
+        found.append((await queued(loom, f"T{number}", parent_id=parent))[1])
+        await loom.create(f"after {number}", depends_on=[found[-1].task_id], parent_id=parent)
+
+    async def lands(lander: Loom, commit: str) -> None:
+        for round_ in range(8):
+            some = rng.sample(await waiting(lander), k=min(4, len(await waiting(lander))))
+            name = f"{commit}{round_}"
+            for one in await intend(lander, *some, commit=name):
+                with suppress(TaskStateError):
+                    await landed(lander, one, name)
+            await lander.transact(partial(landings.withdraw, landing_ids=[one.id for one in some], commit_id=name))
+
+    async def takes_back() -> None:
+        for one in rng.sample(found, 12):
+            acts: list[Callable[[str], Awaitable[Any]]] = [loom.release, loom.cancel, partial(loom.fail, reason="no")]
+            with suppress(LoomError):
+                await rng.choice(acts)(one.task_id)
+
+    await asyncio.gather(*(lands(lander, f"m{number}") for number, lander in enumerate(landers)), takes_back())
+    for one in await loom.look(lambda connection: rows.open_intents(connection, loom.project_id)):
+        with suppress(TaskStateError):
+            await landed(loom, (await landing_of(loom, one.task_id)), one.commit_id)
+    counted = await pool.fetch("select task_id, count(*) from events where type = 'task.landed' group by 1")
+    done = await pool.fetch("select task_id from landings where state = 'landed'")
+    assert {one["task_id"]: one["count"] for one in counted} == {one["task_id"]: 1 for one in done}
+    assert len(done) > 4
+    await holds(loom)
+
+
+# --- what the invariants see ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ("update landings set state = 'dropped', ended_at = now()", "a lease has no end"),
+        ("update tasks set lease_expires_at = now() + interval '1 hour'", "a lease has no end"),
+        ("update landings set token = token + 1", "what is on its way"),
+        ("update landings set state = 'landed', ended_at = now(), landed_commit = 'x'", "and what has landed is done"),
+        ("update landings set state = 'reported'; insert into landing_intents (project_id, landing_id, task_id,"
+         " commit_id, target, old) select project_id, id, task_id, 'm', 't', 'o' from landings", "is being landed"),
+    ],
+)  # fmt: skip
+async def test_a_queue_that_is_not_as_it_should_be_is_seen(loom: Loom, pool: Pool, change: str, rule: str) -> None:
+    task, _ = await queued(loom)
+    await holds(loom)
+    await pool.execute(change)
+    broken = [one for one in await loom.doctor() if not one.holds]
+    assert any(rule in one.rule and task.id in str(one.found) for one in broken), broken
+
+
+async def test_a_lease_without_an_end_is_the_queues_alone(loom: Loom, pool: Pool) -> None:
+    task = await loom.create("A")
+    await loom.claim(task.id)
+    with pytest.raises(asyncpg.CheckViolationError, match="only_what_lands_is_held_for_ever"):
+        await pool.execute("update tasks set lease_expires_at = 'infinity'")

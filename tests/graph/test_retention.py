@@ -15,7 +15,9 @@ from loom.config import LoomConfig, RetentionConfig
 from loom.db.connection import Pool
 from loom.exceptions import ClaimConflictError
 from loom.graph.front import Loom
+from loom.graph.rules import landings as landing
 from loom.graph.store import retention
+from tests.graph import test_landings as landings
 from tests.graph.test_lifecycle import holds
 
 Clock = Callable[[float], Awaitable[None]]
@@ -133,3 +135,28 @@ async def test_a_claim_by_id_takes_over_from_a_lease_that_no_sweep_has_seen(loom
     assert claim is not None
     assert (claim.task.assignee, claim.task.attempt) == ("next", 2)
     await holds(loom)
+
+
+async def test_of_what_lands_the_tasks_keep_where_they_are(loom: Loom, pool: Pool, clock: Clock) -> None:
+    _, first = await landings.queued(loom, "landed")
+    await landings.intend(loom, first, commit="c" * 40)
+    await loom.transact(lambda tx: landing.withdraw(tx, [first.id], "c" * 40))
+    await landings.land(loom, first)
+    task, second = await landings.queued(loom, "released")
+    await landings.intend(loom, second)
+    await loom.transact(lambda tx: landing.withdraw(tx, [second.id], landings.MERGED))
+    await loom.release(task.id)
+    late = (await landings.begun(loom, "late")).task
+    await clock(700)
+    await loom.sweep()
+    again = await loom.claim(task.id)
+    assert again is not None
+    await loom.prune()
+    assert await pool.fetchval("select count(*) from landings") == 3
+    assert await pool.fetchval("select count(*) from landing_intents") == 3
+    await clock(YEAR)
+    await loom.prune()
+    assert {one["task_id"] for one in await pool.fetch("select * from landings")} == {first.task_id, late.id}
+    assert await pool.fetchval("select count(*) from landing_intents") == 0
+    assert (await loom.get(first.task_id)).landing is not None
+    assert (await loom.done(late.id, token=late.claim_token)).landing is not None

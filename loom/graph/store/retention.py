@@ -138,3 +138,29 @@ async def prune_runs(tx: Transaction, days: int) -> int:
         )
         most = max(most, int(gone.split()[-1]))
     return most
+
+
+async def prune_landings(tx: Transaction, days: int) -> int:
+    """Takes intents away that were closed longer ago than so many days, and claims that landed nothing and ended as
+    long ago; returns how many of the kind of which there were more. A claim that a late report may still take up stays,
+    and where work has landed does."""
+    most = 0
+    for statement in (_INTENTS, _DROPPED):
+        gone = await tx.connection.execute(statement, tx.project_id, days, BATCH)
+        most = max(most, int(gone.split()[-1]))
+    return most
+
+
+_INTENTS = """
+delete from landing_intents where project_id = $1 and id in (
+    select id from landing_intents where project_id = $1 and closed_at < loom_now() - make_interval(days => $2)
+     order by id limit $3)
+"""
+_DROPPED = """
+delete from landings where project_id = $1 and id in (
+    select l.id from landings l join tasks t on t.project_id = $1 and t.id = l.task_id
+     where l.project_id = $1 and l.state = 'dropped' and l.ended_at < loom_now() - make_interval(days => $2)
+       and (t.claim_token <> l.token or t.done_at is not null)
+       and not exists(select from landing_intents i where i.project_id = $1 and i.landing_id = l.id)
+     order by l.id limit $3)
+"""
