@@ -220,6 +220,11 @@ class Repository:
             "--", remote, *refspecs, accepted=accepted, timeout=timeout,
         )  # fmt: skip
 
+    async def runs_filter(self, name: str) -> bool:
+        """Whether a filter of this name would run: one of the user's own, or one that he allows. Raises as `run`."""
+        found = await self._look(rf"^filter\.{re.escape(name)}\.(clean|process)$")
+        return any(scope in _OWN_SCOPES or self._trusts(key) for scope, key, _ in found)
+
     async def _reach(self, *words: str, timeout: float, accepted: Collection[int] = (0,)) -> process.Ended:
         """Runs what speaks with another repository: with the user's own way there, and none of this repository's."""
         found = await self._look(_REMOTE_PROGRAMS)

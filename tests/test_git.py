@@ -14,7 +14,7 @@ import pytest
 from loom import git as git_module
 from loom.exceptions import CommandError
 from loom.git import Person, Repository
-from loom.orchestration.workers.worktrees import Worktrees
+from loom.landing.worktrees import Worktrees
 from loom.skills import gathering
 from tests.orchestration.conftest import alive, pids
 
@@ -138,13 +138,14 @@ def hostile(tmp_path: Path) -> Hostile:
 async def used(hostile: Hostile) -> str:
     """Everything that Loom does with a repository; returns what it shows of a task's changes."""
     assert "a.txt" in await gathering.tracked_files(hostile.top)
-    trees = await Worktrees.of(hostile.top, hostile.top / "trees")
-    place = await trees.make("task")
+    trees = await Worktrees.of(hostile.top, hostile.top.parent / "trees")
+    tree = await trees.make("task")
+    place = tree.path
     assert (place / "a.txt").read_text() == (hostile.top / "a.txt").read_text()
     hostile.write("a.txt", "changed\n", place)
     seen = await trees.changes("task")
     hostile.write("a.txt", "two\n", place)
-    await trees.drop("task")
+    assert await trees.drop(tree) == ""
     assert not place.exists()
     return seen
 
@@ -215,8 +216,9 @@ async def test_a_submodules_own_settings_do_not_run(hostile: Hostile, tmp_path: 
     hostile.git("submodule", "add", "-q",
                 str(other.top), "sub")  # fmt: skip
     hostile.git("commit", "-q", "-m", "four")
-    trees = await Worktrees.of(hostile.top, hostile.top / "trees")
-    place = await trees.make("task")
+    trees = await Worktrees.of(hostile.top, tmp_path / "trees")
+    tree = await trees.make("task")
+    place = tree.path
     hostile.git("submodule", "update", "-q",
                 "--init", at=place)  # fmt: skip
     inside = Path(hostile.git("rev-parse", "--absolute-git-dir", at=place / "sub").strip())
@@ -225,7 +227,7 @@ async def test_a_submodules_own_settings_do_not_run(hostile: Hostile, tmp_path: 
     hostile.write("a.txt", "TWO\n", place / "sub")
     hostile.ran.unlink(missing_ok=True)
     await trees.changes("task")
-    await trees.drop("task")
+    assert await trees.drop(tree) == f"{place}: it has submodules"
     assert (place / "sub" / "a.txt").read_text() == "TWO\n"
     assert hostile.noted() == ""
 
@@ -244,11 +246,11 @@ async def test_missing_objects_are_not_fetched_by_a_program(hostile: Hostile, ur
         ("protocol.file.allow", "always"),
     ):
         hostile.set(key, value)
-    trees = await Worktrees.of(hostile.top, hostile.top / "trees")
+    trees = await Worktrees.of(hostile.top, hostile.top.parent / "trees")
     with pytest.raises(CommandError, match=r"^`git reset --hard` failed: "):
         await trees.make("task")
     assert hostile.noted() == ""
-    assert not (hostile.top / "trees" / "task").exists(), "what could not be written is not taken for a worktree"
+    assert trees.find("task") is None, "what could not be written is not taken for a worktree"
 
 
 async def test_the_environment_leads_git_nowhere_else(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +275,7 @@ async def test_the_users_own_filters_stay(hostile: Hostile, tmp_path: Path, monk
     home.joinpath(".gitconfig").write_text('[filter "mine"]\n\tsmudge = sed s/two/TWO/\n')
     monkeypatch.setenv("HOME", str(home))
     (hostile.top / ".git" / "info" / "attributes").write_text("*.txt filter=mine\n")
-    place = await (await Worktrees.of(hostile.top, hostile.top / "trees")).make("task")
+    place = (await (await Worktrees.of(hostile.top, hostile.top.parent / "trees")).make("task")).path
     assert (place / "a.txt").read_text() == "TWO\n"
 
 

@@ -17,6 +17,7 @@ import pytest
 from loom.bus.events import EventType
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.front import Loom
+from loom.landing.places import state_dir
 from loom.orchestration.workers.job import JobPhase
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
@@ -390,7 +391,7 @@ async def test_each_task_has_its_worktree(loom: Loom, project_loom: Project, tmp
     assert left == []
     branches = git("branch")
     assert {name for name, task in tasks.items() if f"loom/{task.id}" in branches} == {"commits", "leaves"}
-    stay = [path.name for path in (tmp_path / ".loom" / "worktrees").iterdir() if path.is_dir()]
+    stay = [path.name for path in (state_dir(loom.config) / "worktrees").iterdir() if path.is_dir()]
     assert stay == [tasks["leaves"].id]
     assert (await task_now(loom, tasks["nothing"])).output == {"text": f"loom/{tasks['nothing'].id}"}
     assert "worktrees" not in git("status", "--short", "--untracked-files=all")

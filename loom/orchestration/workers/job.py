@@ -35,6 +35,7 @@ from loom.exceptions import (
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.rules import claims
+from loom.landing.worktrees import Worktree, Worktrees, branch_of
 from loom.orchestration.workers import result
 from loom.orchestration.workers.prompt import Setting, again, prompt, unreported
 from loom.orchestration.workers.resting import Rest
@@ -43,7 +44,6 @@ from loom.orchestration.workers.runners import COMMITTING, REPORTING, End, EndKi
 from loom.orchestration.workers.session import Session, Turn
 from loom.orchestration.workers.shift import Shift
 from loom.orchestration.workers.watch import Cut, Standing, Watch
-from loom.orchestration.workers.worktrees import Worktrees, branch_of
 from loom.process import ProcessTrees, environment
 
 if TYPE_CHECKING:
@@ -143,12 +143,17 @@ class Job:
         self._bench, self._loom, self._shift = bench, bench.loom, bench.shift
         self._agent, self._claim, self._task = agent, claim, claim.task
         self._watch = Watch(bench.loom, bench.shift, claim)
+        self._worktree: Worktree | None = None
         self._asked = self._reviewed = False  # once each
 
     async def run(self) -> None:
         """Sees to it, and tells how far it is: that it has begun, each time it is sent back, and what came of it."""
         self._tell(JobPhase.STARTED)
-        phase, note = await self._carry_out()
+        try:
+            phase, note = await self._carry_out()
+        finally:
+            if self._worktree is not None and self._bench.worktrees is not None:
+                self._bench.worktrees.leave(self._worktree)
         self._tell(phase, note)
 
     def _tell(self, phase: JobPhase, note: str = "") -> None:
@@ -161,10 +166,11 @@ class Job:
         """Finds the command its place, and has it work there."""
         task, bench = self._task, self._bench
         try:
-            place = await bench.worktrees.make(task.id) if bench.worktrees else Path.cwd()
+            self._worktree = tree = await bench.worktrees.make(task.id) if bench.worktrees else None
         except (LoomError, OSError) as error:
             return await self._fail(f"Its git worktree could not be made. {error}")
-        errand = bench.errand(self._claim, self._agent, place, _git_dir(place) if bench.worktrees else None)
+        place, git_dir = (tree.path, tree.repository.git_dir) if tree else (Path.cwd(), None)
+        errand = bench.errand(self._claim, self._agent, place, git_dir)
         self._setting = bench.setting(errand)
         session = Session(
             bench.runner,
@@ -201,6 +207,7 @@ class Job:
     def _environment(self, errand: Errand) -> dict[str, str]:
         """What the command finds in its environment, with a `loom` in its PATH to report with."""
         more = {**errand.environment(), "LOOM_OUTPUT_FILE": str(self._setting.handed_in)}
+        more |= self._worktree.variables if self._worktree else {}
         env = environment(more, without=_NOT_INHERITED)
         if shutil.which("loom") is None:
             env["PATH"] = os.pathsep.join([env.get("PATH", os.defpath), str(Path(errand.loom[0]).parent)])
@@ -352,8 +359,9 @@ class Job:
 
     async def _tidy(self) -> None:
         """Drops the worktree, before the report that lets somebody else go on with the task, in the same place."""
-        if self._bench.worktrees:
-            await self._bench.worktrees.drop(self._task.id)
+        if self._bench.worktrees and self._worktree:
+            with suppress(LoomError):  # what cannot be removed stays
+                await self._bench.worktrees.drop(self._worktree)
 
     async def _done(self, output: dict[str, Any], note: str = "") -> _Report:
         task = self._task
@@ -396,10 +404,3 @@ class Job:
 
 _Report = tuple[JobPhase, str]
 """What came of a claim, and what more there is to say."""
-
-
-def _git_dir(place: Path) -> Path | None:
-    """A worktree's own directory in its repository, as git wrote it there."""
-    with suppress(OSError):
-        return Path((place / ".git").read_text().removeprefix("gitdir:").strip())
-    return None

@@ -26,6 +26,7 @@ from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, Ta
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.store import Claim
+from loom.landing.worktrees import Worktrees
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.workers.job import Bench, Job, JobPhase, JobProgress
 from loom.orchestration.workers.left import Left, left_over
@@ -35,7 +36,6 @@ from loom.orchestration.workers.review import Reviewer
 from loom.orchestration.workers.runners import Command as OwnCommand
 from loom.orchestration.workers.runners import Launch, Runner
 from loom.orchestration.workers.shift import Shift
-from loom.orchestration.workers.worktrees import Worktrees
 from loom.process import ProcessTrees
 from loom.wording import Words, call
 
@@ -160,8 +160,7 @@ class Workers:
         return left
 
     async def _worktrees(self) -> Worktrees | None:
-        root = self._loom.config.project_dir or Path.cwd()
-        return await Worktrees.of(root, root / ".loom" / "worktrees") if self._in_worktrees else None
+        return await Worktrees.of_project(self._loom.config) if self._in_worktrees else None
 
     def _bench(self, trees: ProcessTrees, worktrees: Worktrees | None, scratch: Path) -> Bench:
         config = self._loom.config

@@ -1,0 +1,502 @@
+"""A git worktree and a branch for each task, so that those who work do not get in each other's way.
+
+    trees = await Worktrees.of_project(config)
+    tree = await trees.make(task_id, tip)     # held by this process from here on
+    ...
+    trees.leave(tree)                         # or: await trees.drop(tree)
+
+Below the project's state each task has `worktrees/TASK/`, in which an agent works and may do what he likes, and beside
+it what he has no business with: `TASK.json`, the mark that it was made whole, written last, with the directories that
+git is given from then on; and `TASK.lock`, which one process holds. What has no mark was left half made, by a process
+that died: taken for a worktree, it would be one in which most files were deleted. It is removed and made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import stat
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from loom import files, process
+from loom.background import through
+from loom.config import LoomConfig
+from loom.exceptions import CommandError, FileError
+from loom.git import Repository
+from loom.landing import places
+from loom.landing.places import Lock
+
+_LISTED_BYTES = 5_000  # of commits, and of what is not committed
+_DIFF_BYTES = 50_000
+_MARK_BYTES = 10_000
+_SHOW_SECONDS = 30.0  # for git to show something
+_CHANGE_SECONDS = 600.0  # for git to write the files of a worktree
+_HELD_SECONDS = 60.0  # that another process may take to be done with a worktree: more than it takes to end a command
+_NOT_INTO = "--ignore-submodules=dirty"  # their own configuration is never met
+_BRANCHES = "loom"  # before the slash
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """A place to work in.
+
+    Args:
+        path: the directory with the files; `home`: the one in it that the project has in the repository.
+        repository: to call git with; an agent's `.git` file does not count.
+        base: the commit that it began from.
+        slot: a number that no other worktree in use on this machine has.
+        fresh: it was made just now, and nobody has worked in it.
+    """
+
+    task_id: str
+    path: Path
+    home: Path
+    repository: Repository
+    branch: str
+    base: str
+    slot: int
+    fresh: bool
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a command that works in it finds in its environment."""
+        return {"LOOM_SLOT": str(self.slot)}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies there of a task. `in_use`: a process holds it; `whole`: it was made to its end."""
+
+    task_id: str
+    path: Path
+    branch: str
+    in_use: bool
+    whole: bool
+
+
+class Worktrees:
+    """The worktrees of a project, each on the branch `loom/<task id>` of its repository."""
+
+    def __init__(self, repository: Repository, state: Path, project_dir: Path) -> None:
+        """
+        Args:
+            state: the project's directory for what is not in its repository.
+            project_dir: where the project is, in the work tree of the repository.
+        """
+        self.repository, self.state = repository, state
+        self._place = state / "worktrees"
+        self._below = project_dir.relative_to(repository.work_tree)
+        self._held: dict[str, _Hold] = {}
+
+    @classmethod
+    async def of_project(cls, config: LoomConfig) -> Worktrees:
+        """Those of a project. Raises as `of`."""
+        return await cls.of(config.project_dir or Path(), places.state_dir(config), config.landing.trusted_git)
+
+    @classmethod
+    async def of(cls, directory: Path, state: Path, trusted: Collection[str] = ()) -> Worktrees:
+        """Those of the repository that `directory` is in.
+
+        Raises:
+            CommandError: there is none, it has no commit yet, something in it keeps worktrees from being made, or git
+                is not installed or refuses.
+            FileError: there is no place for them.
+        """
+        try:
+            repository = await Repository.around(directory, trusted)
+        except CommandError as error:
+            if "not a git repository" not in error.cause:
+                raise
+            raise CommandError(
+                f"{directory} is not in a git repository, which worktrees need.", "Run `git init` and commit first."
+            ) from error
+        await _commit_of(repository, "HEAD")
+        await _nothing_named_loom(repository)
+        await _large_files_are_handled(repository)
+        places.own_directory(state / "worktrees")
+        return cls(repository, state, await asyncio.to_thread(directory.resolve))
+
+    async def make(self, task_id: str, base: str | None = None) -> Worktree:
+        """The worktree of a task, held by this process until `leave` or `drop`: the one that an earlier attempt left,
+        with all that lies in it and with nothing of that attempt running, else a new one.
+
+        Args:
+            base: the commit that a new one begins from; None: HEAD. A branch that the task has already is gone on with.
+
+        Raises:
+            CommandError: with what git says; somebody else works in it and does not end.
+            FileError: there is no place for it.
+        """
+        try:
+            hold = await self._take(task_id)
+        except OSError as error:
+            raise _unwritable(error, self._place) from None
+        try:
+            if (tree := await asyncio.to_thread(self._read, task_id, hold.slot)) is None:
+                # To the end, also when cancelled: what is half made is only made again.
+                making = asyncio.create_task(self._add(task_id, base, hold))
+                await through(making)
+                tree = making.result()
+            elif hold.taken:
+                await asyncio.to_thread(_put_back, tree)
+        except OSError as error:
+            self._leave(task_id)
+            raise _unwritable(error, self._place) from None
+        except BaseException:
+            self._leave(task_id)
+            raise
+        return tree
+
+    def leave(self, worktree: Worktree) -> None:
+        """Lets another process work in it. What lies in it stays."""
+        self._leave(worktree.task_id)
+
+    def find(self, task_id: str) -> Worktree | None:
+        """The worktree of a task as it lies there, whoever works in it; None if there is none that is whole."""
+        return self._read(task_id, 0)
+
+    async def changes(self, task_id: str, onto: str = "HEAD") -> str:
+        """What was changed in a task's worktree since its branch left another, as git shows it: the commits, what is
+        not committed, and the diff of all that git knows; of each the beginning.
+
+        Args:
+            onto: the branch that it left, as the repository names it.
+
+        Raises:
+            CommandError: with what git says, or that it does not end; there is no worktree.
+        """
+        tree = self.find(task_id)
+        if tree is None:
+            raise CommandError(f"The worktree of {task_id} is gone.")
+        top = await _shown(_LISTED_BYTES, self.repository, "rev-parse", "--verify", "--end-of-options", onto)
+        base = await _shown(_LISTED_BYTES, tree.repository, "merge-base", "HEAD", top)
+        commits = await _shown(_LISTED_BYTES, tree.repository, "log", "--oneline", f"{base}..HEAD")
+        loose = await _shown(_LISTED_BYTES, tree.repository, "status", "--short", _NOT_INTO)
+        diff = await _shown(_DIFF_BYTES, tree.repository, "diff", "--patch-with-stat", _NOT_INTO, base)
+        return (
+            f"The commits on {tree.branch}, newest first:\n{commits or 'none'}\n\n"
+            f"What is not committed:\n{loose or 'nothing'}\n\n"
+            f"The diff of both, without files that git does not know:\n{diff or 'nothing'}"
+        )
+
+    async def drop(self, worktree: Worktree, *, force: bool = False, tip: str | None = None) -> str:
+        """Removes a worktree and its branch, and lets it go. Without `force` it stays where something in it is not
+        committed, and the branch where it has commits that no other branch has.
+
+        Args:
+            force: whatever lies in it goes, and so does the branch if it stands at `tip`.
+            tip: the commit that the branch is known to stand at.
+
+        Returns:
+            What is still there and why, "" if nothing.
+
+        Raises:
+            FileError: it cannot be removed.
+        """
+        dropping = asyncio.create_task(self._drop(worktree, force, tip))
+        try:
+            await through(dropping)
+        except OSError as error:
+            raise _unwritable(error, self._place) from None
+        finally:
+            self._leave(worktree.task_id)
+        return dropping.result()
+
+    def listed(self) -> list[Found]:
+        """What lies there, by task. Raises FileError."""
+        try:
+            names = {one.name.partition(".")[0] for one in self._place.iterdir() if not one.name.endswith(".lock")}
+            return [self._look(name) for name in sorted(names)]
+        except OSError as error:
+            raise _unwritable(error, self._place) from None
+
+    async def prune(self, over: Collection[str]) -> dict[str, str]:
+        """Removes what was left half made, and the worktrees of these tasks, which are over. What is in use stays, and
+        what would be lost by it. Returns for each that was looked at what is still there and why, "" if nothing.
+
+        Raises:
+            FileError: something cannot be removed.
+        """
+        told = {}
+        for found in self.listed():
+            if found.whole and found.task_id not in over:
+                continue
+            told[found.task_id] = await self._prune(found)
+        return told
+
+    # --- who holds it -------------------------------------------------------------------------------------------------
+
+    async def _take(self, task_id: str) -> _Hold:
+        """Holds the worktree of a task. What an attempt of a process that has died left running there is ended."""
+        if (held := self._held.get(task_id)) is not None:
+            return replace(held, taken=False)
+        lock = await Lock.wait(self._place / f"{task_id}.lock", _HELD_SECONDS)
+        if lock is None:
+            raise CommandError(
+                f"Another process still works in {self._place / task_id}.", "Wait until it has ended, or end it."
+            )
+        try:
+            await process.end_others(lambda env: env.get("LOOM_TASK_ID") == task_id and process.guard.MARK in env)
+            mark = self._read_mark(task_id)
+            slot, slot_lock = places.take_slot(mark.slot if mark else 1)
+        except BaseException:
+            lock.let_go()
+            raise
+        self._held[task_id] = hold = _Hold(lock, slot_lock, slot, taken=True)
+        return hold
+
+    def _leave(self, task_id: str, *, remove: bool = False) -> None:
+        if (hold := self._held.pop(task_id, None)) is not None:
+            hold.slot_lock.let_go()
+            hold.lock.let_go(remove=remove)
+
+    # --- making and removing ------------------------------------------------------------------------------------------
+
+    async def _add(self, task_id: str, base: str | None, hold: _Hold) -> Worktree:
+        """Makes the worktree. What git starts for it holds it on, should this process die."""
+        path, branch = self._place / task_id, branch_of(task_id)
+        fds = (hold.lock.fd,)
+        start = await _commit_of(self.repository, base or "HEAD")
+        await asyncio.to_thread(self._clear, task_id)
+        known = await self.repository.text("for-each-ref", "--format=%(refname)", f"refs/heads/{branch}")
+        how = [str(path), branch] if known else ["-b", branch, str(path), start]
+        try:
+            await self.repository.run("worktree", "add", "--no-checkout", *how, pass_fds=fds)
+            tree = await asyncio.to_thread(self._made, task_id, start, hold.slot)
+            # By a call of its own: the configuration may differ by branch or place, and is looked through there.
+            await tree.repository.run("reset", "--hard", "--quiet", timeout=_CHANGE_SECONDS, pass_fds=fds)
+            await asyncio.to_thread(self._mark, tree)
+        except BaseException:
+            with suppress(OSError):
+                await asyncio.to_thread(self._clear, task_id)
+            raise
+        return tree
+
+    def _made(self, task_id: str, base: str, slot: int) -> Worktree:
+        """The worktree that git has just made, before anybody can have been in it."""
+        path = self._place / task_id
+        git_dir = Path((path / ".git").read_text().removeprefix("gitdir:").strip())
+        return self._worktree(task_id, path, git_dir, base, slot, fresh=True)
+
+    def _worktree(self, task_id: str, path: Path, git_dir: Path, base: str, slot: int, *, fresh: bool) -> Worktree:
+        repository = replace(self.repository, work_tree=path, git_dir=git_dir, common_dir=self._common)
+        return Worktree(task_id, path, path / self._below, repository, branch_of(task_id), base, slot, fresh)
+
+    async def _drop(self, tree: Worktree, force: bool, tip: str | None) -> str:
+        if not force and (kept := await self._unsaved(tree)):
+            return f"{tree.path}: {kept}"
+        await asyncio.to_thread(self._clear, tree.task_id)
+        self._leave(tree.task_id, remove=True)
+        ref = f"refs/heads/{tree.branch}"
+        try:
+            stands = await self.repository.text("for-each-ref", "--format=%(objectname)", ref)
+            if not stands:
+                return ""
+            if tip not in (None, stands):
+                return f"the branch {tree.branch}, which somebody has moved"
+            if not (force and tip) and await self._only_on(tree.branch, stands):
+                return f"the branch {tree.branch}, whose commits no other branch has"
+            await self.repository.run("update-ref", "--no-deref", "-d", ref, stands)
+        except CommandError as error:
+            return f"the branch {tree.branch}: {error.cause}"
+        return ""
+
+    async def _unsaved(self, tree: Worktree) -> str:
+        """Why a worktree is not removed without force, "" if it may be."""
+        if not tree.path.is_dir():
+            return ""
+        if tree.repository.git_dir is not None and (tree.repository.git_dir / "modules").exists():
+            return "it has submodules"
+        try:
+            loose = await tree.repository.run(
+                "status", "--porcelain", "--untracked-files=all", out_bytes=_LISTED_BYTES, timeout=_CHANGE_SECONDS
+            )
+        except CommandError as error:
+            return error.cause
+        return "not all that lies in it is committed" if loose.out else ""
+
+    async def _only_on(self, branch: str, tip: str) -> bool:
+        """Whether a commit is on no branch but this one, and those of other tasks, which may go as well."""
+        others = [f"--exclude={branch}", f"--exclude={_BRANCHES}/loom-*", "--branches", "HEAD"]
+        return bool(await self.repository.text("rev-list", "--max-count=1", tip, "--not", *others))
+
+    async def _prune(self, found: Found) -> str:
+        try:
+            lock = Lock.take(self._place / f"{found.task_id}.lock")
+        except OSError as error:
+            raise _unwritable(error, self._place) from None
+        if lock is None:
+            return f"{found.path}: somebody works in it"
+        tree = self.find(found.task_id)
+        try:
+            if tree is not None:
+                return await self._drop(tree, force=False, tip=None)
+            await asyncio.to_thread(self._clear, found.task_id)
+        except OSError as error:
+            raise _unwritable(error, self._place) from None
+        finally:
+            lock.let_go(remove=not found.path.exists())
+        return ""
+
+    def _clear(self, task_id: str) -> None:
+        """Removes a worktree: mark, files, and what git keeps of it, however far it was made. The mark goes first."""
+        mark = self._read_mark(task_id)
+        self._mark_of(task_id).unlink(missing_ok=True)
+        places.remove(self._place / task_id)
+        kept = self._common / "worktrees"
+        for one in [*kept.iterdir()] if kept.is_dir() else ():
+            ours = mark is not None and str(one) == mark.git_dir
+            if ours or (re.fullmatch(re.escape(task_id) + r"\d*", one.name) and self._is_ours(one, task_id)):
+                places.remove(one)
+
+    def _is_ours(self, git_dir: Path, task_id: str) -> bool:
+        """Whether git made this for the worktree of a task, or had no time to write what for."""
+        try:
+            return (git_dir / "gitdir").read_text().strip() in ("", str(self._place / task_id / ".git"))
+        except FileNotFoundError:
+            return True
+
+    # --- the mark -----------------------------------------------------------------------------------------------------
+
+    def _mark(self, tree: Worktree) -> None:
+        """Says that a worktree is whole."""
+        mark = _Mark(str(self._common), str(tree.repository.git_dir), tree.base, tree.slot)
+        files.write(self._mark_of(tree.task_id), json.dumps(asdict(mark)), 0o600, self.state)
+
+    def _mark_of(self, task_id: str) -> Path:
+        return self._place / f"{task_id}.json"
+
+    def _read_mark(self, task_id: str) -> _Mark | None:
+        try:
+            told = json.loads(files.read(self._mark_of(task_id), _MARK_BYTES, self.state))
+            return _Mark(str(told["common_dir"]), str(told["git_dir"]), str(told["base"]), int(told["slot"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _read(self, task_id: str, slot: int) -> Worktree | None:
+        """The worktree as its mark has it; None if it has none, or is not what the mark says."""
+        mark, path = self._read_mark(task_id), self._place / task_id
+        if mark is None or mark.common_dir != str(self._common):
+            return None
+        git_dir = Path(mark.git_dir)
+        try:
+            if not stat.S_ISDIR(path.lstat().st_mode):  # a link would lead anywhere
+                return None
+        except OSError:
+            return None
+        if git_dir.parent != self._common / "worktrees" or not (git_dir / "HEAD").exists():
+            return None
+        return self._worktree(task_id, path, git_dir, mark.base, slot or mark.slot, fresh=False)
+
+    def _look(self, task_id: str) -> Found:
+        lock = Lock.take(self._place / f"{task_id}.lock")
+        if lock is not None:
+            lock.let_go()
+        whole = self.find(task_id) is not None
+        return Found(task_id, self._place / task_id, branch_of(task_id), in_use=lock is None, whole=whole)
+
+    @property
+    def _common(self) -> Path:
+        assert self.repository.common_dir is not None, "it was found"
+        return self.repository.common_dir
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What is kept of a worktree that was made whole."""
+
+    common_dir: str
+    git_dir: str
+    base: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """What this process has of a worktree. `taken`: just now."""
+
+    lock: Lock
+    slot_lock: Lock
+    slot: int
+    taken: bool
+
+
+def branch_of(task_id: str) -> str:
+    """The branch that a task's work is on."""
+    return f"{_BRANCHES}/{task_id}"
+
+
+def _put_back(tree: Worktree) -> None:
+    """Mends what an agent may have made of what leads git from the worktree to the repository and back: whoever works
+    there next goes by it. Locks of gits that were killed go, as nothing runs there any more."""
+    git_dir = tree.repository.git_dir
+    assert git_dir is not None, "its mark has it"
+    pointer = tree.path / ".git"
+    wanted = f"gitdir: {git_dir}\n"
+    if pointer.is_symlink() or not pointer.is_file() or pointer.read_bytes() != wanted.encode():
+        if pointer.is_dir() and not pointer.is_symlink():  # a repository of the agent's own, which may hold work
+            pointer.rename(_free(tree.path.parent / f"{tree.task_id}.git"))
+        pointer.unlink(missing_ok=True)
+        pointer.write_text(wanted)
+    for name, text in (("gitdir", f"{pointer}\n"), ("commondir", "../..\n")):
+        files.write(git_dir / name, text, 0o644, git_dir)
+    for lock in git_dir.glob("*.lock"):
+        places.remove(lock)
+
+
+def _free(path: Path) -> Path:
+    numbers = (path.with_name(f"{path.name}.{number}") for number in range(1, 1000))
+    return next(one for one in (path, *numbers) if not os.path.lexists(one))
+
+
+async def _commit_of(repository: Repository, name: str) -> str:
+    try:
+        return await repository.text("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
+    except CommandError as error:
+        if "did not end" in error.cause or name != "HEAD":
+            raise
+        raise CommandError(
+            f"The git repository {repository.work_tree} has no commit to begin from.",
+            "Commit first, then run it again.",
+        ) from None
+
+
+async def _nothing_named_loom(repository: Repository) -> None:
+    """Raises CommandError where something keeps branches below `loom/` from being made."""
+    assert repository.common_dir is not None, "it was found"
+    listed = await repository.text("for-each-ref", "--format=%(refname)", f"refs/heads/{_BRANCHES}")
+    if f"refs/heads/{_BRANCHES}" in listed.splitlines():
+        raise CommandError(
+            f"The branch {_BRANCHES} stands in the way of the branches {_BRANCHES}/… that Loom makes.",
+            f"Rename it: git branch -m {_BRANCHES} NAME",
+        )
+    there = repository.common_dir / "refs" / "heads" / _BRANCHES
+    if there.is_symlink() or (there.exists() and not there.is_dir()):
+        raise CommandError(f"{there} stands in the way of the branches {_BRANCHES}/… that Loom makes.", "Move it away.")
+
+
+async def _large_files_are_handled(repository: Repository) -> None:
+    """Raises CommandError where files are kept in Git LFS, and nothing would turn them into pointers again."""
+    places_of = (":(glob)**/.gitattributes", ":(glob).gitattributes")
+    words = ("grep", "--quiet", "--fixed-strings", "-e", "filter=lfs", "HEAD", "--", *places_of)
+    if (await repository.run(*words, accepted=(0, 1))).status == 0 and not await repository.runs_filter("lfs"):
+        raise CommandError(
+            f"The repository {repository.work_tree} keeps files in Git LFS, whose filter may not run here: they "
+            "would be committed whole.",
+            "Set it up for your user (git lfs install), or allow it: landing.trusted_git: [filter.lfs]",
+        )
+
+
+async def _shown(limit: int, repository: Repository, *words: str) -> str:
+    """The first bytes that git prints, and whether there is more."""
+    ended = await repository.run(*words, timeout=_SHOW_SECONDS, out_bytes=limit)
+    return ended.out.decode(errors="replace").rstrip() + "\n... and more" * ended.cut
+
+
+def _unwritable(error: OSError, place: Path) -> FileError:
+    return FileError(f"{error.filename or place} cannot be written: {error.strerror}.", "Mend that first.")
