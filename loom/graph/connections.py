@@ -49,7 +49,8 @@ class Connections:
 
     @property
     def cache_in_use(self) -> Cache | None:
-        """The mirror if this process has written to it; a process that only looks does not pay for a second server."""
+        """The mirror if this process has written to it, or had much to count; a process that only looks does not pay
+        for a second server."""
         return self._cache
 
     @property

@@ -497,9 +497,14 @@ class Loom:
 
     async def status(self) -> project.ProjectStatus:
         """The project at a glance."""
-        cache = self._links.cache_in_use
-        known = None if cache is None else await cache.counts()
         async with self._links.reading() as connection:
+            cache = self._links.cache_in_use
+            if cache is None and await reading.is_long(connection, self.project_id):
+                # Counting them takes longer than to ask a second server, if its mirror has come to where Postgres is.
+                newest = (await store.pulse(connection, self.project_id)).newest
+                cache = await self._links.cache()
+                cache.expect(newest)
+            known = None if cache is None else await cache.counts()
             return await project.get_project_status(connection, self.project_id, known)
 
     async def agents(self) -> list[AgentView]:

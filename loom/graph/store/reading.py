@@ -117,6 +117,20 @@ async def counts(connection: Connection, project_id: str) -> dict[str, int]:
     return {str(status): found.get(status, 0) for status in TaskStatus}
 
 
+async def is_long(connection: Connection, project_id: str) -> bool:
+    """Whether so much is finished that `counts` takes a while, as it reads every task."""
+    return bool(
+        await connection.fetchval(
+            "select exists(select from tasks where project_id = $1 and done_at is not null order by done_at offset $2)",
+            project_id,
+            LONG,
+        )
+    )
+
+
+LONG = 20_000
+
+
 @dataclass(frozen=True, slots=True)
 class Tallies:
     """How much of what is not a status there is: open escalations but for deferrals, deferrals, dead letters, failed
