@@ -41,6 +41,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Work": {
         "ready": _Entry("looking:ready", "List what can be claimed now, best first."),
         "claim": _Entry("reports:claim", "Claim a task, or the best ready one."),
+        "check": _Entry("checks:check", "Run the checks that work needs."),
         "done": _Entry("reports:done", "Finish a task."),
         "fail": _Entry("reports:fail", "End a claim without a result."),
         "release": _Entry("reports:release", "Give a claim back, its attempt refunded."),
@@ -194,7 +195,7 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         if self._as_json:
             output.emit({"error": {"code": code, "cause": cause, "next_step": next_step, **facts}})
         else:
-            for line in _lines(cause, next_step):
+            for line in [*_lines(cause, next_step), *_printed(facts.get("checks", ()))]:
                 click.echo(line, err=True)
         sys.exit(status)
 
@@ -210,6 +211,13 @@ def _lines(cause: str, next_step: str) -> Iterator[str]:
     yield f"{click.style('error:', fg='red')} {texts.one_line(cause)}"
     if next_step:
         yield f"{click.style('next:', bold=True)} {texts.one_line(next_step)}"
+
+
+def _printed(checks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The end of what red checks printed."""
+    for one in checks:
+        if one.get("tail", "").strip():
+            yield from output.block(one["name"], one["tail"])
 
 
 def _sentence(text: str) -> str:

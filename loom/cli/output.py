@@ -27,6 +27,8 @@ _COLOURS = {
     "claimed": "cyan",
     "pending": "yellow",
     "failed": "red",
+    "red": "red",
+    "green": "green",
     "running": "cyan",
     "waiting": "yellow",
     "blocked": "bright_black",

@@ -18,6 +18,7 @@ from loom.cli.shared import (
     given_text,
     json_option,
     needed_text,
+    progress,
     token_option,
 )
 from loom.cli.tasks import outcome_lines
@@ -50,10 +51,17 @@ def claim(task: str | None, lease: float | None, agent: str | None) -> None:
 @token_option
 @agent_option
 def done(task: str, output: dict[str, Any] | None, token: int | None, agent: str | None) -> None:
-    """Finish TASK; what waited for it becomes ready."""
+    """Finish TASK; what waited for it becomes ready. Checks that it needs are run before, where they are not proven; a
+    red one finishes nothing, and the claim stays."""
 
     async def work(loom: Loom) -> Reply:
-        return replies.outcome(await loom.done(task, output, token=token))
+        from loom.landing.report import Reports
+
+        reports = Reports(loom, lambda name: progress(f"running {name} …"))
+        try:
+            return replies.reported(await reports.done(task, output, token=token))
+        finally:
+            await reports.close()
 
     answer(work, outcome_lines, agent=agent, changes=True)
 

@@ -134,7 +134,7 @@ class Checkout:
         self._lend(git_dir)
         (git_dir / "HEAD").write_text(f"{self._commit}\n")
         (git_dir / "packed-refs").write_text(refs)
-        shutil.copyfile(self._place / "git" / "index", git_dir / "index")
+        shutil.copy2(self._place / "git" / "index", git_dir / "index")
 
     def _lend(self, git_dir: Path) -> None:
         """Lets a git directory see the objects, and where the history ends."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from loom import process
 from loom.config import CheckConfig, LoomConfig
 from loom.exceptions import ConfigError
+from loom.graph.model.task import Task
+from loom.graph.rules.proofs import not_in_force
 from loom.wording import Shell, Words
 
 ALWAYS_PROTECTED = ".loom"
@@ -40,6 +42,29 @@ def in_force(config: LoomConfig) -> dict[str, Check]:
     trusted does not, whatever another layer says."""
     away = set(config.withheld)
     return {name: _check(name, row, config) for name, row in config.checks.items() if f"checks.{name}" not in away}
+
+
+def demanded(config: LoomConfig, task: Task) -> list[Check]:
+    """The checks that a task is done only with: those that every task needs, and its own.
+
+    Raises:
+        ProofMissingError: one is named and not in force.
+    """
+    return named(config, dict.fromkeys((*every(config), *task.checks)), task.id)
+
+
+def every(config: LoomConfig) -> tuple[str, ...]:
+    """The names of those that every task needs; where the key for them is held back it stands for them, and is the name
+    of none."""
+    return (*config.landing.checks, *(key for key in config.withheld if key == "landing.checks"))
+
+
+def named(config: LoomConfig, names: Iterable[str], what: str = "Everything") -> list[Check]:
+    """The checks of these names, which something is done only with. Raises ProofMissingError: one is not in force."""
+    there, wanted = in_force(config), list(names)
+    if away := [name for name in wanted if name not in there]:
+        raise not_in_force(what, away)
+    return [there[name] for name in wanted]
 
 
 def protected(config: LoomConfig) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ What is merged lies in no work tree and no index, so that nothing of it can be l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +62,11 @@ async def is_ancestor(repository: Repository, commit: str, of: str) -> bool:
     return looked.status == 0
 
 
-async def merge(repository: Repository, ours: str, theirs: str) -> str | Conflict:
-    """The tree of both, or what conflicts. Raises CommandError, also where they have no history in common."""
+async def merge(repository: Repository, ours: str, theirs: str, env: Mapping[str, str] | None = None) -> str | Conflict:
+    """The tree of both, or what conflicts; `env` as in `Repository.run`. Raises CommandError, also where they have no
+    history in common."""
     merged = await repository.run(
-        "merge-tree", "--write-tree", "--no-messages", "--name-only", "-z", ours, theirs, accepted=(0, 1)
+        "merge-tree", "--write-tree", "--no-messages", "--name-only", "-z", ours, theirs, accepted=(0, 1), env=env
     )
     tree, *files = merged.out.decode(errors="surrogateescape").rstrip("\0").split("\0")
     if merged.status == 0:

@@ -33,7 +33,7 @@ from loom.graph.store.proofs import Proof
 from loom.landing.checkout import Checkout
 from loom.landing.checks import Check
 from loom.landing.places import remove, state_dir
-from loom.process import ProcessTrees, reaper
+from loom.process import ProcessTrees, guard
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -42,6 +42,7 @@ TIMED_OUT = 124
 """The exit status of a check that did not end in its time, as `timeout` has it."""
 
 _AT_ONCE = 2  # checks, or half of the processors
+_REAPER = str(Path(guard.__file__).with_name("reaper.py"))  # a script: nothing of it is needed here
 _REFS_BYTES = 50_000_000
 _SYSTEM = (
     "/usr/local/sbin",
@@ -70,22 +71,23 @@ _OF_THE_USER = (
 class Prover:
     """Proves work of one project. Give it back with `close`, or use it as a context."""
 
-    def __init__(self, loom: Loom, repository: Repository | None, places: Path) -> None:
+    def __init__(self, loom: Loom, repository: Repository | None, places: Path, tell: Callable[[str], None]) -> None:
         """
         Args:
             repository: None: the project is in none.
             places: where checkouts lie.
+            tell: is called with the name of each check that begins to run.
         """
-        self._loom, self._repository, self._places = loom, repository, places
+        self._loom, self._repository, self._places, self._tell = loom, repository, places, tell
         self._room = asyncio.Semaphore(max(_AT_ONCE, (os.cpu_count() or 1) // 2))
         self._trees: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._ending = ExitStack()
         self._started: ProcessTrees | None = None
 
     @classmethod
-    def of(cls, loom: Loom, repository: Repository | None) -> Self:
-        """The prover of a project and its repository."""
-        return cls(loom, repository, state_dir(loom.config) / "proving")
+    def of(cls, loom: Loom, repository: Repository | None, tell: Callable[[str], None] = lambda name: None) -> Self:
+        """The prover of a project and its repository. Raises FileError where there is no place for what it needs."""
+        return cls(loom, repository, state_dir(loom.config) / "proving", tell)
 
     async def __aenter__(self) -> Self:
         return self
@@ -237,11 +239,12 @@ class Prover:
 
     async def _run(self, check: Check, cwd: Path, inherited: Sequence[int]) -> _Run:
         """Runs a check to its end, and to that of all that it started."""
+        self._tell(check.name)
         scratch = Path(tempfile.mkdtemp(prefix="loom-check-"))
         begun = time.monotonic()
         try:
             tree = await self._trees_of_processes().start(
-                [sys.executable, "-I", "-S", reaper.__file__, *check.command],
+                [sys.executable, "-I", "-S", _REAPER, *check.command],
                 text="",
                 env=_environment(check, scratch),
                 cwd=cwd,

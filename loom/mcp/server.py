@@ -33,6 +33,7 @@ from loom.mcp.tools import Tools
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
+    from loom.landing.report import Reports
     from loom.orchestration.housekeeping import Housekeeper
 
 INSTRUCTIONS = """\
@@ -70,6 +71,7 @@ class Application:
         """
         self._make = make
         self._loom: Loom | None = None
+        self._reports: Reports | None = None
         self._housekeeper: Housekeeper | None = None
         self._warming: asyncio.Task[None] | None = None
 
@@ -82,6 +84,14 @@ class Application:
             self._housekeeper = Housekeeper(self._loom)
             self._housekeeper.start()
         return self._loom
+
+    def reports(self) -> Reports:
+        """What reports work as done, and has checks run for it. Raises LoomError while there is no project."""
+        if self._reports is None:
+            from loom.landing.report import Reports
+
+            self._reports = Reports(self.loom())
+        return self._reports
 
     def start(self) -> None:
         """Connects a moment later, quietly."""
@@ -97,10 +107,12 @@ class Application:
                     await self._housekeeper.stop()
                 if self._loom is not None:
                     await self._loom.end_session()
+                    if self._reports is not None:
+                        await self._reports.close()
                     await self._loom.close()
         except Exception as error:
             _LOG.warning("The claims of this session stay until their leases end: %s", error or "no answer in time")
-        self._loom = self._housekeeper = None
+        self._loom = self._reports = self._housekeeper = None
 
     async def _warm_up(self) -> None:
         await asyncio.sleep(_WARM_UP_AFTER)
@@ -159,7 +171,7 @@ def _server(application: Application) -> FastMCP:
             await application.stop()
 
     server = FastMCP("loom", instructions=INSTRUCTIONS, version=_version(), lifespan=lifespan, mask_error_details=True)
-    add_tools(server, Tools(application.loom))
+    add_tools(server, Tools(application.loom, application.reports))
     add_tools(server, SkillTools(application.loom))
     add_prompts(server)
     server.add_provider(SkillPrompts(application.loom))

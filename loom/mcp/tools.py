@@ -24,8 +24,10 @@ from loom.replies import Reply, drawing
 if TYPE_CHECKING:
     from loom.graph.front import Loom
     from loom.graph.store.reading import GraphView
+    from loom.landing.report import Reports
 
 _REPORT_EVERY = 5  # seconds between two signs of life of a call that waits
+_LONGEST_CHECKS = 50  # seconds that a report waits for checks: clients give up on a call after a minute
 
 Object = dict[str, Any]
 Level = Literal["p0", "p1", "p2"]
@@ -36,10 +38,10 @@ Ids = Annotated[list[str] | None, Field(max_length=1000)]
 
 
 class Tools:
-    """The tools, over a way to the front that may raise while there is no project."""
+    """The tools, over ways to the front and to what reports work as done, which may raise while there is no project."""
 
-    def __init__(self, loom: Callable[[], Loom]) -> None:
-        self._loom = loom
+    def __init__(self, loom: Callable[[], Loom], reports: Callable[[], Reports]) -> None:
+        self._loom, self._reports = loom, reports
 
     # --- working --------------------------------------------------------------------------------------------------
 
@@ -68,15 +70,20 @@ class Tools:
     @tool("Finish a task", repeatable=True, always=True)
     async def loom_done(
         self,
+        ctx: Context,
         task_id: TaskId,
         output: Annotated[Object | None, Field(description="what dependent tasks need: paths, decisions")] = None,
         agent_id: Agent = None,
         token: Token = None,
     ) -> Reply:
         """Finish a task you claimed, once its done_when holds. Stores output, readies the tasks that waited for it
-        (unblocked) and closes epics whose children are all finished. Cannot be undone. claim_conflict means that the
-        claim was lost: stop working on it."""
-        return replies.outcome(await self._loom().done(task_id, output, agent_id=agent_id, token=token))
+        (unblocked) and closes epics whose children are all finished. Cannot be undone. Checks that it needs are run
+        first: status checking means call again for the result, check_failed that the work is to be mended and is still
+        yours. claim_conflict means that the claim was lost: stop working on it."""
+        async with reporting(ctx, _LONGEST_CHECKS):
+            reports = self._reports()
+            made = await reports.done(task_id, output, agent_id=agent_id, token=token, seconds=_LONGEST_CHECKS)
+            return replies.reported(made)
 
     @tool("Report a failure")
     async def loom_fail(

@@ -1,5 +1,6 @@
 """What both faces say of the graph: brief objects, the same over MCP and as `--json`."""
 
+from loom.replies.checks import Checking, checked, proof, reported
 from loom.replies.fitting import FIELD_CHARACTERS, REPLY_CHARACTERS, Reply, fit, full
 from loom.replies.landing import landings
 from loom.replies.parts import age
@@ -27,9 +28,11 @@ from loom.replies.tasks import (
 __all__ = [
     "FIELD_CHARACTERS",
     "REPLY_CHARACTERS",
+    "Checking",
     "Reply",
     "age",
     "agents",
+    "checked",
     "claimed",
     "created",
     "dead_letters",
@@ -47,6 +50,8 @@ __all__ = [
     "outcome",
     "overview",
     "page",
+    "proof",
+    "reported",
     "row",
     "task",
     "waited",

@@ -37,14 +37,7 @@ async def require(tx: Transaction, task: Task, every: Collection[str], proven: P
     if proven is None:
         raise _missing(task, names)
     if away := [name for name in names if name not in proven.hashes]:
-        raise ProofMissingError(
-            f"{task.id} is done only with checks that are not in force: {', '.join(away)}.",
-            Words(
-                "A person looks at {}: a check is in force once the project's configuration has it and is trusted.",
-                Shell("loom config trust"),
-            ),
-            [{"name": name, "why": "not in force"} for name in away],
-        )
+        raise not_in_force(task.id, away)
     found = await proofs.green(
         tx.connection,
         tx.project_id,
@@ -56,6 +49,19 @@ async def require(tx: Transaction, task: Task, every: Collection[str], proven: P
     )
     if open_ones := [name for name in names if name not in found]:
         raise _missing(task, open_ones)
+
+
+def not_in_force(what: str, names: Collection[str]) -> ProofMissingError:
+    """The error for checks that are named and do not count. `what` is done only with them: a task's id, or a sentence's
+    beginning."""
+    return ProofMissingError(
+        f"{what} is done only with checks that are not in force: {', '.join(names)}.",
+        Words(
+            "A person looks at {}: a check is in force once the project's configuration has it and is trusted.",
+            Shell("loom config trust"),
+        ),
+        [{"name": name, "why": "not in force"} for name in names],
+    )
 
 
 def _missing(task: Task, names: Collection[str]) -> ProofMissingError:
