@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, diagnosed, dim, heading, plural, pretty, table
+from loom.cli.output import block, diagnosed, dim, files_and_checks, heading, plural, pretty, table
 from loom.cli.output import status as coloured
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.cli.tasks import dead_lines
@@ -271,6 +271,9 @@ def _detail_lines(reply: Reply) -> Iterator[str]:
         for one, line in zip(reply["escalations"], table(rows, "    "), strict=True):
             yield line
             yield from _diagnosis_line(one, "    ")
+    if "proofs" in reply:
+        yield f"  {heading('checks that ran')}"
+        yield from table([_proof(one) for one in reply["proofs"]], "    ")
     if "history" in reply:
         yield f"  {heading('history')}"
         yield from table([[when(one["at"]), one["type"], one.get("agent", "")] for one in reply["history"]], "    ")
@@ -279,6 +282,7 @@ def _detail_lines(reply: Reply) -> Iterator[str]:
 def _facts(reply: Reply) -> Iterator[tuple[str, Any]]:
     """What one line says, with the word for it; None where there is nothing to say."""
     yield "parent", reply.get("parent_id")
+    yield from files_and_checks(reply)
     if reply["status"] == "claimed":
         yield "held by", f"{reply['assignee']} {until(reply)}, token {reply['token']}"
     else:
@@ -297,6 +301,12 @@ def _facts(reply: Reply) -> Iterator[tuple[str, Any]]:
 
 
 _MOMENTS = (("retry_at", "tried again at"), ("created_at", "created"), ("done_at", "finished"))
+
+
+def _proof(one: Mapping[str, Any]) -> Sequence[str]:
+    seconds = f"{one['seconds']:.1f} s" if "seconds" in one else ""
+    last = one_line(one.get("tail", "").strip().rpartition("\n")[2])
+    return one["check"], one["state"] + (" (2nd run)" if "flaky" in one else ""), seconds, when(one["at"]), last
 
 
 def _neighbour(one: Mapping[str, Any]) -> Sequence[str]:

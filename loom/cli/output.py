@@ -86,6 +86,14 @@ def block(label: str, text: str, indent: str = "  ") -> Iterator[str]:
         yield f"{indent}  {line}"
 
 
+def files_and_checks(reply: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a task touches and must pass, where it says so, with the words for it."""
+    for key, words in (("files", "touches"), ("checks", "must pass")):
+        if key in reply:
+            more = f" and {reply[f'{key}_left_out']} more" if f"{key}_left_out" in reply else ""
+            yield words, ", ".join(reply[key]) + more
+
+
 def pretty(value: Any) -> str:
     """A JSON value for a reader; a text as it is."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)

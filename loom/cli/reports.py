@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, heading, pretty, status, table
+from loom.cli.output import block, files_and_checks, heading, pretty, status, table
 from loom.cli.shared import (
     Command,
     Reply,
@@ -142,6 +142,7 @@ def _claim_lines(reply: Reply) -> Iterator[str]:
     yield f"{reply['id']}  {status(reply['status'])}  {reply['priority']}  {heading(one_line(reply['title']))}"
     until = when(reply["lease_expires_at"])
     yield f"  held by {reply['assignee']} until {until}, attempt {reply['attempt']}, token {reply['token']}"
+    yield from (f"  {words}: {one_line(text)}" for words, text in files_and_checks(reply))
     if "done_when" in reply:
         yield from block("done when", reply["done_when"])
     if "context" in reply:

@@ -20,6 +20,7 @@ from loom.cli.shared import (
     json_option,
     limit_option,
     needed_text,
+    token_option,
 )
 from loom.cli.times import when
 from loom.exceptions import TaskStateError
@@ -38,6 +39,8 @@ _ACTION = click.Choice(["retry", "answer", "reassign", "waive", "cancel"])
 @click.option("--parent", metavar="TASK", help="Put it into this epic.")
 @click.option("--done-when", metavar="TEXT", help="How to tell that it is done.")
 @click.option("--epic", is_flag=True, help="Make an epic: it holds tasks and closes with the last of them.")
+@click.option("--files", multiple=True, metavar="PATH", help="A path of the repository that it is about; repeatable.")
+@click.option("--checks", multiple=True, metavar="NAME", help="A check that it is done only with; repeatable.")
 @from_option("title")
 @agent_option
 def create(
@@ -48,6 +51,8 @@ def create(
     parent: str | None,
     done_when: str | None,
     epic: bool,
+    files: tuple[str, ...],
+    checks: tuple[str, ...],
     file: str | None,
     agent: str | None,
 ) -> None:
@@ -64,6 +69,8 @@ def create(
                 parent_id=parent,
                 done_when=done_when,
                 epic=epic,
+                files=files,
+                checks=checks,
             )
         )
 
@@ -80,6 +87,11 @@ def create(
 )
 @click.option("--no-dependencies", is_flag=True, help="Remove all dependencies.")
 @click.option("--done-when", metavar="TEXT", help="Replaces the criteria; an empty text removes them.")
+@click.option("--files", multiple=True, metavar="PATH", help="Adds a path of the repository; may be repeated.")
+@click.option("--no-files", is_flag=True, help="First take away the paths that it has.")
+@click.option("--checks", multiple=True, metavar="NAME", help="Adds a check; may be repeated.")
+@click.option("--no-checks", is_flag=True, help="First take away the checks that it has.")
+@token_option
 @agent_option
 def update(
     task: str,
@@ -89,6 +101,11 @@ def update(
     depends_on: tuple[str, ...],
     no_dependencies: bool,
     done_when: str | None,
+    files: tuple[str, ...],
+    no_files: bool,
+    checks: tuple[str, ...],
+    no_checks: bool,
+    token: int | None,
     agent: str | None,
 ) -> None:
     """Change an unfinished TASK; what is not named stays."""
@@ -104,6 +121,11 @@ def update(
                 priority=priority,
                 depends_on=depends_on if depends_on or no_dependencies else None,
                 done_when=done_when,
+                files=files,
+                checks=checks,
+                no_files=no_files,
+                no_checks=no_checks,
+                token=token,
             )
         )
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,7 @@ from loom.background import end
 from loom.bus.events import Position
 from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
+from loom.config.inside import inside_run
 from loom.db import connection as db
 from loom.exceptions import (
     ClaimConflictError,
@@ -35,11 +37,11 @@ from loom.exceptions import (
 from loom.graph import project, store
 from loom.graph.cache import waiting
 from loom.graph.connections import Connections
-from loom.graph.model import limits
+from loom.graph.model import limits, paths
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims, editing, resolving, retention
-from loom.graph.rules.claims import Outcome, Refused, Renewal, Terms
+from loom.graph.rules.claims import Holder, Outcome, Refused, Renewal, Terms
 from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
@@ -47,7 +49,7 @@ from loom.graph.store.escalations import Escalation, deferrals, open_escalations
 from loom.graph.store.landings import Landing, LandingView
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
-from loom.graph.store.transaction import Change, Transaction
+from loom.graph.store.transaction import Bounds, Change, Transaction
 from loom.wording import Argument, Shell, Words, call
 
 if TYPE_CHECKING:
@@ -140,9 +142,15 @@ class Loom:
         parent_id: str | None = None,
         done_when: str | None = None,
         epic: bool = False,
+        files: Sequence[str] = (),
+        checks: Sequence[str] = (),
         agent_id: str | None = None,
     ) -> Task:
         """Creates one task; it is ready at once unless it has open dependencies or waits with its parent.
+
+        Args:
+            files: the paths that it is about, relative to the repository's root.
+            checks: the names of the checks that it is done only with; an epic hands them down to its children.
 
         Raises InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
@@ -156,6 +164,8 @@ class Loom:
             context=limits.context(context),
             done_when=limits.done_when(done_when),
             depends_on=limits.depends_on(depends_on),
+            files=limits.files(files),
+            checks=limits.checks(checks),
         )
         agent = self._session.name(agent_id)
         if task.depends_on or task.parent_id:
@@ -201,11 +211,22 @@ class Loom:
         priority: str | None = None,
         depends_on: Sequence[str] | None = None,
         done_when: str | None = None,
+        files: Sequence[str] = (),
+        checks: Sequence[str] = (),
+        no_files: bool = False,
+        no_checks: bool = False,
         agent_id: str | None = None,
+        token: int | None = None,
     ) -> Outcome:
         """Changes an unfinished task. `context` and `depends_on` replace what was there; `done_when` "" removes it.
 
-        Raises InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        Args:
+            files, checks: added to those that it has, which `no_files` and `no_checks` take away first. Whoever holds
+                the task, or is inside of a run that Loom started, takes none away and adds no path that a check
+                protects.
+            token: of the claim that the change is made under; one that is lost changes nothing.
+
+        Raises InvalidInputError, TaskNotFoundError, TaskStateError, ClaimConflictError, DependencyCycleError.
         """
         edit = editing.Edit(
             title=None if title is None else limits.title(title),
@@ -213,21 +234,29 @@ class Loom:
             priority=None if priority is None else limits.priority(priority),
             depends_on=None if depends_on is None else limits.depends_on(depends_on),
             done_when="" if done_when == "" else limits.done_when(done_when),
+            files=limits.files(files),
+            checks=limits.checks(checks),
+            no_files=no_files,
+            no_checks=no_checks,
         )
         if edit == editing.Edit():
             raise InvalidInputError(
                 "Nothing to change was given.",
                 Words(
-                    "Pass {}, {}, {}, {} or {}.",
+                    "Pass {}, {}, {}, {}, {}, {} or {}.",
                     Argument("title"),
                     Argument("context"),
                     Argument("priority"),
                     Argument("depends_on"),
                     Argument("done_when"),
+                    Argument("files"),
+                    Argument("checks"),
                 ),
             )
-        task_id, agent = limits.task_id(task_id), self._session.name(agent_id)
-        return await self._commit(lambda tx: editing.update(tx, task_id, edit, agent))
+        task_id = limits.task_id(task_id)
+        holder = self._session.holder(task_id, agent_id, token) if edit.binds or token is not None else None
+        holder = holder or Holder(self._session.name(agent_id))
+        return await self._commit(lambda tx: editing.update(tx, task_id, edit, holder))
 
     async def cancel(
         self, task_id: str, *, reason: str | None = None, downstream: bool = False, agent_id: str | None = None
@@ -778,7 +807,7 @@ class Loom:
 
         async def attempt(pool: db.Pool) -> tuple[T, Change]:
             async with db.begun(pool) as connection:
-                tx = Transaction(connection, self.project_id)
+                tx = Transaction(connection, self.project_id, self._bounds)
                 return await work(tx), tx.change()
 
         result, change = await self._links.run(attempt, repeatable=False)
@@ -805,9 +834,18 @@ class Loom:
         task.add_done_callback(self._going.discard)
         return task
 
+    @cached_property
+    def _bounds(self) -> Bounds:
+        """What whoever works on a task may not do to it, by the configuration that this process began with. While a
+        check is not in force nobody knows what it protects."""
+        if any(name.startswith("checks.") for name in self.config.withheld):
+            return Bounds((".",), inside_run())
+        given = (path for check in self.config.checks.values() for path in check.protect)
+        return Bounds(tuple(dict.fromkeys(map(paths.plain, given))), inside_run())
+
     async def _committed(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
         async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
-            tx = Transaction(connection, self.project_id)
+            tx = Transaction(connection, self.project_id, self._bounds)
             result = await work(tx)
             await store.events.record_events(tx)
             return result, tx.change()

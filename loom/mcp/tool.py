@@ -88,9 +88,7 @@ class LoomTool(FunctionTool):
         try:
             return await apart(super().run(self._taken(arguments)))
         except LoomError as error:
-            text = texts.clean(f"{error.code}: {worded(error.said, agents)}")
-            if facts := error.facts:
-                text = f"{text}\n{json.dumps(replies.fit(facts), ensure_ascii=False)}"
+            text = _told(error)
         except ValidationError as error:
             text = f"invalid_input: {self._wanted(error)}"
         except Exception as error:
@@ -133,6 +131,13 @@ class LoomTool(FunctionTool):
             return f"There is no argument {name}; {self.name} takes {', '.join(self.parameters['properties'])}."
         _, _, rule = first["msg"].partition(" should ")
         return f"{name} should {rule}." if rule else f"{name}: {first['msg']}."
+
+
+def _told(error: LoomError) -> str:
+    """An error in an agent's words, and below them what it knows beside."""
+    text = texts.clean(f"{error.code}: {worded(error.said, agents)}")
+    facts = error.facts
+    return f"{text}\n{json.dumps(replies.fit(facts), ensure_ascii=False)}" if facts else text
 
 
 def _slim(schema: dict[str, Any]) -> dict[str, Any]:

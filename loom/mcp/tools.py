@@ -35,6 +35,8 @@ TaskId = Annotated[str, Field(description="loom-xxxxxxxx")]
 Agent = Annotated[str | None, Field(description="your name, if you share this server with other agents")]
 Token = Annotated[int | None, Field(description="from your claim")]
 Ids = Annotated[list[str] | None, Field(max_length=1000)]
+Paths = Annotated[list[str] | None, Field(max_length=100, description="paths in the repository")]
+Checks = Annotated[list[str] | None, Field(max_length=50, description="checks it must pass")]
 
 
 class Tools:
@@ -131,6 +133,8 @@ class Tools:
         parent_id: Annotated[str | None, Field(description="an epic; a task becomes one")] = None,
         done_when: Annotated[str | None, Field(description="acceptance criteria")] = None,
         epic: bool = False,
+        files: Paths = None,
+        checks: Checks = None,
     ) -> Reply:
         """Create one task. It is ready at once, or blocked until all of depends_on are done. An epic groups tasks: it
         is never claimed and closes when its children are finished. p0 is claimed before p1 and p2."""
@@ -142,6 +146,8 @@ class Tools:
             parent_id=parent_id,
             done_when=done_when,
             epic=epic,
+            files=files or (),
+            checks=checks or (),
         )
         return replies.created(made)
 
@@ -154,11 +160,24 @@ class Tools:
         priority: Level | None = None,
         depends_on: Ids = None,
         done_when: str | None = None,
+        files: Paths = None,
+        checks: Checks = None,
+        agent_id: Agent = None,
+        token: Token = None,
     ) -> Reply:
-        """Change an unfinished task. context and depends_on replace what was there; what is left out stays. The status
-        follows from depends_on and is not set here; to cancel use loom_resolve."""
+        """Change an unfinished task. context and depends_on replace what was there, files and checks are added; what is
+        left out stays. The status follows from depends_on and is not set here; to cancel use loom_resolve."""
         changed = await self._loom().update(
-            task_id, title=title, context=context, priority=priority, depends_on=depends_on, done_when=done_when
+            task_id,
+            title=title,
+            context=context,
+            priority=priority,
+            depends_on=depends_on,
+            done_when=done_when,
+            files=files or (),
+            checks=checks or (),
+            agent_id=agent_id,
+            token=token,
         )
         return replies.outcome(changed)
 

@@ -20,6 +20,7 @@ from loom.replies.tasks import (
     outcome,
     overview,
     page,
+    proof,
     row,
     task,
     waited,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.escalations import Escalation
     from loom.graph.store.messages import Inbox, Message
+    from loom.graph.store.proofs import Proof
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -40,6 +41,8 @@ def task(one: Task) -> Reply:
         parent_id=one.parent_id,
         depends_on=list(one.depends_on),
         done_when=one.done_when,
+        files=list(one.files),
+        checks=list(one.checks),
         context=one.context,
         output=one.output,
         assignee=one.assignee,
@@ -87,6 +90,8 @@ def claimed(claim: Claim) -> Reply:
         attempt=f"{one.attempt} of {one.max_attempts}",
         parent_id=one.parent_id,
         done_when=one.done_when,
+        files=list(one.files),
+        checks=list(one.checks),
         context=one.context,
         dependencies=inputs,
         more_dependencies=max(len(one.depends_on) - len(inputs), 0) or None,
@@ -186,6 +191,7 @@ def detail(found: Detail) -> Reply:
         dependents=[_neighbour(one) for one in found.dependents],
         children=[_neighbour(one) for one in found.children],
         escalations=[_escalation(one) for one in found.escalations],
+        proofs=[proof(one) for one in found.proofs],
         history=[event(one) for one in found.history],
     )
 
@@ -199,6 +205,23 @@ def _reason(found: Detail) -> str | None:
     if one.status is TaskStatus.BLOCKED:
         return f"It waits for {'; '.join(waits_for(found.blockers))}."
     return None if one.status.finished else landing.why(found.landing)
+
+
+def proof(one: Proof) -> Reply:
+    """One run of a check. What it printed stands there where it is not green: text of whatever ran, so data."""
+    state = "running" if one.ended_at is None else "void" if one.exit_status is None else "red"
+    return full(
+        check=one.check_name,
+        state="green" if one.green else state,
+        exit_status=one.exit_status,
+        seconds=one.seconds,
+        tree=one.tree,
+        commit=one.commit_id,
+        flaky=one.flaky or None,
+        by=one.agent,
+        at=time(one.started_at),
+        tail=None if one.green else one.tail or None,
+    )
 
 
 def overview(status: ProjectStatus) -> Reply:

@@ -10,20 +10,17 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from loom import texts
-from loom.exceptions import DependencyCycleError, PlanError
-from loom.graph.model import plan
+from loom.exceptions import DependencyCycleError, InvalidInputError, PlanError
+from loom.graph.model import limits, plan
 from loom.graph.model.bulk import uncollected
 from loom.graph.model.plan import Draft
 
 FEW = 4  # tasks; more than these have an order among them
 PROBLEMS_TOLD = 50
-NEW = "new:"
-"""What a path begins with that the task makes."""
-
 _WORD = re.compile(r"[^\W_]+")
 # Words that say that something is done, but not how anybody could tell.
 _VAGUE = frozenset(
@@ -263,42 +260,28 @@ def _testable(title: str, done_when: str) -> bool:
 
 def _files(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
     found: list[str] = []
-    new = {path for draft in drafts for path, is_new in _paths(draft) if is_new}
+    new = {path for draft in drafts for path in draft.made}
     for draft in drafts:
-        for path, is_new in _paths(draft):
-            if not _inside(path):
-                found.append(
-                    f"{_named(draft)} names the file {texts.quote(path)}, which is not below the project. Write a path"
-                    " that is relative to the project's directory, with / and without .."
-                )
-            elif not is_new and path not in new and not _exists(path, known):
-                found.append(
-                    f"{_named(draft)} names the file {texts.quote(path)}, which does not exist. Name one that does, or"
-                    f" write {texts.quote(f'{NEW} {path}', 120)} if the plan makes it."
-                )
+        found += [f"{_named(draft)} cannot have these files: {_why_unfit(given)}" for given in draft.unfit]
+        found += [
+            f"{_named(draft)} names the file {texts.quote(path)}, which does not exist. Name one that does, or"
+            f" write {texts.quote(f'{plan.NEW} {path}', 120)} if the plan makes it."
+            for path in draft.files
+            if path not in new and not _exists(path, known)
+        ]
     return found
 
 
-def _paths(draft: Draft) -> list[tuple[str, bool]]:
-    """The files of a task, and whether it says that they are new."""
-    files: Any = draft.context.get("files")
-    if not isinstance(files, list):
-        return []
-    found = []
-    for file in files:
-        if isinstance(file, str):
-            path = file.strip().removesuffix("(new)")
-            bare = path.removeprefix(NEW).strip().removeprefix("./")
-            found.append((bare, path != file.strip() or path.startswith(NEW)))
-    return found
-
-
-def _inside(path: str) -> bool:
-    return bool(path) and "\\" not in path and not path.startswith(("/", "~")) and ".." not in PurePosixPath(path).parts
+def _why_unfit(given: str) -> str:
+    try:
+        limits.path(given)
+    except InvalidInputError as error:
+        return str(error)
+    raise AssertionError(f"{given!r} is a path of the repository")
 
 
 def _exists(path: str, known: ProjectFacts) -> bool:
-    if path.rstrip("/") in known.files or known.directory is None:
+    if path in known.files or known.directory is None:
         return True
     try:
         return (known.directory / path).resolve(strict=True).is_relative_to(known.directory.resolve())

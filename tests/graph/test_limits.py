@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.exceptions import InvalidInputError
-from loom.graph.model import limits
+from loom.graph.model import limits, paths
 from loom.graph.model.task import Priority
 
 
@@ -176,3 +176,106 @@ def test_priorities() -> None:
 @pytest.mark.parametrize("value", ["", "a b", "a" * 65, "ä", "a\n", 5, None])
 def test_agent_names(value: object) -> None:
     assert refusal(limits.agent_name, value).cause.startswith("agent_id ")
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("src/app.py", "src/app.py"),
+        (" ./src//./app.py ", "src/app.py"),
+        ("tests/", "tests"),
+        (".", "."),
+        ("./", "."),
+        ("*", "."),
+        ("**/*.py", "."),
+        ("src/**/test_?.py", "src"),
+        ("src/a*.py", "src"),
+        ("app/[id]/page.tsx", "app"),
+        (".github/workflows/ci.yml", ".github/workflows/ci.yml"),
+        (".gitignore", ".gitignore"),
+        ("a..b/c...", "a..b/c..."),
+        ("cafe\u0301/x", "caf\xe9/x"),
+        ("src/{{ name }}.py", "src/{{ name }}.py"),
+        ("-rf", "-rf"),
+        ("x" * 500, "x" * 500),
+    ],
+)
+def test_a_path_is_told_as_git_does(given: str, path: str) -> None:
+    assert limits.path(given) == path
+    assert limits.path(path) == path
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ("", "files names an empty path."),
+        (" ", "files names an empty path."),
+        ("/etc/passwd", "files names “/etc/passwd”, which is not below the project's repository."),
+        ("//etc", "which is not below"),
+        ("~/.ssh/config", "which is not below"),
+        ("..", "which is not below"),
+        ("../other", "which is not below"),
+        ("src/../../other", "which is not below"),
+        ("src/..", "which is not below"),
+        ("*/../x", "which is not below"),
+        ("src\\app.py", "which has a backslash"),
+        ("..\\other", "which has a backslash"),
+        ("a\nb", "which has a line break or control character (U+000A)"),
+        ("a\x1b[31m", "(U+001B)"),
+        ("a\u2028b", "(U+2028)"),
+        ("a\0b", "files has a NUL character"),
+        ("a\ud800b", "files has half a character"),
+        (".loom", "which no task changes"),
+        ("./.loom/config.yaml", "which no task changes"),
+        (".LOOM/config.yaml", "which no task changes"),
+        ("part/.loom/skills", "which no task changes"),
+        ("*/.loom", "which no task changes"),
+        (".git/hooks", "which no task changes"),
+        ("vendor/.Git", "which no task changes"),
+        ("x" * 501, "files names a path of 501 characters; the limit is 500."),
+        (1, "files must be text, not a number."),
+        (None, "files must be text, not null."),
+        (["a"], "files must be text, not a list."),
+    ],
+)
+def test_a_path_that_leads_out_or_is_not_work_is_refused(given: object, cause: str) -> None:
+    assert cause in refusal(limits.path, given).cause
+
+
+@given(st.text(max_size=40) | st.lists(st.sampled_from(["..", ".", "", "a", "*", ".loom", "~"])).map("/".join))
+def test_whatever_is_taken_as_a_path_lies_in_the_repository(text: str) -> None:
+    try:
+        path = limits.path(text)
+    except InvalidInputError:
+        return
+    assert path == "." or all(part not in ("", ".", "..") for part in path.split("/"))
+    assert not path.startswith(("/", "~"))
+    assert ".loom" not in path.split("/")
+    assert limits.path(path) == path
+
+
+def test_files_and_checks_are_lists_of_each_once() -> None:
+    assert limits.files(["a", "./a", "b/", "a"]) == ("a", "b")
+    assert limits.files(None) == ()
+    assert len(limits.files([f"{n}{'x' * 490}" for n in range(100)])) == 100
+    assert "names 101 paths; the limit is 100" in refusal(limits.files, [str(n) for n in range(101)]).cause
+    assert refusal(limits.files, "a.py").cause == "files must be a list, not text."
+    assert limits.checks(("unit", "lint", "unit")) == ("unit", "lint")
+    assert "names 51 checks; the limit is 50" in refusal(limits.checks, [str(n) for n in range(51)]).cause
+    for name in ("", "-unit", "unit test", "unit.lint", "é", "x" * 65, "unit\n"):
+        assert "no name of a check" in refusal(limits.checks, [name]).cause
+
+
+def test_how_paths_lie_to_each_other() -> None:
+    assert paths.below("src/app.py", "src")
+    assert paths.below("src", "src")
+    assert paths.below("src", ".")
+    assert not paths.below("src-2/app.py", "src")
+    assert not paths.below("src", "src/app.py")
+    assert not paths.below(".", "src")
+    assert paths.meet("src", "src/app.py")
+    assert paths.meet("Tests/a.py", "tests")
+    assert paths.meet("cafe\u0301", "caf\xe9/x")
+    assert not paths.meet("test", "tests")
+    assert paths.plain("./tests//") == "tests"
+    assert paths.plain("./") == "."

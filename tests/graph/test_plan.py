@@ -34,7 +34,7 @@ tasks:
   - key: build
     title: Build
     depends_on: [Design]
-  - {title: Design, files: [a.py], size: small, priority: p0, type: task}
+  - {title: Design, files: [a.py], checks: unit, size: small, priority: p0, type: task}
   - title: Code
     parent: build
     context: {since: 2024-01-01, answer: no, version: 1.5, code: 007, nothing: ~}
@@ -49,7 +49,8 @@ def test_a_plan_in_yaml() -> None:
     drafts = plan.parse(plan.load(YAML))
     build, design, code, test = drafts
     assert (build.key, build.epic, build.depends_on) == ("build", True, (design.key,))
-    assert (design.priority, design.context, design.epic) == (Priority.P0, {"files": ["a.py"], "size": "small"}, False)
+    assert (design.priority, design.context, design.epic) == (Priority.P0, {"size": "small"}, False)
+    assert (design.files, design.checks) == (("a.py",), ("unit",))
     assert code.context == {"since": "2024-01-01", "answer": "no", "version": 1.5, "code": "007", "nothing": None}
     assert (test.parent, test.depends_on, test.done_when) == ("build", (code.key, "loom-12345678"), "It is green.")
     assert test.status is TaskStatus.PENDING

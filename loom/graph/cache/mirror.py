@@ -32,7 +32,7 @@ T = TypeVar("T")
 LAYOUT = "2"
 BATCH = 500  # tasks or entries that one script call carries
 _BATCH_BYTES = 1_000_000  # of their fields, for which Redis stands still
-_FIELD_BYTES = 2_048  # a longer context or output is left to Postgres
+_FIELD_BYTES = 2_048  # a longer context, output or list of files is left to Postgres
 _FINISHED_SECONDS = 3600  # how long the hash of a finished task stays
 _BUILDING_SECONDS = 15  # a rebuild that has not got on for this long is taken over
 _LOG = logging.getLogger(__name__)
@@ -405,7 +405,12 @@ def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
 def _fields(task: Task) -> dict[str, str]:
     fields = {name: getattr(task, name) for name in _TEXTS + _NUMBERS}
     fields |= {name: moment.isoformat() for name in _TIMES if (moment := getattr(task, name)) is not None}
-    bulky = {"context": json.dumps(task.context), "output": None if task.output is None else json.dumps(task.output)}
+    bulky = {
+        "context": json.dumps(task.context),
+        "output": None if task.output is None else json.dumps(task.output),
+        "files": json.dumps(task.files) if task.files else None,
+        "checks": json.dumps(task.checks) if task.checks else None,
+    }
     left_out = [name for name, text in bulky.items() if text is not None and len(text) > _FIELD_BYTES]
     fields |= {name: text for name, text in bulky.items() if name not in left_out}
     fields["left_out"] = " ".join(left_out) or None
@@ -425,6 +430,8 @@ def _task(fields: dict[str, str]) -> Task | None:
         priority=Priority(fields["priority"]),
         context=json.loads(fields["context"]),
         output=json.loads(fields["output"]) if "output" in fields else None,
+        files=tuple(json.loads(fields.get("files", "[]"))),
+        checks=tuple(json.loads(fields.get("checks", "[]"))),
         depends_on=tuple(json.loads(fields["depends_on"])),
         **{name: name in fields for name in _FLAGS},  # type: ignore[arg-type]
     )

@@ -43,6 +43,8 @@ class Item:
     context: dict[str, Any] = field(default_factory=dict)
     done_when: str | None = None
     output: dict[str, Any] | None = None
+    files: list[str] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
     origin_id: str | None = None
     created_at: datetime | None = None
     done_at: datetime | None = None

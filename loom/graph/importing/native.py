@@ -122,6 +122,8 @@ def _entry(task: Task, waived: Collection[str], held: Escalation | None) -> dict
         "context": task.context,
         "output": task.output,
         "done_when": task.done_when,
+        "files": list(task.files),
+        "checks": list(task.checks),
         "created_at": task.created_at.isoformat(),
         "done_at": None if task.done_at is None else task.done_at.isoformat(),
         "origin_id": task.origin_id,
@@ -148,6 +150,8 @@ def _item(task: Mapping[str, Any], prefix: str) -> Item:
         context=dict(context) if isinstance(context, dict) else {},
         done_when=done_when if isinstance(done_when, str) else None,
         output=output if isinstance(output, dict) else None,
+        files=_texts(task.get("files")),
+        checks=_texts(task.get("checks")),
         origin_id=origin_id if isinstance(origin_id, str) and origin_id else None,
         created_at=moment(task.get("created_at")),
         done_at=moment(task.get("done_at")),
@@ -160,6 +164,10 @@ def _why_deferred(held: object) -> str | None:
         return None
     message = str(held.get("message"))
     return f"It waited for an answer: {message}" if held.get("kind") == "question" else message
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def _names(value: object, prefix: str) -> list[str]:

@@ -10,7 +10,7 @@ from loom import texts
 from loom.graph.importing.items import Item, origin, relate
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.importing.settling import Graph
-from loom.graph.importing.values import Cleaner, cut_to_limit
+from loom.graph.importing.values import Cleaner, cut_to_limit, only_fit
 from loom.graph.model import limits
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import TaskStatus
@@ -115,6 +115,8 @@ def _draft(item: Item, graph: Graph) -> Draft:
         deferred = texts.shorten(cleaner.value(item.deferred), _REASON_CHARACTERS)
         graph.report.add(AdjustmentKind.DEFERRED, key, f"{item}: {texts.shorten(texts.one_line(deferred), 80)}")
     done_when = _done_when(cleaner.value(item.done_when), context)
+    files = only_fit(item.files, limits.path, limits.PATHS, cleaner)
+    checks = only_fit(item.checks, limits.check, limits.CHECKS, cleaner)
     context, context_cut = cut_to_limit(context)
     output, output_cut = cut_to_limit(cleaner.value(item.output or {}))
     if context_cut or output_cut:
@@ -130,6 +132,8 @@ def _draft(item: Item, graph: Graph) -> Draft:
         priority=item.priority,
         context=context,
         done_when=done_when,
+        files=files,
+        checks=checks,
         status=status,
         output=output if status is TaskStatus.DONE and item.output is not None else None,
         waived=frozenset(graph.waived[key]),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from loom import texts
+from loom.exceptions import InvalidInputError
 from loom.graph.model import limits
 
 _UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -45,6 +46,19 @@ class Cleaner:
         clean = _UNFIT.sub("", text)
         self.changed |= clean != text
         return clean
+
+
+def only_fit(given: Iterable[str], read: Callable[[str], str], most: int, cleaner: Cleaner) -> tuple[str, ...]:
+    """Those of some texts that `read` takes, as it has them, each once and not more than `most`; what has to go is
+    remembered by the cleaner."""
+    found: dict[str, None] = {}
+    for text in given:
+        try:
+            found[read(text)] = None
+        except InvalidInputError:
+            cleaner.changed = True
+    cleaner.changed |= len(found) > most
+    return tuple(found)[:most]
 
 
 def cut_to_limit(value: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -12,6 +12,7 @@ from loom.graph.importing.items import Batch
 from loom.graph.importing.report import Adjustment, AdjustmentKind
 from loom.graph.model.task import Task
 from loom.graph.rules import editing, plans
+from loom.graph.rules.claims import Holder
 from loom.graph.store.transaction import Transaction
 
 
@@ -53,7 +54,7 @@ async def _retitle(tx: Transaction, fitted: Batch, locked: Mapping[str, Task], a
         if locked[id].status.finished:
             fitted.report.add(AdjustmentKind.TITLE_KEPT, id, f"{id}, which was finished meanwhile")
             continue
-        await editing.update(tx, id, editing.Edit(title=title), agent)
+        await editing.update(tx, id, editing.Edit(title=title), Holder(agent))
         count += 1
     return count
 
@@ -70,6 +71,6 @@ async def _link(tx: Transaction, fitted: Batch, ids: Mapping[str, str], locked: 
                 fitted.report.add(AdjustmentKind.LEFT_ALONE, id, f"{id}, which was begun, on {key}")
             continue
         edit = editing.Edit(depends_on=(*task.depends_on, *(ids[key] for key in keys)))
-        await editing.update(tx, id, edit, agent)
+        await editing.update(tx, id, edit, Holder(agent))
         count += 1
     return count

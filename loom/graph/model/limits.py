@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any, NoReturn
 
 from loom import texts
@@ -28,11 +29,17 @@ JSON_BYTES = 256 * 1024
 JSON_DEPTH = 64
 MESSAGE_BYTES = 32 * 1024
 DEPENDENCIES = 1_000
+PATHS = 100
+PATH_CHARACTERS = 500
+CHECKS = 50
 PAGE = 500
 
 NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters and line separators: what a title may not have."""
 
+_WILDCARD = re.compile(r"[*?\[]")
+_NOT_WORK = (".loom", ".git")
+_CHECK_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # as the configuration has it
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LONG_INTEGER = re.compile(r"(?<!\d)\d{309}")  # no double has more digits before its point
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -166,6 +173,73 @@ def count_dependencies(count: int) -> None:
         )
 
 
+def files(value: object) -> tuple[str, ...]:
+    """The paths that a task is about, at most 100, each as `path` has it and once; None is none."""
+    paths = tuple(dict.fromkeys(path(one) for one in _list(value, "files", 'Pass a list such as ["src/app.py"].')))
+    count_paths(len(paths))
+    return paths
+
+
+def count_paths(count: int) -> None:
+    """Refuses more than 100 paths of one task."""
+    if count > PATHS:
+        _refuse("files", f"names {count:,} paths; the limit is {PATHS}.", "Name the directories that they lie in.")
+
+
+def path(value: object) -> str:
+    """A path as git has it: relative to the root of the repository, with `/`, in Unicode's composed form. A glob stands
+    for the directory before its first wildcard, `.` for the whole repository. Links are not followed.
+
+    Refused: what is not below the root, also where it would lead back, Loom's and git's own directories, control
+    characters and backslashes.
+    """
+    given = _string(value, "files").strip()
+    if len(given) > PATH_CHARACTERS:
+        fault = f"names a path of {len(given):,} characters; the limit is {PATH_CHARACTERS}."
+        _refuse("files", fault, "Name the directory that it lies in.")
+    _characters(given, "files")
+    shown = texts.quote(given)
+    if found := NOT_ONE_LINE.search(given):
+        fault = f"names {shown}, which has a line break or control character (U+{ord(found[0]):04X})."
+        _refuse("files", fault, "Write one path in each place.")
+    if not given:
+        _refuse("files", "names an empty path.", "Leave it out, or write . for the whole repository.")
+    if "\\" in given:
+        _refuse("files", f"names {shown}, which has a backslash.", "Write the path with /.")
+    parts = given.split("/")
+    if ".." in parts or given.startswith(("/", "~")):
+        fault = f"names {shown}, which is not below the project's repository."
+        _refuse("files", fault, "Write a path that is relative to its root, with / and without ..")
+    parts = [unicodedata.normalize("NFC", part) for part in parts if part not in ("", ".")]
+    wild = next((place for place, part in enumerate(parts) if _WILDCARD.search(part)), len(parts))
+    if any(part.casefold() in _NOT_WORK for part in parts):
+        _refuse("files", f"names {shown}, which no task changes.", "Leave it out; Loom and git keep it themselves.")
+    return "/".join(parts[:wild]) or "."
+
+
+def checks(value: object) -> tuple[str, ...]:
+    """The names of the checks that a task is done only with, at most 50, each once; None is none. Whether they are in
+    force is another question."""
+    names = tuple(dict.fromkeys(check(one) for one in _list(value, "checks", 'Pass a list such as ["unit"].')))
+    count_checks(len(names))
+    return names
+
+
+def check(value: object) -> str:
+    """The name of a check."""
+    text = _string(value, "checks")
+    if not _CHECK_NAME.fullmatch(text):
+        fault = f"names {texts.quote(text)}, which is no name of a check: 1 to 64 letters, digits, _ and -"
+        _refuse("checks", fault, "Name one that the configuration has.")
+    return text
+
+
+def count_checks(count: int) -> None:
+    """Refuses more than 50 checks of one task."""
+    if count > CHECKS:
+        _refuse("checks", f"names {count:,} checks; the limit is {CHECKS}.", "Put them together into fewer.")
+
+
 def priority(value: object) -> Priority:
     """A priority: p0, p1 or p2, in either case."""
     text = _string(value, "priority").lower()
@@ -211,6 +285,14 @@ def kind(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     return f"a value of type {type(value).__name__}"
+
+
+def _list(value: object, field: str, advice: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple | set | frozenset):
+        _refuse(field, f"must be a list, not {kind(value)}.", advice)
+    return list(value)
 
 
 def _whole(value: object, field: str, low: int, high: int, advice: str) -> int:

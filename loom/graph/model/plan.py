@@ -29,7 +29,11 @@ PLAN_DEPTH = limits.JSON_DEPTH + 8  # a context may be as deep as ever, and stan
 
 _T = TypeVar("_T")
 
-FIELDS = ("key", "title", "type", "parent", "depends_on", "priority", "context", "done_when", "files", "size")
+FIELDS = (
+    "key", "title", "type", "parent", "depends_on", "priority", "context", "done_when", "files", "checks", "size",
+)  # fmt: skip
+NEW = "new:"
+"""What a path begins with that the task makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,13 @@ class Draft:
     priority: Priority = Priority.P1
     context: dict[str, Any] = field(default_factory=dict)
     done_when: str | None = None
+    files: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    # What follows only a plan sets.
+    made: frozenset[str] = frozenset()
+    """Those of `files` that the task makes, so that they need not be there."""
+    unfit: tuple[str, ...] = ()
+    """What stands among its files and is no path of the repository; whoever writes the draft has it corrected first."""
     # What follows only an import sets.
     status: TaskStatus = TaskStatus.PENDING
     """pending, done or cancelled; an epic's is derived from its children, pending meaning open."""
@@ -95,13 +106,14 @@ def parse(plan: object) -> list[Draft]:
         DependencyCycleError: tasks of the plan would wait for themselves; spells the cycle out.
     """
     drafts = read(plan)
+    _each(_entries(plan), lambda number: [limits.path(unfit) for unfit in drafts[number].unfit])
     order(drafts)
     return drafts
 
 
 @uncollected()
 def read(plan: object) -> list[Draft]:
-    """As `parse`, but for cycles, which `order` finds. Raises PlanError."""
+    """As `parse`, but for cycles, which `order` finds, and paths that are `unfit`. Raises PlanError."""
     entries = _entries(plan)
     rows = _each(entries, lambda number: _row(entries[number]))
     names = _Names(entries, rows)
@@ -212,8 +224,9 @@ def _row(entry: Mapping[str, Any]) -> Draft:
     context = entry.get("context")
     if not (context is None or isinstance(context, dict)):
         limits.context(context)  # says what is wrong with it
-    context = {**(context or {}), **_files_and_size(entry)}
+    context = {**(context or {}), **_size(entry)}
     limits.context(context)
+    paths, made, unfit = _files(entry.get("files"))
     return Draft(
         key="" if key is None else _name(key, "key"),
         title=limits.title(entry["title"]),
@@ -223,23 +236,46 @@ def _row(entry: Mapping[str, Any]) -> Draft:
         priority=Priority.P1 if entry.get("priority") is None else limits.priority(entry["priority"]),
         context=context,
         done_when=limits.done_when(entry.get("done_when")),
+        files=limits.files(paths),
+        checks=limits.checks(_listed(entry.get("checks"))),
+        made=frozenset(made),
+        unfit=unfit,
     )
 
 
-def _files_and_size(entry: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if (files := entry.get("files")) is not None:
-        files = [files] if isinstance(files, str) else files
-        if not isinstance(files, list | tuple) or not all(isinstance(file, str) for file in files):
-            raise InvalidInputError("files must be a list of paths.", 'Write it like ["src/app.py"].')
-        found["files"] = list(files)
-    if (size := entry.get("size")) is not None:
-        if isinstance(size, bool) or not isinstance(size, str | int | float):
-            raise InvalidInputError(
-                f"size must be a text or number, not {limits.kind(size)}.", "Write it like “small”."
-            )
-        found["size"] = size
-    return found
+def _size(entry: Mapping[str, Any]) -> dict[str, Any]:
+    size = entry.get("size")
+    if size is None:
+        return {}
+    if isinstance(size, bool) or not isinstance(size, str | int | float):
+        raise InvalidInputError(f"size must be a text or number, not {limits.kind(size)}.", "Write it like “small”.")
+    return {"size": size}
+
+
+def _files(given: object) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """The paths of an entry, those of them that it says are new, `new: a.py` or `a.py (new)`, and what is no path."""
+    paths: list[str] = []
+    made: list[str] = []
+    unfit: list[str] = []
+    if given is None:
+        return paths, made, ()
+    files = _listed(given)
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str) for file in files):
+        raise InvalidInputError("files must be a list of paths.", 'Write it like ["src/app.py"].')
+    for file in files:
+        bare = file.strip().removesuffix("(new)").strip().removeprefix(NEW).strip()
+        try:
+            paths.append(limits.path(bare))
+        except InvalidInputError:
+            unfit.append(bare)
+        else:
+            made += [paths[-1]] if bare != file.strip() else []
+    return paths, made, tuple(unfit)
+
+
+def _listed(value: object) -> object:
+    """A text alone as a list of it."""
+    return [value] if isinstance(value, str) else value
 
 
 def _name(value: object, field: str) -> str:

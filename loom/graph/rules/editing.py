@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from loom import texts
 from loom.bus.events import EventType
-from loom.exceptions import DependencyCycleError, TaskNotFoundError, TaskStateError
+from loom.exceptions import DependencyCycleError, InvalidInputError, TaskNotFoundError, TaskStateError
 from loom.graph import deps, store
+from loom.graph.model import limits
 from loom.graph.model.dependencies import detect_cycle, epic_start, tasks_of_cycle
+from loom.graph.model.paths import meet
 from loom.graph.model.task import Priority, Task, TaskStatus
-from loom.graph.rules.claims import Outcome, leave_queue, not_found
+from loom.graph.rules import claims
+from loom.graph.rules.claims import Holder, Outcome, leave_queue, not_found
 from loom.graph.store import NewTask, escalations
 from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Words, call
@@ -23,24 +27,38 @@ from loom.wording import Argument, Words, call
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What to change on a task; None leaves a field as it is. `context` is JSON text; `done_when` "" removes it."""
+    """What to change on a task; None leaves a field as it is. `context` is JSON text; `done_when` "" removes it.
+
+    `files` and `checks` are added to those that it has, once these are taken away where `no_files` and `no_checks` say
+    so."""
 
     title: str | None = None
     context: str | None = None
     priority: Priority | None = None
     depends_on: tuple[str, ...] | None = None
     done_when: str | None = None
+    files: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    no_files: bool = False
+    no_checks: bool = False
+
+    @property
+    def binds(self) -> bool:
+        """Whether it changes what the task is held to."""
+        return bool(self.files or self.checks or self.no_files or self.no_checks)
 
 
 async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
     """Inserts one task, its status computed from its dependencies and its parent as they are now."""
     targets = task.depends_on
+    refuse_protected(tx, task.files)
     if targets and task.parent_id:
         await store.lock_graph(tx)
     waiting = sum(status is not TaskStatus.DONE for status in (await _targets(tx, targets)).values())
     if task.parent_id is not None:
         parent = await adopt(tx, task.parent_id, agent)
         waiting += parent.waiting > 0
+        task = replace(task, checks=handed_down(parent.checks, task.checks))
         if targets:
             edges = await store.upstream(tx, targets)
             edges.setdefault(parent.id, []).append("the new task")
@@ -52,11 +70,13 @@ async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
 async def create_alone(tx: Transaction, task: NewTask, agent: str) -> Task:
     """Inserts one task that has neither dependencies nor a parent: a single statement, outside of a transaction block
     too."""
+    refuse_protected(tx, task.files)
     return await _create(tx, replace(task, status=deps.compute_initial_status(0, epic=_is_epic(task))), agent)
 
 
-async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outcome:
-    """Applies an edit. Dependencies are replaced as a whole; removing the last open one readies the task."""
+async def update(tx: Transaction, task_id: str, edit: Edit, holder: Holder) -> Outcome:
+    """Applies an edit. Dependencies are replaced as a whole; removing the last open one readies the task. A holder with
+    a token has to hold that claim."""
     if edit.depends_on is not None:
         await store.lock_graph(tx)
         await _targets(tx, edit.depends_on, known_to=task_id)
@@ -68,6 +88,7 @@ async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outco
         raise TaskStateError(
             f"{task.id} is already {task.status} and cannot be changed.", "Create a new task for what is left."
         )
+    _may_change(tx, task, edit, holder)
     changed = replace(
         task,
         title=task.title if edit.title is None else edit.title,
@@ -79,11 +100,13 @@ async def update(tx: Transaction, task_id: str, edit: Edit, agent: str) -> Outco
         await _replace_dependencies(tx, task, edit.depends_on)
         changed = replace(changed, waiting=await store.waiting(tx, task_id))
         changed, event = await _follow_waiting(tx, changed)
-    saved = await store.update_task(tx, changed, context=edit.context)
-    tx.changed(saved, event, agent=agent)
+    files, checks = _held_to(task, edit)
+    saved = await store.update_task(tx, changed, context=edit.context, files=files, checks=checks)
+    told = _told("files", task.files, saved.files) | _told("checks", task.checks, saved.checks)
+    tx.changed(saved, event, agent=holder.agent, data=told)
     freed: tuple[str, ...] = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
     if saved.status is TaskStatus.EPIC:
-        freed = await deps.follow_epic(tx, saved, task.waiting, agent)
+        freed = await deps.follow_epic(tx, saved, task.waiting, holder.agent)
     return Outcome(saved, unblocked=freed)
 
 
@@ -157,6 +180,17 @@ async def adopt(tx: Transaction, parent_id: str, agent: str) -> Task:
     return epic
 
 
+def handed_down(above: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """The checks of a child: those of its epic too, which itself closes unchecked."""
+    return tuple(dict.fromkeys((*above, *own)))
+
+
+def refuse_protected(tx: Transaction, files: Iterable[str]) -> None:
+    """Refuses paths that a check protects, where they come from inside of a run."""
+    if tx.bounds.inside_run:
+        _refuse_protected(tx, files)
+
+
 def refuse_cycle(edges: Mapping[str, Iterable[str]]) -> None:
     """Raises DependencyCycleError with the way around if a waiting graph (see `deps`) has a cycle."""
     cycle = detect_cycle(edges)
@@ -218,6 +252,51 @@ async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | No
     return statuses
 
 
+def _may_change(tx: Transaction, task: Task, edit: Edit, holder: Holder) -> None:
+    """Whoever holds a task, and whoever is inside of a run, adds to what it is held to and takes nothing of it away."""
+    holding = claims.holds(task, holder)
+    if holder.token is not None and not holding:
+        raise claims.refusal(task, holder)
+    if not edit.binds or not (holding or tx.bounds.inside_run):
+        return
+    if not holding:
+        raise claims.refusal(task, holder)
+    if edit.no_files or edit.no_checks:
+        raise TaskStateError(
+            f"Nothing that {task.id} is held to is taken away by whoever works on it.",
+            Words("Say what is wrong with it with {}.", call("escalate", task_id=task.id, message=...)),
+        )
+    _refuse_protected(tx, (path for path in edit.files if path not in task.files))
+
+
+def _refuse_protected(tx: Transaction, files: Iterable[str]) -> None:
+    for path in files:
+        if any(meet(path, one) for one in tx.bounds.protected):
+            raise InvalidInputError(
+                Words("{} names {}, which a check protects.", Argument("files"), texts.quote(path)),
+                "A plan, or a person outside of a run, can give such paths to a task.",
+            )
+
+
+def _held_to(task: Task, edit: Edit) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """The files and checks that a task has after an edit; None where they stay."""
+    if not edit.binds:
+        return None, None
+    files = tuple(dict.fromkeys((*(() if edit.no_files else task.files), *edit.files)))
+    checks = tuple(dict.fromkeys((*(() if edit.no_checks else task.checks), *edit.checks)))
+    limits.count_paths(len(files))
+    limits.count_checks(len(checks))
+    return files if files != task.files else None, checks if checks != task.checks else None
+
+
+def _told(field: str, before: Sequence[str], after: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """What an event says of a list that was changed, some of each: who reads it wants to know whether, and by whom."""
+    added = [one for one in after if one not in before][:_TOLD]
+    removed = [one for one in before if one not in after][:_TOLD]
+    told = {"added": added} if added else {}
+    return {field: told | ({"removed": removed} if removed else {})} if added or removed else {}
+
+
 async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, ...]) -> None:
     added = [target for target in wanted if target not in task.depends_on]
     removed = [target for target in task.depends_on if target not in wanted]
@@ -257,4 +336,5 @@ async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]
     return task, EventType.TASK_UPDATED
 
 
+_TOLD = 20
 _BEGUN = (TaskStatus.CLAIMED, TaskStatus.DONE)

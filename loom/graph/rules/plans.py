@@ -33,6 +33,7 @@ async def plant(
     """Inserts drafts and their edges; each status is computed from its dependencies as they are now. `stuck`: what
     waits for a cancelled task comes in as well, and waits until that is waived."""
     with uncollected():
+        editing.refuse_protected(tx, (path for draft in drafts for path in draft.files))
         await store.lock_graph(tx)
         drafts = plan.order(drafts)
         # Of tasks that are equal otherwise the one with the highest id is claimed first: so they keep the plan's order.
@@ -65,6 +66,7 @@ def _rows(
 ) -> list[NewTask]:
     """The rows of drafts that are in order: parents and dependencies before what waits for them."""
     waiting: Counter[str] = Counter({parent.id: parent.waiting for parent in parents.values()})
+    checks = {parent.id: parent.checks for parent in parents.values()}
     done = {task_id for task_id, status in statuses.items() if status is TaskStatus.DONE}
     rows = []
     for draft in drafts:
@@ -75,6 +77,7 @@ def _rows(
         waiting[task_id] = sum(target not in done and target not in waived for target in targets)
         waiting[task_id] += parent_id is not None and waiting[parent_id] > 0
         waiting[task_id] += draft.deferred is not None
+        checks[task_id] = editing.handed_down(checks[parent_id], draft.checks) if parent_id else draft.checks
         if draft.status is TaskStatus.DONE:
             done.add(task_id)
         rows.append(
@@ -98,6 +101,8 @@ def _rows(
                 origin_id=draft.origin_id,
                 created_at=draft.created_at,
                 done_at=draft.done_at,
+                files=draft.files,
+                checks=checks[task_id],
             )
         )
     return rows

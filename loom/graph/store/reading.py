@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from loom.bus.events import Event
 from loom.graph.model.task import Listed, Priority, Task, TaskStatus
-from loom.graph.store import escalations, events
+from loom.graph.store import escalations, events, proofs
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.escalations import Escalation
 from loom.graph.store.landings import Landing, of_task
+from loom.graph.store.proofs import Proof
 from loom.graph.store.tasks import COLUMNS, get_task
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
+
+
+PROOFS = 10  # that are shown with a task
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One task with all that is around it; `history` has its newest events first, `blockers` what it waits for."""
+    """One task with all that is around it; `history` has its newest events first, `blockers` what it waits for,
+    `proofs` the newest runs of checks for its newest claim, newest first."""
 
     task: Task
     blockers: list[Blocker]
@@ -49,6 +54,7 @@ class Detail:
     children: list[Neighbour]
     escalations: list[Escalation]
     history: list[Event]
+    proofs: list[Proof]
     landing: Landing | None = None
     """What the newest claim that lands came to; None where none ever was."""
 
@@ -196,6 +202,9 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
         history=await events.of_task(connection, project_id, task_id, limit=history),
         landing=await of_task(connection, project_id, task_id) if task.landing_token else None,
+        proofs=await proofs.of_task(connection, project_id, task_id, PROOFS, token=task.claim_token)
+        if task.claim_token
+        else [],
     )
 
 

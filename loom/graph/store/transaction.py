@@ -27,6 +27,15 @@ class Change:
     position: Position = START
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What whoever works on tasks may not do to them. `protected`: the paths that he gives to none; `inside_run`:
+    whether the change comes from a run that Loom started, and so from whoever works there."""
+
+    protected: tuple[str, ...] = ()
+    inside_run: bool = False
+
+
 @dataclass(slots=True)
 class Transaction:
     """An open transaction on one project, and what it has changed so far. `position`: where the last event stands that
@@ -34,6 +43,7 @@ class Transaction:
 
     connection: Connection
     project_id: str
+    bounds: Bounds = Bounds()
     tasks: dict[str, Task] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
