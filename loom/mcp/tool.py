@@ -134,10 +134,10 @@ class LoomTool(FunctionTool):
 
 
 def _told(error: LoomError) -> str:
-    """An error in an agent's words, and below them what it knows beside."""
+    """An error in an agent's words, and after them what it knows beside."""
     text = texts.clean(f"{error.code}: {worded(error.said, agents)}")
     facts = error.facts
-    return f"{text}\n{json.dumps(replies.fit(facts), ensure_ascii=False)}" if facts else text
+    return f"{text} {json.dumps(replies.fit(facts), ensure_ascii=False)}" if facts else text
 
 
 def _slim(schema: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,28 @@ def test_editing(cli: Cli) -> None:
     assert cli("update", two).code == 2  # nothing to change
 
 
+def test_what_a_task_touches_and_must_pass(cli: Cli) -> None:
+    task = cli.create("one", "--files", "src/", "--files", "docs/*.md", "--checks", "unit", "--checks", "lint")
+    assert cli.ok("claim", task)["files"] == ["src", "docs"]
+    more = ["update", task, "--files", "README.md", "--checks", "slow", "--token", "1"]
+    assert cli.ok(*more)["status"] == "claimed"
+    shown = cli.ok("status", task)
+    assert (shown["files"], shown["checks"]) == (["src", "docs", "README.md"], ["unit", "lint", "slow"])
+    assert "must pass  unit, lint, slow" in cli("status", task).out
+    less = cli("update", task, "--no-checks")
+    assert (less.code, less.err.count("\n")) == (1, 2)
+    assert f"`loom escalate {task} TEXT`" in less.err
+    cli.ok("release", task)
+    cli.ok("update", task, "--no-checks", "--checks", "unit", "--no-files")
+    shown = cli.ok("status", task)
+    assert (shown.get("files"), shown["checks"]) == (None, ["unit"])
+    refused = cli("done", task, "--json")
+    assert refused.code == 1
+    assert refused.json["error"]["code"] == "proof_missing"
+    assert [one["name"] for one in refused.json["error"]["checks"]] == ["unit"]
+    assert cli("create", "x", "--files", "../up").code == 2
+
+
 def test_the_graph_in_its_three_shapes(cli: Cli) -> None:
     one = cli.create("one")
     two = cli.create("two", "--depends-on", one)

@@ -47,6 +47,8 @@ class Row:
     done_at: float | None = None
     asked: str | None = None
     failure: bool = False
+    files: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
     answer: Effect | None = None
 
     @property
@@ -84,6 +86,8 @@ class New:
     epic: bool = False
     parent: str | None = None
     needs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -96,6 +100,7 @@ class Model:
     held: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
     named: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     letters: list[Letter] = field(default_factory=list)
+    green: set[tuple[str, int]] = field(default_factory=set)  # claims for which every check is proven
     announced: float = -1.0  # the newest end of a task when the project was last announced as complete
 
     # --- making and changing tasks ------------------------------------------------------------------------------------
@@ -116,10 +121,25 @@ class Model:
         for new in news:
             needs = dict.fromkeys(new.needs, True)
             self.rows[new.id] = Row(new.id, new.title, new.priority, new.parent, needs, ready_at=self.now)
+            self.rows[new.id].files, self.rows[new.id].checks = new.files, new.checks
             if new.epic or any(other.parent == new.id for other in news):
                 self.rows[new.id].status = "epic"
+        for new in self._from_the_top(news):
+            above = self.rows[new.parent].checks if new.parent else ()
+            self.rows[new.id].checks = tuple(dict.fromkeys((*above, *new.checks)))
         _refuse_cycle(self.rows)
         return self._settle()
+
+    def hold_to(
+        self, process: str, task: str, agent: str | None, *, files: tuple[str, ...], checks: tuple[str, ...], anew: bool
+    ) -> Effect:
+        """Adds what a task touches and must pass; `anew`: instead of what it has, which whoever holds it may not."""
+        row = self._row(task)
+        if row.status in FINISHED or (anew and self._holds(row, *self._holder(process, task, agent, None))):
+            raise Refused("task_state")
+        row.files = tuple(dict.fromkeys((*(() if anew else row.files), *files)))
+        row.checks = tuple(dict.fromkeys((*(() if anew else row.checks), *checks)))
+        return Effect()
 
     def edit(self, task: str, *, title: str | None, priority: int | None, needs: tuple[str, ...] | None) -> Effect:
         if needs is not None and task in needs:
@@ -185,9 +205,12 @@ class Model:
             (self.named[process].discard if agent is None else self.named[process].add)(task)
         return task
 
-    def done(self, process: str, task: str, agent: str | None, token: int | None) -> Effect | None:
-        """None: an answer that was never given before, so nothing is said of it."""
+    def done(self, process: str, task: str, agent: str | None, token: int | None, *, told: bool) -> Effect | None:
+        """`told`: where its proofs are is said. None: an answer that was never given before, so nothing is said of
+        it."""
         row = self._reported(process, task, agent, token, late=True)
+        if row.status != "done" and row.checks and not (told and (task, row.token) in self.green):
+            raise Refused("proof_missing")
         self.held[process].pop(task, None)
         if row.status == "done":
             return row.answer
@@ -343,6 +366,14 @@ class Model:
                     row.ready_at = self.now
                     effect.unblocked.add(row.id)
         return effect
+
+    def _from_the_top(self, news: list[New]) -> list[New]:
+        """Those of a plan, each after its parent."""
+        placed: list[New] = []
+        while len(placed) < len(news):
+            left = [new for new in news if new not in placed]
+            placed += [new for new in left if new.parent not in {one.id for one in left}]
+        return placed
 
     def _all_finished(self, epic: Row) -> bool:
         children = list(self._children(epic.id))

@@ -39,10 +39,13 @@ from loom.graph.front import Loom
 from loom.graph.importing import read
 from loom.graph.rules import invariants
 from loom.graph.rules.claims import Outcome
+from loom.graph.rules.proofs import Proven
+from loom.graph.store import proofs
 from tests.conftest import horizon_passed
 from tests.graph.model import ATTEMPTS, DEADLINE, LEASE, Effect, Letter, Model, New, Refused
 
 T = TypeVar("T")
+Checks = tuple[str, ...]
 
 STEPS = 40  # of one history
 PROCESSES = ("ann", "bob", "cut")  # the last one's Redis is out of reach, as if it died after each commit
@@ -53,6 +56,8 @@ numbers = st.integers(0, 999)
 processes = st.sampled_from(PROCESSES)
 names = st.sampled_from([None, None, "ann", "bob", "dan"])
 needs = st.none() | st.lists(numbers, max_size=3)
+checks = st.sampled_from([(), (), (), ("unit",), ("unit", "lint")])
+IN_FORCE = {"unit": "a" * 64, "lint": "b" * 64}
 entries = st.lists(
     st.tuples(st.booleans(), st.integers(-3, 5), st.lists(st.integers(0, 5), max_size=2)), min_size=1, max_size=6
 )
@@ -116,14 +121,33 @@ class Graph(RuleBasedStateMachine):
         self.plan("ann", given, None, None)
 
     @precondition(lambda self: len(self.model.rows) < TASKS)
-    @rule(process=processes, needs=needs, under=st.none() | numbers, priority=st.integers(0, 2), epic=st.booleans())
-    def create(self, process: str, needs: list[int] | None, under: int | None, priority: int, epic: bool) -> None:
+    @rule(
+        process=processes,
+        needs=needs,
+        under=st.none() | numbers,
+        priority=st.integers(0, 2),
+        epic=st.booleans(),
+        checks=checks,
+    )
+    def create(
+        self, process: str, needs: list[int] | None, under: int | None, priority: int, epic: bool, checks: Checks
+    ) -> None:
         targets = tuple(dict.fromkeys(self.pick(one) for one in needs or ()))
         parent = None if under is None else self.pick(under, "epic", "pending", "blocked")
         title = f"T{len(self.model.rows)}"
         self.play(
-            self.looms[process].create(title, depends_on=targets, parent_id=parent, priority=f"p{priority}", epic=epic),
-            lambda made: self.model.create([New(made.id if made else "", title, priority, epic, parent, targets)]),
+            self.looms[process].create(
+                title,
+                depends_on=targets,
+                parent_id=parent,
+                priority=f"p{priority}",
+                epic=epic,
+                files=checks,
+                checks=checks,
+            ),
+            lambda made: self.model.create(
+                [New(made.id if made else "", title, priority, epic, parent, targets, checks, checks)]
+            ),
         )
 
     @precondition(lambda self: len(self.model.rows) < TASKS)
@@ -180,6 +204,33 @@ class Graph(RuleBasedStateMachine):
             lambda _: self.model.edit(task, title=new, priority=priority, needs=targets),
         )
 
+    @rule(process=processes, which=numbers, agent=names, files=checks, checks=checks, anew=st.booleans())
+    def hold_to(self, process: str, which: int, agent: str | None, files: Checks, checks: Checks, anew: bool) -> None:
+        task = self.pick(which, "pending", "claimed")
+        if not (files or checks or anew):
+            return
+        self.led_to(
+            self.looms[process].update(task, files=files, checks=checks, no_files=anew, no_checks=anew, agent_id=agent),
+            lambda _: self.model.hold_to(process, task, agent, files=files, checks=checks, anew=anew),
+        )
+
+    @rule(process=processes, which=numbers, exit_status=st.sampled_from([0, 0, 0, 1, None]))
+    def prove(self, process: str, which: int, exit_status: int | None) -> None:
+        """Runs every check for the newest claim of a task, outside of any repository."""
+        task = self.pick(which, "claimed")
+        if task not in self.model.rows:
+            return
+        token = self.model.rows[task].token
+
+        async def run(tx: store.Transaction) -> None:
+            for name, digest in IN_FORCE.items():
+                number = await proofs.begin(tx, name, digest, agent=process, tree=None, task_id=task, token=token)
+                await proofs.close(tx, number, exit_status=exit_status, seconds=0.1, tail="")
+
+        self.run(self.looms[process].transact(run))
+        if exit_status == 0:
+            self.model.green.add((task, token))
+
     @rule(process=processes, which=numbers, downstream=st.booleans())
     def cancel(self, process: str, which: int, downstream: bool) -> None:
         task = self.pick(which, "pending", "blocked", "epic", "claimed", "failed")
@@ -200,12 +251,13 @@ class Graph(RuleBasedStateMachine):
         if made is not None:
             assert {one["id"] for one in made.inputs} == set(self.model.rows[made.task.id].needs)
 
-    @rule(process=processes, which=numbers, who=st.integers(0, 5))
-    def done(self, process: str, which: int, who: int) -> None:
+    @rule(process=processes, which=numbers, who=st.integers(0, 5), told=st.booleans())
+    def done(self, process: str, which: int, who: int, told: bool) -> None:
         task, agent, token = self.who(which, who)
+        proven = Proven(IN_FORCE) if told else None
         self.led_to(
-            self.looms[process].done(task, {"by": process}, agent_id=agent, token=token),
-            lambda _: self.model.done(process, task, agent, token),
+            self.looms[process].done(task, {"by": process}, agent_id=agent, token=token, proven=proven),
+            lambda _: self.model.done(process, task, agent, token, told=told),
         )
 
     @rule(process=processes, count=st.integers(1, 4))
@@ -216,7 +268,7 @@ class Graph(RuleBasedStateMachine):
                 self.led_to(self.looms[process].done(task), partial(self._done, process, task))
 
     def _done(self, process: str, task: str, _: Outcome | None) -> Effect | None:
-        return self.model.done(process, task, None, None)
+        return self.model.done(process, task, None, None, told=False)
 
     @rule(process=processes, which=numbers, who=st.integers(0, 5), retry=st.booleans())
     def fail(self, process: str, which: int, who: int, retry: bool) -> None:
@@ -430,6 +482,8 @@ class Graph(RuleBasedStateMachine):
                 "token": row.token,
                 "assignee": row.assignee,
                 "lapsed": row.lapsed,
+                "files": row.files,
+                "checks": row.checks,
                 "dead": row.dead,
                 "ready_at": row.ready_at if row.status == "pending" else None,
                 "lease_ends": row.lease_ends if row.status == "claimed" else None,
@@ -486,6 +540,8 @@ class Graph(RuleBasedStateMachine):
             "token": task.claim_token,
             "assignee": task.assignee,
             "lapsed": task.lapsed,
+            "files": task.files,
+            "checks": task.checks,
             "dead": task.dead,
             "ready_at": self.seconds(task.ready_at) if task.status == "pending" else None,
             "lease_ends": self.seconds(task.lease_expires_at),

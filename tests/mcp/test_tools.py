@@ -123,6 +123,19 @@ async def test_no_reply_carries_what_cannot_be_seen(agent: Agent) -> None:
     assert not set(lure) & set(error)
 
 
+async def test_what_a_task_touches_and_must_pass(agent: Agent) -> None:
+    made = await agent("create", title="A", files=["src/", "docs/*.md"], checks=["unit"])
+    claim = await agent("claim")
+    assert (claim["id"], claim["files"], claim["checks"]) == (made["id"], ["src", "docs"], ["unit"])
+    await agent("update", task_id=made["id"], files=["a.py"], checks=["lint"], token=claim["token"])
+    shown = await agent("status", task_id=made["id"])
+    assert (shown["files"], shown["checks"]) == (["src", "docs", "a.py"], ["unit", "lint"])
+    said = await agent.error("done", task_id=made["id"], token=claim["token"])
+    assert said.startswith(f"proof_missing: {made['id']} ")
+    assert said.endswith('{"checks": [{"name": "unit"}, {"name": "lint"}]}')
+    assert (await agent("status", task_id=made["id"]))["status"] == "claimed"
+
+
 @pytest.mark.parametrize("agent", ["auto"], indirect=True)
 async def test_nothing_ready_is_an_answer(agent: Agent) -> None:
     assert (await agent("claim"))["status"] == "nothing_ready"
@@ -284,6 +297,11 @@ BAD = [
     ("update", {"task_id": "{mine}", "depends_on": ["{mine}"]}, ""),
     ("update", {"task_id": "{mine}", "depends_on": ["{after}"]}, "dependency_cycle: "),
     ("update", {"task_id": "{mine}"}, "invalid_input: Nothing to change"),
+    ("update", {"task_id": "{mine}", "files": ["/etc"]}, "invalid_input: files names “/etc”, which is not below"),
+    ("update", {"task_id": "{mine}", "title": "T", "token": 7}, "claim_conflict: "),
+    ("create", {"title": "T", "files": [".loom/config.yaml"]}, "invalid_input: files names “.loom/config.yaml”, "),
+    ("create", {"title": "T", "files": ["x"] * 101}, "invalid_input: files should have at most 100 items"),
+    ("create", {"title": "T", "checks": ["rm -rf"]}, "invalid_input: checks names “rm -rf”, which is no name"),
     ("status", {"task_id": "{theirs}"}, "task_not_found: "),
     ("status", {"view": "*"}, "invalid_input: view should be 'overview', "),
     ("graph", {"root": "loom-ffffffff"}, "task_not_found: "),
