@@ -107,6 +107,9 @@ ROWS = {
         insert into landing_leases (project_id, target, holder, until) values ('{0}', 'main', 'ann', now());
         insert into landing_targets (project_id, target, why) values ('{0}', 'loom/landed', 'It is checked out.')
     """,
+    13: """
+        insert into landing_tips (project_id, target, commit_id) values ('{0}', 'main', 'm1')
+    """,
 }
 NUMBERS = [one.number for one in migrations()]
 

@@ -99,15 +99,14 @@ async def commit(
     found = await _lies_there(worktree)
     if problems := found.problems or await _in_files(worktree, found.paths, target):
         return Refusal(tuple(problems))
-    line = await _line(worktree, branch, target, base, clean=not (found.paths or found.merging))
+    line = await _line(worktree, branch, target, base, found)
     if isinstance(line, Refusal):
         return line
     if found.paths or found.undecided:
         refused = await _add(worktree)
         if refused is not None:
             return refused
-    made = await _made(worktree, work, line, found.merging)
-    made, changed = await _against(worktree, work, made, target)
+    made, changed = await _made(worktree, work, line, target, found)
     paths = {one.path: one for one in changed}
     if wrong := [
         *_links(changed),
@@ -122,7 +121,7 @@ async def commit(
             (f"Nothing was changed, though the task is for {_some(work.files)}. Do the work, or say why it fails.",),
             nothing=True,
         )
-    await _keep(worktree, branch, made)
+    await _keep(worktree, branch, made, found)
     return Committed(made, tuple(map(_shown, paths)), outside(paths, work.files))
 
 
@@ -156,6 +155,8 @@ async def changes(repository: Repository, old: str, new: str) -> tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    head: str  # the commit that HEAD is, "" if none
+    on: str  # the branch that HEAD follows, "" if none
     paths: tuple[str, ...]  # that differ from the index, or the index from HEAD
     undecided: bool  # whether some are in conflict for git
     merging: str | None  # what was to be merged
@@ -166,14 +167,18 @@ async def _lies_there(worktree: Repository) -> _Found:
     """Looks, and changes nothing."""
     git_dir = _git_dir(worktree)
     listed = await worktree.run(
-        "status", "--porcelain=v2", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=dirty",
+        "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames",
+        "--ignore-submodules=dirty",
         timeout=_FILES_SECONDS, out_bytes=_LISTED_BYTES,
     )  # fmt: skip
     if listed.cut:
-        return _Found((), False, None, ("There are too many new files to commit. Have git ignore what is no work.",))
+        return _Found(
+            "", "", (), False, None, ("There are too many new files to commit: have git ignore what is no work.",)
+        )
     paths: list[str] = []
     nested: list[str] = []
     unmerged: list[list[str]] = []
+    told: dict[str, str] = {}
     for line in listed.out.decode(errors="surrogateescape").split("\0"):
         kind, _, rest = line.partition(" ")
         if kind == "1":
@@ -181,6 +186,8 @@ async def _lies_there(worktree: Repository) -> _Found:
         elif kind == "u":
             paths.append(rest.split(" ", 9)[9])
             unmerged.append(rest.split(" ", 9))
+        elif kind == "#":
+            name, _, told[name] = rest.partition(" ")
         elif kind == "?":
             (nested if rest.endswith("/") else paths).append(rest)
     problems = []
@@ -198,7 +205,16 @@ async def _lies_there(worktree: Repository) -> _Found:
             " `git add`."
         )
     merging = _first_line(git_dir / "MERGE_HEAD")
-    return _Found(tuple(paths), bool(unmerged), merging, tuple(problems))
+    head, on = (told.get(f"branch.{name}", "") for name in ("oid", "head"))
+    # In brackets: that there is no commit, or no branch.
+    return _Found(
+        "" if head.startswith("(") else head,
+        "" if on.startswith("(") else on,
+        tuple(paths),
+        bool(unmerged),
+        merging,
+        tuple(problems),
+    )
 
 
 def _untouched(top: Path, fields: Sequence[str]) -> bool:
@@ -259,10 +275,17 @@ async def _markers_of(worktree: Repository, name: str) -> int:
 # --- where it is committed --------------------------------------------------------------------------------------------
 
 
-async def _line(worktree: Repository, branch: str, target: str, base: str | None, *, clean: bool) -> str | Refusal:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    commit: str
+    base: str  # where it leaves the target
+
+
+async def _line(worktree: Repository, branch: str, target: str, base: str | None, found: _Found) -> _Line | Refusal:
     """The commit to go on from: HEAD, the branch where HEAD was left on something that has landed, and where neither
-    is behind anything that the target has, the commit that the branch began from."""
-    head, tip = await _parsed(worktree, "HEAD"), await _parsed(worktree, refs.branch(branch))
+    has anything in common with the target, the commit that the branch began from."""
+    head = found.head
+    tip = head if found.on == branch else await _parsed(worktree, "rev-parse", refs.branch(branch))
     if head and tip and head != tip and not await is_ancestor(worktree, tip, head):
         if not (await is_ancestor(worktree, head, tip) or await is_ancestor(worktree, head, target)):
             return Refusal(
@@ -271,18 +294,15 @@ async def _line(worktree: Repository, branch: str, target: str, base: str | None
                     f" on {branch}: `git checkout {branch}`, then `git merge {head[:12]}`.",
                 )
             )
-        if not clean:
+        if found.paths or found.merging:
             return Refusal(
                 (f"Your worktree is not on {branch}, which has your commits. Go back: `git checkout {branch}`.",)
             )
         await worktree.run("read-tree", "--reset", "-u", tip, timeout=_FILES_SECONDS)
         head = tip
-    for line in (head, tip):
-        if line and await _parsed(worktree, "--merge-base", line, target):
-            return line
-    begun = base or _begun(_git_dir(worktree))
-    if begun and await _parsed(worktree, "--merge-base", begun, target):
-        return begun
+    for line in dict.fromkeys((head, tip, base or _begun(_git_dir(worktree)) or "")):
+        if line and (left := await _parsed(worktree, "merge-base", line, target)):
+            return _Line(line, left)
     return Refusal(
         (
             f"Your branch {branch} has nothing in common with what it began from. Put your files onto that:"
@@ -291,12 +311,11 @@ async def _line(worktree: Repository, branch: str, target: str, base: str | None
     )
 
 
-async def _parsed(worktree: Repository, *words: str) -> str:
+async def _parsed(worktree: Repository, how: str, *words: str) -> str:
     """The commit that is meant; "" if there is none."""
-    if words[0] == "--merge-base":
-        ended = await worktree.run("merge-base", *words[1:], accepted=(0, 1, 128))
-    else:
-        ended = await worktree.run("rev-parse", "--verify", "--quiet", f"{words[0]}^{{commit}}", accepted=(0, 1, 128))
+    if how == "rev-parse":
+        words = ("--verify", "--quiet", f"{words[0]}^{{commit}}")
+    ended = await worktree.run(how, *words, accepted=(0, 1, 128))
     return ended.out.decode().strip() if ended.status == 0 else ""
 
 
@@ -318,44 +337,42 @@ async def _add(worktree: Repository) -> Refusal | None:
     return None
 
 
-async def _made(worktree: Repository, work: Work, line: str, merging: str | None) -> str:
-    """A commit with all that is staged, or the line itself where that is all of it."""
-    tree = await worktree.text("write-tree")
-    if merging is None and tree == await tree_of(worktree, line):
-        return line
-    parents = (line,) if merging is None else (line, merging)
-    return await commit_tree(worktree, tree, parents, _message(work), author=work.author)
+async def _made(
+    worktree: Repository, work: Work, line: _Line, target: str, found: _Found
+) -> tuple[str, list[_Changed]]:
+    """A commit with all that is staged, or the line itself where that is all of it; and how it differs from where it
+    left the target. Where the agent's own history speaks for other tasks its changes become one commit."""
+    made, base = line.commit, line.base
+    staged = found.paths or found.merging or found.head != line.commit
+    if staged:
+        tree = await worktree.text("write-tree")
+        if found.merging or tree != await tree_of(worktree, line.commit):
+            parents = (line.commit, found.merging) if found.merging else (line.commit,)
+            made = await commit_tree(worktree, tree, parents, _message(work), author=work.author)
+            base = await worktree.text("merge-base", made, target) if found.merging else base
+    if base == made:
+        return made, []
+    if (base != line.commit or found.merging) and await _speaks_for_others(worktree, work, f"{target}..{made}"):
+        made = await commit_tree(worktree, await tree_of(worktree, made), (base,), _message(work), author=work.author)
+    return made, await _differing(worktree, base, made)
+
+
+async def _speaks_for_others(worktree: Repository, work: Work, history: str) -> bool:
+    said = await worktree.run("log", "--format=%B%x00", history, out_bytes=_MESSAGES_BYTES)
+    return said.cut or speaks_for_others(said.out.decode(errors="replace"), work.task_id, work.agent)
 
 
 def _message(work: Work) -> str:
     return "\n".join([shorten(one_line(work.title), _SUBJECT), "", *lines(work.task_id, work.agent), ""])
 
 
-async def _against(worktree: Repository, work: Work, made: str, target: str) -> tuple[str, list[_Changed]]:
-    """How a commit differs from where it left the target. Where its own history speaks for other tasks, its changes
-    become one commit, which does not."""
-    base = await worktree.text("merge-base", made, target)
-    if base == made:
-        return made, []
-    said = await worktree.run("log", "--format=%B%x00", f"{target}..{made}", out_bytes=_MESSAGES_BYTES)
-    if said.cut or speaks_for_others(said.out.decode(errors="replace"), work.task_id, work.agent):
-        made = await commit_tree(worktree, await tree_of(worktree, made), (base,), _message(work), author=work.author)
-    return made, await _differing(worktree, base, made)
-
-
-async def _keep(worktree: Repository, branch: str, made: str) -> None:
+async def _keep(worktree: Repository, branch: str, made: str, found: _Found) -> None:
     """Puts the task's branch, and HEAD on it, to a commit whose tree is the index."""
-    git_dir, ref = _git_dir(worktree), refs.branch(branch)
-    if await _parsed(worktree, ref) != made or await _follows(worktree, ref):
-        await refs.change(worktree, f"update {ref} {made}")
-    if await _follows(worktree, "HEAD") != ref:
-        await worktree.run("symbolic-ref", "HEAD", ref)
-    unmerge(git_dir)
-
-
-async def _follows(worktree: Repository, ref: str) -> str:
-    ended = await worktree.run("symbolic-ref", "--quiet", ref, accepted=(0, 1, 128))
-    return ended.out.decode(errors="replace").strip() if ended.status == 0 else ""
+    if (found.on, found.head) != (branch, made):
+        await refs.change(worktree, f"update {refs.branch(branch)} {made}")
+    if found.on != branch:
+        await worktree.run("symbolic-ref", "HEAD", refs.branch(branch))
+    unmerge(_git_dir(worktree))
 
 
 # --- what has changed -------------------------------------------------------------------------------------------------
@@ -406,7 +423,7 @@ async def _ignored(worktree: Repository, files: Sequence[str], changed: Mapping[
 
 async def _filtered(worktree: Repository, changed: Mapping[str, object]) -> list[str]:
     """Files that belong through a filter which is not in force, such as git-lfs: they would land as they lie there."""
-    if not changed:
+    if not changed or not await asyncio.to_thread(_attributes, worktree, changed):
         return []
     ended = await worktree.run(
         "check-attr", "-z", "--stdin", "filter",
@@ -426,6 +443,15 @@ async def _filtered(worktree: Repository, changed: Mapping[str, object]) -> list
                 f" land as it lies there. Leave it as it was; a person can allow that filter with landing.trusted_git."
             )
     return problems
+
+
+def _attributes(worktree: Repository, paths: Iterable[str]) -> bool:
+    """Whether some file may say what git does with these."""
+    common = worktree.common_dir or _git_dir(worktree)
+    places = {parent for path in paths for parent in Path(path).parents}
+    return (common / "info" / "attributes").exists() or any(
+        os.path.lexists(worktree.work_tree / place / ".gitattributes") for place in places
+    )
 
 
 def _there(top: Path, paths: Sequence[str]) -> list[str]:

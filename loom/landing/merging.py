@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loom.exceptions import CommandError
 from loom.git import LOOM, Person, Repository
 from loom.landing.trailers import lines
 from loom.texts import one_line, shorten
@@ -88,7 +89,12 @@ async def chain(
     left: list[tuple[int, Conflict]] = []
     at = tip
     for place, branch in enumerate(branches):
-        merged = await merge(repository, at, branch)
+        try:
+            merged = await merge(repository, at, branch)
+        except CommandError as error:
+            if "unrelated histories" not in error.cause:
+                raise
+            merged = Conflict(())
         if isinstance(merged, Conflict):
             left.append((place, merged))
             continue

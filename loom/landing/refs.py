@@ -30,7 +30,7 @@ def branch(name: str) -> str:
 
 
 def held(commit: str) -> str:
-    """The ref that keeps a commit."""
+    """The ref that keeps a commit; of "": where all of them are."""
     return f"refs/loom/held/{commit}"
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.git import Repository
 from loom.landing import refs
+from loom.landing.merging import is_ancestor
 from loom.texts import quote
 
 OWN = "loom/landed"
@@ -60,6 +61,8 @@ class Target:
     start: str = "HEAD"
     places: Path | None = None
 
+    shared = False
+
     @property
     def own(self) -> bool:
         """Whether it is Loom's own."""
@@ -81,7 +84,7 @@ class Target:
             CommandError: the repository has no commit; git refuses.
         """
         target = cls(repository, OWN if name is None else name, start, places)
-        await _nothing_in_the_way(repository)
+        await nothing_in_the_way(repository)
         if not target.own:
             await target._must_exist()
         return target
@@ -101,7 +104,7 @@ class Target:
             # In this order: what Loom moved it to was known before.
             stands, follows = await self._read()
             at = await known()
-            if at.tip is not None and not await self._exists(at.tip):
+            if at.tip is not None and not await self.has(at.tip):
                 raise TargetError(
                     f"What has landed on {self.name} is not in the repository {self.repository.work_tree}.",
                     "Land from the clone in which it landed, or give both a remote to share (landing.remote).",
@@ -137,6 +140,14 @@ class Target:
             await refs.change(self.repository, *deletions)
         return moved
 
+    async def has(self, commit: str) -> bool:
+        """Whether the repository has a commit."""
+        return await exists(self.repository, commit)
+
+    async def own_instead(self, start: str) -> Target:
+        """Loom's own branch of the same repository, made at a commit where there is none."""
+        return await Target.of(self.repository, start=start, places=self.places)
+
     async def contains(self, commit: str) -> bool:
         """Whether a commit is on it; False also for one that is not in the repository."""
         looked = await self.repository.run("merge-base", "--is-ancestor", commit, self.ref, accepted=(0, 1, 128))
@@ -147,7 +158,7 @@ class Target:
     async def _own_tip(self, stands: str | None, follows: str, at: Known) -> Tip | None:
         """Where Loom's own stands or was put, None if it moved meanwhile."""
         if stands is None:
-            first = at.tip or await _commit(self.repository, self.start)
+            first = at.tip or await commit_of(self.repository, self.start)
             made = await refs.change(self.repository, f"create {self.ref} {first}")
             return Tip(first) if made else None
         if not follows and (at.tip is None or stands == at.tip or stands in at.intents):
@@ -170,7 +181,7 @@ class Target:
             )
         if follows:
             raise TargetError(f"{self.name} is another name of {follows}.", "Name that branch instead.")
-        if at.tip is None or stands == at.tip or await self._is_ancestor(at.tip, stands):
+        if at.tip is None or stands == at.tip or await is_ancestor(self.repository, at.tip, stands):
             return Tip(stands)
         if (await self._read())[0] != stands:
             return None
@@ -188,23 +199,8 @@ class Target:
                 return commit, "".join(follows)
         return None, ""
 
-    async def _exists(self, commit: str) -> bool:
-        looked = await self.repository.run("cat-file", "-e", f"{commit}^{{commit}}", accepted=(0, 1, 128))
-        return looked.status == 0
-
-    async def _is_ancestor(self, commit: str, of: str) -> bool:
-        looked = await self.repository.run("merge-base", "--is-ancestor", commit, of, accepted=(0, 1))
-        return looked.status == 0
-
     async def _must_exist(self) -> None:
-        fits = await self.repository.run("check-ref-format", self.ref, accepted=(0, 1))
-        if fits.status or self.name.startswith("-") or self.name == "HEAD":
-            raise TargetError(f"{quote(self.name)} is no name of a branch.", "Name a branch of the repository.")
-        if self.name.startswith("loom/"):
-            raise TargetError(
-                f"{self.name} is among the branches that Loom makes and removes.",
-                f"Land on {OWN}, or on a branch of your own.",
-            )
+        await fit_name(self.repository, self.name)
         if (await self._read())[0] is None:
             raise TargetError(
                 f"There is no branch {self.name} in {self.repository.work_tree}.",
@@ -298,8 +294,27 @@ class Target:
             await asyncio.sleep(random.uniform(0.02, 0.5))
 
 
-async def _nothing_in_the_way(repository: Repository) -> None:
-    await _commit(repository, "HEAD")
+async def fit_name(repository: Repository, name: str) -> None:
+    """Raises TargetError where work cannot land on a branch of that name."""
+    fits = await repository.run("check-ref-format", refs.branch(name), accepted=(0, 1))
+    if fits.status or name.startswith("-") or name == "HEAD":
+        raise TargetError(f"{quote(name)} is no name of a branch.", "Name a branch of the repository.")
+    if name.startswith("loom/"):
+        raise TargetError(
+            f"{name} is among the branches that Loom makes and removes.",
+            f"Land on {OWN}, or on a branch of your own.",
+        )
+
+
+async def exists(repository: Repository, commit: str) -> bool:
+    """Whether a repository has a commit."""
+    looked = await repository.run("cat-file", "-e", f"{commit}^{{commit}}", accepted=(0, 1, 128))
+    return looked.status == 0
+
+
+async def nothing_in_the_way(repository: Repository) -> None:
+    """Raises TargetError where a branch keeps Loom from making its own, CommandError where there is no commit."""
+    await commit_of(repository, "HEAD")
     listed = await repository.text("for-each-ref", "--format=%(refname)", "refs/heads/loom", refs.branch(OWN) + "/**")
     for name in listed.splitlines():
         if name == "refs/heads/loom" or name.startswith(f"{refs.branch(OWN)}/"):
@@ -310,7 +325,8 @@ async def _nothing_in_the_way(repository: Repository) -> None:
             )
 
 
-async def _commit(repository: Repository, name: str) -> str:
+async def commit_of(repository: Repository, name: str) -> str:
+    """The commit that a name means. Raises CommandError where there is none."""
     try:
         return await repository.text("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
     except CommandError as error:

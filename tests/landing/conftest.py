@@ -2,74 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from loom.git import Repository
-
-ENV = {
-    "PATH": "/usr/bin:/bin:/usr/local/bin",
-    "HOME": "/nonexistent",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_AUTHOR_NAME": "Ann",
-    "GIT_AUTHOR_EMAIL": "ann@example.org",
-    "GIT_COMMITTER_NAME": "Ann",
-    "GIT_COMMITTER_EMAIL": "ann@example.org",
-}
-
-
-class Place:
-    """A work tree, as a person or an agent works in it."""
-
-    def __init__(self, top: Path) -> None:
-        self.top = top
-
-    def git(self, *words: str, check: bool = True) -> str:
-        """What git prints."""
-        git = ["git", "-C", str(self.top), "-c", "protocol.file.allow=always", *words]
-        ended = subprocess.run(git, capture_output=True, text=True, env=ENV, check=False)
-        assert not check or ended.returncode == 0, f"{words}: {ended.stderr}"
-        return ended.stdout.strip()
-
-    def write(self, name: str, text: str = "") -> Path:
-        """A file with this text."""
-        path = self.top / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return path
-
-    def read(self, name: str) -> str:
-        return (self.top / name).read_text()
-
-    def commit(self, message: str = "more", files: dict[str, str] | None = None) -> str:
-        """Commits these files, all that lies there, and says which commit it is."""
-        for name, text in (files or {}).items():
-            self.write(name, text)
-        self.git("add", "-A")
-        self.git("commit", "-q", "--allow-empty", "-m", message)
-        return self.tip()
-
-    def tip(self, name: str = "HEAD") -> str:
-        return self.git("rev-parse", name)
-
-    def files(self, commit: str) -> list[str]:
-        return self.git("ls-tree", "-r", "--name-only", commit).splitlines()
-
-    def status(self) -> str:
-        return self.git("status", "--porcelain", "--untracked-files=all")
-
-    def worktree(self, path: Path, branch: str, at: str = "HEAD") -> Place:
-        """Another work tree, on a new branch."""
-        self.git("worktree", "add", "-q", "-b", branch, str(path), at)
-        return Place(path)
-
-    async def repository(self) -> Repository:
-        """It, entered by its own directory."""
-        git_dir = Path(self.git("rev-parse", "--absolute-git-dir"))
-        common = Path(self.git("rev-parse", "--path-format=absolute", "--git-common-dir"))
-        return Repository(self.top, git_dir, common)
+from loom.config import LoomConfig
+from loom.graph.front import Loom
+from loom.landing.proving import Prover
+from loom.landing.worktrees import Worktrees
+from tests.landing.place import Place
+from tests.landing.yard import Yard, configured
 
 
 @pytest.fixture
@@ -81,3 +25,22 @@ def place(tmp_path: Path) -> Place:
     made.git("init", "-q", "-b", "main")
     made.commit("one", {"a.txt": "one\n", "b.txt": "b\n"})
     return made
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Loom's places lie."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+async def yard(config: LoomConfig, place: Place, tmp_path: Path, state: Path) -> AsyncIterator[Yard]:
+    async with AsyncExitStack() as stack:
+        chosen = configured(config, place)
+        loom = await stack.enter_async_context(Loom(chosen, agent="tester"))
+        worktrees = await Worktrees.of_project(chosen)
+        prover = await stack.enter_async_context(Prover.of(loom, worktrees.repository))
+        bench = tmp_path / "bench"
+        place.git("worktree", "add", "-q", "--detach", str(bench))
+        yield Yard(loom, place, Place(bench), worktrees, prover)

@@ -13,7 +13,7 @@ from loom.exceptions import CommandError
 from loom.git import Repository
 from loom.landing import commits
 from loom.landing.commits import Committed, Refusal, Work, commit
-from tests.landing.conftest import Place
+from tests.landing.place import Place
 
 BRANCH = "loom/loom-00000001"
 WORK = Work("loom-00000001", "Do it\nLoom-Task: loom-99999999", "ann-1")

@@ -10,7 +10,7 @@ from loom.exceptions import CommandError
 from loom.landing import merging
 from loom.landing.commits import changes
 from loom.landing.merging import Brought, Conflict, Link, bring_in, chain, group
-from tests.landing.conftest import Place
+from tests.landing.place import Place
 
 ONE = Brought("loom-00000001", "ann-1", "One\nLoom-Task: loom-99999999")
 TWO = Brought("loom-00000002", "bob-2", "---")
@@ -62,12 +62,13 @@ async def test_a_name_of_a_file_in_conflict_may_have_any_sign(place: Place) -> N
     assert left[0][1].files == (name,)
 
 
-async def test_what_has_no_history_in_common_is_no_conflict_but_refused(place: Place) -> None:
+async def test_what_has_no_history_in_common_conflicts_in_that(place: Place) -> None:
     place.git("checkout", "-q", "--orphan", "alone")
     alone = place.commit("alone")
     place.git("checkout", "-q", "main")
-    with pytest.raises(CommandError, match="unrelated histories"):
-        await chain(await place.repository(), place.tip(), [alone])
+    _, left = await chain(await place.repository(), place.tip(), [alone])
+    assert left == [(0, Conflict(()))]
+    assert str(left[0][1]) == "It conflicts in its history."
 
 
 async def test_a_group_is_one_commit_of_the_target_with_lines_for_each_task(place: Place) -> None:

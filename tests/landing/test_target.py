@@ -12,7 +12,7 @@ import pytest
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.landing import refs
 from loom.landing.target import OWN, Known, Target, Tip
-from tests.landing.conftest import Place
+from tests.landing.place import Place
 
 
 async def known(tip: str | None = None, *intents: str) -> Known:

@@ -11,7 +11,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `events` | the outbox, and the history of a task |
 | `escalations` `diagnoses` `messages` `plans` `projects` | rows of the same name |
 | `proofs` `skill_runs` `workflow_runs` | rows of the same name |
-| `landings` | claims whose work lands on a branch, and their queue |
+| `landings` `landing_tips` | claims whose work lands on a branch, their queue, and where each branch stood last |
 | `retention` | what has been kept long enough |
 | `reading` | questions across all of them |
 """
@@ -20,6 +20,7 @@ from loom.graph.store import (
     diagnoses,
     escalations,
     events,
+    landing_tips,
     landings,
     messages,
     plans,
@@ -125,6 +126,7 @@ __all__ = [
     "get_task_dependencies",
     "get_tasks",
     "insert_tasks",
+    "landing_tips",
     "landings",
     "list_active_tasks",
     "list_all_tasks",

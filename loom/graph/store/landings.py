@@ -349,6 +349,19 @@ async def open_intents_of(connection: Connection, project_id: str, task_ids: Col
     return [Intent.from_record(record) for record in records]
 
 
+async def intents_of_queued(connection: Connection, project_id: str, target: str) -> list[tuple[Intent, bool]]:
+    """Every intent of what is still in the queue, oldest first, and whether it is open. One that was withdrawn counts
+    too: somebody may have moved the target by it all the same."""
+    records = await connection.fetch(
+        "select i.*, i.closed_at is null as open from landing_intents i"
+        " join landings l on l.project_id = i.project_id and l.id = i.landing_id and l.state = 'queued'"
+        " where i.project_id = $1 and i.target = $2 order by i.id",
+        project_id,
+        target,
+    )
+    return [(Intent.from_record(record), record["open"]) for record in records]
+
+
 async def intent_of(connection: Connection, project_id: str, landing_id: int, commit_id: str) -> Intent | None:
     """The intent, open or closed, that names this commit for a landing."""
     record = await connection.fetchrow(
@@ -576,6 +589,14 @@ async def record_target(tx: Transaction, target: str, why: str) -> None:
         target,
         why,
     )
+
+
+async def holder_of_lease(connection: Connection, project_id: str, target: str) -> str | None:
+    """Who has the lease of a target, also where its time is over."""
+    found: str | None = await connection.fetchval(
+        "select holder from landing_leases where project_id = $1 and target = $2", project_id, target
+    )
+    return found
 
 
 async def forget_target(tx: Transaction) -> None:
