@@ -21,7 +21,7 @@ from loom.landing.snapshot import Snapshot
 from loom.landing.worktrees import Worktrees
 from loom.replies import Checking
 from tests.conftest import Opener
-from tests.landing.conftest import Place
+from tests.landing.place import Place
 
 GREEN = "import mod; assert mod.ONE == 1"
 
