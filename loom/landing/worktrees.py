@@ -28,7 +28,7 @@ from loom.background import through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
 from loom.git import Repository
-from loom.landing import places
+from loom.landing import places, setup
 from loom.landing.places import Lock
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
@@ -50,7 +50,7 @@ class Worktree:
         repository: to call git with; an agent's `.git` file does not count.
         base: the commit that it began from.
         slot: a number that no other worktree in use on this machine has.
-        fresh: it was made just now, and nobody has worked in it.
+        fresh: it was made just now, with the files of `base`: nobody has worked on it.
     """
 
     task_id: str
@@ -126,7 +126,8 @@ class Worktrees:
         with all that lies in it and with nothing of that attempt running, else a new one.
 
         Args:
-            base: the commit that a new one begins from; None: HEAD. A branch that the task has already is gone on with.
+            base: the commit that a new one begins from; None: HEAD. A branch of the task with commits of its own is
+                gone on with.
 
         Raises:
             CommandError: with what git says; somebody else works in it and does not end.
@@ -207,6 +208,18 @@ class Worktrees:
             self._leave(worktree.task_id)
         return dropping.result()
 
+    def place(self, worktree: Worktree, log: Path) -> setup.Place:
+        """The worktree as a place to be set up. `log`: the file for what that prints."""
+        return setup.Place(
+            tree=worktree.path,
+            home=worktree.home,
+            source=self.repository.work_tree,
+            state=self.state,
+            log=log,
+            variables=tuple(worktree.variables.items()),
+            keeps=worktree.fresh,
+        )
+
     def listed(self) -> list[Found]:
         """What lies there, by task. Raises FileError."""
         try:
@@ -263,11 +276,11 @@ class Worktrees:
         fds = (hold.lock.fd,)
         start = await _commit_of(self.repository, base or "HEAD")
         await asyncio.to_thread(self._clear, task_id)
-        known = await self.repository.text("for-each-ref", "--format=%(refname)", f"refs/heads/{branch}")
-        how = [str(path), branch] if known else ["-b", branch, str(path), start]
+        anew = await self._has_nothing(branch, start)
+        how = ["-B", branch, str(path), start] if anew else [str(path), branch]
         try:
             await self.repository.run("worktree", "add", "--no-checkout", *how, pass_fds=fds)
-            tree = await asyncio.to_thread(self._made, task_id, start, hold.slot)
+            tree = await asyncio.to_thread(self._made, task_id, start, hold.slot, anew)
             # By a call of its own: the configuration may differ by branch or place, and is looked through there.
             await tree.repository.run("reset", "--hard", "--quiet", timeout=_CHANGE_SECONDS, pass_fds=fds)
             await asyncio.to_thread(self._mark, tree)
@@ -277,11 +290,19 @@ class Worktrees:
             raise
         return tree
 
-    def _made(self, task_id: str, base: str, slot: int) -> Worktree:
+    async def _has_nothing(self, branch: str, start: str) -> bool:
+        """Whether there is no such branch, or nothing on it that is not in the commit to begin from."""
+        ref = f"refs/heads/{branch}"
+        if not await self.repository.text("for-each-ref", "--format=%(refname)", ref):
+            return True
+        looked = await self.repository.run("merge-base", "--is-ancestor", ref, start, accepted=(0, 1))
+        return looked.status == 0
+
+    def _made(self, task_id: str, base: str, slot: int, fresh: bool) -> Worktree:
         """The worktree that git has just made, before anybody can have been in it."""
         path = self._place / task_id
         git_dir = Path((path / ".git").read_text().removeprefix("gitdir:").strip())
-        return self._worktree(task_id, path, git_dir, base, slot, fresh=True)
+        return self._worktree(task_id, path, git_dir, base, slot, fresh=fresh)
 
     def _worktree(self, task_id: str, path: Path, git_dir: Path, base: str, slot: int, *, fresh: bool) -> Worktree:
         repository = replace(self.repository, work_tree=path, git_dir=git_dir, common_dir=self._common)
@@ -347,6 +368,7 @@ class Worktrees:
         """Removes a worktree: mark, files, and what git keeps of it, however far it was made. The mark goes first."""
         mark = self._read_mark(task_id)
         self._mark_of(task_id).unlink(missing_ok=True)
+        self._mark_of(task_id).with_suffix(".setup").unlink(missing_ok=True)
         places.remove(self._place / task_id)
         kept = self._common / "worktrees"
         for one in [*kept.iterdir()] if kept.is_dir() else ():

@@ -112,6 +112,14 @@ async def test_a_worktree_begins_at_the_commit_that_is_given(repository: Path) -
         await trees.make("none", "nothing")
 
 
+async def test_a_branch_with_nothing_on_it_begins_anew(repository: Path) -> None:
+    git(repository, "branch", "loom/task")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "two")
+    tree = await (await of(repository)).make("task")
+    assert (tree.fresh, git(tree.path, "rev-parse", "HEAD").strip()) == (True, tree.base)
+    assert tree.base == git(repository, "rev-parse", "HEAD").strip()
+
+
 async def test_a_retry_goes_on_in_the_same_place(trees: Worktrees, repository: Path) -> None:
     first = trees.find("task")
     assert first is not None
@@ -382,6 +390,7 @@ async def test_what_is_not_saved_elsewhere_stays(trees: Worktrees, repository: P
     assert not tree.path.exists()
     again = await trees.make("task")
     assert (again.path / "new.txt").exists(), "its branch is gone on with"
+    assert not again.fresh
     git(repository, "merge", "-q", "loom/task")
     assert await trees.drop(again) == ""
     assert git(repository, "branch", "--list", "loom/*") == ""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from loom.config import LoomConfig, SkillsConfig
+from loom.config.keys import WorkConfig
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.orchestration.workers.job import JobPhase, JobProgress
@@ -36,12 +37,18 @@ async def project_loom(config: LoomConfig, tmp_path: Path) -> AsyncIterator[Proj
     opened: list[Loom] = []
     (tmp_path / ".loom").mkdir()
 
-    def opener(agent: str = "worker", skills: SkillsConfig | None = None, **orchestration: float) -> Loom:
+    def opener(
+        agent: str = "worker",
+        skills: SkillsConfig | None = None,
+        work: WorkConfig | None = None,
+        **orchestration: float,
+    ) -> Loom:
         settings = replace(
             config.orchestration,
             **{"max_retries": 1, "backoff_base_seconds": 0} | orchestration,  # type: ignore[arg-type]
         )
-        chosen = replace(config, project_dir=tmp_path, orchestration=settings, skills=skills or config.skills)
+        chosen = replace(config, project_dir=tmp_path, orchestration=settings)
+        chosen = replace(chosen, skills=skills or config.skills, work=work or config.work)
         loom = Loom(chosen, agent=agent)
         opened.append(loom)
         return loom

@@ -35,6 +35,7 @@ from loom.exceptions import (
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.rules import claims
+from loom.landing import setup
 from loom.landing.worktrees import Worktree, Worktrees, branch_of
 from loom.orchestration.workers import result
 from loom.orchestration.workers.prompt import Setting, again, prompt, unreported
@@ -169,6 +170,8 @@ class Job:
             self._worktree = tree = await bench.worktrees.make(task.id) if bench.worktrees else None
         except (LoomError, OSError) as error:
             return await self._fail(f"Its git worktree could not be made. {error}")
+        if tree is not None and (report := await self._set_up(tree)) is not None:
+            return report
         place, git_dir = (tree.path, tree.repository.git_dir) if tree else (Path.cwd(), None)
         errand = bench.errand(self._claim, self._agent, place, git_dir)
         self._setting = bench.setting(errand)
@@ -185,6 +188,27 @@ class Job:
             return await self._work(session)
         finally:
             self._setting.handed_in.unlink(missing_ok=True)
+
+    async def _set_up(self, tree: Worktree) -> _Report | None:
+        """Makes the worktree one to work in. Returns what came of the claim where that fails, or must end."""
+        bench, name = self._bench, f"{self._task.id}-setup.log"
+        assert bench.worktrees is not None, "it is one of them"
+        place = bench.worktrees.place(tree, bench.logs / name)
+        preparing = asyncio.create_task(setup.prepare(place, self._loom.config, bench.trees))
+        cut = await self._watch.over(preparing, (Standing.LAPSED, Standing.TAKEN))
+        await end_tasks([preparing])
+        error = None if preparing.cancelled() else preparing.exception()
+        if cut is Cut.LOST:
+            return JobPhase.LOST, "its claim was lost while its worktree was set up"
+        if cut is Cut.DEADLINE:
+            return await self._fail(f"Its git worktree was set up until the deadline, for {self._watch.span:g} s.")
+        if isinstance(error, LoomError) and not tree.fresh:
+            return await self._fail(f"Its git worktree could not be set up. {error}")
+        if isinstance(error, LoomError):  # which no other task would fare better with
+            self._shift.end(error)
+        elif error is not None:
+            raise error
+        return await self._give_back() if self._shift.over else None
 
     async def _work(self, session: Session) -> _Report:
         """Has it go on for as long as there is something to ask of it, and reports."""
