@@ -7,6 +7,7 @@ They are looked for in the directory that LOOM_TEST_AGENTS names (`npm install @
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = {"claude": "@anthropic-ai/claude-code", "codex": "@openai/codex"}
+_PROBES = {"claude": ["--version"], "codex": ["sandbox", "--", "true"]}  # its sandbox needs something of the kernel
 _NOT_INHERITED = ("CLAUDE", "ANTHROPIC_", "CODEX_", "OPENAI_")
 _CODEX_SETTINGS = """\
 model = "{model}"
@@ -53,7 +55,8 @@ class Agent:
             settings.write_text(_CODEX_SETTINGS.format(url=url, model=model))
             return env | {"SCRIPTED_KEY": "a key"}
         who = {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-test"} if login else {"ANTHROPIC_API_KEY": "sk-ant-test"}
-        return env | who | {"ANTHROPIC_BASE_URL": url, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+        less = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "1"}
+        return env | who | less | {"ANTHROPIC_BASE_URL": url}
 
 
 def agent(name: str) -> Agent:
@@ -72,7 +75,7 @@ def _found(name: str) -> Agent | str:
     path = str(inside) if inside and inside.exists() else shutil.which(name)
     if path is None:
         return f"needs {name}: `npm install {PACKAGES[name]}`, for PATH or in the directory LOOM_TEST_AGENTS"
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+    said = subprocess.run([path, *_PROBES[name]], capture_output=True, text=True, timeout=60)
     if said.returncode:
-        return f"{path} does not run: {(said.stderr or said.stdout).strip()[-200:]}"
+        return f"`{shlex.join([path, *_PROBES[name]])}` does not run: {(said.stderr or said.stdout).strip()[-200:]}"
     return Agent(name, Path(path).absolute())

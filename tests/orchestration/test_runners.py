@@ -129,6 +129,7 @@ def test_codex_may_write_its_worktree_and_what_a_commit_there_needs(monkeypatch:
     }
     server = found["mcp_servers"]["loom"]
     assert server["required"] is True
+    assert server["tool_timeout_sec"] > 60, "a report may take 50 s"
     assert server["env"]["LOOM_CLAIM_TOKEN"] == "7"
     assert "LOOM_DATABASE_URL" in server["env_vars"]
     assert "secret" not in " ".join(launch.words), "everybody can read a command line"

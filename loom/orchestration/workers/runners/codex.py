@@ -125,6 +125,7 @@ def _settings(errand: Errand, writable: Sequence[Path]) -> list[str]:
         "args": [*arguments, "mcp"],
         "required": True,
         "startup_timeout_sec": 30,
+        "tool_timeout_sec": 120,  # a report waits for checks
         "env": errand.environment(),
         # By name, so that no address with a password stands in a command line that everybody can read.
         "env_vars": sorted(name for name in os.environ if name.startswith(("LOOM_", "XDG_", "PYTHON"))),
@@ -134,13 +135,15 @@ def _settings(errand: Errand, writable: Sequence[Path]) -> list[str]:
     network = {"enabled": True, "mode": "limited", "allow_local_binding": True, "domains": {}}
     settings = {
         "approval_policy": "never",
+        "allow_login_shell": False,  # whose PATH is the system's, without the programs of a virtual environment
+        "features.code_mode.direct_only_tool_namespaces": ["mcp__loom"],  # else newer models are not told of them
         **{f"mcp_servers.loom.{name}": value for name, value in server.items()},
         "default_permissions": _PROFILE,
         f"permissions.{_PROFILE}.filesystem": files,
         f"permissions.{_PROFILE}.network": network,
     }
     given = [word for name, value in settings.items() for word in ("-c", f"{name}={_toml(value)}")]
-    return ["--enable", "network_proxy", *given]
+    return ["--enable", "network_proxy", "--disable", "unbounded_connection_retries", *given]
 
 
 def _toml(value: Any) -> str:

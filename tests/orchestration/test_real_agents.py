@@ -1,0 +1,281 @@
+"""`loom work` with the agents' real commands, their models on loopback by script: how each end of theirs is understood.
+
+What they print differs with each version of theirs; what is held here is what becomes of the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.bus.events import EventType
+from loom.graph.front import Loom
+from loom.graph.model.task import Task
+from loom.landing.places import state_dir
+from loom.orchestration.workers.resting import Resting, resting
+from tests.agents.installed import PACKAGES, Agent, agent
+from tests.agents.models import (
+    TOKENS_IN,
+    TOKENS_OUT,
+    Models,
+    Request,
+    Script,
+    Turn,
+    error,
+    mcp,
+    refuse,
+    run,
+    say,
+    serving,
+    used_up,
+    write,
+)
+from tests.orchestration.conftest import Project, alive, in_environment, pids, task_now
+
+pytestmark = pytest.mark.timeout(300)  # an agent starts in 2 s, on a busy machine in 20
+_SETTINGS = "orchestration: {sweep_seconds: 0.2, backoff_base_seconds: 0, claim_ttl_seconds: 120}\n"
+_INSTRUCTIONS = "Indent with four spaces.\n"
+
+
+@pytest.fixture
+async def loom(project_loom: Project) -> Loom:
+    """The project as those see it who look at what the agents do."""
+    loom = project_loom(max_retries=0)
+    await loom.connect()
+    return loom
+
+
+class House:
+    """A project in a git repository, where one of the real agents works."""
+
+    def __init__(self, loom: Loom, place: Path, worker: Agent) -> None:
+        self.loom, self.place, self.agent = loom, place, worker
+        (place / ".loom" / "config.yaml").write_text(_SETTINGS)
+        (place / "AGENTS.md").write_text(_INSTRUCTIONS)
+        (place / "a.py").write_text("x = 1\n")
+        self.git("init", "-q")
+        self.git("config", "user.name", "Tester")
+        self.git("config", "user.email", "tester@example.org")
+        self.git("add", "AGENTS.md", "a.py")
+        self.git("commit", "-q", "-m", "One")
+
+    def git(self, *words: str) -> str:
+        return subprocess.run(["git", "-C", str(self.place), *words], check=True, capture_output=True, text=True).stdout
+
+    @contextmanager
+    def working(
+        self, script: Callable[[Request], Turn], *words: str, login: bool = False, url: str | None = None
+    ) -> Iterator[tuple[subprocess.Popen[str], Models]]:
+        """`loom work` as a process while its agent's model says what the script has it say. `url`: of another one."""
+        with serving(script) as models, in_environment(self.loom.config) as env:
+            line = [sys.executable, "-m", "loom", "work", "--runner", self.agent.name, "--worktree", *words]
+            working = subprocess.Popen(
+                line,
+                cwd=self.place,
+                env=self.agent.asking(url or models.url, env, login=login),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            try:
+                yield working, models
+            finally:
+                working.kill()
+                working.communicate()
+
+    async def work(self, *turns: Turn, login: bool = False) -> tuple[int, str, list[Request]]:
+        """Works until nothing is left to do. Returns the exit status, what was printed, and what was asked."""
+        with self.working(Script(*turns), login=login) as (working, models):
+            out, err = await asyncio.to_thread(working.communicate, timeout=240)
+        return working.returncode, out + err, models.asked
+
+    async def attempt(self, task: Task) -> dict[str, Any]:
+        """What was noted of the only attempt at a task."""
+        history = (await self.loom.get(task.id)).history
+        (data,) = [one.data for one in history if one.type is EventType.ATTEMPT_ENDED]
+        assert data is not None
+        return dict(data)
+
+    async def rests(self, task: Task) -> Resting:
+        """Waits until the worker rests and has given its only task back, which then counts no attempt."""
+        async with asyncio.timeout(120):
+            while not (found := resting(self.loom.config)):  # noqa: ASYNC110 - another process has written it
+                await asyncio.sleep(0.1)
+            while (await task_now(self.loom, task)).status == "claimed":  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        given_back = await task_now(self.loom, task)
+        assert (given_back.status, given_back.attempt) == ("pending", 0)
+        return found[0]
+
+    def results(self) -> list[dict[str, Any]]:
+        """What Claude Code said at the end of each of its runs."""
+        (log,) = (self.place / ".loom" / "logs").glob("loom-*.log")
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"')]
+        return [line for line in lines if line["type"] == "result"]
+
+
+@pytest.fixture(params=list(PACKAGES))
+def house(request: pytest.FixtureRequest, loom: Loom, tmp_path: Path) -> House:
+    return House(loom, tmp_path, agent(request.param))
+
+
+async def test_what_is_committed_and_reported_is_done(house: House) -> None:
+    """With the rights that it is given, and with nobody's settings changed."""
+    task = await house.loom.create("Add b.py")
+    mine = Path(os.environ["HOME"]) / ".claude" / "settings.json"
+    mine.parent.mkdir()
+    mine.write_text('{"model": "opus"}')
+    place = state_dir(house.loom.config) / "worktrees" / task.id
+    status, printed, asked = await house.work(
+        write(str(place / "b.py"), "y = 2\n"),
+        run("git add -A && git commit -q -m 'Add b'"),
+        run("git status --short; git log -1 --format=%s"),
+        mcp("loom_done", task_id=task.id, output={"files": ["b.py"]}),
+        say("It is done."),
+    )
+    found = await task_now(house.loom, task)
+    assert (found.status, found.output, found.attempt) == ("done", {"files": ["b.py"]}, 1), (printed, asked[-1].results)
+    assert status == 0, printed
+    assert house.git("show", f"loom/{task.id}:b.py") == "y = 2\n"
+    assert {"mcp__loom__loom_done", "mcp__loom__loom_fail"} <= set(asked[0].tools)
+    assert _INSTRUCTIONS.strip() in asked[0].said
+    attempt = await house.attempt(task)
+    used = {"input_tokens": 5 * TOKENS_IN, "output_tokens": 5 * TOKENS_OUT}
+    assert attempt["usage"].items() >= used.items()
+    assert mine.read_text() == '{"model": "opus"}'
+
+
+async def test_codex_finds_the_programs_that_loom_finds(loom: Loom, tmp_path: Path) -> None:
+    house = House(loom, tmp_path, agent("codex"))
+    task = await loom.create("A")
+    _, printed, asked = await house.work(run("echo $PATH"), mcp("loom_done", task_id=task.id), say("It is done."))
+    assert str(house.agent.path.parent) in asked[-1].results[0].split(":"), printed
+
+
+async def test_who_ends_silently_is_asked_once_in_the_same_session(house: House) -> None:
+    """And what both runs have used is counted once."""
+    task = await house.loom.create("Add b.py")
+    status, printed, asked = await house.work(
+        run("git status --short"),
+        say("I believe that I have finished."),
+        mcp("loom_done", task_id=task.id, output={"says": "yes"}),
+        say("Reported."),
+    )
+    assert (await task_now(house.loom, task)).output == {"says": "yes"}, (printed, asked[-1].results)
+    assert status == 0
+    assert "I believe that I have finished." in asked[2].said
+    assert "You ended without a report" in asked[2].said
+    attempt = await house.attempt(task)
+    used = {"input_tokens": 4 * TOKENS_IN, "output_tokens": 4 * TOKENS_OUT}
+    assert attempt["runs"] == 2
+    assert attempt["usage"].items() >= used.items()
+    if house.agent.name == "claude":
+        first, second = (one["total_cost_usd"] for one in house.results())
+        assert attempt["usage"]["cost_usd"] == pytest.approx(second) == pytest.approx(2 * first)
+
+
+async def test_who_refuses_in_prose_fails_with_what_he_said(house: House) -> None:
+    task = await house.loom.create("Do harm")
+    status, printed, asked = await house.work(say("I had rather not: it would do harm."))
+    found = await task_now(house.loom, task)
+    assert (status, found.status, len(asked)) == (4, "failed", 2), printed
+    assert found.dead_reason is not None
+    assert "ended without a report: I had rather not: it would do harm." in found.dead_reason
+
+
+async def test_what_the_provider_refuses_fails(house: House) -> None:
+    task = await house.loom.create("Do harm")
+    status, printed, _ = await house.work(refuse())
+    found = await task_now(house.loom, task)
+    assert (status, found.status) == (4, "failed"), printed
+    assert found.dead_reason is not None
+    assert found.dead_reason.startswith("It was refused: ")
+
+
+async def test_a_limit_gives_the_claim_back_and_the_worker_rests(house: House) -> None:
+    """Until the moment that it is told, which Codex tells to the minute."""
+    task = await house.loom.create("A")
+    over = time.time() + 5400
+    with house.working(Script(run("git status --short"), used_up(over)), login=True) as (working, models):
+        rest = await house.rests(task)
+        working.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(working.communicate, timeout=60)
+    assert over - 60 <= rest.until.timestamp() <= over + 60
+    assert len(models.asked) == 2
+
+
+async def test_who_has_rested_goes_on_by_himself(loom: Loom, tmp_path: Path) -> None:
+    house = House(loom, tmp_path, agent("claude"))
+    task = await loom.create("A")
+    resets: list[float] = []
+
+    def script(request: Request) -> Turn:
+        if not resets:
+            resets.append(time.time() + 4)
+            return used_up(resets[0])
+        assert time.time() >= resets[0]
+        return say("Reported.") if request.results else mcp("loom_done", task_id=task.id)
+
+    with house.working(script, login=True) as (working, _):
+        out, _ = await asyncio.to_thread(working.communicate, timeout=240)
+    found = await task_now(loom, task)
+    assert (working.returncode, found.status, found.attempt) == (0, "done", 1), out
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["an error", "nobody there"])
+async def test_a_provider_that_is_away_costs_no_attempt(there: bool, house: House) -> None:
+    task = await house.loom.create("A")
+    url = None if there else "http://127.0.0.1:9"  # the port for what is discarded, where nothing listens
+    with house.working(Script(error(500, "api_error", "Internal server error")), url=url) as (working, _):
+        await house.rests(task)
+        working.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(working.communicate, timeout=60)
+
+
+async def test_who_is_not_logged_in_stops_and_no_task_suffers(house: House) -> None:
+    tasks = [await house.loom.create(title) for title in "AB"]
+    status, printed, _ = await house.work(error(401, "authentication_error", "invalid x-api-key"))
+    assert status == 1
+    assert f"{house.agent.name} cannot work: " in printed
+    assert "log in" in printed or "login" in printed
+    for task in tasks:
+        found = await task_now(house.loom, task)
+        assert (found.status, found.attempt) == ("pending", 0)
+
+
+async def test_what_an_agent_leaves_behind_is_ended(house: House) -> None:
+    (house.place / "leave.sh").write_text(
+        f"setsid sleep 300 >/dev/null 2>&1 &\necho $! >> {house.place}/started\nsetsid sleep 300 >/dev/null 2>&1 &\n"
+    )
+    house.git("add", "leave.sh")
+    house.git("commit", "-q", "-m", "Leave")
+    mine = Path(os.environ["HOME"]) / ".loom" / "config.yaml"
+    mine.parent.mkdir()
+    mine.write_text('work: {allow: ["sh leave.sh"]}\n')
+    task = await house.loom.create("A")
+    left = "sh leave.sh"
+    status, printed, asked = await house.work(run(left), mcp("loom_done", task_id=task.id), say("It is done."))
+    assert status == 0, (printed, asked[-1].results)
+    if house.agent.name == "claude":  # Codex' sandbox lets nothing be written there
+        assert len(pids(house.place / "started")) == 1
+    assert not any(map(alive, pids(house.place / "started")))
+    assert not [one for one in Path("/proc").glob("[0-9]*") if _mark(one, task.id)]
+
+
+def _mark(process: Path, task_id: str) -> bool:
+    """Whether a process was started for a task."""
+    try:
+        return f"LOOM_TASK_ID={task_id}\0".encode() in (process / "environ").read_bytes()
+    except OSError:
+        return False
