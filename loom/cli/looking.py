@@ -306,7 +306,7 @@ _MOMENTS = (("retry_at", "tried again at"), ("created_at", "created"), ("done_at
 def _proof(one: Mapping[str, Any]) -> Sequence[str]:
     seconds = f"{one['seconds']:.1f} s" if "seconds" in one else ""
     last = one_line(one.get("tail", "").strip().rpartition("\n")[2])
-    return one["check"], one["state"] + (" (2nd run)" if "flaky" in one else ""), seconds, when(one["at"]), last
+    return one["name"], one["state"] + (" (2nd run)" if "flaky" in one else ""), seconds, when(one["at"]), last
 
 
 def _neighbour(one: Mapping[str, Any]) -> Sequence[str]:

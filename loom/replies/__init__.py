@@ -20,7 +20,6 @@ from loom.replies.tasks import (
     outcome,
     overview,
     page,
-    proof,
     row,
     task,
     waited,

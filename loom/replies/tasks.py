@@ -191,7 +191,7 @@ def detail(found: Detail) -> Reply:
         dependents=[_neighbour(one) for one in found.dependents],
         children=[_neighbour(one) for one in found.children],
         escalations=[_escalation(one) for one in found.escalations],
-        proofs=[proof(one) for one in found.proofs],
+        proofs=[_proof(one) for one in found.proofs],
         history=[event(one) for one in found.history],
     )
 
@@ -205,23 +205,6 @@ def _reason(found: Detail) -> str | None:
     if one.status is TaskStatus.BLOCKED:
         return f"It waits for {'; '.join(waits_for(found.blockers))}."
     return None if one.status.finished else landing.why(found.landing)
-
-
-def proof(one: Proof) -> Reply:
-    """One run of a check. What it printed stands there where it is not green: text of whatever ran, so data."""
-    state = "running" if one.ended_at is None else "void" if one.exit_status is None else "red"
-    return full(
-        check=one.check_name,
-        state="green" if one.green else state,
-        exit_status=one.exit_status,
-        seconds=one.seconds,
-        tree=one.tree,
-        commit=one.commit_id,
-        flaky=one.flaky or None,
-        by=one.agent,
-        at=time(one.started_at),
-        tail=None if one.green else one.tail or None,
-    )
 
 
 def overview(status: ProjectStatus) -> Reply:
@@ -344,6 +327,23 @@ def _blocker(one: Blocker) -> str:
 
 def _neighbour(one: Neighbour) -> Reply:
     return full(id=one.id, title=one.title, status=one.status, waived=one.waived or None)
+
+
+def _proof(one: Proof) -> Reply:
+    """One run of a check. What it printed stands there where it is not green: text of whatever ran, so data."""
+    state = "running" if one.ended_at is None else "void" if one.exit_status is None else "red"
+    return full(
+        name=one.check_name,
+        state="green" if one.green else state,
+        exit_status=one.exit_status,
+        seconds=one.seconds,
+        tree=one.tree,
+        commit=one.commit_id,
+        flaky=one.flaky or None,
+        by=one.agent,
+        at=time(one.started_at),
+        tail=None if one.green else one.tail or None,
+    )
 
 
 def _escalation(one: Escalation) -> Reply:
