@@ -50,6 +50,12 @@ class Row:
     files: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
     answer: Effect | None = None
+    landing: int = 0  # the token of the newest claim that lands
+    queued: bool = False
+
+    @property
+    def lands(self) -> bool:
+        return 0 < self.landing == self.token
 
     @property
     def dead(self) -> bool:
@@ -64,6 +70,28 @@ class Effect:
     closed: set[str] = field(default_factory=set)
     held_up: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Landing:
+    """The work of a claim that lands. `named`: the commits that were about to bring it; `open`: those that still are,
+    and have not landed."""
+
+    task: str
+    token: int
+    state: str = "begun"
+    commit: str = ""
+    needs_yes: bool = False
+    approved: bool = False
+    sent: int = 0
+    left: float = 0.0
+    queued_at: float = 0.0
+    named: set[str] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+
+    @property
+    def waits(self) -> bool:
+        return self.state == "queued" and (not self.needs_yes or self.approved)
 
 
 @dataclass
@@ -101,6 +129,7 @@ class Model:
     named: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     letters: list[Letter] = field(default_factory=list)
     green: set[tuple[str, int]] = field(default_factory=set)  # claims for which every check is proven
+    landings: list[Landing] = field(default_factory=list)
     announced: float = -1.0  # the newest end of a task when the project was last announced as complete
 
     # --- making and changing tasks ------------------------------------------------------------------------------------
@@ -176,6 +205,8 @@ class Model:
             reach |= grown
             grown = {row.id for row in self.rows.values() if row.status not in FINISHED and (
                 row.parent in reach or (downstream and any(row.needs.get(one) for one in reach)))}  # fmt: skip
+        for one in reach:
+            self._leave(self.rows[one])
         gone = {one for one in reach if self.rows[one].status != "epic" or not list(self._children(one))}
         for one in reach:
             self._close_escalations(self.rows[one])
@@ -209,6 +240,13 @@ class Model:
         """`told`: where its proofs are is said. None: an answer that was never given before, so nothing is said of
         it."""
         row = self._reported(process, task, agent, token, late=True)
+        if row.lands and row.status != "done":
+            landing = self._landing(row)
+            if landing.state not in ("reported", "queued"):
+                landing.state = "reported"
+                if row.status != "claimed":
+                    self._take_up(row, row.deadline)
+            return Effect()
         if row.status != "done" and row.checks and not (told and (task, row.token) in self.green):
             raise Refused("proof_missing")
         self.held[process].pop(task, None)
@@ -223,6 +261,7 @@ class Model:
     def fail(self, process: str, task: str, agent: str | None, token: int | None, retry_at: float | None) -> Effect:
         """`retry_at`: when it is to be tried again if attempts are left; None: never."""
         row = self._reported(process, task, agent, token)
+        self._leave(row)
         self.held[process].pop(task, None)
         row.status = "failed"
         row.retry_at = retry_at if row.attempt < ATTEMPTS else None
@@ -232,6 +271,7 @@ class Model:
     def escalate(self, process: str, task: str, agent: str | None, token: int | None) -> Effect:
         asker, _ = self._holder(process, task, agent, token)
         row = self._reported(process, task, agent, token)
+        self._leave(row)
         self.held[process].pop(task, None)
         row.status, row.asked = "blocked", asker
         return Effect(held_up=self._held_up(task))
@@ -240,6 +280,7 @@ class Model:
         row, (who, token) = self._row(task), self._holder(process, task, agent, token)
         if not self._holds(row, who, token):
             raise _refusal(row, token)
+        self._leave(row)
         self.held[process].pop(task, None)
         row.status, row.ready_at, row.attempt = "pending", self.now, row.attempt - 1
         return Effect()
@@ -263,7 +304,7 @@ class Model:
         lost = {
             task for task, (who, token) in self.held[process].items() if not self._holds(self.rows[task], who, token)
         }
-        for task in lost:
+        for task in lost | {task for task in self.held[process] if self.rows[task].queued}:
             del self.held[process][task]
         for task in self.held[process]:
             self._renew(self.rows[task])
@@ -272,14 +313,19 @@ class Model:
     def end_session(self, process: str) -> set[str]:
         """The ids of what is given back."""
         held, self.held[process] = self.held[process], {}
-        standing = [self.rows[task] for task, (who, token) in held.items() if self._holds(self.rows[task], who, token)]
+        standing = [
+            self.rows[task]
+            for task, (who, token) in held.items()
+            if self._holds(self.rows[task], who, token) and not self.rows[task].queued
+        ]
         for row in standing:
+            self._leave(row)
             row.status, row.ready_at, row.lapsed, row.attempt = "pending", self.now, True, row.attempt - 1
         return {row.id for row in standing}
 
     def sweep(self) -> tuple[set[str], set[str], bool]:
         """What had expired, what is tried again, and whether the project is announced as complete."""
-        expired = [row for row in self.rows.values() if row.status == "claimed" and row.lease_ends <= self.now]
+        expired = [row for row in self.rows.values() if self._is_over(row)]
         due = [row for row in self.rows.values() if row.retry_at is not None and row.retry_at <= self.now]
         for row in expired:
             self._lapse(row)
@@ -300,8 +346,9 @@ class Model:
             return self.cancel(task, downstream=downstream)
         row = self._row(task)
         if action == "waive":
-            if row.status in ("claimed", "done", "epic"):
+            if row.status in ("claimed", "done", "epic") and not row.queued:
                 raise Refused("task_state")
+            self._leave(row)
             self._close_escalations(row)
             if row.status != "cancelled":
                 self._finish(row, "cancelled")
@@ -309,7 +356,9 @@ class Model:
                 if task in other.needs:
                     other.needs[task] = False
             return self._settle()
-        if row.asked is None and row.status != "failed":
+        if row.queued and action == "reassign":
+            self._leave(row)
+        elif row.asked is None and row.status != "failed":
             raise Refused("task_state")
         if (action == "answer" and not (note and row.asked)) or (action == "reassign" and agent is None):
             raise Refused("invalid_input")
@@ -325,6 +374,103 @@ class Model:
             self._claim(row, agent, LEASE)
             self.letters.append(Letter(process, agent, self.now))
         return Effect({task} if row.status == "pending" else set())
+
+    # --- what lands ---------------------------------------------------------------------------------------------------
+
+    def begin(self, task: str, agent: str, token: int | None) -> None:
+        row = self._row(task)
+        if not self._holds(row, agent, token):
+            raise _refusal(row, token)
+        if row.queued:
+            raise Refused("task_state")
+        if not row.lands:
+            row.landing = row.token
+            self.landings.append(Landing(task, row.token))
+        self._landing(row).state = "begun"
+
+    def enter(self, task: str, token: int, commit: str, *, needs_yes: bool) -> None:
+        row = self._row(task)
+        landing = next((one for one in self.landings if (one.task, one.token) == (task, token)), None)
+        if landing is not None and landing.commit == commit and landing.state in ("queued", "landed"):
+            return
+        if not (row.token == token and (row.status == "claimed" or self._may_go_on(row))):
+            raise _refusal(row, token)
+        if landing is None or landing.open:
+            raise Refused("task_state")
+        if not row.queued:
+            landing.left = row.deadline - self.now
+        landing.state, landing.commit, landing.queued_at = "queued", commit, self.now
+        landing.needs_yes, landing.approved = needs_yes, False
+        self._take_up(row, row.deadline)
+        row.queued = True
+
+    def waiting_to_land(self) -> list[Landing]:
+        """What is to be landed next, in order."""
+        return sorted((one for one in self.landings if one.waits), key=lambda one: one.queued_at)
+
+    def intend(self, some: list[Landing], commit: str) -> bool:
+        """Whether all of them may be landed."""
+        if not all(one.waits for one in some):
+            return False
+        for one in some:
+            one.named.add(commit)
+            one.open.add(commit)
+        return True
+
+    def withdraw(self, some: list[Landing], commit: str) -> None:
+        for one in some:
+            one.open.discard(commit)
+
+    def landed(self, landing: Landing, commit: str) -> Effect | None:
+        row = self.rows[landing.task]
+        if landing.state == "landed":
+            return row.answer
+        if landing.state != "queued" or commit not in landing.named:
+            raise Refused("task_state")
+        landing.state, row.queued = "landed", False
+        landing.open.clear()
+        self._finish(row, "done")
+        row.answer = self._settle()
+        return row.answer
+
+    def send_back(self, landing: Landing) -> None:
+        if landing.state == "sent_back":
+            return
+        if landing.open or landing.state in ("landed", "dropped"):
+            raise Refused("task_state")
+        landing.state = "sent_back"
+        landing.sent += 1
+        row = self.rows[landing.task]
+        if row.queued:
+            row.queued = False
+            self._take_up(row, self.now + landing.left)
+
+    def approve(self, task: str, *, yes: bool) -> None:
+        row = self._row(task)
+        if not row.lands or self._landing(row).state != "queued" or not self._landing(row).needs_yes:
+            raise Refused("task_state")
+        if yes:
+            self._landing(row).approved = True
+        else:
+            self.send_back(self._landing(row))
+
+    def _landing(self, row: Row) -> Landing:
+        return next(one for one in self.landings if (one.task, one.token) == (row.id, row.landing))
+
+    def _take_up(self, row: Row, deadline: float) -> None:
+        """The claim of a task goes on."""
+        self._close_escalations(row)
+        row.status, row.lapsed, row.retry_at, row.attempt = "claimed", False, None, max(row.attempt, 1)
+        row.lease_ends = self.now + row.lease
+        row.deadline = max(row.lease_ends, deadline)
+
+    def _leave(self, row: Row) -> None:
+        """A claim ends, and its work is not to be landed any more."""
+        if row.lands and row.status == "claimed":
+            if self._landing(row).open:
+                raise Refused("task_state")
+            self._landing(row).state = "dropped"
+            row.queued = False
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -408,7 +554,8 @@ class Model:
         self._renew(row)
 
     def _renew(self, row: Row) -> None:
-        row.lease_ends = min(self.now + row.lease, row.deadline)
+        if not row.queued:
+            row.lease_ends = min(self.now + row.lease, row.deadline)
 
     def _holder(self, process: str, task: str, agent: str | None, token: int | None) -> tuple[str, int | None]:
         """Who reports: the claim of its token, else of its agent, else the one that this process handed out to a call
@@ -431,14 +578,24 @@ class Model:
             self._claim(row, who, LEASE)
             return row
         newest = token is not None and row.token == token
-        free = row.lapsed and not self.waiting(row) and (row.status == "pending" or row.dead)
-        if late and newest and (row.status == "done" or free):
+        if late and newest and (row.status == "done" or self._may_go_on(row)):
             return row
         raise _refusal(row, token)
 
+    def _may_go_on(self, row: Row) -> bool:
+        return row.lapsed and not self.waiting(row) and (row.status == "pending" or row.dead)
+
+    def _is_over(self, row: Row) -> bool:
+        return row.status == "claimed" and row.lease_ends <= self.now and not row.queued
+
     def _lapse(self, row: Row) -> None:
+        dropped = sum(one.task == row.id and one.state == "dropped" and one.sent > 0 for one in self.landings)
+        refunded = row.lands and self._landing(row).state == "sent_back" and dropped < ATTEMPTS
+        self._leave(row)
         row.lapsed = True
-        if row.attempt >= ATTEMPTS:
+        if refunded:
+            row.status, row.ready_at, row.attempt = "pending", self.now, row.attempt - 1
+        elif row.attempt >= ATTEMPTS:
             row.status, row.failure = "failed", True
         else:
             row.status, row.ready_at = "pending", self.now

@@ -37,12 +37,12 @@ from loom.exceptions import LoomError
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.importing import read
-from loom.graph.rules import invariants
-from loom.graph.rules.claims import Outcome
+from loom.graph.rules import invariants, landings
+from loom.graph.rules.claims import Holder, Outcome
 from loom.graph.rules.proofs import Proven
 from loom.graph.store import proofs
 from tests.conftest import horizon_passed
-from tests.graph.model import ATTEMPTS, DEADLINE, LEASE, Effect, Letter, Model, New, Refused
+from tests.graph.model import ATTEMPTS, DEADLINE, LEASE, Effect, Landing, Letter, Model, New, Refused
 
 T = TypeVar("T")
 Checks = tuple[str, ...]
@@ -74,6 +74,7 @@ class Graph(RuleBasedStateMachine):
         self.escalations: list[tuple[str, str, bool]] = []  # id, task, whether it is open
         self.tokens: list[tuple[str, int]] = []  # of every claim there ever was
         self.letters: list[int] = []  # ids of the messages
+        self.known: dict[tuple[str, int], int] = {}  # ids of what lands, by task and token
         self.plans: list[tuple[str, str, dict[str, str]]] = []  # text and name of what was imported, its titles by id
         self.remembered: dict[bytes, tuple[int, bytes]] | None = None
         self.eager = True
@@ -346,6 +347,104 @@ class Graph(RuleBasedStateMachine):
     def later(self, seconds: int) -> None:
         self.run(self._pass(seconds))
 
+    # --- what lands ---------------------------------------------------------------------------------------------------
+
+    @rule(process=processes, which=numbers, who=st.integers(0, 5))
+    def begin_landing(self, process: str, which: int, who: int) -> None:
+        task, agent, token = self.who(which, who)
+        holder = Holder(agent or process, token)
+        made = self.play(
+            self.looms[process].transact(partial(landings.begin, task_id=task, holder=holder, target="t", branch=task)),
+            lambda _: self.model.begin(task, holder.agent, token),
+        )
+        if made is not None:
+            self.known[made.task_id, made.token] = made.id
+
+    @precondition(lambda self: self.known)
+    @rule(process=processes, which=numbers, commit=st.integers(0, 1), needs_yes=st.booleans(), lost=st.booleans())
+    def queue(self, process: str, which: int, commit: int, needs_yes: bool, lost: bool) -> None:
+        """Enters the work of a claim, of the newest that lands unless `lost`."""
+        task, token = [*self.known][which % len(self.known)]
+        if not lost:
+            token = self.model.rows[task].landing
+        name = f"{task} {token} {commit}"
+        self.play(
+            self.looms[process].transact(
+                partial(landings.enter, task_id=task, token=token, commit_id=name, base="0", needs_yes=needs_yes)
+            ),
+            lambda _: self.model.enter(task, token, name, needs_yes=needs_yes),
+        )
+
+    @precondition(lambda self: self.known)
+    @rule(
+        process=processes,
+        some=st.lists(numbers, min_size=1, max_size=3),
+        commit=st.integers(0, 2),
+        waiting=st.booleans(),
+    )
+    def intend(self, process: str, some: list[int], commit: int, waiting: bool) -> None:
+        """Is about to move the target to a commit which brings some of what waits, or of whatever there is."""
+        from_ = self.model.waiting_to_land() if waiting else self.model.landings
+        if chosen := list({id(one): one for one in (from_[number % len(from_)] for number in some if from_)}.values()):
+            keys = [(one.task, one.token) for one in chosen]
+            self.play(
+                self.looms[process].transact(
+                    partial(
+                        landings.intend,
+                        landing_ids=[self.known[key] for key in keys],
+                        commit_id=f"m{commit}",
+                        target="t",
+                        old="0",
+                    )
+                ),
+                lambda made: self._same(
+                    [(one.task_id, one.token) for one in made or ()],
+                    keys if self.model.intend(chosen, f"m{commit}") else [],
+                ),
+            )
+
+    @precondition(lambda self: self.known)
+    @rule(process=processes, which=numbers, commit=st.integers(0, 2), moved=st.booleans())
+    def move(self, process: str, which: int, commit: int, moved: bool) -> None:
+        """The target was moved to a commit, or certainly was not, as somebody finds."""
+        being = [one for one in self.model.landings if one.open] or self.model.landings
+        one = being[which % len(being)]
+        name = min(one.open, default=f"m{commit}")
+        known = self.known[one.task, one.token]
+        if moved:
+            self.led_to(
+                self.looms[process].transact(partial(landings.landed, landing_id=known, commit_id=name)),
+                lambda _: self.model.landed(self._again(one), name),
+            )
+        else:
+            self.play(
+                self.looms[process].transact(partial(landings.withdraw, landing_ids=[known], commit_id=name)),
+                lambda _: self.model.withdraw([self._again(one)], name),
+            )
+
+    @precondition(lambda self: self.known)
+    @rule(process=processes, which=numbers)
+    def send_back(self, process: str, which: int) -> None:
+        under_way = [one for one in self.model.landings if one.state not in ("landed", "dropped")]
+        from_ = under_way if under_way and which % 5 else self.model.landings
+        one = from_[which // 5 % len(from_)]
+        known = self.known[one.task, one.token]
+        self.play(
+            self.looms[process].transact(partial(landings.send_back, landing_id=known, reason="red", note="see")),
+            lambda _: self.model.send_back(self._again(one)),
+        )
+
+    @rule(process=processes, which=numbers, yes=st.booleans())
+    def approve(self, process: str, which: int, yes: bool) -> None:
+        asked = [one.task for one in self.model.landings if one.state == "queued" and one.needs_yes]
+        task = asked[which % len(asked)] if asked and which % 5 else self.pick(which, "claimed")
+        loom = self.looms[process]
+        self.play(loom.approve(task) if yes else loom.refuse(task), lambda _: self.model.approve(task, yes=yes))
+
+    def _again(self, landing: Landing) -> Landing:
+        """The same, in the model as it is now: a refusal puts the one of before back."""
+        return next(one for one in self.model.landings if (one.task, one.token) == (landing.task, landing.token))
+
     # --- ways out, and messages ---------------------------------------------------------------------------------------
 
     @rule(
@@ -469,7 +568,7 @@ class Graph(RuleBasedStateMachine):
 
     @invariant()
     def rows_are_as_they_should_be(self) -> None:
-        tasks, letters, escalations, broken = self.run(self._read())
+        tasks, letters, escalations, broken, landed, order = self.run(self._read())
         assert {task.id: self._shown(task) for task in tasks} == {
             row.id: {
                 "title": row.title,
@@ -486,7 +585,9 @@ class Graph(RuleBasedStateMachine):
                 "checks": row.checks,
                 "dead": row.dead,
                 "ready_at": row.ready_at if row.status == "pending" else None,
-                "lease_ends": row.lease_ends if row.status == "claimed" else None,
+                "lease_ends": row.lease_ends if row.status == "claimed" and not row.queued else None,
+                "queued": row.queued,
+                "lands": row.lands,
                 "retry_at": row.retry_at,
                 "done_at": row.done_at,
             }
@@ -498,6 +599,10 @@ class Graph(RuleBasedStateMachine):
             for kind, is_open in (("question", row.asked), ("failure", row.failure))
             if is_open
         }
+        assert set(landed) == {
+            (one.task, one.token, one.sent, bool(one.open), one.state) for one in self.model.landings
+        }
+        assert order == [(one.task, one.token) for one in self.model.waiting_to_land()]
         assert [letter[1:] for letter in letters] == [(one.sender, one.recipient) for one in self.model.letters]
         assert broken == []
         self.letters = [letter[0] for letter in letters]
@@ -508,7 +613,7 @@ class Graph(RuleBasedStateMachine):
             if row.token and (row.id, row.token) not in self.tokens
         ]
 
-    async def _read(self) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    async def _read(self) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]:
         project = self.config.project_id or ""
         ids = await self.watcher.fetch("select id from tasks where project_id = $1", project)
         tasks = await store.get_tasks(self.watcher, project, [one["id"] for one in ids])
@@ -526,7 +631,20 @@ class Graph(RuleBasedStateMachine):
             broken = []
         else:
             broken = [one for one in await invariants.check(self.watcher, project) if not one.holds]
-        return list(tasks.values()), list(map(tuple, letters)), list(map(tuple, escalations)), broken
+        landed = await self.watcher.fetch(
+            "select task_id, token, times_sent, exists(select from landing_intents i where i.landing_id = l.id"
+            " and i.closed_at is null), state from landings l where project_id = $1",
+            project,
+        )
+        order = await store.landings.waiting(self.watcher, project, "t", 500)
+        return (
+            list(tasks.values()),
+            list(map(tuple, letters)),
+            list(map(tuple, escalations)),
+            broken,
+            list(map(tuple, landed)),
+            [(one.task_id, one.token) for one in order],
+        )
 
     def _shown(self, task: Any) -> dict[str, Any]:
         return {
@@ -545,6 +663,8 @@ class Graph(RuleBasedStateMachine):
             "dead": task.dead,
             "ready_at": self.seconds(task.ready_at) if task.status == "pending" else None,
             "lease_ends": self.seconds(task.lease_expires_at),
+            "queued": task.queued,
+            "lands": task.lands,
             "retry_at": self.seconds(task.retry_at),
             "done_at": self.seconds(task.done_at),
         }
