@@ -83,15 +83,8 @@ if TYPE_CHECKING:
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
-    from loom.graph.store.landings import (
-        Lander,
-        Landing,
-        LandingState,
-        LandingTally,
-        LandingView,
-        RecordedTarget,
-        ShownLanding,
-    )
+    from loom.graph.store.landing_views import Lander, LandingTally, LandingView, ShownLanding
+    from loom.graph.store.landings import Landing, LandingState, RecordedTarget
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
@@ -213,12 +206,12 @@ _PLACES = {
     "GraphView": "graph.store.reading",
     "Imported": "graph.importing.writing",
     "Inbox": "graph.store.messages",
-    "Lander": "graph.store.landings",
+    "Lander": "graph.store.landing_views",
     "Landing": "graph.store.landings",
     "LandingConfig": "config",
     "LandingState": "graph.store.landings",
-    "LandingTally": "graph.store.landings",
-    "LandingView": "graph.store.landings",
+    "LandingTally": "graph.store.landing_views",
+    "LandingView": "graph.store.landing_views",
     "Listed": "graph.model.task",
     "Loom": "graph.front",
     "LoomConfig": "config",
@@ -240,7 +233,7 @@ _PLACES = {
     "RetentionConfig": "config",
     "ServersConfig": "config",
     "SetupConfig": "config",
-    "ShownLanding": "graph.store.landings",
+    "ShownLanding": "graph.store.landing_views",
     "SkillsConfig": "config",
     "Swept": "graph.rules.claims",
     "Task": "graph.model.task",

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.option("--diagnose", is_flag=True, help="Have a model find out why tasks fail, and mend what it is sure of.")
 def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
     """Supervise the project: give lapsed claims back, put due retries into play, carry workflows on, announce the end,
-    and say what waits for a person. Any number may run. With --json each look at which something is new is an object
-    on a line.
+    and say what waits for a person or does not land. Any number may run. With --json each look at which something is
+    new is an object on a line.
 
     With --diagnose the configured provider is asked about each open escalation. Fix tasks are made, and the failed task
     requeued behind them, only if it is sure; the rest is left to a person with what was found out. The limits are
@@ -85,6 +85,11 @@ def _reply(turn: Turn) -> Reply:
         unattended=_unattended(turn),
         diagnosed=[{"escalation": one.escalation, "task_id": one.task_id, **one.reply} for one in turn.diagnosed],
         escalations=replies.escalations(turn.escalations).get("escalations"),
+        landing=[
+            {"id": one.landing.task_id, "trouble": one.trouble}
+            | replies.full(target=one.landing.target, sent_back=one.times_sent or None, reason=one.landing.reason)
+            for one in turn.stuck
+        ],
         stale_agents=[agent.agent for agent in turn.stale],
         complete=turn.complete,
         counts=turn.status.counts,
@@ -99,6 +104,7 @@ def _lines(turn: Turn) -> Iterator[str]:
     for agent in turn.stale:
         held = ", ".join(task.id for task in agent.tasks[:3])
         yield f"stale      {agent.agent}  {dim(f'does not renew its lease on {held}')}"
+    yield from _stuck_lines(turn)
     for one in turn.carried:
         if any(one.run.id == run.id for run in turn.unattended):
             continue  # see below
@@ -118,6 +124,19 @@ def _lines(turn: Turn) -> Iterator[str]:
         yield dim(f"           loom resolve {raised.id} ACTION --note TEXT, where ACTION is {ways}")
     if turn.swept.completed:
         yield f"complete   every task is finished: {plural(turn.status.counts['done'], 'task')} done"
+
+
+def _stuck_lines(turn: Turn) -> Iterator[str]:
+    """What does not land by itself, and what to do about it."""
+    for one in turn.stuck:
+        task_id, target = one.landing.task_id, one.landing.target
+        told, advice = {
+            "asks": ("waits for your yes", f"loom landing approve {task_id}, or refuse it with --note TEXT"),
+            "nobody_lands": (f"waits, and nobody lands on {target}", "loom land merges what waits"),
+            "comes_back": (f"was sent back {one.times_sent} times: {one.landing.reason}", f"loom status {task_id}"),
+        }[one.trouble]
+        yield f"{heading('landing')}    {task_id}  {one_line(one.title)}  {shorten(one_line(told), 100)}"
+        yield dim(f"           {advice}")
 
 
 def _unattended(turn: Turn) -> list[Reply]:

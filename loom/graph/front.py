@@ -46,7 +46,8 @@ from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
 from loom.graph.store import Claim, messages, projects, reading
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
-from loom.graph.store.landings import Landing, LandingView
+from loom.graph.store.landing_views import LandingView
+from loom.graph.store.landings import Landing
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
 from loom.graph.store.transaction import Bounds, Change, Transaction
@@ -559,7 +560,7 @@ class Loom:
     async def landings(self, *, limit: int = 20) -> LandingView:
         """What is queued to land, was sent back, and has landed, at most so many of each."""
         async with self._links.reading() as connection:
-            return await store.landings.overview(connection, self.project_id, limits.page(limit))
+            return await store.landing_views.overview(connection, self.project_id, limits.page(limit))
 
     async def graph(self, *, root: str | None = None, limit: int = 200) -> GraphView:
         """The graph, or the part that `root` is made of and waits for. Raises TaskNotFoundError for an unknown root."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.model.task import Listed, TaskStatus
-from loom.graph.store import landings, projects, reading
+from loom.graph.store import landing_views, projects, reading
 from loom.graph.store.blockers import Blocker, blockers
-from loom.graph.store.landings import LandingTally
+from loom.graph.store.landing_views import LandingTally
 from loom.graph.store.projects import Project
 from loom.wording import Shell, Words
 
@@ -88,6 +88,6 @@ async def get_project_status(
         ready_count=counts[TaskStatus.PENDING],
         blocked_tasks=blocked,
         blockers=await blockers(connection, project_id, [task.id for task in blocked]),
-        landing=await landings.tally(connection, project_id),
+        landing=await landing_views.tally(connection, project_id),
         **asdict(tallies),
     )

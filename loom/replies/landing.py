@@ -10,7 +10,8 @@ from loom.wording import Shell, Words
 
 if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.graph.project import ProjectStatus
-    from loom.graph.store.landings import Landing, LandingView, ShownLanding
+    from loom.graph.store.landing_views import LandingView, ShownLanding
+    from loom.graph.store.landings import Landing
 
 NEXT = {
     "begun": "Go on with it and report again.",

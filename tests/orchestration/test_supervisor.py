@@ -8,16 +8,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+import yaml
 from redis.asyncio import Redis
 
 from loom.bus import channels
+from loom.config import LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError, ServersError
 from loom.graph.front import Loom
+from loom.graph.rules import landings
 from loom.orchestration.supervisor import loop
 from loom.orchestration.supervisor.loop import Supervisor
 from tests.cli.conftest import Cli
 from tests.conftest import Opener
+from tests.graph.test_landings import TARGET, begin, begun, enter, land, queued, send_back
 from tests.graph.test_lifecycle import holds
 from tests.orchestration.conftest import until
 from tests.proxy import Door
@@ -51,6 +55,43 @@ async def test_it_flags_agents_that_do_not_renew(loom: Loom, clock: Clock) -> No
     await clock(450)
     assert [agent.agent for agent in (await supervisor.turn()).stale] == ["sleepy"]
     assert (await supervisor.turn()).stale == ()
+
+
+async def test_it_says_once_what_does_not_land_by_itself(loom: Loom, clock: Clock) -> None:
+    supervisor = Supervisor(loom)
+
+    async def told() -> list[tuple[str, str]]:
+        return [(one.title, one.trouble) for one in (await supervisor.turn()).stuck]
+
+    _, waits = await queued(loom, "waits")
+    asks = (await begun(loom, "asks")).task
+    await enter(loom, asks, needs_yes=True)
+    back = await begun(loom, "back")
+    for _ in range(2):
+        await begin(loom, back)
+        await send_back(loom, await enter(loom, back.task, needs_yes=True))
+    assert await told() == [("asks", "asks"), ("back", "comes_back")]
+    assert await told() == []
+    await clock(301)
+    await loom.transact(lambda tx: landings.take_lease(tx, TARGET, "here", 60))
+    assert await told() == []
+    await clock(61)
+    assert await told() == [("waits", "nobody_lands")]
+    await loom.approve(asks.id)
+    await land(loom, waits)
+    assert await told() == []
+    await clock(301)
+    assert await told() == [("asks", "nobody_lands")]
+
+
+async def test_a_person_is_told_what_does_not_land(cli: Cli, config: LoomConfig) -> None:
+    known = yaml.safe_load((cli.directory / ".loom" / "config.yaml").read_text())["project_id"]
+    async with Loom(replace(config, project_id=known), agent="worker") as loom:
+        task = (await begun(loom)).task
+        await enter(loom, task, needs_yes=True)
+    assert f"loom landing approve {task.id}" in cli.inside("orchestrate", "--once").out
+    (told,) = cli.ok("orchestrate", "--once")["landing"]
+    assert (told["id"], told["trouble"], told["target"]) == (task.id, "asks", TARGET)
 
 
 async def test_the_end_is_announced_once_by_many(loom: Loom, open_loom: Opener, pool: Pool) -> None:

@@ -12,6 +12,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `escalations` `diagnoses` `messages` `plans` `projects` | rows of the same name |
 | `proofs` `skill_runs` `workflow_runs` | rows of the same name |
 | `landings` `landing_tips` | claims whose work lands on a branch, their queue, and where each branch stood last |
+| `landing_views` | what there is to see of that |
 | `retention` | what has been kept long enough |
 | `reading` | questions across all of them |
 """
@@ -21,6 +22,7 @@ from loom.graph.store import (
     escalations,
     events,
     landing_tips,
+    landing_views,
     landings,
     messages,
     plans,
@@ -127,6 +129,7 @@ __all__ = [
     "get_tasks",
     "insert_tasks",
     "landing_tips",
+    "landing_views",
     "landings",
     "list_active_tasks",
     "list_all_tasks",

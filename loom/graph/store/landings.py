@@ -112,15 +112,6 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class Lander:
-    """Who lands on a target now, and until when unless he goes on."""
-
-    target: str
-    holder: str
-    until: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class RecordedTarget:
     """What a project lands on instead of what its configuration says, why, and since when."""
 
@@ -416,119 +407,6 @@ async def waiting(connection: Connection, project_id: str, target: str, limit: i
         limit,
     )
     return [Landing.from_record(record) for record in records]
-
-
-@dataclass(frozen=True, slots=True)
-class LandingTally:
-    """How much of a project has landed, is queued, and of that waits for a person's yes; since when the oldest waits
-    that needs none; what was recorded of where it lands. `any`: something lands at all."""
-
-    any: bool
-    landed: int
-    queued: int
-    needs_yes: int
-    oldest: datetime | None
-    recorded: RecordedTarget | None
-
-
-async def tally(connection: Connection, project_id: str) -> LandingTally:
-    """What there is to tell of a project's landings at a glance."""
-    row = await connection.fetchrow(
-        """
-        select exists(select from landings where project_id = $1) as any,
-               (select count(*) from landings where project_id = $1 and state = 'landed') as landed,
-               q.queued, q.needs_yes, q.oldest, t.target, t.why, t.since
-          from (select count(*) as queued,
-                       count(*) filter (where needs_yes and approved_at is null) as needs_yes,
-                       min(coalesce(approved_at, queued_at))
-                           filter (where not needs_yes or approved_at is not null) as oldest
-                  from landings where project_id = $1 and state = 'queued') q
-          left join landing_targets t on t.project_id = $1
-        """,
-        project_id,
-    )
-    assert row is not None
-    recorded = None if row["target"] is None else RecordedTarget(row["target"], row["why"], row["since"])
-    return LandingTally(row["any"], row["landed"], row["queued"], row["needs_yes"], row["oldest"], recorded)
-
-
-@dataclass(frozen=True, slots=True)
-class ShownLanding:
-    """A landing with the title of its task; `intended`: its target is about to be moved to a commit that brings it."""
-
-    landing: Landing
-    title: str
-    intended: bool = False
-
-
-async def shown(
-    connection: Connection, project_id: str, states: Collection[LandingState], limit: int
-) -> list[ShownLanding]:
-    """Landings in these states: those that have not ended in the order in which they were queued and begun, others the
-    newest first."""
-    records = await connection.fetch(
-        """
-        select l.*, t.title, exists(select from landing_intents i where i.project_id = $1 and i.landing_id = l.id
-                                       and i.closed_at is null) as intended
-          from landings l join tasks t on t.project_id = $1 and t.id = l.task_id
-         where l.project_id = $1 and l.state = any($2::text[])
-         order by l.ended_at desc nulls first, l.queued_at, l.begun_at, l.id limit $3
-        """,
-        project_id,
-        [str(state) for state in states],
-        limit,
-    )
-    return [ShownLanding(Landing.from_record(record), record["title"], record["intended"]) for record in records]
-
-
-async def sent_back(connection: Connection, project_id: str, limit: int) -> list[ShownLanding]:
-    """What was sent back last, and has not landed since."""
-    records = await connection.fetch(
-        """
-        select l.*, t.title from landings l join tasks t on t.project_id = $1 and t.id = l.task_id
-         where l.project_id = $1 and l.sent_back_at is not null and t.status not in ('done', 'cancelled')
-           and not exists(select from landings n where n.project_id = $1 and n.task_id = l.task_id and n.token > l.token
-                             and n.sent_back_at is not null)
-         order by l.sent_back_at desc limit $2
-        """,
-        project_id,
-        limit,
-    )
-    return [ShownLanding(Landing.from_record(record), record["title"]) for record in records]
-
-
-async def landers(connection: Connection, project_id: str) -> list[Lander]:
-    """Who lands now, and on what."""
-    records = await connection.fetch(
-        "select target, holder, until from landing_leases where project_id = $1 and until > loom_now() order by target",
-        project_id,
-    )
-    return [Lander(**record) for record in records]
-
-
-@dataclass(frozen=True, slots=True)
-class LandingView:
-    """A project's landings: what is queued, in its order; what is worked on or reported; what was sent back and has not
-    landed since; what has landed, newest first; who lands now. Some of each."""
-
-    tally: LandingTally
-    queue: list[ShownLanding]
-    working: list[ShownLanding]
-    sent_back: list[ShownLanding]
-    landed: list[ShownLanding]
-    landers: list[Lander]
-
-
-async def overview(connection: Connection, project_id: str, limit: int) -> LandingView:
-    """What there is to see of a project's landings."""
-    return LandingView(
-        await tally(connection, project_id),
-        await shown(connection, project_id, [LandingState.QUEUED], limit),
-        await shown(connection, project_id, [LandingState.BEGUN, LandingState.REPORTED], limit),
-        await sent_back(connection, project_id, limit),
-        await shown(connection, project_id, [LandingState.LANDED], limit),
-        await landers(connection, project_id),
-    )
 
 
 async def times_sent_back(connection: Connection, project_id: str, task_id: str) -> int:

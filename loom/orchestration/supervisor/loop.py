@@ -1,8 +1,8 @@
 """The supervisor: keeps a project going while agents work on it, and says what it sees.
 
 It does what every Loom process does in the background, and watches: claims that nobody renews, escalations that wait
-for a person, tasks that died, the end of the project. Beside that it carries workflows on, and with a brain it has
-failures diagnosed. Any number may run; what they do is done once all the same.
+for a person, work that does not land, tasks that died, the end of the project. Beside that it carries workflows on, and
+with a brain it has failures diagnosed. Any number may run; what they do is done once all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.exceptions import DatabaseUnavailableError, ServersError
+from loom.graph.store import landing_views
 from loom.orchestration.housekeeping import Housekeeper, Patience
 from loom.orchestration.supervisor.flows import Carried, Flows
 from loom.workflows import runs
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Swept
     from loom.graph.store.escalations import Escalation
+    from loom.graph.store.landing_views import Stuck
     from loom.graph.store.reading import AgentView
     from loom.graph.store.workflow_runs import WorkflowRun
     from loom.orchestration.supervisor.brain import Brain, Diagnosed
 
+_NOBODY_LANDS = 300.0  # seconds in the queue
+_COMES_BACK = 2  # times sent back
 _PAUSES = (0.5, 10.0)  # seconds between tries while the servers are away: at first, at most
 
 
@@ -42,6 +46,7 @@ class Turn:
     ] = ()  # workflows that wait for somebody, or have failed, and were not seen so before
     carried: tuple[Carried, ...] = ()  # workflows, since its last look; so below
     diagnosed: tuple[Diagnosed, ...] = ()
+    stuck: tuple[Stuck, ...] = ()  # work that does not land by itself, and was not seen so before
 
     @property
     def complete(self) -> bool:
@@ -58,6 +63,7 @@ class Supervisor:
         self._known: set[str] = set()
         self._unattended: set[tuple[str, str, int]] = set()
         self._stale: set[str] = set()
+        self._stuck: set[tuple[int, str]] = set()
 
     async def turn(self, *, whole: bool = False) -> Turn:
         """Sweeps, brings the mirror up to date, and looks once.
@@ -75,6 +81,8 @@ class Supervisor:
         waiting = await self._loom.escalations(limit=500)
         agents = [agent for agent in await self._loom.agents() if agent.stale]
         unattended = await runs.unattended(self._loom)
+        project, wait = self._loom.project_id, _NOBODY_LANDS
+        stuck = await self._loom.look(lambda connection: landing_views.stuck(connection, project, wait, _COMES_BACK))
         turn = Turn(
             swept,
             tuple(one for one in waiting if one.id not in self._known),
@@ -83,10 +91,12 @@ class Supervisor:
             tuple(run for run in unattended if _at(run) not in self._unattended),
             self._flows.news(),
             self._brain.news() if self._brain is not None else (),
+            tuple(one for one in stuck if (one.landing.id, one.trouble) not in self._stuck),
         )
         self._known = {one.id for one in waiting}
         self._stale = {agent.agent for agent in agents}
         self._unattended = {_at(run) for run in unattended}
+        self._stuck = {(one.landing.id, one.trouble) for one in stuck}
         return turn
 
     async def run(self, *, until_complete: bool = False) -> AsyncGenerator[Turn, None]:
