@@ -24,7 +24,7 @@ from loom.graph.model import limits
 from loom.graph.model.task import Task
 from loom.graph.rules import claims, mending
 from loom.graph.rules.mending import Diagnosis, Remedy
-from loom.graph.store import escalations
+from loom.graph.store import escalations, landings, proofs
 from loom.graph.store.transaction import Transaction
 from loom.skills import answers, asking, checks, loader
 
@@ -32,32 +32,35 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection
     from loom.graph.front import Loom
     from loom.graph.store.escalations import Escalation
+    from loom.graph.store.proofs import Proof
 
 SKILL = "debug_failure"
 _CONTEXT = 20_000  # characters, as all below
 _FAILURES, _MESSAGE = 10, 4_000
 _NEIGHBOURS, _OUTPUT = 20, 2_000
+_CHECKS = 50  # proofs that are looked at
 _LOG_BYTES = 8 * 1024
 
 
 async def material(loom: Loom, task_id: str) -> dict[str, Any]:
-    """The inputs of the skill for a failed or escalated task: the task, why it failed (newest first), the end of what
-    its newest attempt printed under `loom work` on this machine, and what it depends on. Long texts are shortened.
+    """The inputs of the skill for a failed or escalated task: the task, why it failed (what checks and the landing of
+    its newest attempt said, then its failures, newest first), the end of what that attempt printed under `loom work` on
+    this machine, and what it depends on. Long texts are shortened.
 
     Raises:
         InvalidInputError, TaskNotFoundError.
     """
     task_id = limits.task_id(task_id)
 
-    async def read(connection: Connection) -> tuple[Task, list[Escalation], dict[str, Task]]:
+    async def read(connection: Connection) -> tuple[Task, list[Escalation], dict[str, Task], list[dict[str, Any]]]:
         task = await store.get_task(connection, loom.project_id, task_id)
         if task is None:
             raise claims.not_found(task_id)
         raised = await escalations.of_tasks(connection, loom.project_id, [task_id])
         before = await store.get_tasks(connection, loom.project_id, task.depends_on[:_NEIGHBOURS])
-        return task, raised, before
+        return task, raised, before, await _refused(connection, task)
 
-    task, raised, before = await loom.look(read)
+    task, raised, before, refused = await loom.look(read)
     return {
         "task": replies.full(
             id=task.id,
@@ -67,7 +70,8 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
             done_when=task.done_when,
             context=_short(task.context, _CONTEXT),
         ),
-        "failures": [
+        "failures": refused
+        + [
             replies.full(
                 kind=str(one.kind),
                 attempt=one.attempt or None,
@@ -84,6 +88,23 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
             for one in before.values()
         ],
     }
+
+
+async def _refused(connection: Connection, task: Task) -> list[dict[str, Any]]:
+    """What was wrong with the work of a task's newest attempt, by the checks that ran for it and by its landing."""
+    found = []
+    landing = await landings.of_claim(connection, task.project_id, task.id, task.claim_token)
+    if landing is not None and landing.reason:
+        told = _short(texts.mask("\n".join(part for part in (landing.reason, landing.note) if part)), _MESSAGE)
+        found.append({"kind": "sent back", "message": told})
+    newest: dict[str, Proof] = {}
+    for proof in await proofs.of_task(connection, task.project_id, task.id, _CHECKS, token=task.claim_token):
+        newest.setdefault(proof.check_name, proof)
+    for proof in newest.values():
+        if proof.exit_status:
+            head = f"Check {proof.check_name} ended with status {proof.exit_status}:"
+            found.append({"kind": "check", "message": _short(texts.mask(f"{head}\n{proof.tail}"), _MESSAGE)})
+    return found
 
 
 def problems(answer: object, *, title: str | None = None) -> list[str]:

@@ -136,7 +136,8 @@ async def _load_results(loom: Loom, values: Mapping[str, Any], timeout: float) -
     parts, left = [", ".join(f"{count:,} {status}" for status, count in counts.items())], 2 * _RESULTS
     for number, one in enumerate(results):
         more = f"… ({one.length:,} characters)" if one.length > room else ""
-        parts.append(f"{one.id} ({one.status}) {one.title}\n{one.output}{more}")
+        where = "" if one.landed is None else ", landed on {} as {}".format(*one.landed)
+        parts.append(f"{one.id} ({one.status}{where}) {one.title}\n{one.output}{more}")
         left -= len(parts[-1]) + 2
         if left < 0:
             parts[-1] = f"… and {len(results) - number:,} tasks more, which are not shown."

@@ -16,8 +16,11 @@ from loom import replies
 from loom.db.connection import Pool
 from loom.exceptions import AnswerError, LoomError, TaskNotFoundError, TaskStateError
 from loom.graph.front import Loom
+from loom.graph.store import proofs
+from loom.graph.store.transaction import Transaction
 from loom.skills import asking, diagnosis, loader, providers
 from tests.conftest import Opener
+from tests.graph import test_landings as landing
 from tests.graph.test_lifecycle import holds
 from tests.skills.conftest import Model
 
@@ -291,6 +294,31 @@ async def test_a_model_is_told_what_there_is(bare_shop: Loom, clock: Clock, dire
         await diagnosis.material(bare_shop, "loom-00000000")
     with pytest.raises(LoomError):
         await diagnosis.material(bare_shop, "../../etc")
+
+
+async def test_a_model_is_told_what_checks_and_the_landing_said(bare_shop: Loom) -> None:
+    claim = await landing.begun(bare_shop)
+    task = claim.task
+
+    async def prove(tx: Transaction) -> None:
+        for name, status in (("unit", 1), ("style", 1), ("style", 0)):
+            given: dict[str, Any] = {"check_name": name, "check_hash": "h", "agent": "ann", "tree": "t"}
+            one = await proofs.begin(tx, **given, task_id=task.id, token=task.claim_token)
+            await proofs.close(tx, one, exit_status=status, seconds=1.0, tail=f"{name} says {status}")
+
+    await bare_shop.transact(prove)
+    await landing.send_back(bare_shop, await landing.enter(bare_shop, task))
+    await bare_shop.fail(task.id, "it stays red", retry=False)
+    told = (await diagnosis.material(bare_shop, task.id))["failures"]
+    assert [(one["kind"], one["message"]) for one in told] == [
+        ("sent back", "unit is red.\nE 1 != 2"),
+        ("check", "Check unit ended with status 1:\nunit says 1"),
+        ("failure", "it stays red"),
+    ]
+    await bare_shop.resolve(task.id, "retry")
+    await bare_shop.fail(task.id, "again", retry=False)
+    told = (await diagnosis.material(bare_shop, task.id))["failures"]
+    assert [one["kind"] for one in told] == ["failure", "failure"], "of the newest attempt alone"
 
 
 async def test_no_log_is_read_from_elsewhere(bare_shop: Loom, directory: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from loom.skills import tools as skill_faces
 from loom.workflows import actions, loader, runs, tools
 from loom.workflows.record import StepProgress
 from tests.conftest import Opener
+from tests.graph import test_landings as landing
 from tests.graph.test_lifecycle import holds
 from tests.orchestration.conftest import alive, pids
 from tests.skills.conftest import good_plan
@@ -551,6 +552,26 @@ async def test_actions_on_the_graph(loom: Loom) -> None:
     assert seen["see"]["count"] == 1
     assert seen["see"]["text"] == f"1 blocked\n\n{then.id} (blocked) Then\nnull"
     await holds(loom)
+
+
+async def test_work_that_lands_is_waited_for_until_it_has(loom: Loom) -> None:
+    steps = """
+- {id: make, type: action, action: create_tasks, inputs: {tasks: [{title: A}]}}
+- {id: work, type: wait, tasks: "{{ steps.make.ids }}"}
+- {id: see, type: action, action: load_results, inputs: {tasks: "{{ steps.make.ids }}"}}
+"""
+    run = await begun(loom, steps)
+    claim = await loom.claim()
+    assert claim is not None
+    await landing.begin(loom, claim)
+    await loom.done(claim.task.id, {"n": 1})
+    entered = await landing.enter(loom, claim.task)
+    assert (await runs.advance(loom, run.id)).status == "waiting"
+    await landing.land(loom, entered)
+    run = await runs.advance(loom, run.id)
+    assert run.status == "done"
+    told = (await outputs(loom, run))["see"]["text"]
+    assert f"(done, landed on {landing.TARGET} as {landing.MERGED}) A" in told
 
 
 async def test_results_that_are_too_many_are_counted(loom: Loom) -> None:

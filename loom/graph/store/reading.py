@@ -61,13 +61,15 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a task came to: the beginning of its output as JSON, and how many characters all of it has."""
+    """What a task came to: the beginning of its output as JSON, how many characters all of it has, and the branch and
+    commit that its work has landed on."""
 
     id: str
     title: str
     status: TaskStatus
     output: str
     length: int
+    landed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +238,11 @@ async def results(connection: Connection, project_id: str, task_ids: Sequence[st
     """What some tasks came to, in the order of the ids, each up to so many characters."""
     records = await connection.fetch(
         """
-        select t.id, t.title, t.status, left(o.text, $3) as output, length(o.text) as length
+        select t.id, t.title, t.status, left(o.text, $3) as output, length(o.text) as length, l.target, l.landed_commit
           from unnest($2::text[]) with ordinality w(id, place)
-          join tasks t on t.project_id = $1 and t.id = w.id,
+          join tasks t on t.project_id = $1 and t.id = w.id
+          left join landings l on l.project_id = $1 and l.task_id = t.id and l.token = t.claim_token
+                              and l.state = 'landed',
                lateral (select coalesce(t.output::text, 'null') as text) o
          order by w.place
         """,
@@ -246,7 +250,17 @@ async def results(connection: Connection, project_id: str, task_ids: Sequence[st
         task_ids,
         characters,
     )
-    return [Result(one["id"], one["title"], TaskStatus(one["status"]), one["output"], one["length"]) for one in records]
+    return [
+        Result(
+            one["id"],
+            one["title"],
+            TaskStatus(one["status"]),
+            one["output"],
+            one["length"],
+            None if one["landed_commit"] is None else (one["target"], one["landed_commit"]),
+        )
+        for one in records
+    ]
 
 
 async def ready_children(connection: Connection, project_id: str, epic_id: str, limit: int = 5) -> list[str]:
