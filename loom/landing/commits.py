@@ -19,8 +19,8 @@ from pathlib import Path
 
 from loom.exceptions import CommandError
 from loom.git import Person, Repository
+from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
-from loom.landing.checks import ALWAYS_PROTECTED
 from loom.landing.merging import commit_tree, is_ancestor, tree_of, unmerge
 from loom.landing.trailers import lines, speaks_for_others
 from loom.texts import one_line, quote, shorten
@@ -129,9 +129,13 @@ def judged(changed: Iterable[str], files: Collection[str], protected: Collection
     """Why paths may not be changed by a task for these files: those that are protected, and that it does not name."""
     changed = list(changed)
     problems = []
-    if own := [path for path in changed if _within(path, (ALWAYS_PROTECTED,))]:
+    if own := [path for path in changed if is_own(path)]:
         problems.append(f"{_some(own)} may not be changed: Loom's own files never land. Put them back.")
-    touched = [path for path in changed if _within(path, protected) and not _within(path, files)]
+    touched = [
+        path
+        for path in changed
+        if any(may_be_below(path, plain(one)) for one in protected) and not _within(path, files)
+    ]
     if touched := [path for path in touched if path not in own]:
         problems.append(
             f"{_some(touched)} may not be changed by this task: checks rest on that. Put it back as it was; if the work"
@@ -472,7 +476,7 @@ async def _in_force(worktree: Repository, name: str) -> bool:
 
 def _within(path: str, places: Collection[str]) -> bool:
     """Whether a path is one of the places, or below one."""
-    return any(path == place or path.startswith(f"{place.rstrip('/')}/") for place in places)
+    return any(below(path, plain(place)) for place in places)
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -346,6 +346,8 @@ async def test_a_protected_path_is_for_the_tasks_that_name_it(agent: Agent) -> N
     agent.write("tests/test_m.py", "assert True\n")
     assert "tests/test_m.py may not be changed by this task" in await agent.refused(protected=("tests",))
     assert "tests/test_m.py may not" in await agent.refused("tests/other.py", protected=("tests/",))
+    assert "tests/test_m.py may not" in await agent.refused("src", protected=("./Tests/",))
+    assert isinstance(await agent.committed(".", protected=("tests",)), Committed)
     made = await agent.committed("tests/test_m.py", protected=("tests",))
     assert isinstance(made, Committed)
 
@@ -366,9 +368,11 @@ async def test_a_protected_path_is_protected_whatever_is_done_to_it(agent: Agent
     assert "src/m.py may not be changed" in await agent.refused(protected=("src",))
 
 
-async def test_looms_own_files_never_land_even_where_a_task_names_them(agent: Agent) -> None:
-    agent.write(".loom/config.yaml", "checks: {}\n")
-    assert "Loom's own files never land" in await agent.refused(".loom")
+@pytest.mark.parametrize("path", [".loom/config.yaml", "part/.loom/config.yaml", ".Loom/config.yaml"])
+async def test_looms_own_files_never_land_even_where_a_task_names_them(agent: Agent, path: str) -> None:
+    agent.write(path, "checks: {}\n")
+    for files in (path.partition("/")[0], "."):
+        assert "Loom's own files never land" in await agent.refused(files)
 
 
 async def test_a_file_of_the_task_that_git_ignores_is_not_lost_in_silence(agent: Agent) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from loom import texts
 from loom.exceptions import InvalidInputError
+from loom.graph.model.paths import is_own
 from loom.graph.model.task import Priority
 from loom.ids import AGENT_NAME, TASK_ID
 from loom.wording import Argument, Words, call
@@ -38,7 +39,6 @@ NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters and line separators: what a title may not have."""
 
 _WILDCARD = re.compile(r"[*?\[]")
-_NOT_WORK = (".loom", ".git")
 _CHECK_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # as the configuration has it
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LONG_INTEGER = re.compile(r"(?<!\d)\d{309}")  # no double has more digits before its point
@@ -212,7 +212,7 @@ def path(value: object) -> str:
         _refuse("files", fault, "Write a path that is relative to its root, with / and without ..")
     parts = [unicodedata.normalize("NFC", part) for part in parts if part not in ("", ".")]
     wild = next((place for place, part in enumerate(parts) if _WILDCARD.search(part)), len(parts))
-    if any(part.casefold() in _NOT_WORK for part in parts):
+    if is_own("/".join(parts)):
         _refuse("files", f"names {shown}, which no task changes.", "Leave it out; Loom and git keep it themselves.")
     return "/".join(parts[:wild]) or "."
 

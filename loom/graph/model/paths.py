@@ -12,11 +12,24 @@ def plain(path: str) -> str:
 
 def below(path: str, directory: str) -> bool:
     """Whether a path is this one, or lies below it; everything lies below `.`."""
+    path, directory = (unicodedata.normalize("NFC", one) for one in (path, directory))
     return directory == "." or path == directory or path.startswith(f"{directory}/")
 
 
+def may_be_below(path: str, directory: str) -> bool:
+    """As `below`, on whatever file system: where letters are told apart by case, and where they are not."""
+    return below(path.casefold(), directory.casefold())
+
+
 def meet(one: str, other: str) -> bool:
-    """Whether one of two paths may be the other, or lie below it, on whatever file system: where letters are told apart
-    by case, and where they are not."""
-    first, second = (unicodedata.normalize("NFC", path).casefold() for path in (one, other))
-    return below(first, second) or below(second, first)
+    """Whether one of two paths may be the other, or lie below it."""
+    return may_be_below(one, other) or may_be_below(other, one)
+
+
+def is_own(path: str) -> bool:
+    """Whether a path lies in a directory that Loom or git keeps for itself, of this project or of one in a part of the
+    repository."""
+    return any(part.casefold() in _OWN for part in path.split("/"))
+
+
+_OWN = (".loom", ".git")
