@@ -12,8 +12,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+from redis.asyncio import Redis
 
-from loom import replies
+from loom import read_batch, replies
+from loom.bus import channels
 from loom.bus.events import EventType
 from loom.db.connection import Pool
 from loom.exceptions import ClaimConflictError, LoomError, TaskStateError
@@ -439,6 +441,30 @@ async def test_what_is_on_its_way_goes_to_the_target_that_the_project_has_now(lo
     await loom.transact(lambda tx: landings.redirect(tx, TARGET, None))
     assert await loom.look(lambda connection: rows.recorded_target(connection, loom.project_id)) is None
     assert [one.id for one in await waiting(loom)] == [first.id]
+
+
+async def test_what_is_queued_leaves_as_claimed_work_and_comes_in_as_ready(loom: Loom) -> None:
+    task, _ = await queued(loom)
+    _, done = await queued(loom, "B")
+    await land(loom, done)
+    exported = json.dumps(await loom.export())
+    assert {one["title"]: one["status"] for one in json.loads(exported)["tasks"]} == {"A": "claimed", "B": "done"}
+    batch = read_batch(exported.replace(task.id, "loom-0000aaaa").replace(done.task_id, "loom-0000bbbb"), "export.json")
+    made = (await loom.import_tasks(batch)).tasks
+    assert {one.title: (one.status, one.lands) for one in made} == {"A": (PENDING, False), "B": (DONE, False)}
+    await holds(loom)
+
+
+async def test_the_mirror_knows_what_the_queue_holds(loom: Loom, redis_conn: Redis) -> None:
+    await holds(loom)
+    task, landing = await queued(loom)
+    key = channels.task_key(loom.project_id, task.id)
+    assert await redis_conn.hget(key, "queued") == "1"
+    assert all(one.holds for one in await loom.doctor(deep=True))
+    assert await redis_conn.hget(key, "queued") == "1"
+    await send_back(loom, landing)
+    assert await redis_conn.hget(key, "queued") is None
+    await holds(loom)
 
 
 # --- at the same time -------------------------------------------------------------------------------------------------
