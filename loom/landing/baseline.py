@@ -49,7 +49,7 @@ async def baseline(loom: Loom, repository: Repository, prover: Prover) -> Baseli
         name, commit = "HEAD", await commit_of(repository, "HEAD")
     if commit is None:
         raise CommandError(f"The git repository {repository.work_tree} has no commit.", "Commit first.")
-    found = await prover.prove(commit, wanted, agent=loom.caller())
+    found = await prover.prove(commit, wanted, agent=loom.caller(), target=True)
     if red := [one for one in found if not one.green]:
         names = ", ".join(one.check_name for one in red)
         raise CheckFailedError(

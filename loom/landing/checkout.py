@@ -24,7 +24,7 @@ from typing import Self
 from loom import files
 from loom.exceptions import CommandError, FileError
 from loom.git import Repository
-from loom.landing.places import Lock, own_directory, remove
+from loom.landing.places import Lock, own_directory, remove, take_slot
 
 _SECONDS = 600.0  # for git to write the files of a commit
 _MOST = 1_000  # places
@@ -36,13 +36,16 @@ _PLAIN = "repositoryformatversion = 0"
 class Checkout:
     """One place, held by this process until it is given back."""
 
-    def __init__(self, place: Path, lock: Lock, source: Repository, own: Repository) -> None:
+    def __init__(self, place: Path, lock: Lock, slot: tuple[int, Lock], source: Repository) -> None:
         self.tree = place / "tree"
         self.lock = lock.fd
         """The descriptor that whatever is started here inherits."""
-        self._lock = lock
-        self._place, self._source, self._own = place, source, own
-        self._commit = self._alternates = ""
+        self.slot = slot[0]
+        """A number that no other worktree or checkout in use on this machine has."""
+        self._locks = (slot[1], lock)
+        self._place, self._source = place, source
+        self._own = Repository(self.tree, place / "git", place / "git", trusted=source.trusted)
+        self._commit = self._alternates = self._untouched = ""
         self._common = place
 
     @classmethod
@@ -57,14 +60,18 @@ class Checkout:
         """
         try:
             place, lock = _held(places)
+            try:
+                return cls(place, lock, take_slot(), source)
+            except BaseException:
+                lock.let_go()
+                raise
         except OSError as error:
             raise FileError(f"{error.filename or places} cannot be written: {error.strerror}.", "Mend that.") from None
-        own = Repository(place / "tree", place / "git", place / "git", trusted=source.trusted)
-        return cls(place, lock, source, own)
 
     def give_back(self) -> None:
         """Lets the next one have it. What still lives in it holds it on."""
-        self._lock.let_go()
+        for lock in self._locks:
+            lock.let_go()
 
     async def show(self, commit: str, keep: Sequence[str], objects: Path | None = None, refs: str = "") -> None:
         """Puts the files of a commit there, and nothing else but what is kept.
@@ -105,7 +112,10 @@ class Checkout:
             return "it removed the checkout"
         names = [line[3:] for line in listed.split("\0") if line]
         more = f" and {len(names) - _TOLD} more" if names[_TOLD:] else ""
-        return f"it changed files that git knows: {', '.join(names[:_TOLD])}{more}" if names else ""
+        if names:
+            return f"it changed files that git knows: {', '.join(names[:_TOLD])}{more}"
+        self._untouched = self._commit
+        return ""
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
@@ -116,14 +126,17 @@ class Checkout:
         for lock in (self._place / "git").glob("*.lock"):  # of a git that was killed: none lives here
             lock.unlink()
         self._lend(self._place / "git")
-        await self._git("checkout", "--quiet", "--force", "--detach", self._commit, "--")
+        before, self._untouched = self._untouched, ""
+        if self._commit != before:
+            await self._git("checkout", "--quiet", "--force", "--detach", self._commit, "--")
         spared = (word for path in keep for word in ("-e", f"/{_literally(path)}"))
         await self._git("clean", "-ffdxq", *spared)
 
     async def _anew(self) -> None:
         """Makes the place from nothing."""
         await asyncio.to_thread(remove, self.tree)
-        remove(self._place / "git")
+        for name in ("git", "tree.setup"):
+            remove(self._place / name)
         self.tree.mkdir(mode=0o700)
         _make_git_dir(self._place / "git", len(self._commit))
 

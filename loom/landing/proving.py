@@ -30,6 +30,7 @@ from loom.exceptions import CommandError
 from loom.git import Repository
 from loom.graph.store import proofs
 from loom.graph.store.proofs import Proof
+from loom.landing import setup
 from loom.landing.checkout import Checkout
 from loom.landing.checks import Check
 from loom.landing.places import remove, state_dir
@@ -109,6 +110,7 @@ class Prover:
         task_id: str | None = None,
         token: int | None = None,
         again: bool = True,
+        target: bool = False,
         objects: Path | None = None,
     ) -> list[Proof]:
         """Proves a commit with these checks: runs those that have no proof yet. Returns what is known of each, in their
@@ -119,6 +121,7 @@ class Prover:
             task_id, token: for which claim, both or neither.
             again: it is one branch's work, which is told all that is wrong with it, and is blamed only for what is red
                 twice. False: a group's, which ends with the first check that is red.
+            target: it is what work begins from, so that what its setup makes may be kept for others.
             objects: a directory with objects of the commit that the repository has not.
 
         Raises:
@@ -130,7 +133,7 @@ class Prover:
         env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {}
         found = await self._repository.run("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}", env=env)
         tree = found.out.decode().strip()
-        work = _Work(agent, task_id, token, tree, commit)
+        work = _Work(agent, task_id, token, tree, commit, target)
         async with self._trees.setdefault(tree, asyncio.Lock()):  # whoever else asks for it has its proofs then
             known = await self.known(checks, tree=tree, commit=commit)
             if all(one.name in known for one in checks):
@@ -156,7 +159,7 @@ class Prover:
         )
 
         def run(check: Check) -> Awaitable[_Run]:
-            return self._run(check, directory, ())
+            return self._run(check, directory, {}, ())
 
         return [known.get(one.name) or await self._until_sure(work, one, run) for one in checks]
 
@@ -188,7 +191,13 @@ class Prover:
 
         async def run(check: Check) -> _Run:
             await place.show(commit, (*config.work.keep, *check.keep), objects, refs)
-            ended = await self._run(check, cwd if cwd.is_dir() else place.tree, (place.lock,))
+            begun = time.monotonic()
+            try:
+                await self._set_up(place, cwd, keeps=work.target)
+            except CommandError as error:
+                return _Run(None, time.monotonic() - begun, f"--- proves nothing: {error}")
+            variables = {"LOOM_SLOT": str(place.slot)}
+            ended = await self._run(check, cwd if cwd.is_dir() else place.tree, variables, (place.lock,))
             if changed := await place.changed():
                 return _Run(None, ended.seconds, f"{ended.tail}\n--- proves nothing: {changed}")
             return ended
@@ -204,6 +213,26 @@ class Prover:
             if not again and not proof.green:
                 break
         return found
+
+    async def _set_up(self, place: Checkout, home: Path, *, keeps: bool) -> None:
+        """Makes a checkout one to work in. Raises CommandError."""
+        assert self._repository is not None
+        config = self._loom.config
+        await setup.prepare(
+            setup.Place(
+                tree=place.tree,
+                home=home,
+                source=self._repository.work_tree,
+                state=self._places.parent,
+                log=self._places / "setup.log",
+                variables=(("LOOM_SLOT", str(place.slot)),),
+                keeps=keeps,
+            ),
+            config,
+            self._trees_of_processes(),
+        )
+        if config.work.setup.command and (changed := await place.changed()):
+            raise CommandError(f"The setup is none for a checkout: {changed}.", "Have it keep to what is locked.")
 
     async def _until_sure(self, work: _Work, check: Check, run: _Runner) -> Proof:
         """Runs a check, and once more where it is red: one that is red only now and then blames nobody."""
@@ -237,7 +266,7 @@ class Prover:
         assert closed is not None, "nobody else knows its number"
         return closed
 
-    async def _run(self, check: Check, cwd: Path, inherited: Sequence[int]) -> _Run:
+    async def _run(self, check: Check, cwd: Path, variables: Mapping[str, str], inherited: Sequence[int]) -> _Run:
         """Runs a check to its end, and to that of all that it started."""
         self._tell(check.name)
         scratch = Path(tempfile.mkdtemp(prefix="loom-check-"))
@@ -246,7 +275,7 @@ class Prover:
             tree = await self._trees_of_processes().start(
                 [sys.executable, "-I", "-S", _REAPER, *check.command],
                 text="",
-                env=_environment(check, scratch),
+                env={**_environment(check, scratch), **variables},
                 cwd=cwd,
                 log=None,
                 pass_fds=inherited,
@@ -295,6 +324,7 @@ class _Work:
     token: int | None
     tree: str | None = None
     commit: str | None = None
+    target: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from loom.config import CheckConfig, LoomConfig
+from loom.config import CheckConfig, LoomConfig, SetupConfig, WorkConfig
 from loom.git import Repository
 from loom.graph.front import Loom
 from loom.graph.store import proofs
@@ -204,7 +204,9 @@ async def test_the_environment_is_made(prover: Prover, commit: Committer, monkey
         monkeypatch.setenv(name, value)
     shows = "import os; print({**os.environ, 'home': os.listdir(os.environ['HOME'])})"
     seen = eval((await run(prover, first, shows, env=("A", "LOOM_SKILLS_API_KEY"))).tail)
-    assert set(seen) == {"PATH", "HOME", "TMPDIR", "LANG", "TZ", "A", "LOOM_RUN", "home"} | set(seen) & {"LC_CTYPE"}
+    assert set(seen) == {"PATH", "HOME", "TMPDIR", "LANG", "TZ", "A", "LOOM_RUN", "LOOM_SLOT", "home"} | set(seen) & {
+        "LC_CTYPE"
+    }
     assert (seen["A"], seen["home"], seen["TZ"]) == ("a", [], "UTC")
     assert "/evil" not in seen["PATH"]
     assert "/usr/bin" in seen["PATH"]
@@ -358,7 +360,7 @@ PROVES = """
 import asyncio, sys
 from pathlib import Path
 from loom import Loom
-from loom.config import CheckConfig, LoomConfig
+from loom.config import CheckConfig, LoomConfig, SetupConfig, WorkConfig
 from loom.git import Repository
 from loom.landing import checks
 from loom.landing.proving import Prover
@@ -395,3 +397,64 @@ async def test_a_prover_that_is_killed_leaves_nothing_and_another_goes_on(
         while alive(pid):  # noqa: ASYNC110 - its watchdog takes a moment
             await asyncio.sleep(0.02)
     assert await recorded(loom) == [("unit", None, False), ("unit", 0, False)]
+
+
+# --- a place to work in ----------------------------------------------------------------------------------------------
+
+
+def with_setup(loom: Loom, script: str, **work: Any) -> None:
+    """The project's checkouts are set up by a script of Python."""
+    made = SetupConfig((sys.executable, "-c", textwrap.dedent(script)), inputs=("lock",))
+    loom.config = replace(loom.config, work=WorkConfig(setup=made, **work))
+
+
+async def test_a_check_has_what_the_setup_makes(
+    prover: Prover, loom: Loom, shop: Path, tmp_path: Path, commit: Committer
+) -> None:
+    """Made once for the same inputs, and spared by the cleaning between runs."""
+    first = commit(lock="1", gitignore=".venv\n.env\n")
+    git(shop, "mv", "gitignore", ".gitignore")
+    first = commit()
+    (shop / ".env").write_text("secret")
+    (shop / ".venv").mkdir()
+    with_setup(
+        loom,
+        f"""
+        import os
+        os.makedirs(".venv"); open(".venv/made", "w").write(open("lock").read() + os.environ["LOOM_SLOT"])
+        open({str(tmp_path / "setups")!r}, "a").write("x")
+        """,
+        keep=(".venv",),
+        copy=(".env",),
+    )
+    shows = "import os; print(open('.venv/made').read()[0], open('.env').read(), int(os.environ['LOOM_SLOT']) > 0)"
+    assert (await run(prover, first, shows)).tail == "1 secret True\n"
+    assert (await run(prover, commit(a="1"), shows)).tail == "1 secret True\n"
+    assert (tmp_path / "setups").read_text() == "x"
+    assert (await run(prover, commit(lock="2"), shows)).tail == "2 secret True\n"
+    assert (tmp_path / "setups").read_text() == "xx"
+    (state_dir(loom.config) / "proving" / "1" / "git" / "HEAD").write_text("damaged")
+    assert (await run(prover, commit(a="2"), shows)).tail == "2 secret True\n"
+    assert (tmp_path / "setups").read_text() == "xxx"
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("print('no network'); raise SystemExit(3)", "failed with exit status 3: no network"),
+        (
+            "open('lock', 'w').write('newer')",
+            "The setup is none for a checkout: it changed files that git knows: lock.",
+        ),
+    ],
+)
+async def test_a_setup_that_fails_or_changes_the_checkout_proves_nothing(
+    prover: Prover, loom: Loom, commit: Committer, script: str, why: str
+) -> None:
+    with_setup(loom, script)
+    proof = await run(prover, commit(lock="1"), "print('not reached')")
+    assert proof.exit_status is None
+    assert "--- proves nothing: " in proof.tail
+    assert why in proof.tail
+    assert "not reached" not in proof.tail
+    assert len(await recorded(loom)) == 1
