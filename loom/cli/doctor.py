@@ -182,6 +182,9 @@ async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
     if status.open_escalations:
         count = plural(status.open_escalations, "open escalation")
         remarks.append(Remark("note", "escalations", count, "See `loom status --view escalations`."))
+    if status.deferred:
+        held = f"{plural(status.deferred, 'task')} held until somebody says so"
+        remarks.append(Remark("note", "deferred", held, "See `loom status --view escalations`."))
     return remarks
 
 

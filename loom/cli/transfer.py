@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,10 @@ _TAKES_TIME = 500  # tasks
 @click.command("import", cls=Command)
 @click.argument("file")
 @click.option(
-    "--as", "known_as", metavar="NAME", help="By what the file is known when it comes again; default: its path."
+    "--as",
+    "known_as",
+    metavar="NAME",
+    help="By what a plan or Task Master's file is known when it comes again; default: its path.",
 )
 @agent_option
 def import_(file: str, known_as: str | None, agent: str | None) -> None:
@@ -33,14 +37,20 @@ def import_(file: str, known_as: str | None, agent: str | None) -> None:
         known_as = limits.title(known_as, "--as")
 
     async def work(loom: Loom) -> Reply:
+        from loom.graph.importing import NAMED
+
         if file == "-":
-            return await bring_in(loom, text, "standard input", known_as)
-        return await bring_in(loom, text, Path(file).name, known_as or _path(loom, Path(file)))
+            reply = await bring_in(loom, text, "standard input", known_as)
+        else:
+            reply = await bring_in(loom, text, Path(file).name, known_as or _path(loom, Path(file)))
+        if known_as is not None and reply["format"] not in NAMED:
+            reply["note"] = "--as changed nothing: the ids in this format stand for themselves, whatever file has them."
+        return reply
 
     answer(work, import_lines, agent=agent, changes=True)
 
 
-async def bring_in(loom: Loom, text: str, name: str, known_as: str | None) -> Reply:
+async def bring_in(loom: Loom, text: str, name: str, known_as: str | None) -> dict[str, Any]:
     """Imports a text and says what came of it; see `importing.read`."""
     from loom.graph.importing import read
 
@@ -76,6 +86,8 @@ def import_lines(reply: Reply) -> Iterator[str]:
         yield f"  {plural(reply['linked'], 'task')} of those now wait for new ones"
     for one in reply["adjustments"]:
         yield f"  {dim(one_line(one['text']))}"
+    if "note" in reply:
+        yield f"  {dim(reply['note'])}"
 
 
 @click.command(cls=Command)

@@ -189,8 +189,18 @@ def test_what_is_deferred_is_told_apart_from_what_asks(cli: Cli) -> None:
     assert (shown["count"], [one["task_id"] for one in shown["deferred"]]) == (0, [task])
     assert "later" in cli("status", task).out
     assert "Beads had it as deferred." in cli("status", "--view", "escalations").out
+    assert "deferred: 1 task held until somebody says so" in cli("doctor").out
     assert cli.ok("resolve", task, "retry")["status"] == "pending"
     assert "deferred" not in cli.ok("status")
+    assert "deferred" not in cli("doctor").out
+
+
+def test_a_name_for_a_file_whose_ids_stand_for_themselves_is_said_to_change_nothing(cli: Cli) -> None:
+    issue = '{"id": "b-1", "title": "A", "status": "open"}\n'
+    assert "--as changed nothing" in cli("import", "-", "--as", "mine", stdin=issue).out
+    assert cli.ok("import", "-", "--as", "mine", stdin=issue)["note"].startswith("--as changed nothing")
+    assert "note" not in cli.ok("import", "-", stdin=issue)
+    assert "note" not in cli.ok("import", "-", "--as", "mine", stdin="- {key: k, title: B}\n")
 
 
 def test_a_lapsed_claim_is_seen_and_claimed_without_any_long_lived_process(cli: Cli) -> None:

@@ -23,7 +23,10 @@ from loom.graph.importing.reconcile import reconcile
 from loom.graph.importing.report import Adjustment, AdjustmentKind, Report
 from loom.graph.model import limits, plan
 
-__all__ = ["Adjustment", "AdjustmentKind", "Batch", "Report", "read"]
+__all__ = ["NAMED", "Adjustment", "AdjustmentKind", "Batch", "Report", "read"]
+
+NAMED = frozenset({"plan", "taskmaster"})
+"""The formats whose ids are unique in one file only, so that it matters by what the file is known."""
 
 _FORMATS = "Loom reads Task Master's tasks.json, Beads' issues.jsonl, its own export, and plans."
 
@@ -34,8 +37,8 @@ def read(text: str, name: str, *, known_as: str | None = None) -> Batch:
     Args:
         text: the whole file.
         name: its name, for errors.
-        known_as: by what a plan is known when it comes again, and Task Master's file, since the ids of both are unique
-            in one file only. None: the tasks of a plan are new each time, and Task Master's ids stand for themselves.
+        known_as: by what a file of the `NAMED` formats is known when it comes again. None: the tasks of a plan are new
+            each time, and Task Master's ids stand for themselves.
 
     Raises:
         ImportFormatError: the format is none of these, or the file is damaged.
