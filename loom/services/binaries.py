@@ -82,7 +82,7 @@ def find_postgres(used_before: Path | None, data_major: int | None) -> Binary:
             return binary
         others.append(binary)
     if not others:
-        raise ServersError(f"There is no PostgreSQL {_POSTGRES.minimum} or newer on this machine.", _OTHER_BACKENDS)
+        raise _none(_POSTGRES, f"There is no PostgreSQL {_POSTGRES.minimum} or newer on this machine.")
     raise ServersError(
         f"The data was written by PostgreSQL {data_major}, and here is PostgreSQL {others[0].version}, "
         "which cannot read it.",
@@ -95,9 +95,18 @@ def find_redis(used_before: Path | None) -> Binary:
     """The `valkey-server` or `redis-server` to run; `used_before` and errors as for `find_postgres`."""
     for binary in _candidates(_REDIS, used_before):
         return binary
-    raise ServersError(
-        f"There is no Redis {_REDIS.minimum}.0 or newer, and no Valkey, on this machine.", _OTHER_BACKENDS
-    )
+    raise _none(_REDIS, f"There is no Redis {_REDIS.minimum}.0 or newer, and no Valkey, on this machine.")
+
+
+def _none(kind: _Kind, sentence: str) -> ServersError:
+    """Why there is none of a kind."""
+    copy = _copy_of_wheel(kind)
+    if copy is not None and not os.access(copy, os.X_OK):
+        return ServersError(
+            f"{kind.name} is at {copy}, where the system runs no programs (its file system may be mounted noexec).",
+            "Set LOOM_DATA_DIR to a directory where programs may run.",
+        )
+    return ServersError(sentence, _OTHER_BACKENDS)
 
 
 def _candidates(kind: _Kind, used_before: Path | None) -> Iterator[Binary]:

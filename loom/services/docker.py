@@ -21,7 +21,7 @@ from loom.config import COMPOSE_FILE, GUARDED_BYTES, LoomConfig, is_trusted, tru
 from loom.exceptions import ServersError, ServersStoppedError
 from loom.process import environment
 from loom.services import Endpoints, ServerHealth, silent
-from loom.services.launcher import every, last_line, locked
+from loom.services.launcher import decisive_line, every, locked
 from loom.services.places import data_dir, make_dir
 from loom.services.probe import Answer, ask_postgres, ask_redis
 from loom.wording import Shell, Words
@@ -227,7 +227,7 @@ def _compose(config: LoomConfig, state: _State, *words: str) -> None:
             raise ServersError("This Docker has no Compose.", f"Install its Compose plugin, {_INSTEAD}")
         if _docker(["docker", "version"]).returncode:
             raise ServersError("Docker does not run, or this user may not use it.", f"Start Docker, {_INSTEAD}")
-        said = last_line(result.stderr).replace(state.secret, "***")
+        said = decisive_line(result.stderr).replace(state.secret, "***")
         raise ServersError(f"`docker compose {words[0]}` failed: {said}", Words("Run {}.", Shell("loom doctor")))
 
 

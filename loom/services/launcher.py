@@ -28,6 +28,7 @@ from loom.wording import Shell, Words
 _UNPRIVILEGED = ("postgres", "nobody")
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 _TURNS = (0.02, 0.1)  # seconds between two looks at what is waited for: at first, at most
+_NO_ROOM = ("No space left on device", "Check free disk space")  # as PostgreSQL says it
 _LOG_LIMIT = 5_000_000  # bytes; a larger log is begun anew at the next start
 
 
@@ -45,6 +46,21 @@ class Account:
         if self.name:
             os.chown(path, self.uid, self.gid)
         return path
+
+    def must_have_a_name(self) -> None:
+        """PostgreSQL makes no database for a user whom the system does not know.
+
+        Raises:
+            ServersError: this one is none.
+        """
+        try:
+            pwd.getpwuid(self.uid)
+        except KeyError:
+            raise ServersError(
+                f"The user id {self.uid} has no entry in /etc/passwd, and PostgreSQL makes no database without one.",
+                "Add it there, as `useradd` does when an image is built, or name servers that run elsewhere in"
+                " `servers.backend` and `database.url`.",
+            ) from None
 
 
 def account(data: Path) -> Account:
@@ -85,9 +101,10 @@ def run(command: Sequence[str | Path], who: Account, *, text: str = "", cwd: Pat
         raise _cannot_run(name, who, cwd, error) from None
     # PostgreSQL's single-user mode ends with 0 whatever it met.
     if result.returncode or "ERROR:" in result.stderr or "FATAL:" in result.stderr:
-        raise ServersError(
-            f"`{name}` failed: {last_line(result.stderr)}", Words("Run {} for the whole picture.", Shell("loom doctor"))
-        )
+        full = any(sign in result.stderr for sign in _NO_ROOM)
+        room = f"Make room on the disk of {cwd}, then run this again."
+        look = Words("Run {} for the whole picture.", Shell("loom doctor"))
+        raise ServersError(f"`{name}` failed: {decisive_line(result.stderr)}", room if full else look)
 
 
 def spawn(command: Sequence[str | Path], who: Account, *, lock: int, log: Path, cwd: Path) -> int:
@@ -217,8 +234,8 @@ def _cannot_run(name: str, who: Account, cwd: Path, error: Exception) -> Servers
     )
 
 
-def last_line(text: str) -> str:
+def decisive_line(text: str) -> str:
     """Why a program ended, as far as one line of what it printed tells."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "the database system is" not in line]
-    fatal = [line for line in lines if "FATAL" in line or "PANIC" in line]
+    fatal = [line for line in lines if "FATAL" in line or "PANIC" in line][:1]  # those after it follow from it
     return (fatal or lines or ["it said nothing."])[-1]

@@ -18,11 +18,12 @@ from loom import files
 from loom.exceptions import ServersError
 from loom.services.binaries import find_postgres, find_redis
 from loom.services.instance import State, write_state
-from loom.services.launcher import Account, account, every, is_locked, last_line, run, send_signal, spawn, try_lock
+from loom.services.launcher import Account, account, decisive_line, every, is_locked, run, send_signal, spawn, try_lock
 from loom.services.probe import Answer, ask_postgres, ask_redis
 
 BUSY_SECONDS = 180.0  # the longest that a start may take, and that another command waits for it
 _LOST_SECONDS = 10.0  # a server that lives but cannot be reached for so long has lost its socket
+_HUNG_SECONDS = 25.0  # and one that has not ended by then will not; somebody waits for the answer to a call
 _STOP_SECONDS = 60.0
 _LONGEST_RUN_DIR = 80  # the path of a socket has room for about 104 bytes
 
@@ -161,6 +162,7 @@ class _Postgres(_Server):
         return spawn([program, "-D", self.data, *options], self.who, lock=lock, log=self.log, cwd=self.root)
 
     def _init(self, program: Path, lock: int) -> None:
+        self.who.must_have_a_name()
         draft, password = self.root / "pg.init", self.root / "pg.password"
         if draft.exists():
             shutil.rmtree(draft)
@@ -245,6 +247,7 @@ def _servers(root: Path, state: State, who: Account) -> list[_Server]:
 
 
 def _launch(server: _Server) -> int:
+    heard = 0.0  # when it last answered that it is starting or stopping, which may take long
     for waited in every(BUSY_SECONDS):
         lock = try_lock(server.lock)
         if lock is not None:
@@ -255,9 +258,16 @@ def _launch(server: _Server) -> int:
         answer = server.answer()
         if answer is Answer.READY:
             return 0
-        if answer is not Answer.STARTING and waited > _LOST_SECONDS:
+        if answer is Answer.STARTING:
+            heard = waited
+        elif waited > heard + _HUNG_SECONDS:
+            break
+        elif waited > heard + _LOST_SECONDS:
             server.stop()
-    raise ServersError(f"A {server.name} runs but cannot be reached, and does not stop.", f"See {server.log}.")
+    raise ServersError(
+        f"A {server.name} runs but cannot be reached, and does not stop when it is told to.",
+        f"Its process id is in {server.pid_file}, its log is {server.log}.",
+    )
 
 
 def _await(server: _Server, begin: int) -> None:
@@ -265,7 +275,7 @@ def _await(server: _Server, begin: int) -> None:
         if server.answer() is Answer.READY:
             return
         if not is_locked(server.lock):
-            said = last_line(server.log.read_bytes()[begin:].decode(errors="replace"))
+            said = decisive_line(server.log.read_bytes()[begin:].decode(errors="replace"))
             raise ServersError(f"{server.name} ended while it started: {said}", f"Its log is {server.log}.")
     raise ServersError(f"{server.name} did not answer within {BUSY_SECONDS:.0f} seconds.", f"See {server.log}.")
 

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from loom.config import LoomConfig, ServersConfig
 from loom.exceptions import ServersError, ServersStoppedError
 from loom.services import Endpoints, binaries, pair
 from loom.services.instance import read_state, write_state
-from loom.services.launcher import account, is_locked, locked
+from loom.services.launcher import Account, account, is_locked, locked
 from loom.services.probe import Answer, ask_postgres, ask_redis
 from tests.timing import fastest
 
@@ -212,6 +213,24 @@ def test_a_server_that_lost_its_socket_is_restarted(instance: Path, monkeypatch:
     assert all(pid != before[stem] for stem, pid in pids(instance).items())
 
 
+def test_a_server_that_hangs_holds_nobody_up_for_long(instance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair, "_LOST_SECONDS", 0.2)
+    monkeypatch.setattr(pair, "_HUNG_SECONDS", 3.0)
+    hung = pids(instance)["pg"]
+    os.kill(hung, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        with pytest.raises(
+            ServersError, match=r"PostgreSQL runs but cannot be reached.*does not stop.*postmaster\.pid"
+        ):
+            services.ensure(CONFIG)
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    assert time.monotonic() - began < 20
+    services.ensure(CONFIG)  # it was told to stop, and does now
+    assert pids(instance)["pg"] != hung
+
+
 def test_servers_outlive_their_starter_and_its_terminal(instance: Path) -> None:
     services.down(CONFIG)
     starter = subprocess.run([sys.executable, "-c", START], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -342,3 +361,67 @@ def test_without_any_binary_the_other_backends_are_named(cold: Path, monkeypatch
     with pytest.raises(ServersError, match=r"no Redis 7\.0 or newer.*`docker` or `external`"):
         services.up(CONFIG)
     shutil.rmtree(cold / "instances")
+
+
+@pytest.fixture
+def mounted(cold: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a file system of its own below the data directory, with the options given."""
+    made: list[Path] = []
+
+    def mount(name: str, options: str) -> Path:
+        place = cold / name
+        place.mkdir(mode=0o755)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "tmpfs", place], capture_output=True
+        )
+        if done.returncode:
+            place.rmdir()
+            pytest.skip("this needs to mount file systems, as root may")
+        made.append(place)
+        return place
+
+    yield mount
+    for place in made:
+        subprocess.run(["umount", "--lazy", place], check=True)
+        place.rmdir()
+
+
+def test_a_directory_where_no_program_may_run_is_named(
+    cold: Path, mounted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOM_DATA_DIR", str(mounted("noexec", "noexec")))
+    monkeypatch.setattr(binaries, "_REDIS", replace(binaries._REDIS, programs=("valkey-server",), system=()))
+    with pytest.raises(
+        ServersError, match=r"Redis is at \S+, where the system runs no programs .*noexec.*LOOM_DATA_DIR"
+    ):
+        services.up(CONFIG)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_made(cold: Path, mounted: Callable[..., Path]) -> None:
+    full = mounted("instances", "size=20m")
+    with pytest.raises(ServersError, match=r"`initdb` failed: .*could not extend file.* Make room on the disk of "):
+        services.up(CONFIG)
+    assert not (full / "default" / "pg").exists()
+    subprocess.run(["mount", "-o", "remount,size=400m", full], check=True)
+    services.up(CONFIG)
+    services.down(CONFIG)
+
+
+def test_a_disk_without_room_for_redis_is_named(cold: Path, mounted: Callable[..., Path]) -> None:
+    full = mounted("instances", "size=400m")
+    services.up(CONFIG)
+    services.down(CONFIG)
+    shutil.rmtree(full / "default" / "redis")
+    (full / "filler").write_bytes(b"x" * (os.statvfs(full).f_bavail * os.statvfs(full).f_frsize))
+    with pytest.raises(ServersError, match="No space left on device"):
+        services.up(CONFIG)
+    (full / "filler").unlink()
+    services.up(CONFIG)
+    services.down(CONFIG)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run servers as another user")
+def test_a_user_without_a_name_is_told_what_postgres_wants(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair, "account", lambda _: Account("nameless", 61234, 61234))
+    with pytest.raises(ServersError, match=r"user id 61234 has no entry in /etc/passwd.*useradd"):
+        services.up(CONFIG)
