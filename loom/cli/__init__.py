@@ -72,6 +72,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Run": {
         "orchestrate": _Entry("orchestrate:orchestrate", "Supervise the project while agents work."),
         "landing": _Entry("landing:landing", "What waits to land, and your yes or no to it."),
+        "worktree": _Entry("worktrees:worktree", "List and prune the places that tasks are worked on in."),
         "work": _Entry("work:work", "Run a command for each task until nothing is left to do."),
     },
     "Settings": {

@@ -50,6 +50,7 @@ def doctor(deep: bool) -> None:
         *_wiring(config),
         *_not_ours(config),
         *_files(config),
+        *_worktrees(config),
     ]
     if config.project_id is None:
         remarks.append(Remark("note", "project", "there is none here", "Run `loom init` in its directory."))
@@ -160,6 +161,16 @@ def _files(config: LoomConfig) -> Iterator[Remark]:
         yield Remark("note", "skills", note)
     for note in workflows.notes(workflows.load(config), known):
         yield Remark("note", "workflows", note)
+
+
+def _worktrees(config: LoomConfig) -> Iterator[Remark]:
+    """The worktrees that Loom made where it makes none any more, and leaves alone."""
+    if config.project_dir is not None:
+        from loom.landing.worktrees import of_earlier_versions
+
+        for path in of_earlier_versions(config.project_dir):
+            found, mend = f"{path} is of an earlier version of Loom", f"To remove it: git worktree remove {path}"
+            yield Remark("note", "worktrees", found, mend)
 
 
 async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:

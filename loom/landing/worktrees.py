@@ -22,14 +22,20 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loom import files, process
 from loom.background import through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
 from loom.git import Repository
+from loom.graph import store
+from loom.graph.model.task import TaskStatus
 from loom.landing import places, setup
 from loom.landing.places import Lock
+
+if TYPE_CHECKING:
+    from loom.graph.front import Loom
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
 _DIFF_BYTES = 50_000
@@ -39,6 +45,7 @@ _CHANGE_SECONDS = 600.0  # for git to write the files of a worktree
 _HELD_SECONDS = 60.0  # that another process may take to be done with a worktree: more than it takes to end a command
 _NOT_INTO = "--ignore-submodules=dirty"  # their own configuration is never met
 _BRANCHES = "loom"  # before the slash
+_OVER = (TaskStatus.DONE, TaskStatus.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +101,19 @@ class Worktrees:
         self._held: dict[str, _Hold] = {}
 
     @classmethod
-    async def of_project(cls, config: LoomConfig) -> Worktrees:
+    async def of_project(cls, config: LoomConfig, *, to_make: bool = True) -> Worktrees:
         """Those of a project. Raises as `of`."""
-        return await cls.of(config.project_dir or Path(), places.state_dir(config), config.landing.trusted_git)
+        directory, state = config.project_dir or Path(), places.state_dir(config)
+        return await cls.of(directory, state, config.landing.trusted_git, to_make=to_make)
 
     @classmethod
-    async def of(cls, directory: Path, state: Path, trusted: Collection[str] = ()) -> Worktrees:
+    async def of(
+        cls, directory: Path, state: Path, trusted: Collection[str] = (), *, to_make: bool = True
+    ) -> Worktrees:
         """Those of the repository that `directory` is in.
+
+        Args:
+            to_make: whether some are to be made, and not only those that are there looked at.
 
         Raises:
             CommandError: there is none, it has no commit yet, something in it keeps worktrees from being made, or git
@@ -115,9 +128,10 @@ class Worktrees:
             raise CommandError(
                 f"{directory} is not in a git repository, which worktrees need.", "Run `git init` and commit first."
             ) from error
-        await _commit_of(repository, "HEAD")
-        await _nothing_named_loom(repository)
-        await _large_files_are_handled(repository)
+        if to_make:
+            await _commit_of(repository, "HEAD")
+            await _nothing_named_loom(repository)
+            await _large_files_are_handled(repository)
         places.own_directory(state / "worktrees")
         return cls(repository, state, await asyncio.to_thread(directory.resolve))
 
@@ -446,6 +460,20 @@ class _Hold:
     slot_lock: Lock
     slot: int
     taken: bool
+
+
+def of_earlier_versions(project_dir: Path) -> list[Path]:
+    """The worktrees that Loom has made inside of a project's directory, before they came to lie elsewhere."""
+    try:
+        return sorted(one for one in (project_dir / ".loom" / "worktrees").iterdir() if (one / ".git").is_file())
+    except OSError:
+        return []
+
+
+async def over(loom: Loom, task_ids: Collection[str]) -> set[str]:
+    """Those of these tasks that nobody will work on again: done, cancelled, or of no project any more."""
+    known = await loom.look(lambda connection: store.get_tasks(connection, loom.project_id, task_ids))
+    return {one for one in task_ids if one not in known or known[one].status in _OVER}
 
 
 def branch_of(task_id: str) -> str:
