@@ -42,7 +42,7 @@ async def test_a_report_runs_what_is_missing_within_the_call(proven: Loom, tmp_p
         text = spoken(failed)
         assert failed.is_error
         assert text.startswith(f"check_failed: {task} is not proven: unit is red.")
-        (told,) = json.loads(text.partition("\n")[2])["checks"]
+        (told,) = json.loads(text[text.index(" {") :])["checks"]
         assert (told["name"], told["exit_status"], told["tail"]) == ("unit", 1, "looked\n")
         assert (await agent("status", task_id=task))["status"] == "claimed"
         (tmp_path / "shop" / "good").touch()
