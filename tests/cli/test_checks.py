@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,34 @@ def test_what_an_agent_does_to_the_file_of_the_project_lifts_nothing(checked: Cl
         assert "not in force" in refused.json["error"]["cause"]
     path.write_text(text)
     assert checked.inside("done", task, "--json").json["error"]["code"] == "check_failed"
+
+
+def test_an_agents_own_file_in_its_worktree_does_not_count(checked: Cli, tmp_path: Path) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    subprocess.run(["git", "add", "-A"], cwd=checked.directory, check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "-m", "x"], cwd=checked.directory, check=True)
+    subprocess.run(["git", "worktree", "add", "-q", str(tmp_path / "beside")], cwd=checked.directory, check=True)
+    beside = replace(checked, directory=tmp_path / "beside")
+    (beside.directory / ".loom" / "config.yaml").write_text("landing: {checks: []}\n")
+    task = checked.create()
+    beside.ok("claim", task)
+    assert beside.inside("done", task, "--json").json["error"]["code"] == "check_failed"
+    (beside.directory / "good").touch()
+    assert checked.inside("done", task, "--json").json["error"]["code"] == "check_failed"  # it is not there
+    assert beside.ok("done", task)["status"] == "done"
+
+
+def test_a_person_lifts_what_was_demanded(checked: Cli) -> None:
+    path = checked.directory / ".loom" / "config.yaml"
+    path.write_text(path.read_text().partition("checks:")[0])
+    refused = checked.inside("config", "trust")
+    assert refused.code == 2
+    assert "checks.unit, which is gone, landing.checks, which is gone" in refused.err
+    assert checked.ok("config", "trust", "--yes")["new"] == [
+        "checks.unit, which is gone",
+        "landing.checks, which is gone",
+    ]
+    assert checked.ok("done", checked.create())["status"] == "done"
 
 
 def test_what_is_not_there_to_be_run_is_told_in_one_sentence(checked: Cli, bare: Cli) -> None:
