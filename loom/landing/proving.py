@@ -34,6 +34,7 @@ from loom.landing import setup
 from loom.landing.checkout import Checkout
 from loom.landing.checks import Check
 from loom.landing.places import remove, state_dir
+from loom.landing.snapshot import lending
 from loom.process import ProcessTrees, guard
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Prover:
         assert self._repository is not None, "a commit is of a repository"
         if not checks:
             return []
-        env = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)} if objects else {}
+        env = lending(objects) if objects else {}
         found = await self._repository.run("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}", env=env)
         tree = found.out.decode().strip()
         work = _Work(agent, task_id, token, tree, commit, target)

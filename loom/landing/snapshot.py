@@ -58,6 +58,12 @@ class Snapshot:
         remove(self.objects)
 
 
+def lending(objects: Path) -> dict[str, str]:
+    """The variable by which git sees the objects in a directory too, whatever signs are in its name."""
+    escaped = str(objects).replace("\\", "\\\\").replace('"', '\\"')
+    return {"GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{escaped}"'}
+
+
 class _Taking:
     def __init__(self, repository: Repository, place: Path) -> None:
         self._repository, self._place = repository, place
@@ -65,7 +71,7 @@ class _Taking:
         assert common is not None, "a repository that was found has its directories"
         self._env = {
             "GIT_OBJECT_DIRECTORY": str(place),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(common / "objects"),
+            **lending(common / "objects"),
             **_NO_TIME,
         }
 

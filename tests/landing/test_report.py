@@ -271,3 +271,25 @@ async def test_an_agents_work_is_proven_as_it_would_land(
     place.commit(files={"other.py": ""})
     (tree.path / ".git").write_text("gitdir: /nowhere\n")
     assert await finished(reports, task) == "done"
+
+
+@pytest.mark.parametrize("kind", ["shallow", "sha256", "submodule", "no commit", 'a:b "c" ü', "below"])
+async def test_repositories_of_any_kind_are_proven(place: Place, tmp_path: Path, reporter: Reporter, kind: str) -> None:
+    made = Place(tmp_path / ('a:b "c" ü' if kind.startswith("a:b") else "made"))
+    made.top.mkdir()
+    if kind == "shallow":
+        place.commit()
+        made.git("clone", "-q", "--depth=1", place.top.as_uri(), ".")
+    else:
+        made.git("init", "-q", f"--object-format={'sha256' if kind == 'sha256' else 'sha1'}")
+    if kind == "submodule":
+        made.git("submodule", "add", "-q", place.top.as_uri(), "part")
+    if kind != "no commit":
+        made.commit()
+    directory = made.top / "below" if kind == "below" else made.top
+    made.write(str(directory.relative_to(made.top) / "mod.py"), "ONE = 1\n")
+    reports = reporter(directory)
+    assert await finished(reports, await claimed(reports)) == "done"
+    assert [one.green for one in await reports.check()] == [True]
+    made.commit()
+    assert [one.green for one in await reports.baseline()] == [True]
