@@ -94,15 +94,16 @@ _VAGUE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ProjectFacts:
-    """What a plan is held against: the project's directory, the files that git tracks, the open tasks that bear one of
-    the plan's titles (id by title as `same` has it), and ids in the plan that no task of the project has or whose task
-    was cancelled."""
+    """What a plan is held against: the directory that paths are relative to, the files that git tracks, the open tasks
+    that bear one of the plan's titles (id by title as `same` has it), ids in the plan that no task of the project has
+    or whose task was cancelled, and the names of the checks that are in force."""
 
     directory: Path | None = None
     files: Collection[str] = frozenset()
     titles: Mapping[str, str] = field(default_factory=dict)
     missing: Collection[str] = frozenset()
     cancelled: Collection[str] = frozenset()
+    checks: Collection[str] = frozenset()
 
 
 def read(given: object) -> tuple[list[Draft], list[str]]:
@@ -138,6 +139,7 @@ def problems(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
         *_duplicates(drafts, known),
         *_ends(drafts),
         *_files(drafts, known),
+        *_checks(drafts, known),
     ]
     if len(found) > PROBLEMS_TOLD:
         more = len(found) - PROBLEMS_TOLD
@@ -270,6 +272,17 @@ def _files(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
             if path not in new and not _exists(path, known)
         ]
     return found
+
+
+def _checks(drafts: Sequence[Draft], known: ProjectFacts) -> list[str]:
+    there = ", ".join(sorted(known.checks)[:20])
+    what_else = f"Name one of {there}, or leave it out." if there else "There are none, so leave it out."
+    return [
+        f"{_named(draft)} names the check {texts.quote(name)}, which is not in force. {what_else}"
+        for draft in drafts
+        for name in draft.checks
+        if name not in known.checks
+    ]
 
 
 def _why_unfit(given: str) -> str:

@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom import replies, texts
@@ -28,15 +27,17 @@ from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import plans
 from loom.graph.store.skill_runs import SkillRun
 from loom.graph.store.transaction import Transaction
+from loom.landing.checks import in_force
 from loom.skills import asking, checks, loader
 from loom.skills.asking import Noted
 from loom.skills.checks import ProjectFacts
 from loom.skills.completion import Provider
-from loom.skills.gathering import Material, tracked_files
+from loom.skills.gathering import Material, root, tracked_files
 from loom.skills.preview import preview
 from loom.wording import Argument, Words, call
 
 if TYPE_CHECKING:
+    from loom.config import LoomConfig
     from loom.db.connection import Connection
     from loom.graph.front import Loom
 
@@ -159,8 +160,7 @@ async def confirm(loom: Loom, plan_id: str, *, agent_id: str | None = None) -> d
 async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction], Awaitable[dict[str, Any]]]:
     """What `confirm` does, to be done in somebody's transaction; the answer also has the `ids` of all tasks."""
     plan_id = _known(plan_id)
-    directory = loom.config.project_dir
-    files = frozenset(await tracked_files(directory))
+    files, config = frozenset(await tracked_files(loom.config.project_dir)), loom.config
 
     async def write(tx: Transaction) -> dict[str, Any]:
         stored = await store.plans.lock(tx, plan_id)
@@ -170,7 +170,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
             return stored.answer
         await store.lock_graph(tx)  # of two plans with the same titles the second sees the first
         drafts = plan.read(stored.plan)
-        if problems := checks.problems(drafts, await _around(tx.connection, tx.project_id, drafts, directory, files)):
+        if problems := checks.problems(drafts, await _around(tx.connection, config, drafts, files)):
             raise refusal(problems)
         planted = await plans.plant(tx, drafts, agent=agent, max_attempts=loom.max_attempts)
         counts = Counter(task.status for task in planted.tasks)
@@ -225,19 +225,20 @@ def _missing(plan_id: str) -> PlanNotFoundError:
 
 
 async def _held_against(loom: Loom, drafts: Sequence[Draft], files: Collection[str]) -> ProjectFacts:
-    directory = loom.config.project_dir
-    return await loom.look(lambda connection: _around(connection, loom.project_id, drafts, directory, files))
+    return await loom.look(lambda connection: _around(connection, loom.config, drafts, files))
 
 
 async def _around(
-    connection: Connection, project_id: str, drafts: Sequence[Draft], directory: Path | None, files: Collection[str]
+    connection: Connection, config: LoomConfig, drafts: Sequence[Draft], files: Collection[str]
 ) -> ProjectFacts:
     """What a plan is held against, as the project is now."""
+    project_id = config.project_id or ""
     titles = await store.plans.same_titles(connection, project_id, [checks.same(draft.title) for draft in drafts])
     outside = checks.outside(drafts)
     tasks = await store.get_tasks(connection, project_id, outside) if outside else {}
     cancelled = {id for id, task in tasks.items() if task.status is TaskStatus.CANCELLED}
-    return ProjectFacts(directory, files, titles, {*outside} - {*tasks}, cancelled)
+    missing, names = {*outside} - {*tasks}, frozenset(in_force(config))
+    return ProjectFacts(root(config.project_dir), files, titles, missing, cancelled, names)
 
 
 def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, int]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What a model must know to make a plan: the goal, a specification, the files that git tracks, the open tasks."""
+"""What a model must know to make a plan: the goal, a specification, the files that git tracks, the open tasks, and the
+checks that are in force."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from loom.exceptions import CommandError, InvalidInputError
 from loom.git import Repository
 from loom.graph import store
 from loom.graph.model import limits, plan
+from loom.landing.checks import in_force
 from loom.wording import Argument, Words
 
 if TYPE_CHECKING:
+    from loom.config import LoomConfig
     from loom.graph.front import Loom
 
 _SPEC_BYTES = 256 * 1024
@@ -24,18 +27,22 @@ _FILES_KNOWN = 200_000
 _FILES_BYTES = 20_000_000
 _FILES_SHOWN = 40_000  # characters of paths in a provider's prompt
 _TASKS_SHOWN = 200
+_CHECKS_SHOWN = 50
+_COMMAND = 200  # characters of a check's
 _REMINDED = 900  # characters of each in the prompt of an agent, who can look for itself
 _GIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a model must know: the goal, a specification, the files that git tracks, and the open tasks."""
+    """What a model must know: the goal, a specification, the files that git tracks, the open tasks, and the checks that
+    are in force, each with its name, its command, what it protects, and whether every task needs it."""
 
     goal: str
     spec: str
     files: tuple[str, ...]
     tasks: tuple[tuple[str, str, str], ...]
+    checks: tuple[dict[str, Any], ...] = ()
 
     def inputs(self) -> dict[str, Any]:
         """As inputs of the skill, for a provider."""
@@ -56,6 +63,7 @@ class Material:
             "files": _tree(self.files, characters),
             "open_tasks": tasks,
             "more_tasks": max(len(self.tasks) - rows, 0),
+            "checks": list(self.checks[:_CHECKS_SHOWN]),
         }
 
 
@@ -83,21 +91,37 @@ async def gather(loom: Loom, goal: str = "", *, spec_path: str | None = None, sp
     open_tasks = await loom.look(
         lambda connection: store.plans.open_tasks(connection, loom.project_id, plan.PLAN_TASKS)
     )
-    return Material(goal, spec, tuple(tracked), tuple(open_tasks))
+    return Material(goal, spec, tuple(tracked), tuple(open_tasks), _checks(loom.config))
+
+
+def root(directory: Path | None) -> Path | None:
+    """What paths are relative to: the root of the repository that a project is in, the project's directory if none."""
+    if directory is None:
+        return None
+    return next((one for one in (directory, *directory.parents) if (one / ".git").exists()), directory)
 
 
 async def tracked_files(directory: Path | None) -> list[str]:
-    """The paths that git tracks below a directory; none where there is no repository."""
+    """The paths that git tracks below a directory, from the root of its repository; none where there is none."""
     if directory is None:
         return []
     try:
         listed = await Repository(directory).run(
-            "ls-files", "-z", "--cached", timeout=_GIT_SECONDS, out_bytes=_FILES_BYTES
+            "ls-files", "-z", "--cached", "--full-name", timeout=_GIT_SECONDS, out_bytes=_FILES_BYTES
         )
     except CommandError:
         return []
     found = listed.out.decode(errors="replace").split("\0")[:-1]  # the last is empty, or cut
     return found[:_FILES_KNOWN]
+
+
+def _checks(config: LoomConfig) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"name": one.name, "command": texts.shorten(" ".join(one.command), _COMMAND)}
+        | ({"protects": list(one.protect)} if one.protect else {})
+        | ({"needed_by": "every task"} if one.name in config.landing.checks else {})
+        for one in in_force(config).values()
+    )
 
 
 def _read_spec(directory: Path | None, given: str) -> str:

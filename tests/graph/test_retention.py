@@ -16,7 +16,7 @@ from loom.db.connection import Pool
 from loom.exceptions import ClaimConflictError
 from loom.graph.front import Loom
 from loom.graph.rules import landings as landing
-from loom.graph.store import retention
+from loom.graph.store import proofs, retention
 from tests.graph import test_landings as landings
 from tests.graph.test_lifecycle import holds
 
@@ -76,6 +76,23 @@ async def test_zero_days_keep_for_ever(config: LoomConfig, pool: Pool, clock: Cl
         await clock(100 * YEAR)
         await loom.prune()
     assert len(await types(pool)) == 3
+
+
+async def test_old_proofs_go(loom: Loom, pool: Pool, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "BATCH", 2)
+
+    async def ran() -> None:
+        await loom.transact(lambda tx: proofs.begin(tx, "unit", "a" * 64, agent="a", tree="t"))
+
+    for _ in range(5):
+        await ran()
+    await clock(YEAR)
+    await ran()
+    await loom.prune()
+    assert await pool.fetchval("select count(*) from proofs") == 1
+    await clock(YEAR)
+    await loom.prune()
+    assert await pool.fetchval("select count(*) from proofs") == 0
 
 
 async def test_one_process_prunes_at_a_time(loom: Loom, pool: Pool, clock: Clock) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from fastmcp import Client
 
 from loom import replies
+from loom.config import CheckConfig, LandingConfig, LoomConfig, SkillsConfig
 from loom.db.connection import Pool
 from loom.exceptions import InvalidInputError, LoomError, PlanError
 from loom.graph.front import Loom
@@ -269,6 +271,54 @@ def test_files_that_a_task_makes_are_there_for_the_others(directory: Path) -> No
     assert found(tasks({"title": "A", "files": ["src", "./src/app.py", "src/"]}), known) == []
     (directory / "leads-out").symlink_to("/etc")
     assert len(found(tasks({"title": "A", "files": ["leads-out/passwd"]}), known)) == 1
+
+
+def test_checks_that_are_not_in_force_are_told() -> None:
+    plan = tasks({"title": "A", "checks": ["unit", "slow"]})
+    (problem,) = found(plan, ProjectFacts(checks={"unit", "lint"}))
+    assert problem == "Task “A” names the check “slow”, which is not in force. Name one of lint, unit, or leave it out."
+    assert len(found(plan)) == 2
+
+
+async def test_a_model_is_shown_the_checks_in_force_and_its_tasks_get_theirs(
+    config: LoomConfig, directory: Path, model: Model
+) -> None:
+    good = good_plan()
+    good["tasks"][2] |= {"checks": ["slow"], "files": ["src/app.py", "new: tests/test_login.py"]}
+    model.answers(good)
+    named = {
+        "unit": CheckConfig(("uv", "run", "pytest"), protect=("tests/",)),
+        "slow": CheckConfig(("make", "slow")),
+        "gone": CheckConfig(("make", "gone")),
+    }
+    made = replace(
+        config,
+        project_dir=directory,
+        skills=SkillsConfig(provider="command", command=model.command),
+        checks=named,
+        landing=LandingConfig(checks=("unit",)),
+        withheld=("checks.gone",),
+    )
+    async with Loom(made, agent="planner") as loom:
+        seen = await tools.decompose(loom, "Add sign-in")
+        (prompt,) = model.prompts
+        for part in ("uv run pytest", "tests/", "needed_by", "make slow", "a check protects"):
+            assert part in prompt
+        assert "make gone" not in prompt
+        answer = await tools.decompose(loom, plan_id=seen["plan_id"], confirm=True)
+        login = (await loom.get(answer["tasks"][2]["id"])).task
+        assert (login.files, login.checks) == (("src/app.py", "tests/test_login.py"), ("slow",))
+        assert login.context == {"size": "medium"}
+
+
+async def test_paths_are_those_of_the_repository_where_the_project_is_a_part_of_it(tmp_path: Path) -> None:
+    track(tmp_path, "part/src/app.py", "other.py")
+    part = tmp_path / "part"
+    assert await gathering.tracked_files(part) == ["part/src/app.py"]
+    assert gathering.root(part) == tmp_path
+    known = ProjectFacts(gathering.root(part), frozenset())
+    assert found(tasks({"title": "A", "files": ["part/src/app.py", "other.py"]}), known) == []
+    assert len(found(tasks({"title": "A", "files": ["src/app.py"]}), known)) == 1
 
 
 def test_problems_are_bounded() -> None:

@@ -1,5 +1,5 @@
-"""How long is kept what nobody needs any more: events, messages, runs, and claims
-that landed nothing. Tasks and their escalations stay."""
+"""How long is kept what nobody needs any more: events, messages, runs, proofs, and claims that landed nothing. Tasks
+and their escalations stay."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ async def prune(tx: Transaction, keep: RetentionConfig) -> bool:
         (keep.events_days, retention.prune_events),
         (keep.messages_days, retention.prune_messages),
         (keep.runs_days, retention.prune_runs),
+        (keep.runs_days, retention.prune_proofs),
         (keep.runs_days, retention.prune_landings),
     ):
         if days:

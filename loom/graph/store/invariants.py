@@ -39,6 +39,9 @@ RULES = {
                               where e.project_id = t.project_id and e.task_id = t.id and e.version is not null
                               order by e.version desc limit 1) e on true
          where t.project_id = $1 and (e.version is distinct from t.version or e.status is distinct from t.status)""",
+    "a check ran for no claim that there never was": """
+        select p.task_id from proofs p join tasks t on t.project_id = p.project_id and t.id = p.task_id
+         where p.project_id = $1 and p.token > t.claim_token""",
     "what is on its way to a branch has its claim": """
         select l.task_id from landings l join tasks t on t.project_id = l.project_id and t.id = l.task_id
          where l.project_id = $1 and l.state in ('begun', 'reported', 'queued', 'sent_back')

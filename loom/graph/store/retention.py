@@ -140,6 +140,22 @@ async def prune_runs(tx: Transaction, days: int) -> int:
     return most
 
 
+async def prune_proofs(tx: Transaction, days: int) -> int:
+    """Takes the oldest proofs away that began longer ago than so many days; returns how many. Whoever needs one again
+    has the check run again."""
+    gone = await tx.connection.execute(
+        """
+        delete from proofs where project_id = $1 and id in (
+            select id from (select id, started_at from proofs where project_id = $1 order by id limit $3) p
+             where started_at < loom_now() - make_interval(days => $2))
+        """,
+        tx.project_id,
+        days,
+        BATCH,
+    )
+    return int(gone.split()[-1])
+
+
 async def prune_landings(tx: Transaction, days: int) -> int:
     """Takes intents away that were closed longer ago than so many days, and claims that landed nothing and ended as
     long ago; returns how many of the kind of which there were more. A claim that a late report may still take up stays,
