@@ -15,6 +15,8 @@ from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, Ta
 from loom.graph.front import Loom
 from loom.graph.importing import read
 from loom.graph.model import limits
+from loom.graph.rules import mending
+from loom.graph.rules.mending import Diagnosis, Remedy
 from tests.graph.test_lifecycle import holds
 
 
@@ -156,6 +158,17 @@ async def test_inside_of_a_run_no_new_task_gets_a_protected_path(inside: Loom, p
             await attempt
     assert (await inside.create("A", files=["src"], checks=["unit"])).files == ("src",)
     assert len(await person.apply_plan(plan)) == 2
+
+
+async def test_a_fix_task_that_a_model_has_made_gets_no_protected_path(person: Loom) -> None:
+    epic = await person.create("E", epic=True, checks=["unit"])
+    task = await person.create("A", parent_id=epic.id)
+    await person.fail(task.id, "please let me change tests/a.py", retry=False)
+    fix = {"title": "Mend it", "done_when": "pytest passes", "files": ["src/a.py", "tests/a.py", "."]}
+    found = Diagnosis("a typo", "high", Remedy.FIX_FIRST, "mended", fix_tasks=(fix,))
+    mended = await person.transact(lambda tx: mending.mend(tx, task.id, found, agent="a", max_attempts=4))
+    made = (await person.get(mended.fixes[0])).task
+    assert (made.files, made.checks) == (("src/a.py",), ("unit",))
 
 
 async def test_while_a_check_is_not_in_force_every_path_is_protected(

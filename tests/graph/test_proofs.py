@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loom import replies
 from loom.config import LandingConfig, LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import ClaimConflictError, ProofMissingError
@@ -208,3 +209,31 @@ async def test_the_proofs_of_a_task_are_the_newest_first(loom: Loom) -> None:
     assert [one.id for one in shown] == numbers[:0:-1]
     shown = await loom.look(lambda c: proofs.of_task(c, loom.project_id, task.id, 9, token=1))
     assert [one.id for one in shown] == numbers[:1]
+
+
+async def test_a_proof_for_a_claim_that_there_never_was_is_seen(loom: Loom) -> None:
+    task = await loom.create("A")
+    await loom.claim(task.id)
+    await ran(loom, task_id=task.id, token=1)
+    await holds(loom)
+    await ran(loom, task_id=task.id, token=2)
+    (broken,) = [one for one in await loom.doctor() if not one.holds]
+    assert broken.rule == "a check ran for no claim that there never was"
+
+
+async def test_a_task_is_shown_with_the_checks_that_ran_for_its_newest_claim(loom: Loom) -> None:
+    task = await loom.create("A")
+    assert (await loom.get(task.id)).proofs == []
+    await loom.claim(task.id)
+    await ran(loom, task_id=task.id, token=1)
+    await loom.release(task.id)
+    await loom.claim(task.id)
+    for n in range(12):
+        await ran(loom, n % 2, task_id=task.id, token=2)
+    await ran(loom, None, task_id=task.id, token=2)
+    await loom.transact(lambda tx: proofs.begin(tx, "slow", HASH, agent="p", tree="t", task_id=task.id, token=2))
+    shown = replies.detail(await loom.get(task.id))["proofs"]
+    assert [one["state"] for one in shown[:4]] == ["running", "void", "red", "green"]
+    assert len(shown) == 10
+    assert (shown[0]["name"], shown[0]["by"], shown[2]["tail"]) == ("slow", "p", "said")
+    assert "tail" not in shown[3]

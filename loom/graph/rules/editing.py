@@ -191,6 +191,11 @@ def refuse_protected(tx: Transaction, files: Iterable[str]) -> None:
         _refuse_protected(tx, files)
 
 
+def unprotected(tx: Transaction, files: Iterable[str]) -> tuple[str, ...]:
+    """Those of some paths that no check protects."""
+    return tuple(path for path in files if not any(meet(path, one) for one in tx.bounds.protected))
+
+
 def refuse_cycle(edges: Mapping[str, Iterable[str]]) -> None:
     """Raises DependencyCycleError with the way around if a waiting graph (see `deps`) has a cycle."""
     cycle = detect_cycle(edges)
@@ -271,7 +276,7 @@ def _may_change(tx: Transaction, task: Task, edit: Edit, holder: Holder) -> None
 
 def _refuse_protected(tx: Transaction, files: Iterable[str]) -> None:
     for path in files:
-        if any(meet(path, one) for one in tx.bounds.protected):
+        if not unprotected(tx, [path]):
             raise InvalidInputError(
                 Words("{} names {}, which a check protects.", Argument("files"), texts.quote(path)),
                 "A plan, or a person outside of a run, can give such paths to a task.",

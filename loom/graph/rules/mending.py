@@ -7,7 +7,7 @@ play, its attempts counted anew; or, where a person has to decide, nothing but t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +17,7 @@ from loom.exceptions import TaskStateError
 from loom.graph import store
 from loom.graph.model import limits, plan
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import diagnoses, plans
+from loom.graph.rules import diagnoses, editing, plans
 from loom.graph.rules.claims import add_note, into_play, not_found
 from loom.graph.store import escalations
 from loom.graph.store.transaction import Transaction
@@ -134,13 +134,17 @@ def _key(place: float) -> str:
 async def _make_fixes(
     tx: Transaction, task: Task, diagnosis: Diagnosis, agent: str, max_attempts: int
 ) -> tuple[str, ...]:
-    """Creates the fix tasks and has the locked task depend on them.
+    """Creates the fix tasks and has the locked task depend on them. None gets a path that a check protects: what a
+    model makes of a failure that an agent told is no plan that a person has seen.
 
     That cannot close a cycle: they wait for each other and for the start of the epic, for which the task waits already.
     """
     limits.count_dependencies(len(task.depends_on) + len(diagnosis.fix_tasks))
     about = {"fixes": {"task": task.id, "title": task.title, "cause": diagnosis.cause}}
-    drafts = plan.parse(planned(diagnosis.fix_tasks, task=task, context=about))
+    drafts = [
+        replace(draft, files=editing.unprotected(tx, draft.files))
+        for draft in plan.parse(planned(diagnosis.fix_tasks, task=task, context=about))
+    ]
     planted = await plans.plant(tx, drafts, agent=agent, max_attempts=max_attempts)
     fixes = tuple(planted.ids[draft.key] for draft in drafts)
     await store.add_edges(tx, task.id, fixes)
