@@ -178,6 +178,39 @@ async def landed(tx: Transaction, landing_id: int, *, commit_id: str) -> Outcome
     return Outcome(saved, follows.unblocked, follows.closed)
 
 
+async def forgo(tx: Transaction, task_id: str, token: int, *, output: Mapping[str, Any]) -> Outcome:
+    """Finishes a task whose work brings its target nothing: it is done, and nothing has landed. Told again it returns
+    the first answer.
+
+    Raises:
+        TaskNotFoundError, ClaimConflictError, TaskStateError: the claim was lost, or does not land, or is being landed.
+        InvalidInputError: the output is no object, or too large.
+    """
+    kept = limits.output(dict(output))
+    task = await claims.locked(tx, task_id)
+    landing = await landings.of_claim(tx.connection, tx.project_id, task_id, token)
+    if landing is not None and task.status is TaskStatus.DONE and task.claim_token == token:
+        return await claims.first_answer(tx, task)
+    if landing is None or not claims.may_go_on(task, token):
+        raise claims.refusal(task, Holder(landing.agent if landing else "", token))
+    await claims.leave_queue(tx, [task_id], "It brings nothing.")
+    if task.dead:
+        await escalations.close(tx, [task_id], "done late", by=landing.agent)
+    saved = await store.update_task_status(
+        tx,
+        task,
+        TaskStatus.DONE,
+        done_at=await store.now(tx),
+        retry_at=None,
+        dead_reason=None,
+        lapsed=False,
+        output=kept,
+    )
+    tx.changed(saved, EventType.TASK_DONE, agent=landing.agent, token=token)
+    follows = await deps.check_and_unblock(tx, released=[task.id], parents=[task.parent_id], agent=landing.agent)
+    return Outcome(saved, follows.unblocked, follows.closed)
+
+
 async def send_back(tx: Transaction, landing_id: int, reason: str, note: str | None = None) -> Task:
     """Gives the work back to its worker: the claim stays as it is, and out of the queue it has a lease again that ends.
     Ends it, its attempt is refunded, and reason and note go to whoever claims the task next.
