@@ -189,6 +189,12 @@ class TargetHeldError(TargetError):
     code = "target_held"
 
 
+class LandingError(ConflictError):
+    """The work on a task cannot land as it is; its claim stays."""
+
+    code = "landing"
+
+
 class RunAnsweredError(ConflictError):
     """The run of a skill has its answer already, and it is another one."""
 

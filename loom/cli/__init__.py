@@ -71,6 +71,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     },
     "Run": {
         "orchestrate": _Entry("orchestrate:orchestrate", "Supervise the project while agents work."),
+        "land": _Entry("land:land", "Land what waits, or bring the work on one task there."),
         "landing": _Entry("landing:landing", "What waits to land, and your yes or no to it."),
         "worktree": _Entry("worktrees:worktree", "List and prune the places that tasks are worked on in."),
         "work": _Entry("work:work", "Run a command for each task until nothing is left to do."),

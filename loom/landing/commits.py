@@ -134,7 +134,7 @@ def judged(changed: Iterable[str], files: Collection[str], protected: Collection
     touched = [
         path
         for path in changed
-        if any(may_be_below(path, plain(one)) for one in protected) and not _within(path, files)
+        if any(may_be_below(path, plain(one)) for one in protected) and not within(path, files)
     ]
     if touched := [path for path in touched if path not in own]:
         problems.append(
@@ -146,7 +146,7 @@ def judged(changed: Iterable[str], files: Collection[str], protected: Collection
 
 def outside(changed: Iterable[str], files: Collection[str]) -> tuple[str, ...]:
     """Those of the paths that are not among a task's files; none where it names none."""
-    return tuple(_shown(path) for path in changed if not _within(path, files)) if files else ()
+    return tuple(_shown(path) for path in changed if not within(path, files)) if files else ()
 
 
 async def changes(repository: Repository, old: str, new: str) -> tuple[str, ...]:
@@ -474,7 +474,7 @@ async def _in_force(worktree: Repository, name: str) -> bool:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def _within(path: str, places: Collection[str]) -> bool:
+def within(path: str, places: Collection[str]) -> bool:
     """Whether a path is one of the places, or below one."""
     return any(below(path, plain(place)) for place in places)
 

@@ -31,7 +31,7 @@ from loom.graph.store.landings import Intent, Landing
 from loom.graph.store.proofs import Proof
 from loom.graph.store.transaction import Transaction
 from loom.landing import checks as named_checks
-from loom.landing import places, refs
+from loom.landing import commits, places, refs
 from loom.landing.checks import Check
 from loom.landing.merging import Brought, Conflict, Link, chain, changed_by, group, is_ancestor, merge
 from loom.landing.proving import Prover
@@ -108,6 +108,16 @@ class Lander:
     def target(self) -> str:
         """The branch that it lands on."""
         return self._target.name
+
+    async def taken_by(self) -> str | None:
+        """The command that brings what has landed into the branch that a person is on, None where it is there."""
+        if self._target.shared:
+            return f"git pull {self._loom.config.landing.remote} {self.target}"
+        here = (await self._repository.run("symbolic-ref", "-q", "HEAD", accepted=(0, 1))).out.decode().strip()
+        if here == refs.branch(self.target):
+            return None
+        behind = await is_ancestor(self._repository, "HEAD", refs.branch(self.target))
+        return f"git merge {'--ff-only ' if behind else ''}{self.target}"
 
     async def tip(self) -> str:
         """Where the target stands, which new work begins from. Raises TargetError, CommandError."""
@@ -498,9 +508,7 @@ async def target_of(loom: Loom, worktrees: Worktrees, name: str | None = None) -
 
 def needs_yes(approve: Sequence[str], changed: Sequence[str]) -> bool:
     """Whether work that changes these paths waits for a person, by `landing.approve`."""
-    if "all" in approve:
-        return True
-    return any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in approve for path in changed)
+    return "all" in approve or any(commits.within(path, approve) for path in changed)
 
 
 def _commit(row: Landing) -> str:
