@@ -113,8 +113,7 @@ class Lander:
         """The command that brings what has landed into the branch that a person is on, None where it is there."""
         if self._target.shared:
             return f"git pull {self._loom.config.landing.remote} {self.target}"
-        here = (await self._repository.run("symbolic-ref", "-q", "HEAD", accepted=(0, 1))).out.decode().strip()
-        if here == refs.branch(self.target):
+        if await is_ancestor(self._repository, refs.branch(self.target), "HEAD"):
             return None
         behind = await is_ancestor(self._repository, "HEAD", refs.branch(self.target))
         return f"git merge {'--ff-only ' if behind else ''}{self.target}"
