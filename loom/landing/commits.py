@@ -132,9 +132,7 @@ def judged(changed: Iterable[str], files: Collection[str], protected: Collection
     if own := [path for path in changed if is_own(path)]:
         problems.append(f"{_some(own)} may not be changed: Loom's own files never land. Put them back.")
     touched = [
-        path
-        for path in changed
-        if any(may_be_below(path, plain(one)) for one in protected) and not within(path, files)
+        path for path in changed if any(may_be_below(path, plain(one)) for one in protected) and not within(path, files)
     ]
     if touched := [path for path in touched if path not in own]:
         problems.append(
