@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from loom.bus.events import EventType
+from loom.config.trust import trust
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.landing.places import state_dir
@@ -44,8 +45,13 @@ from tests.agents.models import (
 from tests.orchestration.conftest import Project, alive, in_environment, pids, task_now
 
 pytestmark = pytest.mark.timeout(300)  # an agent starts in 2 s, on a busy machine in 20
-_SETTINGS = "orchestration: {sweep_seconds: 0.2, backoff_base_seconds: 0, claim_ttl_seconds: 120}\n"
+_SETTINGS = """\
+orchestration: {sweep_seconds: 0.2, backoff_base_seconds: 0, claim_ttl_seconds: 120}
+checks: {two: {command: [sh, check.sh]}}
+landing: {checks: [two]}
+"""
 _INSTRUCTIONS = "Indent with four spaces.\n"
+_CHECK = "test ! -e b.py || grep 'y = 2' b.py || { echo 'b.py has another y'; exit 1; }\n"
 
 
 @pytest.fixture
@@ -57,18 +63,47 @@ async def loom(project_loom: Project) -> Loom:
 
 
 class House:
-    """A project in a git repository, where one of the real agents works."""
+    """A project in a git repository, where one of the real agents works. The repository brings along what would start
+    programs in either agent, and its user has settings."""
 
     def __init__(self, loom: Loom, place: Path, worker: Agent) -> None:
         self.loom, self.place, self.agent = loom, place, worker
-        (place / ".loom" / "config.yaml").write_text(_SETTINGS)
-        (place / "AGENTS.md").write_text(_INSTRUCTIONS)
-        (place / "a.py").write_text("x = 1\n")
+        self.home = Path(os.environ["HOME"])
+        self.planted = place / "planted"
+        planted = {"command": "touch", "args": [str(self.planted)]}
+        hook = {"hooks": [{"type": "command", "command": f"touch {self.planted}"}]}
+        self._files(
+            place,
+            {
+                "AGENTS.md": _INSTRUCTIONS,
+                "a.py": "x = 1\n",
+                "check.sh": _CHECK,
+                ".mcp.json": json.dumps({"mcpServers": {"planted": planted}}),
+                ".claude/settings.json": json.dumps({"hooks": {"SessionStart": [hook], "Stop": [hook]}}),
+                ".codex/config.toml": f"[mcp_servers.planted]\ncommand = 'touch'\nargs = ['{self.planted}']\n",
+            },
+        )
         self.git("init", "-q")
         self.git("config", "user.name", "Tester")
         self.git("config", "user.email", "tester@example.org")
-        self.git("add", "AGENTS.md", "a.py")
+        self.git("add", ".")
         self.git("commit", "-q", "-m", "One")
+        self._files(place, {".loom/config.yaml": _SETTINGS, ".loom/.gitignore": "*\n"})
+        trust(place)
+        self._files(self.home, {".claude.json": json.dumps({"mcpServers": {"mine": planted}})})
+        self._files(self.home, {".claude/settings.json": json.dumps({"model": "opus"})})
+
+    @staticmethod
+    def _files(place: Path, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_text(text)
+
+    def settings(self) -> list[str]:
+        """What the user has set for his agents himself."""
+        mine = [self.home / ".claude" / "settings.json", self.home / ".codex" / "config.toml"]
+        servers = json.loads((self.home / ".claude.json").read_text())["mcpServers"]
+        return [json.dumps(servers), *(path.read_text() for path in mine if path.exists())]
 
     def git(self, *words: str) -> str:
         return subprocess.run(["git", "-C", str(self.place), *words], check=True, capture_output=True, text=True).stdout
@@ -79,11 +114,12 @@ class House:
     ) -> Iterator[tuple[subprocess.Popen[str], Models]]:
         """`loom work` as a process while its agent's model says what the script has it say. `url`: of another one."""
         with serving(script) as models, in_environment(self.loom.config) as env:
-            line = [sys.executable, "-m", "loom", "work", "--runner", self.agent.name, "--worktree", *words]
+            env = self.agent.asking(url or models.url, env, login=login)
+            before = self.settings()
             working = subprocess.Popen(
-                line,
+                [sys.executable, "-m", "loom", "work", "--runner", self.agent.name, *(words or ["--worktree"])],
                 cwd=self.place,
-                env=self.agent.asking(url or models.url, env, login=login),
+                env=env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -93,12 +129,22 @@ class House:
             finally:
                 working.kill()
                 working.communicate()
+        assert self.settings() == before
+        assert not self.planted.exists()
 
-    async def work(self, *turns: Turn, login: bool = False) -> tuple[int, str, list[Request]]:
-        """Works until nothing is left to do. Returns the exit status, what was printed, and what was asked."""
-        with self.working(Script(*turns), login=login) as (working, models):
+    async def work(
+        self, *turns: Turn, words: Sequence[str] = (), login: bool = False
+    ) -> tuple[int, str, list[Request]]:
+        """Works until nothing is left to do. Returns the exit status, what was printed and what the agent's last tools
+        have answered, and what was asked."""
+        with self.working(Script(*turns), *words, login=login) as (working, models):
             out, err = await asyncio.to_thread(working.communicate, timeout=240)
-        return working.returncode, out + err, models.asked
+        answered = models.asked[-1].results if models.asked else []
+        return working.returncode, "\n".join([out, err, *answered]), models.asked
+
+    def worktree(self, task: Task) -> Path:
+        """Where a task is worked on."""
+        return state_dir(self.loom.config) / "worktrees" / task.id
 
     async def attempt(self, task: Task) -> dict[str, Any]:
         """What was noted of the only attempt at a task."""
@@ -131,21 +177,17 @@ def house(request: pytest.FixtureRequest, loom: Loom, tmp_path: Path) -> House:
 
 
 async def test_what_is_committed_and_reported_is_done(house: House) -> None:
-    """With the rights that it is given, and with nobody's settings changed."""
+    """With the rights that it is given."""
     task = await house.loom.create("Add b.py")
-    mine = Path(os.environ["HOME"]) / ".claude" / "settings.json"
-    mine.parent.mkdir()
-    mine.write_text('{"model": "opus"}')
-    place = state_dir(house.loom.config) / "worktrees" / task.id
     status, printed, asked = await house.work(
-        write(str(place / "b.py"), "y = 2\n"),
+        write(str(house.worktree(task) / "b.py"), "y = 2\n"),
         run("git add -A && git commit -q -m 'Add b'"),
         run("git status --short; git log -1 --format=%s"),
         mcp("loom_done", task_id=task.id, output={"files": ["b.py"]}),
         say("It is done."),
     )
     found = await task_now(house.loom, task)
-    assert (found.status, found.output, found.attempt) == ("done", {"files": ["b.py"]}, 1), (printed, asked[-1].results)
+    assert (found.status, found.output, found.attempt) == ("done", {"files": ["b.py"]}, 1), printed
     assert status == 0, printed
     assert house.git("show", f"loom/{task.id}:b.py") == "y = 2\n"
     assert {"mcp__loom__loom_done", "mcp__loom__loom_fail"} <= set(asked[0].tools)
@@ -153,7 +195,21 @@ async def test_what_is_committed_and_reported_is_done(house: House) -> None:
     attempt = await house.attempt(task)
     used = {"input_tokens": 5 * TOKENS_IN, "output_tokens": 5 * TOKENS_OUT}
     assert attempt["usage"].items() >= used.items()
-    assert mine.read_text() == '{"model": "opus"}'
+
+
+async def test_what_a_check_refuses_is_mended_before_it_is_done(house: House) -> None:
+    """The agent's report waits for the check, and says what that has printed."""
+    task = await house.loom.create("Add b.py")
+    status, printed, asked = await house.work(
+        run("echo 'y = 3' > b.py"),
+        mcp("loom_done", task_id=task.id, output={"first": True}),
+        run("echo 'y = 2' > b.py"),
+        mcp("loom_done", task_id=task.id, output={"second": True}),
+        say("It is done."),
+    )
+    assert (await task_now(house.loom, task)).output == {"second": True}, printed
+    assert status == 0, printed
+    assert "b.py has another y" in asked[2].results[-1]
 
 
 async def test_codex_finds_the_programs_that_loom_finds(loom: Loom, tmp_path: Path) -> None:
@@ -172,7 +228,7 @@ async def test_who_ends_silently_is_asked_once_in_the_same_session(house: House)
         mcp("loom_done", task_id=task.id, output={"says": "yes"}),
         say("Reported."),
     )
-    assert (await task_now(house.loom, task)).output == {"says": "yes"}, (printed, asked[-1].results)
+    assert (await task_now(house.loom, task)).output == {"says": "yes"}, printed
     assert status == 0
     assert "I believe that I have finished." in asked[2].said
     assert "You ended without a report" in asked[2].said
@@ -260,13 +316,13 @@ async def test_what_an_agent_leaves_behind_is_ended(house: House) -> None:
     )
     house.git("add", "leave.sh")
     house.git("commit", "-q", "-m", "Leave")
-    mine = Path(os.environ["HOME"]) / ".loom" / "config.yaml"
-    mine.parent.mkdir()
+    mine = house.home / ".loom" / "config.yaml"
+    mine.parent.mkdir(exist_ok=True)
     mine.write_text('work: {allow: ["sh leave.sh"]}\n')
     task = await house.loom.create("A")
-    left = "sh leave.sh"
-    status, printed, asked = await house.work(run(left), mcp("loom_done", task_id=task.id), say("It is done."))
-    assert status == 0, (printed, asked[-1].results)
+    turns = run("sh leave.sh"), mcp("loom_done", task_id=task.id), say("It is done.")
+    status, printed, _ = await house.work(*turns)
+    assert status == 0, printed
     if house.agent.name == "claude":  # Codex' sandbox lets nothing be written there
         assert len(pids(house.place / "started")) == 1
     assert not any(map(alive, pids(house.place / "started")))
