@@ -58,8 +58,8 @@ def landed(one: Landing | None) -> Reply | None:
 
 
 def on_its_way(one: Landing | None) -> Reply | None:
-    """How far a task's work is on its way; None where it has landed, or no claim of it lands."""
-    if one is None or one.landed_commit is not None:
+    """How far an unfinished task's work is on its way, or how far it came; None where no claim of it lands."""
+    if one is None:
         return None
     return full(
         state=one.state,

@@ -185,7 +185,7 @@ def detail(found: Detail) -> Reply:
     return task(found.task) | full(
         reason=_reason(found),
         landed=landing.landed(found.landing),
-        landing=landing.on_its_way(found.landing),
+        landing=None if found.task.status.finished else landing.on_its_way(found.landing),
         waits_for=waits_for(found.blockers),
         dependencies=[_neighbour(one) for one in found.dependencies],
         dependents=[_neighbour(one) for one in found.dependents],

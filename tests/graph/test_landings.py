@@ -134,7 +134,10 @@ async def test_neither_time_nor_the_end_of_a_session_touches_what_is_queued(
     await clock(10 * 86400)
     assert await worker.renew() == []
     assert (await loom.sweep())[0].expired == ()
-    assert await worker.end_session() == []
+    leaving = await open_loom("leaving")  # before it has heard of the queue
+    left, _ = await queued(leaving, "left")
+    assert await leaving.end_session() == []
+    assert (await loom.get(left.id)).task.queued
     with pytest.raises(ClaimConflictError, match="waits in the landing queue"):
         await loom.claim(task.id)
     renewal = await worker.heartbeat([task.id])
@@ -145,6 +148,7 @@ async def test_neither_time_nor_the_end_of_a_session_touches_what_is_queued(
     assert await pool.fetchval("select lease_expires_at = 'infinity' from tasks where id = $1", task.id)
     await holds(loom)
     await land(loom, landing)
+    assert await worker.renew() == []
     await holds(loom)
 
 
