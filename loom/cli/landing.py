@@ -33,14 +33,21 @@ def landing() -> None:
 
 
 @landing.command()
+@click.option("--target", metavar="BRANCH", help="Land on this branch from now on, what is on its way too.")
 @limit_option(20)
-def show(limit: int) -> None:
+def show(target: str | None, limit: int) -> None:
     """What waits to be merged, who merges, what was sent back and why, and what has landed."""
+    if target is not None:
+        _refuse_inside("Where work lands")
 
     async def work(loom: Loom) -> Reply:
+        if target is not None:
+            from loom.landing.turning import turn
+
+            await turn(loom, target, by=loom.agent)
         return replies.landings(await loom.landings(limit=limit))
 
-    answer(work, _lines)
+    answer(work, _lines, changes=target is not None)
 
 
 @landing.command()
@@ -79,10 +86,10 @@ def refuse(task: str, note: str | None, file: str | None, agent: str | None) -> 
     answer(work, lambda reply: [f"{reply['id']}  sent back to {reply['assignee']}"], agent=agent, changes=True)
 
 
-def _refuse_inside() -> None:
+def _refuse_inside(what: str = "Whether work may land") -> None:
     if inside_run():
         raise TaskStateError(
-            "Whether work may land is not decided from inside a run that Loom started.",
+            f"{what} is not decided from inside a run that Loom started.",
             "Leave it to the user, in a terminal.",
         )
 

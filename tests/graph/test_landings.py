@@ -353,6 +353,7 @@ async def test_work_is_taken_from_the_queue_in_the_order_in_which_it_came(loom: 
     assert await waiting(loom) == found
     assert await waiting(loom, "main") == []
     one, two, three = found
+    assert await intend(loom, one, target="main") == []
     assert await intend(loom, three, one) == [three, one]
     assert len(await loom.look(lambda connection: rows.open_intents(connection, loom.project_id, TARGET))) == 2
     await loom.transact(lambda tx: landings.withdraw(tx, [one.id, three.id], MERGED))

@@ -1,0 +1,67 @@
+"""Naming another branch that work lands on."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.exceptions import TargetError
+from loom.graph.store import landings
+from loom.graph.store.landings import RecordedTarget
+from loom.landing.lander import target_of
+from loom.landing.target import OWN
+from loom.landing.turning import turn
+from tests.landing.yard import Yard
+
+
+async def recorded(yard: Yard) -> RecordedTarget | None:
+    return await yard.loom.look(lambda connection: landings.recorded_target(connection, yard.loom.project_id))
+
+
+async def test_what_is_on_its_way_lands_on_the_branch_that_was_named(yard: Yard) -> None:
+    yard.place.git("branch", "stable")
+    task = await yard.queued({"new.txt": "new\n"})
+    await turn(yard.loom, "stable", by="ann")
+    assert (await target_of(yard.loom, yard.worktrees)).name == "stable"
+    found = await recorded(yard)
+    assert found is not None
+    assert (found.target, found.why) == ("stable", "ann named it.")
+    report = await (await yard.lander()).once()
+    assert [(one.task_id, one.target) for one in report.landed] == [(task.id, "stable")]
+    assert yard.place.git("show", "stable:new.txt") == "new"
+    await turn(yard.loom, OWN, by="ann")
+    assert await recorded(yard) is None, "it is the configured one"
+    later = await yard.queued({"later.txt": "later\n"}, at=yard.place.git("rev-parse", "stable"))
+    report = await (await yard.lander()).once()
+    assert [(one.task_id, one.target) for one in report.landed] == [(later.id, OWN)]
+    assert yard.place.git("show", f"{OWN}:new.txt") == "new"
+
+
+async def test_a_branch_that_lacks_what_has_landed_is_not_landed_on(yard: Yard) -> None:
+    yard.place.git("branch", "old")
+    await yard.queued({"new.txt": "new\n"})
+    await (await yard.lander()).once()
+    with pytest.raises(TargetError, match=f"old has not all that landed on {OWN}") as caught:
+        await turn(yard.loom, "old", by="ann")
+    assert f"git merge {OWN}" in str(caught.value.next_step)
+    with pytest.raises(TargetError, match="nowhere"):
+        await turn(yard.loom, "nowhere", by="ann")
+    assert await recorded(yard) is None
+    yard.bench.git("checkout", "-q", "old")
+    yard.bench.git("merge", "-q", OWN)
+    yard.bench.git("checkout", "-q", "--detach")
+    await turn(yard.loom, "old", by="ann")
+    await turn(yard.loom, "old", by="bob")
+    found = await recorded(yard)
+    assert found is not None
+    assert found.why == "ann named it."
+
+
+async def test_no_other_branch_is_named_while_something_is_being_landed(yard: Yard) -> None:
+    yard.place.git("branch", "stable")
+    task = await yard.queued({"new.txt": "new\n"})
+    (row,) = await yard.loom.look(lambda connection: landings.waiting(connection, yard.loom.project_id, OWN))
+    assert row.task_id == task.id
+    await yard.loom.transact(lambda tx: landings.intend(tx, [row], commit_id="c" * 40, target=OWN, old="0" * 40))
+    with pytest.raises(TargetError, match="is being landed"):
+        await turn(yard.loom, "stable", by="ann")
+    assert await recorded(yard) is None
