@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -121,7 +121,7 @@ class Prover:
             agent: who asks for it, or whose work it is.
             task_id, token: for which claim, both or neither.
             again: it is one branch's work, which is told all that is wrong with it, and is blamed only for what is red
-                twice. False: a group's, which ends with the first check that is red.
+                twice. False: a group's, which ends with the first check that is red, and does not wait for a turn.
             target: it is what work begins from, so that what its setup makes may be kept for others.
             objects: a directory with objects of the commit that the repository has not.
 
@@ -139,7 +139,7 @@ class Prover:
             known = await self.known(checks, tree=tree, commit=commit)
             if all(one.name in known for one in checks):
                 return [known[one.name] for one in checks]
-            async with self._room:
+            async with self._room if again else nullcontext():  # what many wait for does not wait behind one's own
                 place = Checkout.take(self._places, self._repository)
                 try:
                     return await self._in_checkout(place, work, commit, checks, known, again=again, objects=objects)

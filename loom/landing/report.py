@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # a report on what needs no check does not pay for it
     from loom.landing.checks import Check
     from loom.landing.proving import Prover
     from loom.landing.snapshot import Snapshot
+    from loom.landing.worktrees import Worktree
 
 _SOONEST = 1.0  # seconds between two renewals
 
@@ -123,6 +124,26 @@ class Reports:
         snapshot = await self._snapshot(task)
         return await self._prove(wanted, snapshot, task, self._loom.caller(agent_id))
 
+    async def proven(self, task: Task, worktree: Worktree | None, agent: str) -> Proven | None:
+        """Proves the work on a claimed task for who has had it done: what lies in its worktree, else in the project's
+        directory. Returns where the proofs are, None where the task needs none.
+
+        Raises:
+            CheckFailedError, ProofMissingError, CommandError, FileError: as `done`.
+        """
+        from loom.landing import checks
+        from loom.landing.snapshot import Snapshot
+
+        wanted = checks.demanded(self._loom.config, task)
+        if not wanted:
+            return None
+        repository = worktree.repository if worktree else await repository_of(self._loom.config)
+        snapshot = await Snapshot.of(repository) if repository else None
+        found = await self._prove(wanted, snapshot, task, agent)
+        if red := [one for one in found if not one.green]:
+            raise failed(task.id, red)
+        return _where(wanted, snapshot)
+
     async def baseline(self) -> list[Proof]:
         """Proves what work begins from. Raises as `baseline.baseline`, and ConfigError where there is no repository."""
         from loom.landing.baseline import baseline
@@ -136,7 +157,6 @@ class Reports:
 
     async def _ask(self, task_id: str, agent_id: str | None, token: int | None) -> _Asked:
         """Begins to prove what a task needs."""
-        from loom.graph.rules.proofs import Proven
         from loom.landing import checks
 
         task = (await self._loom.get(task_id)).task
@@ -146,8 +166,7 @@ class Reports:
             claim = await self._loom.claim(task_id, agent_id=agent_id)  # what is proven counts for a claim
             assert claim is not None, "a claim by id is made or refused"
             task = claim.task
-        tree, commit = (snapshot.tree, snapshot.commit) if snapshot else (None, None)
-        proven = Proven({one.name: one.digest for one in wanted}, tree, commit)
+        proven = _where(wanted, snapshot)
         proving = self._prove(wanted, snapshot, task, self._loom.caller(agent_id))
         running = asyncio.create_task(self._renewing(proving, task, agent_id, token))
         return _Asked(running, proven, time.monotonic())
@@ -235,6 +254,13 @@ class _Asked:
     running: asyncio.Task[list[Proof]]
     proven: Proven
     begun: float
+
+
+def _where(wanted: Sequence[Check], snapshot: Snapshot | None) -> Proven:
+    from loom.graph.rules.proofs import Proven
+
+    tree, commit = (snapshot.tree, snapshot.commit) if snapshot else (None, None)
+    return Proven({one.name: one.digest for one in wanted}, tree, commit)
 
 
 async def repository_of(config: LoomConfig) -> Repository | None:

@@ -163,6 +163,22 @@ async def test_a_branch_is_told_all_that_is_red_and_a_group_the_first(
     assert [one.exit_status for one in found] == [1, 2]
 
 
+async def test_a_group_does_not_wait_behind_those_who_prove_their_own(
+    loom: Loom, shop: Path, tmp_path: Path, commit: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loom.config = replace(loom.config, project_dir=shop)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    commits = [commit(a=str(number)) for number in range(4)]
+    waits = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
+    async with Prover.of(loom, await Repository.around(shop)) as prover:
+        own = [asyncio.create_task(run(prover, one, waits)) for one in commits[:3]]
+        (group,) = await prover.prove(commits[3], [check("print('landed')")], agent="ada", again=False)
+        assert group.green
+        assert not any(one.done() for one in own)
+        (tmp_path / "go").touch()
+        assert all(one.green for one in await asyncio.gather(*own))
+
+
 async def test_a_run_is_recorded_before_it_and_closed_whatever_ends_it(
     prover: Prover, loom: Loom, tmp_path: Path, commit: Committer
 ) -> None:
