@@ -14,28 +14,33 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from loom import files, ids, texts
 from loom.cli import installed
 from loom.cli.output import table
-from loom.cli.shared import Command, note, wants_json
+from loom.cli.shared import Command, can_ask, note, wants_json
 from loom.config import (
     COMPOSE_FILE,
     KEYS,
     find_project,
     load_config,
     places,
+    set_trusted,
     set_value,
     trust,
     user_config_path,
 )
-from loom.config.files import read_text
+from loom.config.files import read_layer, read_text
 from loom.exceptions import ConfigError, FileError, InvalidInputError
 from loom.texts import one_line
 
+if TYPE_CHECKING:
+    from loom.landing.proposing import Proposal
+
+_RUNNERS = ("claude", "codex")
 _TEXT_BYTES = 4 * 1024 * 1024  # of a file that `init` adds to
 
 _COMMAND_SHOWN = 200  # characters of a command line
@@ -82,20 +87,74 @@ secrets*
 
 @click.command(cls=Command)
 @click.option("--name", metavar="NAME", help="The project's name; default: the name of the directory.")
-def init(name: str | None) -> None:
-    """Make this directory a Loom project. Calling it again brings its files up to date and changes nothing else."""
+@click.option("--yes", is_flag=True, help="Write and trust the setup and the checks that are proposed, without asking.")
+def init(name: str | None, yes: bool) -> None:
+    """Make this directory a Loom project. Calling it again brings its files up to date and changes nothing else.
+
+    What the project's files say of how it is set up and tested is proposed as `work.setup` and `checks`; your yes
+    writes it, and trusts it on this machine."""
     made = initialise(_root(name), name)
+    proposed = _proposed(made.root)
+    runners = [one for one in _RUNNERS if shutil.which(one)]
     if wants_json():
         from loom.cli.output import emit
 
-        emit({"project_id": made.project_id, "project": made.name, "directory": str(made.root), "files": made.files})
+        _agree(made, proposed, agreed=yes)
+        facts = {"proposed": proposed.values, "agreed": yes and bool(proposed.values), "runners": runners}
+        emit(
+            {
+                "project_id": made.project_id,
+                "project": made.name,
+                "directory": str(made.root),
+                "files": made.files,
+                **facts,
+            }
+        )
         return
     for line in table([[words, path] for path, words in made.files.items()]):
         click.echo(line)
     if made.advice:
         note(made.advice)
     note_not_ours(made.root)
+    if proposed.values:
+        _ask(made, proposed, agreed=yes)
     click.echo(f"{one_line(made.name)} is a Loom project. Next: loom up")
+    if runners:
+        click.echo(f"{' and '.join(runners)} found. Once there are tasks: loom work --runner {runners[0]} --worktree")
+
+
+def _proposed(root: Path) -> Proposal:
+    """What the file of the project does not say yet."""
+    import asyncio
+
+    from loom.landing.proposing import propose
+
+    there = read_layer(root / ".loom" / "config.yaml", [], within=root)
+    return asyncio.run(propose(root)).without(there)
+
+
+def _ask(made: Made, proposed: Proposal, *, agreed: bool) -> None:
+    """Shows what is proposed, and writes it if a person who can be asked says yes, or said so already."""
+    click.echo(f"Because of {', '.join(proposed.because)}, .loom/config.yaml may say:")
+    rows = [[key, texts.one_line(json.dumps(value, ensure_ascii=False))] for key, value in proposed.values.items()]
+    for line in table(rows, "  "):
+        click.echo(line)
+    if not agreed and can_ask():
+        agreed = click.confirm("Write that, and let it run on this machine?")
+        if not agreed:
+            click.echo("It was not written. `loom init` asks again.")
+    elif not agreed:
+        click.echo("Nothing of it was written; `loom init --yes` writes it, and lets it run on this machine.")
+    _agree(made, proposed, agreed=agreed)
+
+
+def _agree(made: Made, proposed: Proposal, *, agreed: bool) -> None:
+    """Writes what was agreed to; who agrees trusts it."""
+    if agreed and proposed.values:
+        for key, value in proposed.values.items():
+            set_trusted(made.root, key, value)
+        if made.files[".loom/config.yaml"] == "unchanged":
+            made.files[".loom/config.yaml"] = "updated"
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ async def prepare(place: Place, config: LoomConfig, trees: ProcessTrees) -> None
         if before != wanted:
             await asyncio.to_thread(_make_room, place, config.work.keep, fresh=before is None)
             await _set_up(place, config, trees, wanted)
+            await asyncio.to_thread(_ignored, place.tree, config.work.keep)
             await asyncio.to_thread(files.write, done, wanted, 0o600, place.state)
     except OSError as error:
         raise FileError(f"{error.filename or place.tree} cannot be written: {error.strerror}.", "Mend that.") from None
@@ -173,6 +174,15 @@ def _inside(tree: Path, name: str, key: str) -> Path:
     if not parent.is_relative_to(tree.resolve()) or path == tree:
         raise CommandError(f"{key}: {name} leads out of the checkout.", "Name a path that lies in it.")
     return parent / path.name
+
+
+def _ignored(tree: Path, keep: tuple[str, ...]) -> None:
+    """Has git ignore what was made, also where the repository does not say so: nobody commits it by mistake."""
+    for name in keep:
+        there = _inside(tree, name, "work.keep")
+        own = there / ".gitignore"
+        if there.is_dir() and not there.is_symlink() and not os.path.lexists(own):
+            own.write_text("*\n")
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

@@ -222,9 +222,17 @@ class Worktrees:
             self._leave(worktree.task_id)
         return dropping.result()
 
-    def place(self, worktree: Worktree, log: Path) -> setup.Place:
-        """The worktree as a place to be set up. `log`: the file for what that prints."""
-        return setup.Place(
+    async def set_up(self, worktree: Worktree, config: LoomConfig, trees: process.ProcessTrees, log: Path) -> None:
+        """Makes a worktree one to work in. `log`: the file for what the setup prints. Raises as `setup.prepare`."""
+        for name in config.work.copy:
+            words = ("check-ignore", "--quiet", "--no-index", "--", name)
+            source = self.repository.work_tree / name
+            if source.exists() and (await worktree.repository.run(*words, accepted=(0, 1))).status:
+                raise CommandError(
+                    f"work.copy: {name} is not ignored by git, so that it would be committed.",
+                    "Add it to .gitignore, and commit that.",
+                )
+        place = setup.Place(
             tree=worktree.path,
             home=worktree.home,
             source=self.repository.work_tree,
@@ -233,6 +241,7 @@ class Worktrees:
             variables=tuple(worktree.variables.items()),
             keeps=worktree.fresh,
         )
+        await setup.prepare(place, config, trees)
 
     def listed(self) -> list[Found]:
         """What lies there, by task. Raises FileError."""

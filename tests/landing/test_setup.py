@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from loom.config.keys import SetupConfig, WorkConfig
 from loom.exceptions import CommandError, FileError
 from loom.landing import setup
 from loom.landing.setup import Place, prepare
+from loom.landing.worktrees import Worktrees
 from loom.process import ProcessTrees
 from tests.orchestration.conftest import alive, pids
 
@@ -274,3 +276,28 @@ async def test_a_directory_is_not_copied(home: Home) -> None:
     (home.source / "sub").mkdir()
     with pytest.raises(CommandError, match=r"^work.copy: sub cannot be read: it is no regular file\."):
         await prepared(home, "place", home.config(copy=("sub",)))
+
+
+# --- what git is not to take ------------------------------------------------------------------------------------------
+
+
+async def test_what_was_made_is_committed_by_nobody(home: Home) -> None:
+    first, second = await prepared(home, "first"), await prepared(home, "second")
+    for place in (first, second):
+        assert (place / "env" / ".gitignore").read_text() == "*\n"
+
+
+async def test_a_file_that_git_would_take_is_not_copied(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
+        await asyncio.to_thread(subprocess.run, [*git, *words], check=True)
+    (tmp_path / ".env").write_text("SECRET=1\n")
+    worktrees = await Worktrees.of(tmp_path, tmp_path / "state")
+    tree = await worktrees.make("task")
+    config = LoomConfig(work=WorkConfig(copy=(".env", "nothing")))
+    with ProcessTrees() as trees:
+        with pytest.raises(CommandError, match=r"^work.copy: .env is not ignored by git"):
+            await worktrees.set_up(tree, config, trees, tmp_path / "logs" / "log")
+        (tree.path / ".gitignore").write_text(".env\n")
+        await worktrees.set_up(tree, config, trees, tmp_path / "logs" / "log")
+    assert (tree.path / ".env").read_text() == "SECRET=1\n"

@@ -35,7 +35,6 @@ from loom.exceptions import (
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.rules import claims
-from loom.landing import setup
 from loom.landing.worktrees import Worktree, Worktrees, branch_of
 from loom.orchestration.workers import result
 from loom.orchestration.workers.prompt import Setting, again, prompt, unreported
@@ -193,8 +192,8 @@ class Job:
         """Makes the worktree one to work in. Returns what came of the claim where that fails, or must end."""
         bench, name = self._bench, f"{self._task.id}-setup.log"
         assert bench.worktrees is not None, "it is one of them"
-        place = bench.worktrees.place(tree, bench.logs / name)
-        preparing = asyncio.create_task(setup.prepare(place, self._loom.config, bench.trees))
+        making = bench.worktrees.set_up(tree, self._loom.config, bench.trees, bench.logs / name)
+        preparing = asyncio.create_task(making)
         cut = await self._watch.over(preparing, (Standing.LAPSED, Standing.TAKEN))
         await end_tasks([preparing])
         error = None if preparing.cancelled() else preparing.exception()
