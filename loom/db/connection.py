@@ -39,10 +39,6 @@ _NOT_LET_IN = f"did not let a new connection in within {_CONNECT:g} s"
 WHOLE = 600.0
 """For a statement that looks at, or changes, all that there is."""
 
-# A transaction of a process that has stopped in the middle of it holds up everybody who waits for its locks. Poolers
-# do not pass this on.
-_SETTINGS = {"idle_in_transaction_session_timeout": "60s"}
-
 _TRIES = 8
 _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -95,6 +91,7 @@ async def open_pool(
     max_size: int,
     name: str = "loom",
     pooler: str = "none",
+    schema: str | None = None,
     met: Callable[[Connection], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
     """Opens a pool whose first connection answers.
@@ -105,6 +102,7 @@ async def open_pool(
         max_size: the most that are opened.
         name: what the server's list of sessions shows.
         pooler: what stands between: none, or one that lends a server for a session or a transaction.
+        schema: where names without one are looked up; default, and behind a pooler in any case: as the role has it.
         met: is told of each new connection before anybody uses it.
 
     Raises:
@@ -130,8 +128,15 @@ async def open_pool(
             init=met,
             # What is prepared on a server that is lent is not there the next time.
             statement_cache_size=0 if pooler == "transaction" else 100,
-            server_settings={"application_name": name} | (_SETTINGS if pooler == "none" else {}),
+            server_settings={"application_name": name} | (_settings(schema) if pooler == "none" else {}),
         )
+
+
+def _settings(schema: str | None) -> dict[str, str]:
+    """What a connection comes with; poolers do not pass it on."""
+    # A transaction of a process that has stopped in the middle of it holds up everybody who waits for its locks.
+    settings = {"idle_in_transaction_session_timeout": "60s"}
+    return settings if schema is None else settings | {"search_path": f'"{schema}"'}
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import asyncpg
 
 from loom.db.connection import WHOLE
-from loom.exceptions import SchemaTooNewError
+from loom.exceptions import ConfigError, SchemaTooNewError
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -55,7 +55,9 @@ def migrations() -> list[Migration]:
     return sorted(known)
 
 
-async def migrate(connection: Connection, known: Sequence[Migration] | None = None) -> list[str]:
+async def migrate(
+    connection: Connection, known: Sequence[Migration] | None = None, *, schema: str | None = None
+) -> list[str]:
     """Runs the migrations that are missing, in one transaction, and returns their names.
 
     A transaction-level lock lets one process do it while the others wait and then find nothing to do. When nothing is
@@ -63,11 +65,15 @@ async def migrate(connection: Connection, known: Sequence[Migration] | None = No
 
     Args:
         known: what to bring it up to, by default all that there are.
+        schema: where all of it is, made if it is not there; by default where the connection comes to by itself.
 
     Raises:
+        ConfigError: the connection comes to another schema; nothing was changed.
         SchemaTooNewError: a newer Loom has made it unfit for this one; nothing was changed.
     """
     known = migrations() if known is None else known
+    if schema is not None:
+        await _must_come_to(connection, schema)
     try:
         if not _missing(await _applied(connection), known):
             return []
@@ -75,6 +81,8 @@ async def migrate(connection: Connection, known: Sequence[Migration] | None = No
         pass
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK, timeout=WHOLE)
+        if schema is not None and await connection.fetchval("select to_regnamespace($1) is null", schema):
+            await connection.execute(f'create schema "{schema}"')
         await connection.execute(_TABLE)
         missing = _missing(await _applied(connection), known)
         for migration in missing:
@@ -87,6 +95,20 @@ async def migrate(connection: Connection, known: Sequence[Migration] | None = No
                 migration.needs,
             )
     return [migration.name for migration in missing]
+
+
+async def _must_come_to(connection: Connection, schema: str) -> None:
+    found = await connection.fetchrow(
+        "select current_setting('search_path') as path, current_user as role, current_database() as database"
+    )
+    assert found is not None
+    first, role, database = found["path"].split(",")[0].strip().strip('"'), found["role"], found["database"]
+    if first != schema:
+        raise ConfigError(
+            f"Connections to PostgreSQL come to the schema {first or 'of no name'}, and database.schema is {schema}.",
+            f"A pooler leaves that to the role: run ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema}"
+            " as one who may, then have the pooler connect anew.",
+        )
 
 
 async def _applied(connection: Connection) -> dict[int, str]:

@@ -145,7 +145,7 @@ class Connections:
         try:
             with db.translated():
                 async with pool.acquire() as connection:
-                    await migrate.migrate(connection)
+                    await migrate.migrate(connection, schema=self.config.database.schema)
                     self.history = await project.create_project(connection, self.project_id, self.config.project_name)
                     await self._look_for_the_data(connection, texts.mask(self._endpoints.database_url))
         except BaseException:
@@ -173,6 +173,7 @@ class Connections:
             max_size=settings.pool_max,
             name=f"loom/{self.project_id}",
             pooler=settings.pooler,
+            schema=settings.schema,
             met=self._met,
         )
 

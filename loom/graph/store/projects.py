@@ -31,6 +31,7 @@ class Project:
 _HISTORY = """
 select {} || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
     || '/' || (select oid::text from pg_database where datname = current_database())
+    || coalesce(nullif('.' || current_schema(), '.public'), '')
 """
 _SYSTEM = "(select system_identifier::text from pg_control_system())"
 # For a role that may not ask for the system: the table of projects, and the transaction that made it.
@@ -41,7 +42,8 @@ _STAND_IN = """
 
 
 async def history(connection: Connection) -> str:
-    """Which history of which database a connection is in: `<system>/<timeline>/<database>`, the timeline in hex."""
+    """Which history of which database a connection is in: `<system>/<timeline>/<database>`, the timeline in hex, and
+    the schema after the database, unless it is `public`."""
     try:
         found: str = await connection.fetchval(_HISTORY.format(_SYSTEM))
     except asyncpg.InsufficientPrivilegeError:
