@@ -425,6 +425,10 @@ async def test_a_dry_run_shows_and_claims_nothing(loom: Loom, command: LoomWork,
     found = await task_now(loom, task)
     assert (found.status, found.claim_token, claude.runs) == ("pending", 0, 0)
     await loom.done(task.id)
+    held = await loom.create("Held", files=["src", "docs"], checks=["unit"])
+    _, out, _ = await command.run("--runner", "claude", "--dry-run")
+    assert carries(out, "It is about these paths: src, docs\n", "Green before it is done: unit\n") == [True, True]
+    await loom.cancel(held.id)
     code, _, err = await command.run("--runner", "claude", "--dry-run")
     assert (code, "No task is ready" in err) == (1, True)
     code, _, err = await command.run("--runner", "claude", "--report", "status")

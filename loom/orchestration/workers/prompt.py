@@ -210,6 +210,9 @@ def _sections(facts: dict[str, Any]) -> Iterator[str]:
     yield f"Title: {facts['title']}"
     if "done_when" in facts:
         yield f"\nDone when:\n{facts['done_when']}"
+    for key, words in (("files", "It is about these paths"), ("checks", "Green before it is done")):
+        if key in facts:
+            yield f"\n{words}: {facts[key] if isinstance(facts[key], str) else ', '.join(facts[key])}"
     if "context" in facts:
         yield f"\nContext:\n{_shown(facts['context'])}"
     dependencies: str | Sequence[Mapping[str, Any]] = facts.get("dependencies", ())
