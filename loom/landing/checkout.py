@@ -30,7 +30,6 @@ _SECONDS = 600.0  # for git to write the files of a commit
 _MOST = 1_000  # places
 _TOLD = 5  # files that a sentence names
 _SHA256 = 64  # digits of an object's name
-_PLAIN = "repositoryformatversion = 0"
 
 
 class Checkout:
@@ -46,7 +45,7 @@ class Checkout:
         self._place, self._source = place, source
         self._own = Repository(self.tree, place / "git", place / "git", trusted=source.trusted)
         self._commit = self._alternates = self._untouched = ""
-        self._common = place
+        self._common, self._settled = place, False
 
     @classmethod
     def take(cls, places: Path, source: Repository) -> Self:
@@ -126,17 +125,39 @@ class Checkout:
         for lock in (self._place / "git").glob("*.lock"):  # of a git that was killed: none lives here
             lock.unlink()
         self._lend(self._place / "git")
+        if not self._settled:
+            await self._settle()
         before, self._untouched = self._untouched, ""
         if self._commit != before:
             await self._git("checkout", "--quiet", "--force", "--detach", self._commit, "--")
         spared = (word for path in keep for word in ("-e", f"/{_literally(path)}"))
         await self._git("clean", "-ffdxq", *spared)
 
+    async def _settle(self) -> None:
+        """Has what counts here of the repository's own settings count: filters that are trusted, and where Git LFS has
+        its files."""
+        config, index = self._place / "git" / "config", self._place / "git" / "index"
+        before = config.read_bytes()
+        config.write_text(_config(len(self._commit)))
+        settings: list[tuple[str, str]] = []
+        for name in (one for one in self._source.trusted if one.startswith("filter.")):
+            looked = ("config", "--null", "--get-regexp", f"^{re.escape(name)}\\.")
+            found = (await self._source.run(*looked, accepted=(0, 1))).out.decode(errors="surrogateescape")
+            settings += [(key, value) for key, _, value in (one.partition("\n") for one in found.split("\0")) if key]
+        if (self._common / "lfs").is_dir():
+            settings.append(("lfs.storage", str(self._common / "lfs")))
+        for key, value in settings:
+            await self._git("config", key, value)
+        if config.read_bytes() != before:
+            remove(index)  # so that all files are written anew
+        self._settled = True
+
     async def _anew(self) -> None:
         """Makes the place from nothing."""
         await asyncio.to_thread(remove, self.tree)
         for name in ("git", "tree.setup"):
             remove(self._place / name)
+        self._settled = False
         self.tree.mkdir(mode=0o700)
         _make_git_dir(self._place / "git", len(self._commit))
 
@@ -173,8 +194,13 @@ def _make_git_dir(path: Path, digits: int) -> None:
     (path / "objects" / "info").mkdir(parents=True)
     (path / "refs").mkdir()
     (path / "HEAD").write_text("ref: refs/heads/none\n")
-    kind = "repositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256" if digits == _SHA256 else _PLAIN
-    (path / "config").write_text(f"[core]\n\t{kind}\n")
+    (path / "config").write_text(_config(digits))
+
+
+def _config(digits: int) -> str:
+    if digits == _SHA256:
+        return "[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256\n"
+    return "[core]\n\trepositoryformatversion = 0\n"
 
 
 def _literally(path: str) -> str:

@@ -324,6 +324,23 @@ async def test_what_a_check_does_with_git_reaches_nobody(
     assert (await run(prover, first, shows)).tail == "core.repositoryformatversion=0\n"
 
 
+async def test_a_filter_of_the_repository_counts_where_it_is_trusted(
+    prover: Prover, loom: Loom, shop: Path, commit: Committer
+) -> None:
+    first = commit(a="1", b="* filter=loud\n")
+    git(shop, "mv", "b", ".gitattributes")
+    first = commit()
+    git(shop, "config", "filter.loud.smudge", "tr 1 2")
+    git(shop, "config", "filter.loud.clean", "tr 2 1")
+    (shop / ".git" / "lfs").mkdir()
+    assert (await run(prover, first, "print(open('a').read())")).tail == "1\n"
+    repository = await Repository.around(shop, ["filter.loud"])
+    async with Prover.of(loom, repository) as trusting:
+        assert (await run(trusting, first, "print( open('a').read())")).tail == "2\n"
+    own = state_dir(loom.config) / "proving" / "1" / "git"
+    assert git(shop, f"--git-dir={own}", "config", "lfs.storage") == str(shop / ".git" / "lfs")
+
+
 async def test_a_place_that_was_closed_or_swapped_is_made_anew(
     prover: Prover, state: Path, loom: Loom, shop: Path, commit: Committer
 ) -> None:
