@@ -68,6 +68,8 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
             status=str(task.status),
             attempts=f"{task.attempt} of {task.max_attempts}",
             done_when=task.done_when,
+            files=list(task.files),
+            checks=list(task.checks),
             context=_short(task.context, _CONTEXT),
         ),
         "failures": refused

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from loom.db.connection import Pool
 from loom.exceptions import ConfigError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
+from loom.graph.store import proofs
+from loom.graph.store.transaction import Transaction
 from loom.landing.places import state_dir
 from loom.orchestration.workers.job import JobPhase
+from loom.orchestration.workers.review import Reviewer
 from loom.orchestration.workers.worker import Workers
 from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
 from tests.skills.conftest import Model
@@ -106,6 +110,31 @@ async def test_what_is_accepted_is_done(
     assert "Everything is shown." in (place / "told-2").read_text(), "it tells those who go on with it"
     assert [one.note for one in work.said(JobPhase.DONE)] == ["accepted: Everything is shown."] * 2
     assert (await task_now(loom, after)).status == "done"
+
+
+async def test_a_reviewer_is_shown_what_the_checks_said(loom: Loom, project_loom: Project, model: Model) -> None:
+    model.answers(ACCEPT)
+    task = await loom.create("Build it", files=["src"], checks=["unit"])
+    claim = await loom.claim(task.id)
+    assert claim is not None
+
+    async def run(tx: Transaction, name: str, exit_status: int | None, *, flaky: bool = False) -> None:
+        number = await proofs.begin(tx, name, "a" * 64, agent="p", tree="t", task_id=task.id, token=1)
+        await proofs.close(tx, number, exit_status=exit_status, seconds=1.25, tail="secret", flaky=flaky)
+
+    for name, exit_status, flaky in (("unit", 1, False), ("unit", 0, True), ("lint", 2, False), ("slow", None, False)):
+        await loom.transact(partial(run, name=name, exit_status=exit_status, flaky=flaky))
+    await Reviewer(project_loom(skills=asked(model))).review(claim, "Output: it is built", "The diff.", "a")
+    (prompt,) = model.prompts
+    for part in (
+        "The diff.\n\nLoom ran these checks on the work:",
+        "- lint: red, exit status 2, in 1.2 s",
+        "- slow: ended without a result",
+        "- unit: green, in 1.2 s, in a second run",
+        "src",
+    ):
+        assert part in prompt
+    assert "secret" not in prompt
 
 
 async def test_a_review_of_its_own_is_not_overwritten(loom: Loom, project_loom: Project, model: Model) -> None:

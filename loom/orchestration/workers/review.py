@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from loom import replies, texts
 from loom.exceptions import ConfigError, InvalidInputError
 from loom.graph.model import limits
+from loom.graph.store.proofs import Proof, of_task
 from loom.orchestration.workers import result
 from loom.process import Ended
 from loom.skills import answers, asking, loader, providers
@@ -29,7 +30,8 @@ SKILL = "review_output"
 _OUTPUT_CHARACTERS = 60_000  # of the JSON that was handed in
 _PRINTED_BYTES = 8_000  # of each stream
 _REASON_CHARACTERS = 2_000  # at most 8 kB, whatever the script
-_TASK = ("id", "title", "done_when", "context")
+_PROOFS = 100  # runs of checks that are looked at
+_TASK = ("id", "title", "done_when", "files", "checks", "context")
 # What is used of an answer, whatever a project's own skill of that name asks for.
 _NEEDED: Mapping[str, Any] = {
     "type": "object",
@@ -114,10 +116,20 @@ class Reviewer:
         task = {name: facts[name] for name in _TASK if name in facts}
         inputs = {"task": task, "output": handed_in}
         if any(one.name == "evidence" for one in self._skill.inputs):
-            inputs["evidence"] = seen
+            inputs["evidence"] = "\n\n".join(part for part in (seen, await self._checks(claim)) if part)
         run = await asking.run(self._loom, self._skill, inputs, self._provider, check=self._problems, agent_id=agent)
         assert run.output is not None, "it is done"
         return _read(run.id, run.output)
+
+    async def _checks(self, claim: Claim) -> str:
+        """What Loom has seen of the checks that ran for a claim, a line for the newest run of each; "" if none did."""
+        task, newest = claim.task, dict[str, Proof]()
+        for one in await self._loom.look(
+            lambda connection: of_task(connection, task.project_id, task.id, _PROOFS, token=task.claim_token)
+        ):
+            newest.setdefault(one.check_name, one)
+        lines = [f"- {name}: {_state(one)}" for name, one in sorted(newest.items())]
+        return "\n".join(["Loom ran these checks on the work:", *lines]) if lines else ""
 
     def _problems(self, answer: dict[str, Any]) -> list[str]:
         """What is wrong with an answer."""
@@ -138,6 +150,15 @@ def material(output: Mapping[str, Any], ended: Ended) -> str:
     if said := result.tail(ended.err, _PRINTED_BYTES):
         parts.append(f"The last that it printed on standard error:\n{said}")
     return "\n\n".join(parts)
+
+
+def _state(one: Proof) -> str:
+    if one.ended_at is None:
+        return "still running"
+    if one.exit_status is None:
+        return "ended without a result"
+    how = "green" if one.green else f"red, exit status {one.exit_status}"
+    return f"{how}, in {one.seconds or 0:.1f} s{', in a second run' if one.flaky else ''}"
 
 
 def _read(run_id: str, answer: Mapping[str, Any]) -> Review:
