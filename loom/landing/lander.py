@@ -34,6 +34,7 @@ from loom.landing import checks as named_checks
 from loom.landing import commits, places, refs
 from loom.landing.checks import Check
 from loom.landing.merging import Brought, Conflict, Link, chain, changed_by, group, is_ancestor, merge
+from loom.landing.offering import Offer, offer
 from loom.landing.proving import Prover
 from loom.landing.remote import RemoteTarget
 from loom.landing.target import OWN, Known, Target
@@ -143,6 +144,7 @@ class Lander:
                 await asyncio.sleep(lost * _PAUSE)
             else:
                 report.notes.append(f"{self.target} is moved by others all the time.")
+        await self._offer(report)
         await self._tidy(report.landed)
         return report
 
@@ -475,6 +477,28 @@ class Lander:
             await asyncio.sleep(_LEASE / 3)
             with suppress(LoomError):
                 await self._take_lease()
+
+    async def _offer(self, report: Report) -> None:
+        """Has the user's command offer what has landed beside its target, because that cannot be pushed to."""
+        config, project = self._loom.config.landing, self._loom.project_id
+        if not (config.propose and config.remote and report.landed):
+            return
+        if await self._loom.look(lambda connection: landings.recorded_target(connection, project)) is None:
+            return
+        for one in report.landed:
+            task = (await self._loom.get(one.task_id)).task
+            row = await self._row(task)
+            if row is not None and row.commit_id is not None:
+                wanted = Offer(task.id, task.title, row.branch, row.commit_id, config.target or OWN)
+                try:
+                    await offer(self._repository, config.remote, config.propose, wanted)
+                except CommandError as error:
+                    report.notes.append(f"{task.id} was not offered: {error}")
+
+    async def _row(self, task: Task) -> Landing | None:
+        return await self._loom.look(
+            lambda connection: landings.of_claim(connection, self._loom.project_id, task.id, task.claim_token)
+        )
 
     async def _tidy(self, landed: Sequence[Landed]) -> None:
         """Removes the places in which landed work was done; what cannot be removed now is pruned later."""

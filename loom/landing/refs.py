@@ -1,7 +1,8 @@
 """Refs of a repository that Loom moves: several at once or none, each only from the value that it is known to have.
 
 Beside the branches, Loom has refs of its own below `refs/loom/`: `held/COMMIT` keeps a commit from being collected that
-is about to land or waits for it, `kept/BRANCH/COMMIT` is what stood on a branch that was put back.
+is about to land, `kept/BRANCH/COMMIT` is what stood on a branch that was put back, and `offered/TASK/COMMIT` notes that
+a branch was offered where its target cannot be pushed to.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ def held(commit: str) -> str:
 def kept(name: str, commit: str) -> str:
     """The ref that keeps what stood on a branch."""
     return f"refs/loom/kept/{name}/{commit}"
+
+
+def offered(task_id: str, commit: str) -> str:
+    """The ref that notes that a branch was offered."""
+    return f"refs/loom/offered/{task_id}/{commit}"
 
 
 async def change(repository: Repository, *commands: str, alone: bool = False) -> bool:

@@ -16,6 +16,7 @@ from loom.graph.store import landings
 from loom.graph.store.landings import LandingState
 from loom.landing import lander as landers
 from loom.landing.lander import Lander, Report
+from loom.landing.offering import Offer, offer
 from loom.landing.proving import Prover
 from loom.landing.remote import RemoteTarget
 from loom.landing.target import OWN
@@ -194,6 +195,40 @@ async def test_a_remote_that_refuses_the_target_gets_looms_own_branch(one: Yard,
     assert [(each.task_id, each.target) for each in report.landed] == [(task.id, OWN)]
     assert "origin refuses to have main pushed to" in report.notes[0]
     assert task.id in shared.bare.git("show", "-s", "--format=%B", OWN)
+
+
+async def test_what_landed_beside_its_target_is_offered_once_by_the_users_command(one: Yard, shared: Shared) -> None:
+    said = shared.place / "said"
+    words = ("sh", "-c", f'echo "$@" >> {said}', "-", "{task}", "{branch} to {target}", "{title}")
+    landing = replace(one.loom.config.landing, propose=words)
+    one.loom.config = replace(one.loom.config, landing=landing)
+    plain = await one.queued({"e": "1"})
+    assert (await once(one)).landed
+    assert not said.exists()  # it is on its target
+    shared.hook("update", 'test "$1" != refs/heads/main')
+    tasks = [await one.queued({"f": "1"}, "Make {branch}"), await one.queued({"g": "1"}, "Make g")]
+    await once(one)
+    assert said.read_text().splitlines() == [
+        f"{task.id} loom/{task.id} to main {title}"
+        for task, title in zip(tasks, ("Make {branch}", "Make g"), strict=True)
+    ]
+    for task in tasks:
+        assert shared.bare.tip(f"loom/{task.id}") == (await one.landing(task)).commit_id
+    assert shared.bare.git("branch", "--list", f"loom/{plain.id}") == ""
+    found = await one.landing(tasks[0])
+    offered = Offer(tasks[0].id, "again", found.branch, found.commit_id or "", "main")
+    assert not await offer(one.worktrees.repository, "origin", words, offered)
+
+
+async def test_a_command_that_fails_to_offer_is_told(one: Yard, shared: Shared) -> None:
+    landing = replace(one.loom.config.landing, propose=("sh", "-c", "echo no such account >&2; exit 3"))
+    one.loom.config = replace(one.loom.config, landing=landing)
+    shared.hook("update", 'test "$1" != refs/heads/main')
+    task = await one.queued({"f": "1"})
+    report = await once(one)
+    assert [each.task_id for each in report.landed] == [task.id]
+    assert report.notes[-1] == f"{task.id} was not offered: `sh` ended with exit status 3: no such account"
+    assert not one.held()
 
 
 async def test_a_remote_that_refuses_everything_is_named(one: Yard, shared: Shared) -> None:
