@@ -480,18 +480,17 @@ class Lander:
 
     async def _offer(self, report: Report) -> None:
         """Has the user's command offer what has landed beside its target, because that cannot be pushed to."""
-        config, project = self._loom.config.landing, self._loom.project_id
-        if not (config.propose and config.remote and report.landed):
-            return
-        if await self._loom.look(lambda connection: landings.recorded_target(connection, project)) is None:
+        config = self._loom.config.landing
+        wanted = config.target or OWN
+        if not (config.propose and config.remote) or self.target == wanted:
             return
         for one in report.landed:
             task = (await self._loom.get(one.task_id)).task
             row = await self._row(task)
             if row is not None and row.commit_id is not None:
-                wanted = Offer(task.id, task.title, row.branch, row.commit_id, config.target or OWN)
+                offered = Offer(task.id, task.title, row.branch, row.commit_id, wanted)
                 try:
-                    await offer(self._repository, config.remote, config.propose, wanted)
+                    await offer(self._repository, config.remote, config.propose, offered)
                 except CommandError as error:
                     report.notes.append(f"{task.id} was not offered: {error}")
 

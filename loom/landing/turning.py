@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 async def turn(loom: Loom, name: str, *, by: str) -> None:
-    """Has the work of a project land on another branch from now on, what is on its way too.
+    """Has the work of a project land on another branch from now on, what is on its way too; one that it lands on
+    already is taken as it stands, wherever somebody has moved it.
 
     Raises:
         TargetError: there is no such branch, or it lacks what has landed; something is being landed at this moment.
@@ -29,6 +30,8 @@ async def turn(loom: Loom, name: str, *, by: str) -> None:
     worktrees = await Worktrees.of_project(loom.config, to_make=False)
     before, project = await target_of(loom, worktrees), loom.project_id
     if before.name == name:
+        if not before.own:  # whoever names it again means it as it stands
+            await loom.transact(lambda tx: landing_tips.forget(tx, name))
         return
     stood = await loom.look(lambda connection: landing_tips.seen(connection, project, before.name))
     after = await _target(loom, worktrees, name, stood)

@@ -13,6 +13,7 @@ from loom.graph.store import landing_tips, landings
 from loom.graph.store.landings import LandingState
 from loom.landing.lander import Lander, Report
 from loom.landing.target import OWN
+from loom.landing.turning import turn
 from tests.landing.yard import Yard
 
 
@@ -251,6 +252,9 @@ async def test_landing_stops_where_a_persons_branch_was_moved_otherwise(yard: Ya
         await once(yard)
     assert (await yard.landing(task)).state is LandingState.QUEUED
     assert yard.place.tip("target") == old
+    await turn(yard.loom, "target", by="ann")
+    assert [one.task_id for one in (await once(yard)).landed] == [task.id]
+    assert yard.place.tip("target^") == old
 
 
 async def test_a_landing_that_is_noted_late_brings_no_older_tip_back(yard: Yard) -> None:
