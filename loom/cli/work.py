@@ -17,11 +17,11 @@ import click
 
 from loom.cli.output import dim, emit, heading, plural, status, table
 from loom.cli.shared import Command, open_project, wants_json
-from loom.orchestration.workers.job import JobPhase, JobProgress
+from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.left import Left
 from loom.orchestration.workers.runners import RUNNERS
 from loom.orchestration.workers.runners import Command as OwnCommand
-from loom.orchestration.workers.worker import Workers, command_line
+from loom.orchestration.workers.worker import Running, Workers, command_line
 from loom.texts import one_line, shorten
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _LISTED = 500  # tasks left over, in JSON
 _SHOWN = 20  # tasks left over, to a person
 _TICK = 1.0  # seconds between two looks of the live line
+_UNCOUNTED = (JobPhase.STARTED, JobPhase.PROVING, JobPhase.QUEUED)  # on the way to something else
 _COLOURS = {
+    JobPhase.LANDED: "green",
     JobPhase.DONE: "green",
     JobPhase.FAILED: "red",
     JobPhase.SENT_BACK: "yellow",
@@ -51,6 +53,14 @@ _COLOURS = {
 )
 @click.option("--worktree", is_flag=True, help="Give each task a git worktree and a branch loom/TASK of its own.")
 @click.option(
+    "--land",
+    is_flag=False,
+    flag_value="",
+    metavar="[BRANCH]",
+    help="Have the work land on BRANCH, proven; default: landing.target, else loom/landed. Implies --worktree.",
+)
+@click.option("--no-baseline", is_flag=True, help="With --land: claim tasks whatever the checks say of BRANCH before.")
+@click.option(
     "--review",
     is_flag=True,
     help="Have the skill review_output accept what COMMAND hands in before a task is done; needs a provider.",
@@ -65,6 +75,8 @@ def work(
     runner: str | None,
     report: str | None,
     worktree: bool,
+    land: str | None,
+    no_baseline: bool,
     review: bool,
     agent: str | None,
     dry_run: bool,
@@ -82,6 +94,10 @@ def work(
     provider is away, tasks are given back and the workers rest. It edits in its own directory, runs the project's
     checks, `git add`, `git commit` and what `work.allow` says; more only with arguments of yours.
 
+    With --land (or `landing.target`) what a task came to is committed, merged with the branch that it lands on, and
+    proven by the checks; then it waits in a queue while the worker goes on, and lands. What is red or conflicts goes
+    back to COMMAND, in the same place and session. The task is done when it has landed; nobody merges by hand.
+
     With --review the output is reviewed while the claim is held. What is not accepted goes back to COMMAND once, with
     what the review said, and fails the task the second time. A COMMAND that calls `loom done` itself is not reviewed:
     have it hand in its output."""
@@ -95,14 +111,25 @@ def work(
 
     def workers(loom: Loom) -> Workers:
         return Workers(
-            loom, words, runner=row, agents=agents, prefix=agent, worktrees=worktree, review=review, tell=view.tell
+            loom,
+            words,
+            runner=row,
+            agents=agents,
+            prefix=agent,
+            worktrees=worktree,
+            land=land is not None or loom.config.landing.target is not None,
+            target=land or None,
+            baseline=not no_baseline,
+            review=review,
+            tell=view.tell,
+            say=view.say,
         )
 
     if dry_run:
         asyncio.run(_show(workers))
         return
-    left, counts, signalled = asyncio.run(_work(workers, view))
-    _conclude(counts, left)
+    left, done, signalled = asyncio.run(_work(workers, view))
+    _conclude(done, left)
     if signalled:
         click.get_current_context().exit(128 + signalled)
     if left:
@@ -123,8 +150,8 @@ async def _show(make: Callable[[Loom], Workers]) -> None:
     click.echo(text)
 
 
-async def _work(make: Callable[[Loom], Workers], view: _LiveView) -> tuple[list[Left] | None, dict[JobPhase, int], int]:
-    """What is left, None when a signal came before; what was done; which signal."""
+async def _work(make: Callable[[Loom], Workers], view: _LiveView) -> tuple[list[Left] | None, Workers, int]:
+    """What is left, None when a signal came before; who did what; which signal."""
     caught = 0
     async with open_project() as loom:
         workers = make(loom)
@@ -139,7 +166,7 @@ async def _work(make: Callable[[Loom], Workers], view: _LiveView) -> tuple[list[
                 asyncio.get_running_loop().add_signal_handler(number, stop, number)
         async with view.watching(workers):
             left = await workers.run()
-    return left, workers.counts, caught if left is None else 0
+    return left, workers, caught if left is None else 0
 
 
 class _LiveView:
@@ -165,6 +192,12 @@ class _LiveView:
         click.echo("  ".join(word for word in words if click.unstyle(word)), err=self._to_stderr)
         self._draw()
 
+    def say(self, text: str) -> None:
+        """Says what concerns no task alone."""
+        self._clear()
+        click.echo(f"{dim(f'{datetime.now():%H:%M:%S}')}  {one_line(text)}", err=self._to_stderr)
+        self._draw()
+
     @asynccontextmanager
     async def watching(self, workers: Workers) -> AsyncIterator[None]:
         """Keeps the live line up to date."""
@@ -186,9 +219,10 @@ class _LiveView:
         if self._live and self._workers is not None:
             now = time.monotonic()
             running = self._workers.running
-            longest = ", ".join(f"{one.task_id} {_span(now - one.began)}" for one in running[:3])
+            longest = ", ".join(_at_work(one, now) for one in running[:3])
             more = f" and {len(running) - 3} more" if len(running) > 3 else ""
             what = f"{len(running)} running: {longest}{more}" if running else "waiting for work"
+            what += f", {queued} waiting to land" if (queued := self._workers.queued) else ""
             line = f"{_span(now - self._begin)}  {_counted(self._workers.counts)}  {what}"
             self._clear()
             click.echo(dim(line[: shutil.get_terminal_size().columns - 1]), nl=False)
@@ -198,15 +232,25 @@ class _LiveView:
             click.echo("\r\x1b[K", nl=False)
 
 
-def _conclude(counts: Mapping[JobPhase, int], left: Sequence[Left] | None) -> None:
+def _at_work(one: Running, now: float) -> str:
+    what = " being proven" if one.phase is JobPhase.PROVING else ""
+    return f"{one.task_id}{what} {_span(now - one.began)}"
+
+
+def _conclude(done: Workers, left: Sequence[Left] | None) -> None:
     """Says what was done and what is left, which is not known (None) after an interruption."""
+    counts = done.counts
     rows = [{"id": one.task_id, "status": one.status, "title": one.title, "why": one.why} for one in left or ()]
     if wants_json():
         numbers = {what.value.replace(" ", "_"): count for what, count in counts.items()}
         more = {"more": len(rows) - _LISTED} if len(rows) > _LISTED else {}
-        emit({"counts": numbers} | ({"interrupted": True} if left is None else {"left": rows[:_LISTED]}) | more)
+        landed = {"target": done.target, "landed": done.landed} if done.target else {}
+        emit(
+            {"counts": numbers} | landed | ({"interrupted": True} if left is None else {"left": rows[:_LISTED]}) | more
+        )
         return
     click.echo(heading(_counted(counts)))
+    _tell_what_landed(done)
     if left is None:
         return
     if not rows:
@@ -225,9 +269,21 @@ def _conclude(counts: Mapping[JobPhase, int], left: Sequence[Left] | None) -> No
         click.echo(dim(f"  and {len(rows) - _SHOWN:,} more: loom status, loom dead-letter list"))
 
 
+def _tell_what_landed(done: Workers) -> None:
+    """Says what the target has by now, and how it comes into the user's own branch."""
+    if done.target is None or not done.landed:
+        return
+    click.echo(f"{plural(len(done.landed), 'task')} landed on {done.target}:")
+    for line in table([[task_id, commit[:12]] for task_id, commit in list(done.landed.items())[:_SHOWN]], "  "):
+        click.echo(line)
+    if len(done.landed) > _SHOWN:
+        click.echo(dim(f"  and {len(done.landed) - _SHOWN:,} more: loom landing"))
+    click.echo(f"Bring it into your branch: git merge --ff-only {done.target}")
+
+
 def _counted(counts: Mapping[JobPhase, int]) -> str:
     """How often each thing was done, where it was."""
-    parts = [f"{count:,} {what}" for what, count in counts.items() if count and what is not JobPhase.STARTED]
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count and what not in _UNCOUNTED]
     return ", ".join(parts) or "0 done"
 
 

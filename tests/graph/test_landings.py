@@ -314,6 +314,47 @@ async def test_work_is_queued_late_while_nothing_has_moved_on(loom: Loom, open_l
     assert (await loom.get(claims[1].task.id)).task.assignee == "other"
 
 
+async def forgo(loom: Loom, task: Task, output: dict[str, Any]) -> Any:
+    return await loom.transact(lambda tx: landings.forgo(tx, task.id, task.claim_token, output=output))
+
+
+async def test_what_brings_its_target_nothing_is_done_without_landing(
+    loom: Loom, open_loom: Opener, clock: Clock
+) -> None:
+    epic = await loom.create("E", epic=True)
+    claim = await begun(loom, parent_id=epic.id)
+    after = await loom.create("After", depends_on=[claim.task.id])
+    outcome = await forgo(loom, claim.task, {"saw": 1})
+    assert (outcome.task.status, outcome.task.output) == (DONE, {"saw": 1})
+    assert (outcome.unblocked, outcome.closed) == ((after.id,), (epic.id,))
+    assert (await landing_of(loom, claim.task.id)).state is LandingState.DROPPED
+    again = await forgo(loom, claim.task, {"saw": 2})
+    assert (again.task.output, again.unblocked) == ({"saw": 1}, (after.id,))
+    await holds(loom)
+
+    late, lost = await begun(loom, "Late"), await begun(loom, "Lost")
+    await clock(700)
+    await loom.sweep()
+    other = await open_loom("other")
+    await other.claim(lost.task.id)
+    assert (await forgo(loom, late.task, {})).task.status == DONE
+    with pytest.raises(ClaimConflictError, match="was lost"):
+        await forgo(loom, lost.task, {})
+    await holds(loom)
+
+
+async def test_what_is_about_to_land_is_not_done_without(loom: Loom) -> None:
+    task, landing = await queued(loom)
+    await intend(loom, landing)
+    with pytest.raises(TaskStateError, match="is being landed"):
+        await forgo(loom, task, {})
+    plain = await loom.create("Plain")
+    claim = await loom.claim(plain.id)
+    assert claim is not None
+    with pytest.raises(ClaimConflictError):
+        await forgo(loom, claim.task, {})
+
+
 async def test_what_was_not_begun_as_landing_is_not_queued(loom: Loom) -> None:
     task = await loom.create("A")
     claim = await loom.claim(task.id)

@@ -19,7 +19,7 @@ from loom.config import LoomConfig, SkillsConfig
 from loom.config.keys import WorkConfig
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
-from loom.orchestration.workers.job import JobPhase, JobProgress
+from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.left import Left
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.proxy import Door

@@ -23,7 +23,7 @@ from loom.exceptions import CommandError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.orchestration.workers import session
-from loom.orchestration.workers.job import JobPhase, JobProgress
+from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.resting import resting
 from loom.orchestration.workers.runners import RUNNERS, Command
 from loom.orchestration.workers.worker import Workers, command_line
@@ -242,7 +242,7 @@ async def test_a_limit_gives_back_and_all_workers_rest_until_it_is_over(
     assert time.time() >= at
     assert (await task_now(loom, task)).status == "done"
     assert resting(loom.config) == []
-    assert [one["end"] for one in await attempts(loom, task)] == ["silent", "limit"]
+    assert [one["end"] for one in await attempts(loom, task)] == ["reported", "limit"]
 
 
 async def test_a_provider_that_is_away_costs_no_attempt(
@@ -360,7 +360,7 @@ async def test_what_was_used_is_noted_once_for_the_attempt(loom: Loom, project_l
     assert found == [
         {
             "runner": "claude",
-            "end": "silent",
+            "end": "reported",
             "runs": 2,
             "usage": {"input_tokens": 200, "output_tokens": 10, "cost_usd": 0.9, "model": "large"},
         }

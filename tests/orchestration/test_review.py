@@ -24,7 +24,7 @@ from loom.graph.model.task import Task
 from loom.graph.store import proofs
 from loom.graph.store.transaction import Transaction
 from loom.landing.places import state_dir
-from loom.orchestration.workers.job import JobPhase
+from loom.orchestration.workers.bench import JobPhase
 from loom.orchestration.workers.review import Reviewer
 from loom.orchestration.workers.worker import Workers
 from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until

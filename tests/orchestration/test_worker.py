@@ -18,7 +18,7 @@ from loom.bus.events import EventType
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.front import Loom
 from loom.landing.places import state_dir
-from loom.orchestration.workers.job import JobPhase
+from loom.orchestration.workers.bench import JobPhase
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
 from tests.proxy import Door

@@ -13,118 +13,52 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import shutil
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom.background import end as end_tasks
 from loom.exceptions import (
     CommandError,
+    ConfigError,
     DatabaseUnavailableError,
     FileError,
     InvalidInputError,
     LoomError,
+    ProofMissingError,
     ServersError,
+    TargetError,
 )
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.rules import claims
-from loom.landing.worktrees import Worktree, Worktrees, branch_of
+from loom.graph.store.landings import LandingState
+from loom.landing.worktrees import Worktree
 from loom.orchestration.workers import result
-from loom.orchestration.workers.prompt import Setting, again, prompt, unreported
-from loom.orchestration.workers.resting import Rest
+from loom.orchestration.workers.bench import Bench, JobPhase, JobProgress
+from loom.orchestration.workers.prompt import again, prompt, sent_back, unreported
 from loom.orchestration.workers.review import Review, Reviewer, material
-from loom.orchestration.workers.runners import COMMITTING, REPORTING, End, EndKind, Errand, Runner
+from loom.orchestration.workers.runners import End, EndKind, Errand
 from loom.orchestration.workers.session import Session, Turn
-from loom.orchestration.workers.shift import Shift
+from loom.orchestration.workers.shore import Back, Ready, Shore
 from loom.orchestration.workers.watch import Cut, Standing, Watch
-from loom.process import ProcessTrees, environment
+from loom.process import environment
 
 if TYPE_CHECKING:
-    from loom.graph.front import Loom
     from loom.graph.rules.claims import Outcome
     from loom.graph.store import Claim
+    from loom.graph.store.landings import Landing
+
+T = TypeVar("T")
 
 _STOP_REPORT = 1.0  # seconds for giving the claim back when the shift is over
 _SAID_CHARACTERS = 2_000  # of an agent's last words in a reason
+_REASON_CHARACTERS = 2_000  # at most 8 kB, whatever the script
+_MENDED = 2  # times that work goes back to its agent before the attempt has failed
 _NOT_INHERITED = {"CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SESSION_ID"}  # each command is a new session
-
-
-class JobPhase(StrEnum):
-    """What a worker just did with a task."""
-
-    STARTED = "started"
-    DONE = "done"
-    FAILED = "failed"
-    SENT_BACK = "sent back"  # to the command, by a review, or because it has not reported
-    REPORTED = "reported"  # by the command itself
-    LOST = "lost"  # the claim; the report was refused
-    GIVEN_BACK = "given back"
-
-
-@dataclass(frozen=True, slots=True)
-class JobProgress:
-    """How far a worker is with a task. `seconds`: since it began with the task; `note`: what more there is to say."""
-
-    phase: JobPhase
-    agent: str
-    task_id: str
-    title: str
-    seconds: float = 0.0
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What all jobs of a process work with."""
-
-    loom: Loom
-    shift: Shift
-    rest: Rest
-    runner: Runner
-    words: Sequence[str]  # the program, and what the user adds
-    loom_words: Sequence[str]  # what starts Loom
-    trees: ProcessTrees  # of the commands that run
-    reviewer: Reviewer | None  # None: nothing is reviewed
-    worktrees: Worktrees | None  # None: commands run where this process does
-    scratch: Path  # the directory for what commands hand in
-    logs: Path
-    tell: Callable[[JobProgress], None]
-
-    def errand(self, claim: Claim, agent: str, place: Path, git_dir: Path | None) -> Errand:
-        """What a session over this claim is for."""
-        config = self.loom.config
-        return Errand(
-            task_id=claim.task.id,
-            token=claim.task.claim_token,
-            agent=agent,
-            session=str(uuid.uuid4()),
-            place=place,
-            git_dir=git_dir,
-            project_dir=config.project_dir,
-            scratch=self.scratch,
-            words=tuple(self.words),
-            loom=tuple(self.loom_words),
-            allow=(*(f"loom {word}" for word in REPORTING), *COMMITTING, *config.work.allow),
-            checks=tuple(shlex.join(check.command) for check in config.checks.values()),
-        )
-
-    def setting(self, errand: Errand) -> Setting:
-        """What its prompt is made of beside the task."""
-        return Setting(
-            project=self.loom.config.project_name,
-            runner=self.runner,
-            errand=errand,
-            handed_in=self.scratch / f"{errand.task_id}-{errand.token}.json",
-            branch=branch_of(errand.task_id) if self.worktrees else None,
-            reviewed=self.reviewer is not None,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,24 +70,44 @@ class _Ask:
 
 
 class Job:
-    """What becomes of one claim."""
+    """What becomes of one claim. `queued`: its work waits to land, and may come back."""
 
     def __init__(self, bench: Bench, agent: str, claim: Claim) -> None:
         """The time until the deadline counts from here."""
+        self.queued = False
         self._bench, self._loom, self._shift = bench, bench.loom, bench.shift
         self._agent, self._claim, self._task = agent, claim, claim.task
         self._watch = Watch(bench.loom, bench.shift, claim)
         self._worktree: Worktree | None = None
-        self._asked = self._reviewed = False  # once each
+        self._session: Session | None = None
+        self._asked = self._reviewed = self._idle = False  # once each
+        self._mended = 0  # how often in a row its work went back
 
     async def run(self) -> None:
         """Sees to it, and tells how far it is: that it has begun, each time it is sent back, and what came of it."""
         self._tell(JobPhase.STARTED)
+        await self._through(self._carry_out())
+
+    async def resume(self, landing: Landing) -> None:
+        """Goes on with work that came back from the queue, in the same session."""
+        why = landing.reason or "It came back."
+        self._tell(JobPhase.SENT_BACK, why)
+        await self._through(self._go_on(Back(why, landing.note or "")))
+
+    async def conclude(self, landing: Landing) -> None:
+        """Takes note of what became of work that was queued."""
+        if landing.state is LandingState.LANDED:
+            self._tell(JobPhase.LANDED, f"{(landing.landed_commit or '')[:12]} on {landing.target}")
+        else:
+            self._tell(JobPhase.LOST, landing.dropped_for or "it was taken out of the queue")
+        await self._note(landing.state)
+
+    async def _through(self, work: Coroutine[Any, Any, _Report]) -> None:
         try:
-            phase, note = await self._carry_out()
+            phase, note = await work
         finally:
-            if self._worktree is not None and self._bench.worktrees is not None:
-                self._bench.worktrees.leave(self._worktree)
+            self._leave()
+        self.queued = phase is JobPhase.QUEUED
         self._tell(phase, note)
 
     def _tell(self, phase: JobPhase, note: str = "") -> None:
@@ -166,15 +120,19 @@ class Job:
         """Finds the command its place, and has it work there."""
         task, bench = self._task, self._bench
         try:
-            self._worktree = tree = await bench.worktrees.make(task.id) if bench.worktrees else None
+            await self._find_a_place()
+        except TargetError as error:  # which no other task would fare better with
+            self._shift.end(error)
+            return await self._give_back()
         except (LoomError, OSError) as error:
             return await self._fail(f"Its git worktree could not be made. {error}")
+        tree = self._worktree
         if tree is not None and (report := await self._set_up(tree)) is not None:
             return report
         place, git_dir = (tree.path, tree.repository.git_dir) if tree else (Path.cwd(), None)
         errand = bench.errand(self._claim, self._agent, place, git_dir)
         self._setting = bench.setting(errand)
-        session = Session(
+        self._session = Session(
             bench.runner,
             errand,
             bench.trees,
@@ -183,10 +141,7 @@ class Job:
             log=bench.logs / f"{task.id}-{task.attempt}.log",
             silence_seconds=self._loom.config.work.silence_seconds,
         )
-        try:
-            return await self._work(session)
-        finally:
-            self._setting.handed_in.unlink(missing_ok=True)
+        return await self._work(self._session, prompt(self._claim, self._setting), begin=True)
 
     async def _set_up(self, tree: Worktree) -> _Report | None:
         """Makes the worktree one to work in. Returns what came of the claim where that fails, or must end."""
@@ -209,12 +164,56 @@ class Job:
             raise error
         return await self._give_back() if self._shift.over else None
 
-    async def _work(self, session: Session) -> _Report:
+    async def _go_on(self, back: Back) -> _Report:
+        """Has it go on with what came back from the queue."""
+        session, shore = self._session, self._bench.shore
+        assert session is not None, "it was queued"
+        assert shore is not None, "it was queued"
+        task = (await self._loom.get(self._task.id)).task
+        if task.status is not TaskStatus.CLAIMED or task.claim_token != self._task.claim_token:
+            return JobPhase.LOST, "its claim ended meanwhile"
+        self._task, self._claim = task, replace(self._claim, task=task)
+        self._watch = session.watch = Watch(self._loom, self._shift, self._claim)
+        self._mended = 0
+        keeping = asyncio.create_task(self._keep())
+        try:
+            await self._find_a_place()
+            assert self._worktree is not None, "it has landed from one"
+            merged = await shore.merge(self._worktree, task, self._agent)
+            # What it conflicts with lies in its files now; whoever lands merges without them.
+            back = merged if isinstance(merged, Back) and merged.conflict else back
+            return await self._work(session, sent_back(self._setting, back), begin=False)
+        except TargetError as error:
+            self._shift.end(error)
+            return await self._give_back()
+        except (LoomError, OSError) as error:
+            return await self._fail(f"Its git worktree could not be taken up again. {error}")
+        finally:
+            await end_tasks([keeping])
+
+    async def _find_a_place(self) -> None:
+        """Makes its worktree, or takes it up again, and says that what is done there lands."""
+        bench, task = self._bench, self._task
+        if bench.worktrees is None:
+            return
+        self._worktree = tree = await bench.worktrees.make(task.id, await bench.shore.tip() if bench.shore else None)
+        if bench.shore:
+            await bench.shore.begin(task, self._agent, tree)
+
+    async def _keep(self) -> None:
+        """Renews a claim that came back from the queue, which nobody else does."""
+        while True:
+            with suppress(LoomError):  # the watch sees whether it is lost
+                await self._loom.heartbeat([self._task.id], agent_id=self._agent, token=self._task.claim_token)
+            await asyncio.sleep(self._loom.config.orchestration.claim_ttl_seconds / 3)
+
+    async def _work(self, session: Session, text: str, *, begin: bool) -> _Report:
         """Has it go on for as long as there is something to ask of it, and reports."""
         if self._shift.over:
             return await self._give_back()
         try:
-            turn = await session.begin(prompt(self._claim, self._setting))
+            self._setting.handed_in.unlink(missing_ok=True)
+            turn = await (session.begin(text) if begin else session.ask(text))
             while isinstance(found := await self._judge(turn), _Ask):
                 self._tell(JobPhase.SENT_BACK, found.why)
                 if self._shift.over:
@@ -224,7 +223,11 @@ class Job:
         except (CommandError, FileError) as error:  # which no other task would fare better with
             self._shift.end(error)
             return await self._give_back()
-        await self._note(session, turn)
+        finally:
+            self._setting.handed_in.unlink(missing_ok=True)
+        if found[0] is not JobPhase.QUEUED:  # else it may go on
+            how = "reported" if found[0] in (JobPhase.DONE, JobPhase.REPORTED) else turn.cut or turn.end.kind
+            await self._note(how)
         return found
 
     def _environment(self, errand: Errand) -> dict[str, str]:
@@ -236,12 +239,13 @@ class Job:
             env["PATH"] = os.pathsep.join([env.get("PATH", os.defpath), str(Path(errand.loom[0]).parent)])
         return env
 
-    async def _note(self, session: Session, turn: Turn) -> None:
+    async def _note(self, how: str) -> None:
         """Notes how the attempt went and what it has used, where the command tells."""
-        if not self._bench.runner.speaks or self._shift.over:
+        session = self._session
+        if session is None or not self._bench.runner.speaks or self._shift.over:
             return
         task, agent = self._task, self._agent
-        data = {"runner": self._bench.runner.name, "end": turn.cut or turn.end.kind, "runs": session.runs}
+        data = {"runner": self._bench.runner.name, "end": how, "runs": session.runs}
         data |= {"usage": facts} if (facts := session.usage.facts()) else {}
         with suppress(LoomError):  # the task's report is made, and counts
             await self._shift.asked(
@@ -261,6 +265,8 @@ class Job:
             return await self._report(turn, killed=True)
         if await self._watch.standing() is not Standing.HELD:
             return await self._report(turn)
+        if (reported := await self._reported()) is not None:
+            return await self._take(turn, reported)
         output, why = await asyncio.to_thread(self._handed_in, turn)
         if turn.end.kind not in (EndKind.LIMIT, EndKind.AWAY):
             self._bench.rest.succeeded()
@@ -291,21 +297,38 @@ class Job:
         await self._tidy()
         return await self._fail(f"ended without a report: {end.said[-_SAID_CHARACTERS:] or 'it said nothing'}")
 
+    async def _reported(self) -> dict[str, Any] | None:
+        """What the agent has reported himself, where that is kept until it has landed."""
+        shore, task = self._bench.shore, self._task
+        return await self._shift.asked(lambda: shore.reported(task)) if shore else None
+
     async def _take(self, turn: Turn, output: dict[str, Any]) -> _Report | _Ask:
-        """What becomes of an output that was handed in while the claim is held."""
-        reviewer = self._bench.reviewer
-        if reviewer is None:
-            await self._tidy()
-            return await self._done(output)
+        """What becomes of an output that was handed in or reported while the claim is held."""
+        shore, reviewer, note = self._bench.shore, self._bench.reviewer, ""
+        brought = None if shore is None else await self._bring(shore, turn, output)
+        if not (brought is None or isinstance(brought, Ready)):
+            return brought
+        if reviewer is not None:
+            reviewed = await self._accept(reviewer, turn, output)
+            if not isinstance(reviewed, Review):
+                return reviewed
+            output, note = reviewed.noted_in(output), f"accepted: {reviewed.summary}"
+        if shore is not None and brought is not None:
+            return await self._enter(shore, brought, output, note)
+        await self._tidy()
+        return await self._done(output, note)
+
+    async def _accept(self, reviewer: Reviewer, turn: Turn, output: dict[str, Any]) -> Review | _Report | _Ask:
+        """The review that has accepted an output, or what becomes of it instead."""
         review = await self._review(reviewer, turn, output)
         if not isinstance(review, Review):
             return review
         if not (review.accepted or self._reviewed):
             self._reviewed = True
             return _Ask(again(review, output), review.summary)
-        await self._tidy()
         if review.accepted:
-            return await self._done(review.noted_in(output), f"accepted: {review.summary}")
+            return review
+        await self._tidy()
         return await self._fail(review.reason, output)
 
     def _handed_in(self, turn: Turn) -> tuple[dict[str, Any] | None, str]:
@@ -332,6 +355,12 @@ class Job:
         async def ask() -> Review:
             return await reviewer.review(self._claim, shown, await self._changes(), self._agent)
 
+        return await self._while_held(ask, turn, output, "reviewed", "under review")
+
+    async def _while_held(
+        self, ask: Callable[[], Awaitable[T]], turn: Turn, output: dict[str, Any], done: str, doing: str
+    ) -> T | _Report:
+        """What comes of something that is done with an output while its claim is held, or reports why nothing does."""
         asking = asyncio.create_task(self._shift.asked(ask))
         cut = await self._watch.over(asking, set(Standing) - {Standing.HELD})
         await end_tasks([asking])
@@ -339,20 +368,76 @@ class Job:
         if cut is Cut.LOST:
             return await self._report(turn, by="by somebody else")
         if cut is Cut.DEADLINE:
-            why = f"Its output was under review until its deadline, {self._watch.span:g} s after the claim."
+            why = f"Its output was {doing} until its deadline, {self._watch.span:g} s after the claim."
         elif isinstance(error, LoomError):
-            why = f"Its output could not be reviewed. {error}"
-        elif cut is None and (review := asking.result()) is not None:
-            return review
+            if self._concerns_all(error):
+                self._shift.end(error)
+                return await self._give_back()
+            why = f"Its output could not be {done}. {error}"
+        elif cut is None and (found := asking.result()) is not None:
+            return found
         if self._shift.over:
             return await self._give_back()
         await self._tidy()
         return await self._fail(why, output)
 
+    def _concerns_all(self, error: LoomError) -> bool:
+        """Whether no other task would fare better with that."""
+        shared = isinstance(error, ProofMissingError) and not self._task.checks
+        return shared or isinstance(error, TargetError | ConfigError)
+
+    # --- landing ------------------------------------------------------------------------------------------------------
+
+    async def _bring(self, shore: Shore, turn: Turn, output: dict[str, Any]) -> Ready | _Report | _Ask:
+        """Commits, merges and proves what the agent has left, or says what he has to mend."""
+        tree = self._worktree
+        assert tree is not None, "what lands has a worktree"
+        self._tell(JobPhase.PROVING)
+
+        async def bring() -> Ready | Back:
+            return await shore.bring(tree, self._task, self._agent, idle=self._idle)
+
+        found = await self._while_held(bring, turn, output, "brought to land", "being proven")
+        if not isinstance(found, Back):
+            return found
+        self._idle = self._idle or found.nothing
+        self._mended += 1
+        if self._mended > _MENDED:
+            await self._tidy()
+            return await self._fail(f"{found.why} {found.note}".strip()[:_REASON_CHARACTERS], output)
+        try:
+            await self._shift.asked(lambda: shore.send_back(self._task, self._agent, tree, found))
+        except LoomError:
+            return await self._report(turn)
+        return _Ask(sent_back(self._setting, found), found.why)
+
+    async def _enter(self, shore: Shore, ready: Ready, output: dict[str, Any], note: str) -> _Report:
+        """Puts proven work into the queue, or finishes what brings nothing."""
+        task, session = self._task, self._session
+        assert session is not None, "it has worked"
+        if ready.nothing:
+            await self._tidy()
+            return await self._said(
+                JobPhase.DONE, lambda: shore.forgo(task, output), note or "it brought nothing to land"
+            )
+        usage = session.usage.facts()
+        self._leave()  # whoever lands it removes it
+        try:
+            await self._shift.asked(lambda: shore.enter(task, ready, output, usage))
+        except LoomError as refusal:
+            return JobPhase.LOST, refusal.cause
+        if self._shift.over:
+            return JobPhase.LOST, "the workers were stopped; its work waits to land"
+        waits = f"for your yes: loom landing approve {task.id}" if ready.needs_yes else f"for {shore.target}"
+        return JobPhase.QUEUED, f"{waits}; {note}" if note else waits
+
     async def _changes(self) -> str:
         """What git shows of its work, where it has a worktree."""
         try:
-            return await self._bench.worktrees.changes(self._task.id) if self._bench.worktrees else ""
+            if self._bench.worktrees is None:
+                return ""
+            onto = self._bench.shore.target if self._bench.shore else "HEAD"
+            return await self._bench.worktrees.changes(self._task.id, onto)
         except LoomError as error:
             return f"What was changed in its git worktree could not be seen. {error}"
 
@@ -379,6 +464,12 @@ class Job:
         if turn.end.kind in (EndKind.DONE, EndKind.SILENT):
             return await self._fail("Its claim was lost before its output was taken.")
         return await self._fail(turn.end.said)
+
+    def _leave(self) -> None:
+        """Lets go of the worktree, with all that lies in it."""
+        if self._worktree is not None and self._bench.worktrees is not None:
+            self._bench.worktrees.leave(self._worktree)
+            self._worktree = None
 
     async def _tidy(self) -> None:
         """Drops the worktree, before the report that lets somebody else go on with the task, in the same place."""

@@ -28,27 +28,41 @@ class Left:
 
 async def left_over(loom: Loom) -> list[Left] | None:
     """The unfinished tasks if none of them can be worked on or will be by itself; None while there is something to
-    wait for: ready tasks, claims, retries that will be due."""
+    wait for: ready tasks, claims, retries that will be due. What waits to land for a person's yes does not move."""
     status = await loom.status()
-    if status.counts[TaskStatus.PENDING] or status.counts[TaskStatus.CLAIMED] or status.retries_due:
+    if status.counts[TaskStatus.PENDING] or status.retries_due:
+        return None
+    gated = await _waiting_for_yes(loom) if status.counts[TaskStatus.CLAIMED] else {}
+    if status.counts[TaskStatus.CLAIMED] > len(gated):
         return None
     # The counts may be of different moments; the graph is read in one statement, unfinished tasks first.
     expected = sum(status.counts.values()) - status.counts[TaskStatus.DONE] - status.counts[TaskStatus.CANCELLED]
     view = await loom.graph(limit=min(expected + 1, _MOST))
     tasks = {task.id: task for task in view.tasks if not task.status.finished}
-    if len(tasks) > expected or any(_moves(task) for task in tasks.values()):
+    if len(tasks) > expected or any(_moves(task) for task in tasks.values() if task.id not in gated):
         return None
     asked = {
         one.task_id: f"waits for an answer: {one.message}"
         for one in await loom.escalations(limit=500)
         if one.kind is EscalationKind.QUESTION
     }
+    asked |= gated
     asked |= {one.task_id: f"deferred: {one.message}" for one in await loom.deferrals(limit=500)}
     waits: dict[str, list[str]] = {}
     for task_id, on, waived in view.edges:
         if on in tasks and not waived:
             waits.setdefault(task_id, []).append(on)
     return [Left(task.id, task.title, task.status, _why(task, tasks, waits, asked)) for task in tasks.values()]
+
+
+async def _waiting_for_yes(loom: Loom) -> dict[str, str]:
+    """The tasks whose proven work waits for somebody's yes, and what to do."""
+    queue = (await loom.landings(limit=500)).queue
+    return {
+        one.landing.task_id: f"waits for your yes: loom landing approve {one.landing.task_id}"
+        for one in queue
+        if one.landing.waits_for_yes
+    }
 
 
 def _moves(task: Task) -> bool:

@@ -40,7 +40,8 @@ class Turn:
 
 
 class Session:
-    """One conversation about one claim. `usage`: of all its runs, as far as they tell."""
+    """One conversation about one claim. `usage`: of all its runs, as far as they tell; `watch`: the one over the claim,
+    which begins anew where the claim was the landing queue's meanwhile."""
 
     def __init__(
         self,
@@ -61,7 +62,8 @@ class Session:
         """
         self.usage = Usage()
         self.runs = 0
-        self._runner, self._errand, self._trees, self._watch = runner, errand, trees, watch
+        self.watch = watch
+        self._runner, self._errand, self._trees = runner, errand, trees
         self._env, self._log, self._silence = env, log, silence_seconds
         self._text = ""
         self._name: str | None = None
@@ -91,7 +93,7 @@ class Session:
         tree = await self._start(launch, text, hearing.hear if speaks else lambda data: None)
         self.runs += 1
         ending = asyncio.create_task(tree.wait())
-        cut = await self._watch.over(ending, (Standing.LAPSED, Standing.TAKEN), hearing.left if speaks else None)
+        cut = await self.watch.over(ending, (Standing.LAPSED, Standing.TAKEN), hearing.left if speaks else None)
         if cut is not None:
             await tree.kill(STOP_GRACE if cut is Cut.STOPPED else KILL_GRACE)
         if cut is Cut.STOPPED:

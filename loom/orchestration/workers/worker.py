@@ -14,11 +14,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.background import end
 from loom.config import logs_dir
@@ -26,9 +26,14 @@ from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, Ta
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.store import Claim
+from loom.graph.store.landings import LandingState
+from loom.landing.baseline import baseline
+from loom.landing.lander import Lander
+from loom.landing.proving import Prover
 from loom.landing.worktrees import Worktrees
 from loom.orchestration.housekeeping import Housekeeper
-from loom.orchestration.workers.job import Bench, Job, JobPhase, JobProgress
+from loom.orchestration.workers.bench import Bench, JobPhase, JobProgress
+from loom.orchestration.workers.job import Job
 from loom.orchestration.workers.left import Left, left_over
 from loom.orchestration.workers.prompt import prompt
 from loom.orchestration.workers.resting import Rest
@@ -36,11 +41,13 @@ from loom.orchestration.workers.review import Reviewer
 from loom.orchestration.workers.runners import Command as OwnCommand
 from loom.orchestration.workers.runners import Launch, Runner
 from loom.orchestration.workers.shift import Shift
+from loom.orchestration.workers.shore import Shore
 from loom.process import ProcessTrees
 from loom.wording import Words, call
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
+    from loom.graph.store.landings import Landing
 
 _LONGEST_REST = 60.0  # seconds
 _SPREAD = 0.05  # seconds over which waiting processes spread when work becomes ready
@@ -50,11 +57,12 @@ _PREFIX = 32  # characters of a name before host, process and number
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A command that runs now, since `began` on the monotonic clock."""
+    """A task that is worked on now: how far it is, since `began` on the monotonic clock."""
 
     agent: str
     task_id: str
     title: str
+    phase: JobPhase
     began: float
 
 
@@ -70,8 +78,12 @@ class Workers:
         agents: int = 1,
         prefix: str | None = None,
         worktrees: bool = False,
+        land: bool = False,
+        target: str | None = None,
+        baseline: bool = True,
         review: bool = False,
         tell: Callable[[JobProgress], None] = lambda progress: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """
         Args:
@@ -80,28 +92,53 @@ class Workers:
             agents: how many workers.
             prefix: what their names begin with; host, process and number follow, so that no two have the same.
             worktrees: whether each task gets a git worktree and branch of its own.
+            land: whether what is done lands on a branch before its task is done; each task has a worktree then.
+            target: that branch; None: as configured.
+            baseline: whether that branch is proven before anything is claimed.
             review: whether what a command hands in is reviewed before its task is done.
-            tell: is called with what happens to a task, in the event loop.
+            tell: is called with what happens to a task, in the event loop; `say` with what concerns no task alone.
 
         Raises:
             InvalidInputError: the prefix is no name, or too long.
             ConfigError, SkillNotFoundError: nobody could review.
         """
-        self._loom, self._command, self._in_worktrees, self._tell = loom, list(command), worktrees, tell
+        self._loom, self._command, self._in_worktrees, self._tell = loom, list(command), worktrees or land, tell
         self._runner = runner or OwnCommand()
+        self._lands, self._target, self._proves_first, self._say = land, target, baseline, say
         self._reviewer = Reviewer(loom) if review else None
         self._shift = Shift()
         self._agents = agents
         self._free = [f"{_prefix(prefix)}-{number}" for number in range(1, agents + 1)]
         self._jobs: dict[str, asyncio.Task[None]] = {}  # by agent
         self._newest: dict[str, asyncio.Task[None]] = {}  # by task id
-        self._running: dict[str, Running] = {}  # by agent
+        self._running: dict[str, Running] = {}  # by task id
+        self._queued: dict[str, Job] = {}  # by task id, whose work waits to land
+        self._back: list[tuple[Job, Landing]] = []  # those whose work came back
+        self._early: dict[str, Landing] = {}  # what left the queue before its job had ended, by task id
+        self._concluding: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()  # something came back
+        self._shore: Shore | None = None
         self._counts = dict.fromkeys(JobPhase, 0)
 
     @property
     def running(self) -> list[Running]:
         """The commands that run now, longest first."""
         return sorted(self._running.values(), key=lambda one: one.began)
+
+    @property
+    def queued(self) -> int:
+        """How many tasks wait to land."""
+        return len(self._queued)
+
+    @property
+    def landed(self) -> dict[str, str]:
+        """What has landed while this went on: the commit by task."""
+        return self._shore.landed if self._shore else {}
+
+    @property
+    def target(self) -> str | None:
+        """The branch that work lands on, if it does."""
+        return self._shore.target if self._shore else None
 
     @property
     def counts(self) -> dict[JobPhase, int]:
@@ -141,20 +178,22 @@ class Workers:
         await loom.connect()
         housekeeper = Housekeeper(loom)
         housekeeper.start()
-        with (
-            ProcessTrees() as trees,
-            tempfile.TemporaryDirectory(prefix="loom-work-", ignore_cleanup_errors=True) as scratch,
-        ):
-            bench = self._bench(trees, worktrees, Path(scratch))
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(housekeeper.stop)
+            self._shore = await self._landing(worktrees, stack) if self._lands and worktrees else None
+            trees = stack.enter_context(ProcessTrees())
+            scratch = tempfile.TemporaryDirectory(prefix="loom-work-", ignore_cleanup_errors=True)
+            bench = self._bench(trees, worktrees, Path(stack.enter_context(scratch)))
+            beside = [asyncio.create_task(self._shore.run())] if self._shore else []
             try:
                 left = await self._until_nothing_is_left(bench)
             finally:
                 bench.rest.forget()
                 self.stop()
-                await asyncio.gather(*self._jobs.values(), return_exceptions=True)
+                await asyncio.gather(*self._jobs.values(), *self._concluding, return_exceptions=True)
+                await end(beside)
                 with suppress(LoomError, TimeoutError):
                     await asyncio.wait_for(loom.end_session(), _FAREWELL)
-                await housekeeper.stop()
         if self._shift.broken:
             raise self._shift.broken
         return left
@@ -176,8 +215,17 @@ class Workers:
             worktrees=worktrees,
             scratch=scratch,
             logs=logs_dir(config),
+            shore=self._shore,
             tell=self._note,
         )
+
+    async def _landing(self, worktrees: Worktrees, stack: AsyncExitStack) -> Shore:
+        """What work lands by, once it is known that the branch it lands on is green. Raises LoomError."""
+        prover = await stack.enter_async_context(Prover.of(self._loom, worktrees.repository))
+        if self._proves_first:
+            await baseline(self._loom, worktrees.repository, prover)
+        lander = await Lander.of(self._loom, worktrees, prover, self._target)
+        return Shore(self._loom, lander, prover, self._shift, self._left_the_queue, self._say)
 
     async def _until_nothing_is_left(self, bench: Bench) -> list[Left] | None:
         """Claims for whoever is free, one at a time. Returns what is left, None when stopped."""
@@ -188,17 +236,31 @@ class Workers:
                 continue
             if rest.left:
                 await self._shift.until(*self._jobs.values(), timeout=min(rest.left, _LONGEST_REST))
-                if not self._jobs and (left := await self._shift.asked(lambda: left_over(self._loom))) is not None:
+                if (left := await self._left()) is not None:
                     return left
+                continue
+            self._news.clear()
+            if self._back:
+                self._begin_again(self._free.pop(0), *self._back.pop(0))
                 continue
             claim = await self._claim(self._free[0])
             if claim is not None:
                 self._begin(bench, self._free.pop(0), claim)
                 continue
-            if not self._jobs and (left := await self._shift.asked(lambda: left_over(self._loom))) is not None:
+            if (left := await self._left()) is not None:
                 return left
             await self._rest()
         return None
+
+    async def _left(self) -> list[Left] | None:
+        """What is left, None while there is something to do or to wait for."""
+        if self._jobs or (left := await self._shift.asked(lambda: left_over(self._loom))) is None:
+            return None
+        if self._shore is not None:  # it tells what has landed last
+            await self._shore.look()
+        while self._concluding:
+            await asyncio.wait(self._concluding)
+        return None if self._back else left
 
     async def _claim(self, agent: str) -> Claim | None:
         """The best ready task for a worker. Should the servers go away over it, a claim that was made all the same is
@@ -224,19 +286,51 @@ class Workers:
             if before is not None:
                 await asyncio.wait([before])
             await job.run()
+            self._keep_if_queued(task_id, job)
 
-        working = asyncio.create_task(work(), name=agent)
+        self._work(agent, task_id, work())
+
+    def _begin_again(self, agent: str, job: Job, landing: Landing) -> None:
+        """Has work go on that came back. `agent`: who is free for it; the claim is still that of the one who had it."""
+
+        async def work() -> None:
+            await job.resume(landing)
+            self._keep_if_queued(landing.task_id, job)
+
+        self._work(agent, landing.task_id, work())
+
+    def _work(self, agent: str, task_id: str, work: Coroutine[Any, Any, None]) -> None:
+        working = asyncio.create_task(work, name=agent)
         self._jobs[agent] = self._newest[task_id] = working
         working.add_done_callback(lambda ended: self._finished(agent, task_id, ended))
 
+    def _keep_if_queued(self, task_id: str, job: Job) -> None:
+        if job.queued:
+            self._queued[task_id] = job
+            if (landing := self._early.pop(task_id, None)) is not None:
+                self._left_the_queue(landing)
+
+    def _left_the_queue(self, landing: Landing) -> None:
+        """Has a free worker go on with what came back, and takes note of what has landed."""
+        job = self._queued.pop(landing.task_id, None)
+        if job is None:  # its job is about to end
+            self._early[landing.task_id] = landing
+        elif landing.state is LandingState.SENT_BACK:
+            self._back.append((job, landing))
+            self._news.set()
+        else:
+            concluding = asyncio.create_task(job.conclude(landing))
+            self._concluding.add(concluding)
+            concluding.add_done_callback(self._concluding.discard)
+
     def _finished(self, agent: str, task_id: str, ended: asyncio.Task[None]) -> None:
         del self._jobs[agent]
-        self._running.pop(agent, None)
         self._free.append(agent)
         if not ended.cancelled() and (error := ended.exception()):
             self._shift.end(error)
         if self._newest.get(task_id) is ended:
             del self._newest[task_id]
+            self._running.pop(task_id, None)
 
     async def _rest(self) -> None:
         """Until there may be something to claim, or to conclude: work became ready, a command ended, a while passed."""
@@ -246,19 +340,22 @@ class Workers:
             await self._shift.asked(lambda: self._loom.wait("ready", timeout=span))
 
         ready = asyncio.create_task(work_is_ready())
-        await self._shift.until(ready, *self._jobs.values())
+        news = asyncio.create_task(self._news.wait())
+        await self._shift.until(ready, news, *self._jobs.values())
         if ready.done():
             ready.result()
             await asyncio.sleep(random.uniform(0, _SPREAD))
-        await end([ready])
+        await end([ready, news])
 
     def _note(self, progress: JobProgress) -> None:
         """Counts what happened, and keeps up what runs."""
         self._counts[progress.phase] += 1
-        if progress.phase is JobPhase.STARTED:
-            self._running[progress.agent] = Running(progress.agent, progress.task_id, progress.title, time.monotonic())
-        elif progress.phase is not JobPhase.SENT_BACK:
-            del self._running[progress.agent]
+        if progress.phase.last:
+            self._running.pop(progress.task_id, None)
+        else:
+            self._running[progress.task_id] = Running(
+                progress.agent, progress.task_id, progress.title, progress.phase, time.monotonic()
+            )
         self._tell(progress)
 
 

@@ -1,0 +1,272 @@
+"""The way of a claim's work onto its target, as its worker goes it: committed, merged, proven, and put into the queue.
+
+    shore = Shore(loom, lander, prover, shift, ended, say)
+    found = await shore.bring(worktree, task, agent)
+    if isinstance(found, Back): tell the agent found.why and found.note
+    await shore.enter(task, found, output, usage)
+
+From there on the queue holds the claim, and whoever lands says what becomes of it. `run` lands from this process beside
+the jobs, and finds out about the work of theirs that waits: what has landed, and what came back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loom.background import Backoff, end
+from loom.exceptions import CommandError, LoomError, ProofMissingError, TargetError
+from loom.graph.rules import landings as rules
+from loom.graph.rules.claims import Holder
+from loom.graph.store import landings
+from loom.graph.store.landings import LandingState
+from loom.landing import checks, commits, merging
+from loom.landing.commits import Refusal, Work
+from loom.landing.lander import Lander, needs_yes
+from loom.landing.merging import Conflict
+
+if TYPE_CHECKING:
+    from loom.db.connection import Connection
+    from loom.graph.front import Loom
+    from loom.graph.model.task import Task
+    from loom.graph.rules.claims import Outcome
+    from loom.graph.store.landings import Landing
+    from loom.graph.store.proofs import Proof
+    from loom.landing.proving import Prover
+    from loom.landing.worktrees import Worktree
+    from loom.orchestration.workers.shift import Shift
+
+_LOOKS = 1.0  # seconds between two looks at what waits
+_GIT_REFUSES = (5.0, 60.0)  # seconds to rest when git refuses to land: at first, at most
+_REFUSALS = 5  # in a row, after which that is no passing trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """Why work goes back to its agent: in a sentence, and what he needs for it. `nothing`: because nothing was changed;
+    `conflict`: because it does not go together with what has landed, which lies in his files now."""
+
+    why: str
+    note: str = ""
+    nothing: bool = False
+    conflict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Proven work. `base`: the target as it is merged with; `nothing`: it brings that nothing."""
+
+    commit: str
+    base: str
+    outside: tuple[str, ...]
+    needs_yes: bool
+    nothing: bool
+    proofs: tuple[Proof, ...]
+
+
+class Shore:
+    """What the jobs of a process that lands have in common."""
+
+    def __init__(
+        self,
+        loom: Loom,
+        lander: Lander,
+        prover: Prover,
+        shift: Shift,
+        ended: Callable[[Landing], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            ended: is called with what has left the queue of the work that this process has put into it.
+            say: is called with what a person should know of the target.
+        """
+        self.landed: dict[str, str] = {}
+        """What has landed while this went on: the commit by task."""
+        self._loom, self._lander, self._prover, self._shift, self._tell = loom, lander, prover, shift, ended
+        self._say, self._said = say, ""
+        self._waiting: dict[str, int] = {}  # tasks whose work this process has put into the queue, and their tokens
+        self._entered = asyncio.Event()
+
+    @property
+    def target(self) -> str:
+        """The branch that it lands on."""
+        return self._lander.target
+
+    async def tip(self) -> str:
+        """Where the target stands. Raises TargetError, CommandError."""
+        return await self._lander.tip()
+
+    # --- one claim's work ---------------------------------------------------------------------------------------------
+
+    async def begin(self, task: Task, agent: str, worktree: Worktree) -> None:
+        """Says that a claim lands, or that its worker is at it again. Raises LoomError: it is not held."""
+        holder = Holder(agent, task.claim_token)
+        await self._loom.transact(
+            lambda tx: rules.begin(tx, task.id, holder, target=self.target, branch=worktree.branch)
+        )
+
+    async def reported(self, task: Task) -> dict[str, Any] | None:
+        """The output that the agent has reported himself, None before he has."""
+        found = await self._loom.look(
+            lambda connection: landings.of_claim(connection, self._loom.project_id, task.id, task.claim_token)
+        )
+        return found.output or {} if found is not None and found.state is LandingState.REPORTED else None
+
+    async def bring(self, worktree: Worktree, task: Task, agent: str, *, idle: bool) -> Ready | Back:
+        """Commits what lies in a worktree, merges the target into it, and proves that.
+
+        Args:
+            idle: it is known by now that nothing was to be changed.
+
+        Raises:
+            TargetError: the target is gone, or was moved.
+            ProofMissingError, ConfigError: a check is not in force.
+            CommandError, FileError: git, or what makes a place to prove in, refuses.
+        """
+        config = self._loom.config
+        wanted = checks.demanded(config, task)
+        merged = await self.merge(worktree, task, agent, idle=idle)
+        if isinstance(merged, Back):
+            return merged
+        both, tip, changed = merged
+        proofs = await self._prover.prove(both, wanted, agent=agent, task_id=task.id, token=task.claim_token)
+        if red := [one for one in proofs if not one.green]:
+            return Back(_red(red), "\n\n".join(f"{one.check_name}:\n{one.tail}" for one in red))
+        return Ready(
+            both,
+            tip,
+            commits.outside(changed, task.files),
+            needs_yes(config.landing.approve, changed),
+            not changed,
+            tuple(proofs),
+        )
+
+    async def merge(
+        self, worktree: Worktree, task: Task, agent: str, *, idle: bool = False
+    ) -> tuple[str, str, tuple[str, ...]] | Back:
+        """Commits what lies in a worktree and merges the target into it. Returns the commit of both, the target's, and
+        the paths that were changed; or why it goes back. Raises as `bring`."""
+        repository = worktree.repository
+        protected = checks.protected(self._loom.config)
+        tip = await self._lander.tip()
+        work = Work(task.id, task.title, agent, () if idle else task.files)
+        made = await commits.commit(
+            repository, worktree.branch, work, target=tip, protected=protected, base=worktree.base
+        )
+        if isinstance(made, Refusal):
+            return Back("It cannot be committed.", made.text, nothing=made.nothing)
+        both = await merging.bring_in(repository, made.commit, tip)
+        return Back(str(both), conflict=True) if isinstance(both, Conflict) else (both, tip, made.changed)
+
+    async def send_back(self, task: Task, agent: str, worktree: Worktree, back: Back) -> None:
+        """Notes that work goes back to its agent, who is at it again. Raises LoomError: it is not held."""
+        project = self._loom.project_id
+        found = await self._loom.look(
+            lambda connection: landings.of_claim(connection, project, task.id, task.claim_token)
+        )
+        if found is not None:
+            await self._loom.transact(lambda tx: rules.send_back(tx, found.id, back.why, back.note or None))
+        await self.begin(task, agent, worktree)
+
+    async def enter(self, task: Task, ready: Ready, output: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
+        """Puts proven work into the queue. Raises LoomError: its claim was lost."""
+        await self._loom.transact(
+            lambda tx: rules.enter(
+                tx,
+                task.id,
+                task.claim_token,
+                commit_id=ready.commit,
+                base=ready.base,
+                output=output,
+                usage=usage or None,
+                outside=ready.outside,
+                needs_yes=ready.needs_yes,
+            )
+        )
+        self._waiting[task.id] = task.claim_token
+        self._entered.set()
+
+    async def forgo(self, task: Task, output: Mapping[str, Any]) -> Outcome:
+        """Finishes a task that brings its target nothing. Raises LoomError: its claim was lost."""
+        return await self._loom.transact(lambda tx: rules.forgo(tx, task.id, task.claim_token, output=output))
+
+    # --- landing beside the jobs --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Lands what waits, and looks what became of this process's own, until the shift is over."""
+        backoff, refusals = Backoff(*_GIT_REFUSES), 0
+        while not self._shift.over:
+            try:
+                await self._shift.asked(self._land)
+                backoff.renew()
+                refusals = 0
+            except (TargetError, ProofMissingError) as error:
+                self._shift.end(error)
+            except CommandError as error:
+                refusals += 1
+                self._say_once(str(error))
+                if refusals >= _REFUSALS:
+                    self._shift.end(error)
+                await self._shift.until(timeout=backoff.rest())
+            except LoomError as error:
+                self._shift.end(error)
+            await self.look()
+            entered = asyncio.create_task(self._entered.wait())
+            await self._shift.until(entered, timeout=_LOOKS)
+            await end([entered])
+
+    async def _land(self) -> None:
+        """Lands until nothing waits that this process could land."""
+        while not self._shift.over and await self._loom.look(self._something_waits):
+            self._entered.clear()
+            report = await self._lander.once()
+            for one in report.landed:
+                if one.task_id not in self.landed:
+                    self.landed[one.task_id] = one.commit
+            for note in report.notes:
+                self._say_once(note)
+            await self.look()
+            if not (report.landed or report.sent_back):
+                return
+
+    def _say_once(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._say(text)
+
+    async def _something_waits(self, connection: Connection) -> bool:
+        project, target = self._loom.project_id, self._lander.target
+        return bool(
+            await landings.waiting(connection, project, target, 1)
+            or await landings.open_intents(connection, project, target)
+        )
+
+    async def look(self) -> None:
+        """Finds out, and tells, what became of what this process has put into the queue."""
+        if not self._waiting:
+            return
+        waiting, project = dict(self._waiting), self._loom.project_id
+
+        async def look(connection: Connection) -> dict[str, Landing | None]:
+            return {
+                task_id: await landings.of_claim(connection, project, task_id, token)
+                for task_id, token in waiting.items()
+            }
+
+        for task_id, found in (await self._shift.asked(lambda: self._loom.look(look)) or {}).items():
+            if found is None or found.state is LandingState.QUEUED:
+                continue
+            del self._waiting[task_id]
+            if found.state is LandingState.LANDED and found.landed_commit:
+                self.landed[task_id] = found.landed_commit
+            self._tell(found)
+
+
+def _red(proofs: list[Proof]) -> str:
+    names = ", ".join(one.check_name for one in proofs)
+    if all(one.exit_status is None for one in proofs):
+        return f"Nothing is proven by {names}: it changes what it looks at."
+    return f"{names} {'are' if proofs[1:] else 'is'} red."
