@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from loom.bus import channels
 from loom.config import CheckConfig, LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, TaskStateError
@@ -67,12 +69,17 @@ async def test_a_task_has_what_it_was_made_with_wherever_it_is_read(person: Loom
     await holds(person)
 
 
-async def test_many_long_paths_are_kept_and_left_to_postgres(person: Loom) -> None:
+async def test_many_long_paths_are_kept_and_left_to_postgres(person: Loom, redis_conn: Redis) -> None:
     files = [f"{n:03}{'é' * 497}" for n in range(100)]
+    assert await (await person.relay()).step()
     made = await person.create("A", files=files)
     assert made.files == tuple(files)
     await person.update(made.id, title="B")
     assert (await person.get(made.id)).task.files == tuple(files)
+    assert await redis_conn.hget(channels.task_key(person.project_id, made.id), "left_out") == "files"
+    few = await person.create("B", files=["src"], checks=["unit"])
+    shown = await redis_conn.hmget(channels.task_key(person.project_id, few.id), ["files", "checks"])
+    assert [json.loads(one or "") for one in shown] == [["src"], ["unit"]]
     await holds(person)
 
 

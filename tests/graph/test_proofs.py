@@ -17,6 +17,7 @@ from loom.graph.front import Loom
 from loom.graph.rules.proofs import Proven
 from loom.graph.store import proofs
 from tests.graph.test_lifecycle import holds
+from tests.graph.test_scale import buffers
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -237,3 +238,41 @@ async def test_a_task_is_shown_with_the_checks_that_ran_for_its_newest_claim(loo
     assert len(shown) == 10
     assert (shown[0]["name"], shown[0]["by"], shown[2]["tail"]) == ("slow", "p", "said")
     assert "tail" not in shown[3]
+
+
+async def test_what_needs_no_check_is_done_in_one_statement(config: LoomConfig) -> None:
+    single = replace(config, database=replace(config.database, pool_min=1, pool_max=1))
+    async with Loom(single, agent="a") as loom:
+        task = await loom.create("A")
+        await loom.claim(task.id)
+        said: list[str] = []
+        async with (await loom._links.pool()).acquire() as connection:
+            connection.add_query_logger(lambda record: said.append(record.query))
+        await loom.done(task.id)
+        assert [one.split()[0] for one in said] == ["BEGIN;", "select", "COMMIT;"]
+
+
+async def test_proofs_are_found_among_many(loom: Loom, pool: Pool) -> None:
+    task = await loom.create("A")
+    await pool.execute(
+        """
+        insert into proofs (project_id, task_id, token, tree, check_name, check_hash, agent, ended_at, exit_status)
+        select $1, $2, n, case when n % 2 = 0 then 'tree-' || n end, 'unit', $3, 'p', now(), 0
+          from generate_series(1, 20000) n
+        """,
+        loom.project_id,
+        task.id,
+        HASH,
+    )
+    await pool.execute("analyze proofs")
+    said: list[str] = []
+    async with pool.acquire() as connection:
+        connection.add_query_logger(lambda record: said.append(record.query))
+        place: dict[str, Any] = {"tree": "tree-500", "commit_id": "commit-1"}
+        for where in (place, {"tree": None, "task_id": task.id, "token": 501}):
+            assert len(await proofs.green(connection, loom.project_id, {"unit": HASH}, **where)) == 1
+    by_tree, by_claim = said[-2:]
+    values = (loom.project_id, ["unit"], [HASH])
+    assert await buffers(pool, by_tree, *values, "tree-500", "commit-1") < 20
+    assert await buffers(pool, by_claim, *values, task.id, 501) < 20
+    assert (await proofs.of_task(pool, loom.project_id, task.id, 1))[0].token == 20000  # type: ignore[arg-type]
