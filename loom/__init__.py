@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from loom.graph.importing import Adjustment, AdjustmentKind, Batch
     from loom.graph.importing import read as read_batch
     from loom.graph.importing.writing import Imported
+    from loom.graph.model.filters import Filter, Span
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
     from loom.graph.model.verdict import Verdict
     from loom.graph.project import ProjectStatus
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from loom.graph.store.escalations import Escalation, EscalationKind
     from loom.graph.store.landing_views import Lander, LandingTally, LandingView, ShownLanding
     from loom.graph.store.landings import Landing, LandingState, RecordedTarget
+    from loom.graph.store.listing import Found
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
@@ -117,6 +119,8 @@ __all__ = [
     "Event",
     "EventType",
     "FileError",
+    "Filter",
+    "Found",
     "GraphView",
     "ImportFormatError",
     "Imported",
@@ -170,6 +174,7 @@ __all__ = [
     "SkillError",
     "SkillNotFoundError",
     "SkillsConfig",
+    "Span",
     "Swept",
     "TargetError",
     "TargetHeldError",
@@ -201,6 +206,9 @@ _PLACES = {
     "DatabaseConfig": "config",
     "DeadLetter": "graph.store.reading",
     "Detail": "graph.store.reading",
+    "Filter": "graph.model.filters",
+    "Found": "graph.store.listing",
+    "Span": "graph.model.filters",
     "Escalation": "graph.store.escalations",
     "EscalationKind": "graph.store.escalations",
     "Event": "bus.events",

@@ -78,18 +78,30 @@ def status(task: str | None, view: str, limit: int) -> None:
 
 
 @click.command(cls=Command)
+@click.argument("task")
+def show(task: str) -> None:
+    """TASK with all around it, as `loom status TASK` shows it."""
+
+    async def work(loom: Loom) -> Reply:
+        return replies.detail(await loom.get(task))
+
+    answer(work, _detail_lines)
+
+
+@click.command(cls=Command)
 @click.option(
     "--format", "shape", type=click.Choice(["summary", "mermaid", "json"]), default="summary", show_default=True
 )
 @click.option("--root", metavar="TASK", help="Only what this task is made of and waits for.")
+@click.option("--filter", "wanted", metavar="FILTER", help="Only what this asks for, as `loom list` has it.")
 @limit_option(200, 10_000)
-def graph(shape: str, root: str | None, limit: int) -> None:
+def graph(shape: str, root: str | None, wanted: str | None, limit: int) -> None:
     """The graph: waves of what can be done at once, a Mermaid flowchart, or tasks and edges as JSON."""
     from loom.cli.output import emit
     from loom.replies import drawing
 
     async def work(loom: Loom) -> Reply:
-        found = await loom.graph(root=root, limit=limit)
+        found = await loom.graph(root=root, wanted=wanted, limit=limit)
         if shape == "summary":
             return drawing.summary(found)
         return drawing.rows(found) if shape == "json" else {"format": "mermaid", "mermaid": drawing.mermaid(found)}

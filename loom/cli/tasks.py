@@ -41,6 +41,7 @@ _ACTION = click.Choice(["retry", "answer", "reassign", "waive", "cancel"])
 @click.option("--epic", is_flag=True, help="Make an epic: it holds tasks and closes with the last of them.")
 @click.option("--files", multiple=True, metavar="PATH", help="A path of the repository that it is about; repeatable.")
 @click.option("--checks", multiple=True, metavar="NAME", help="A check that it is done only with; repeatable.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="A word that it is found by; repeatable.")
 @from_option("title")
 @agent_option
 def create(
@@ -53,6 +54,7 @@ def create(
     epic: bool,
     files: tuple[str, ...],
     checks: tuple[str, ...],
+    labels: tuple[str, ...],
     file: str | None,
     agent: str | None,
 ) -> None:
@@ -71,6 +73,7 @@ def create(
                 epic=epic,
                 files=files,
                 checks=checks,
+                labels=labels,
             )
         )
 
@@ -91,6 +94,8 @@ def create(
 @click.option("--no-files", is_flag=True, help="First take away the paths that it has.")
 @click.option("--checks", multiple=True, metavar="NAME", help="Adds a check; may be repeated.")
 @click.option("--no-checks", is_flag=True, help="First take away the checks that it has.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="Adds a label; may be repeated.")
+@click.option("--unlabel", multiple=True, metavar="NAME", help="Takes a label away; may be repeated.")
 @token_option
 @agent_option
 def update(
@@ -105,6 +110,8 @@ def update(
     no_files: bool,
     checks: tuple[str, ...],
     no_checks: bool,
+    labels: tuple[str, ...],
+    unlabel: tuple[str, ...],
     token: int | None,
     agent: str | None,
 ) -> None:
@@ -125,6 +132,8 @@ def update(
                 checks=checks,
                 no_files=no_files,
                 no_checks=no_checks,
+                labels=labels,
+                unlabel=unlabel,
                 token=token,
             )
         )

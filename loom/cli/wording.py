@@ -45,6 +45,7 @@ _OPTIONS: Mapping[str, str] = {
     "agent": "--agent NAME",
     "agent_id": "--agent NAME",
     "checks": "--checks NAME",
+    "labels": "--label NAME",
     "confirm": "--yes",
     "context": "--context JSON",
     "depends_on": "--depends-on TASK",

@@ -37,17 +37,19 @@ from loom.exceptions import (
 from loom.graph import project, store
 from loom.graph.cache import waiting
 from loom.graph.connections import Connections
-from loom.graph.model import limits, paths
+from loom.graph.model import filters, limits, paths
+from loom.graph.model.filters import Filter
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims, editing, resolving, retention
 from loom.graph.rules.claims import Holder, Outcome, Refused, Renewal, Terms
 from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
-from loom.graph.store import Claim, messages, projects, reading
+from loom.graph.store import Claim, listing, messages, projects, reading
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
 from loom.graph.store.landing_views import LandingView
 from loom.graph.store.landings import Landing
+from loom.graph.store.listing import Found
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
 from loom.graph.store.transaction import Bounds, Change, Transaction
@@ -145,6 +147,7 @@ class Loom:
         epic: bool = False,
         files: Sequence[str] = (),
         checks: Sequence[str] = (),
+        labels: Sequence[str] = (),
         agent_id: str | None = None,
     ) -> Task:
         """Creates one task; it is ready at once unless it has open dependencies or waits with its parent.
@@ -152,6 +155,7 @@ class Loom:
         Args:
             files: the paths that it is about, relative to the repository's root.
             checks: the names of the checks that it is done only with; an epic hands them down to its children.
+            labels: words that it is found by.
 
         Raises InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
@@ -167,6 +171,7 @@ class Loom:
             depends_on=limits.depends_on(depends_on),
             files=limits.files(files),
             checks=limits.checks(checks),
+            labels=limits.labels(labels),
         )
         agent = self._session.name(agent_id)
         if task.depends_on or task.parent_id:
@@ -216,6 +221,8 @@ class Loom:
         checks: Sequence[str] = (),
         no_files: bool = False,
         no_checks: bool = False,
+        labels: Sequence[str] = (),
+        unlabel: Sequence[str] = (),
         agent_id: str | None = None,
         token: int | None = None,
     ) -> Outcome:
@@ -239,12 +246,14 @@ class Loom:
             checks=limits.checks(checks),
             no_files=no_files,
             no_checks=no_checks,
+            labels=limits.labels(labels),
+            unlabel=limits.labels(unlabel, "unlabel"),
         )
         if edit == editing.Edit():
             raise InvalidInputError(
                 "Nothing to change was given.",
                 Words(
-                    "Pass {}, {}, {}, {}, {}, {} or {}.",
+                    "Pass {}, {}, {}, {}, {}, {}, {} or {}.",
                     Argument("title"),
                     Argument("context"),
                     Argument("priority"),
@@ -252,6 +261,7 @@ class Loom:
                     Argument("done_when"),
                     Argument("files"),
                     Argument("checks"),
+                    Argument("labels"),
                 ),
             )
         task_id = limits.task_id(task_id)
@@ -515,6 +525,13 @@ class Loom:
                 found = await reading.get_ready_tasks(connection, self.project_id, limit=limit + 1, priority=chosen)
         return Page(found[:limit], len(found) > limit)
 
+    async def find(self, wanted: Filter | str, *, limit: int = 50) -> Found:
+        """The tasks that a filter asks for, as text (see `model.filters`) or whole. Raises InvalidInputError."""
+        chosen = wanted if isinstance(wanted, Filter) else filters.parse(wanted)
+        limit = limits.page(limit)
+        async with self._links.reading() as connection:
+            return await listing.list_tasks(connection, self.project_id, chosen, limit)
+
     async def get(self, task_id: str) -> Detail:
         """One task with its neighbours, escalations and newest events. Raises TaskNotFoundError."""
         task_id = limits.task_id(task_id)
@@ -562,8 +579,19 @@ class Loom:
         async with self._links.reading() as connection:
             return await store.landing_views.overview(connection, self.project_id, limits.page(limit))
 
-    async def graph(self, *, root: str | None = None, limit: int = 200) -> GraphView:
-        """The graph, or the part that `root` is made of and waits for. Raises TaskNotFoundError for an unknown root."""
+    async def graph(
+        self, *, root: str | None = None, wanted: Filter | str | None = None, limit: int = 200
+    ) -> GraphView:
+        """The graph, or the part that `root` is made of and waits for, or the tasks that a filter asks for.
+
+        Raises TaskNotFoundError for an unknown root, InvalidInputError.
+        """
+        if wanted is not None:
+            if root is not None:
+                raise InvalidInputError("A root and a filter were given.", "Give one of them.")
+            page = await self.find(wanted, limit=min(limit, limits.PAGE))
+            async with self._links.reading() as connection:
+                return await reading.graph_of(connection, self.project_id, page.tasks, more=page.more)
         root = None if root is None else limits.task_id(root, "root")
         async with self._links.reading() as connection:
             found = await reading.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))

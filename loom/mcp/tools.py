@@ -36,6 +36,7 @@ Agent = Annotated[str | None, Field(description="your name, if you share this se
 Token = Annotated[int | None, Field(description="from your claim")]
 Ids = Annotated[list[str] | None, Field(max_length=1000)]
 Paths = Annotated[list[str] | None, Field(max_length=100, description="paths in the repository")]
+Filter = Annotated[str | None, Field(description="words and status: label: epic: holder: file: age:>7d -label:")]
 Checks = Annotated[list[str] | None, Field(max_length=50, description="checks it must pass")]
 
 
@@ -204,33 +205,27 @@ class Tools:
         self,
         task_id: Annotated[str | None, Field(description="for one task whole, with its history")] = None,
         view: Literal["overview", "agents", "escalations", "dead_letters", "landing"] = "overview",
+        filter: Filter = None,
     ) -> Reply:
         """See one task, or the project: overview counts tasks by status, agents shows who holds what, escalations the
-        open questions, dead_letters what failed for good and what it holds up, landing what waits to be merged."""
+        open questions, dead_letters what failed for good and what it holds up, landing what waits to be merged. With
+        filter, the tasks that it asks for."""
         loom = self._loom()
         if task_id is not None:
             return replies.detail(await loom.get(task_id))
-        match view:
-            case "overview":
-                return replies.overview(await loom.status())
-            case "agents":
-                return replies.agents(await loom.agents())
-            case "escalations":
-                return replies.escalations(await loom.escalations(), await loom.deferrals())
-            case "landing":
-                return replies.landings(await loom.landings())
-        return replies.dead_letters(await loom.dead_letters())
+        return await _view(loom, view) if filter is None else replies.found(await loom.find(filter, limit=20))
 
     @tool("See the graph", reads=True)
     async def loom_graph(
         self,
         format: Literal["summary", "mermaid", "json"] = "summary",
         root: Annotated[str | None, Field(description="only what this task is made of and waits for")] = None,
+        filter: Filter = None,
         limit: Annotated[int, Field(ge=1, le=1000)] = 200,
     ) -> Reply:
         """See how tasks depend on each other, unfinished ones first. summary: waves of tasks that can be done at the
         same time; mermaid: a flowchart; json: tasks and edges."""
-        found = await self._loom().graph(root=root, limit=limit)
+        found = await self._loom().graph(root=root, wanted=filter, limit=limit)
         match format:
             case "summary":
                 return drawing.summary(found)
@@ -303,6 +298,21 @@ async def reporting(ctx: Context, seconds: float) -> AsyncIterator[None]:
         yield
     finally:
         await end([reports])
+
+
+async def _view(loom: Loom, view: str) -> Reply:
+    """One of the views of a whole project."""
+    match view:
+        case "agents":
+            return replies.agents(await loom.agents())
+        case "escalations":
+            return replies.escalations(await loom.escalations(), await loom.deferrals())
+        case "landing":
+            return replies.landings(await loom.landings())
+        case "dead_letters":
+            return replies.dead_letters(await loom.dead_letters())
+        case _:
+            return replies.overview(await loom.status())
 
 
 def _drawn(found: GraphView) -> Reply:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.graph.store import Claim
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.escalations import Escalation
+    from loom.graph.store.listing import Found
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.proofs import Proof
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
@@ -43,6 +44,7 @@ def task(one: Task) -> Reply:
         done_when=one.done_when,
         files=list(one.files),
         checks=list(one.checks),
+        labels=list(one.labels),
         context=one.context,
         output=one.output,
         assignee=one.assignee,
@@ -163,6 +165,45 @@ def page(found: Page) -> Reply:
             "note": Words("Nothing is ready. Wait with {}, or see {}.", call("wait", what="ready"), call("status")),
         }
     return full(tasks=[row(one) for one in found.tasks], count=len(found.tasks), more=found.more or None)
+
+
+def found(page: Found) -> Reply:
+    """Tasks that a filter asked for."""
+    if not page.tasks:
+        return {"tasks": [], "count": 0, "note": _NOT_ALL if page.partly else "No task fits."}
+    return full(
+        tasks=[_found(one, page.blockers.get(one.id, ())) for one in page.tasks],
+        count=len(page.tasks),
+        more=page.more or None,
+        note=_NOT_ALL if page.partly else None,
+    )
+
+
+def state(one: Task) -> str:
+    """What a task is looked for by: its status, told apart where a person would."""
+    if one.status is TaskStatus.FAILED:
+        return "dead" if one.dead else "retry"
+    if one.status is TaskStatus.CLAIMED and one.queued:
+        return "landing"
+    return "ready" if one.status is TaskStatus.PENDING else str(one.status)
+
+
+_NOT_ALL = "More tasks fit the first part of the filter than one page looks at; say more to see the others."
+
+
+def _found(one: Task, waits: Sequence[Blocker]) -> Reply:
+    return full(
+        id=one.id,
+        status=state(one),
+        title=one.title,
+        priority=one.priority,
+        holder=one.assignee if one.status is TaskStatus.CLAIMED else None,
+        labels=list(one.labels),
+        age=age(one.created_at),
+        done_at=time(one.done_at),
+        waits_for=waits_for(waits),
+        reason=one.dead_reason,
+    )
 
 
 def row(one: Task | Listed) -> Reply:

@@ -410,6 +410,7 @@ def _fields(task: Task) -> dict[str, str]:
         "output": None if task.output is None else json.dumps(task.output),
         "files": json.dumps(task.files) if task.files else None,
         "checks": json.dumps(task.checks) if task.checks else None,
+        "labels": json.dumps(task.labels) if task.labels else None,
     }
     left_out = [name for name, text in bulky.items() if text is not None and len(text) > _FIELD_BYTES]
     fields |= {name: text for name, text in bulky.items() if name not in left_out}
@@ -432,6 +433,7 @@ def _task(fields: dict[str, str]) -> Task | None:
         output=json.loads(fields["output"]) if "output" in fields else None,
         files=tuple(json.loads(fields.get("files", "[]"))),
         checks=tuple(json.loads(fields.get("checks", "[]"))),
+        labels=tuple(json.loads(fields.get("labels", "[]"))),
         depends_on=tuple(json.loads(fields["depends_on"])),
         **{name: name in fields for name in _FLAGS},  # type: ignore[arg-type]
     )

@@ -45,6 +45,7 @@ class Item:
     output: dict[str, Any] | None = None
     files: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     origin_id: str | None = None
     created_at: datetime | None = None
     done_at: datetime | None = None

@@ -117,6 +117,7 @@ def _draft(item: Item, graph: Graph) -> Draft:
     done_when = _done_when(cleaner.value(item.done_when), context)
     files = only_fit(item.files, limits.path, limits.PATHS, cleaner)
     checks = only_fit(item.checks, limits.check, limits.CHECKS, cleaner)
+    labels = only_fit(item.labels, limits.label, limits.LABELS, cleaner)
     context, context_cut = cut_to_limit(context)
     output, output_cut = cut_to_limit(cleaner.value(item.output or {}))
     if context_cut or output_cut:
@@ -134,6 +135,7 @@ def _draft(item: Item, graph: Graph) -> Draft:
         done_when=done_when,
         files=files,
         checks=checks,
+        labels=labels,
         status=status,
         output=output if status is TaskStatus.DONE and item.output is not None else None,
         waived=frozenset(graph.waived[key]),

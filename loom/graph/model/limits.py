@@ -33,6 +33,7 @@ DEPENDENCIES = 1_000
 PATHS = 100
 PATH_CHARACTERS = 500
 CHECKS = 50
+LABELS = 20
 PAGE = 500
 
 NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -40,6 +41,7 @@ NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _WILDCARD = re.compile(r"[*?\[]")
 _CHECK_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # as the configuration has it
+_LABEL = re.compile(r"[a-z0-9._:/-]{1,64}")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LONG_INTEGER = re.compile(r"(?<!\d)\d{309}")  # no double has more digits before its point
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -232,6 +234,31 @@ def check(value: object) -> str:
         fault = f"names {texts.quote(text)}, which is no name of a check: 1 to 64 letters, digits, _ and -"
         _refuse("checks", fault, "Name one that the configuration has.")
     return text
+
+
+def labels(value: object, field: str = "labels") -> tuple[str, ...]:
+    """The labels of a task in their order, at most 20, each once; None is none. `field` names them in errors."""
+    found = tuple(sorted({label(one, field) for one in _list(value, field, 'Pass a list such as ["area:parser"].')}))
+    count_labels(len(found))
+    return found
+
+
+def label(value: object, field: str = "labels") -> str:
+    """A label: 1 to 64 of a-z, 0-9 and . _ : / -; capitals become small."""
+    text = _string(value, field).strip().lower()
+    if not _LABEL.fullmatch(text):
+        _refuse(
+            field,
+            f"has {texts.quote(text)}; a label has 1 to 64 of a-z, 0-9, and . _ : / -",
+            "Name it like area:parser.",
+        )
+    return text
+
+
+def count_labels(count: int) -> None:
+    """Refuses more than 20 labels of one task."""
+    if count > LABELS:
+        _refuse("labels", f"would be {count:,} labels; the limit is {LABELS}.", "Take one away first.")
 
 
 def count_checks(count: int) -> None:

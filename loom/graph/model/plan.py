@@ -30,7 +30,8 @@ PLAN_DEPTH = limits.JSON_DEPTH + 8  # a context may be as deep as ever, and stan
 _T = TypeVar("_T")
 
 FIELDS = (
-    "key", "title", "type", "parent", "depends_on", "priority", "context", "done_when", "files", "checks", "size",
+    "key", "title", "type", "parent", "depends_on", "priority", "context", "done_when", "files", "checks",
+    "labels", "size",
 )  # fmt: skip
 NEW = "new:"
 """What a path begins with that the task makes."""
@@ -51,6 +52,7 @@ class Draft:
     done_when: str | None = None
     files: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     # What follows only a plan sets.
     made: frozenset[str] = frozenset()
     """Those of `files` that the task makes, so that they need not be there."""
@@ -238,6 +240,7 @@ def _row(entry: Mapping[str, Any]) -> Draft:
         done_when=limits.done_when(entry.get("done_when")),
         files=limits.files(paths),
         checks=limits.checks(_listed(entry.get("checks"))),
+        labels=limits.labels(_listed(entry.get("labels"))),
         made=frozenset(made),
         unfit=unfit,
     )

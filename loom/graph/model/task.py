@@ -96,6 +96,8 @@ class Task:
     """Its acceptance criteria."""
     files: tuple[str, ...] = ()
     """The paths that it is about, relative to the repository's root; a directory stands for all below it."""
+    labels: tuple[str, ...] = ()
+    """Words that it is found by, such as `area:parser`."""
     checks: tuple[str, ...] = ()
     """The names of the checks that it is done only with, beside those that every task needs."""
     depends_on: tuple[str, ...] = ()
@@ -150,6 +152,7 @@ class Task:
             output=None if output is None else json.loads(output),
             done_when=record["done_when"],
             files=tuple(record["files"]),
+            labels=tuple(record["labels"]),
             checks=tuple(record["checks"]),
             depends_on=tuple(record["depends_on"]),
             ready_at=record["ready_at"],

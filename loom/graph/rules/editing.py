@@ -41,6 +41,9 @@ class Edit:
     checks: tuple[str, ...] = ()
     no_files: bool = False
     no_checks: bool = False
+    labels: tuple[str, ...] = ()
+    """Added to those that it has, once those in `unlabel` are taken away."""
+    unlabel: tuple[str, ...] = ()
 
     @property
     def binds(self) -> bool:
@@ -101,8 +104,13 @@ async def update(tx: Transaction, task_id: str, edit: Edit, holder: Holder) -> O
         changed = replace(changed, waiting=await store.waiting(tx, task_id))
         changed, event = await _follow_waiting(tx, changed)
     files, checks = _held_to(task, edit)
-    saved = await store.update_task(tx, changed, context=edit.context, files=files, checks=checks)
-    told = _told("files", task.files, saved.files) | _told("checks", task.checks, saved.checks)
+    labels = _labelled(task, edit)
+    saved = await store.update_task(tx, changed, context=edit.context, files=files, checks=checks, labels=labels)
+    told = {
+        name: said
+        for field in ("files", "checks", "labels")
+        for name, said in _told(field, getattr(task, field), getattr(saved, field)).items()
+    }
     tx.changed(saved, event, agent=holder.agent, data=told)
     freed: tuple[str, ...] = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
     if saved.status is TaskStatus.EPIC:
@@ -292,6 +300,13 @@ def _held_to(task: Task, edit: Edit) -> tuple[tuple[str, ...] | None, tuple[str,
     limits.count_paths(len(files))
     limits.count_checks(len(checks))
     return files if files != task.files else None, checks if checks != task.checks else None
+
+
+def _labelled(task: Task, edit: Edit) -> tuple[str, ...] | None:
+    """The labels that a task has after an edit, in their order; None where they stay."""
+    labels = tuple(sorted({one for one in task.labels if one not in edit.unlabel} | set(edit.labels)))
+    limits.count_labels(len(labels))
+    return labels if labels != task.labels else None
 
 
 def _told(field: str, before: Sequence[str], after: Sequence[str]) -> dict[str, dict[str, list[str]]]:

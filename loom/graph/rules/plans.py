@@ -103,6 +103,7 @@ def _rows(
                 done_at=draft.done_at,
                 files=draft.files,
                 checks=checks[task_id],
+                labels=draft.labels,
             )
         )
     return rows

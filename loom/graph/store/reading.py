@@ -362,12 +362,17 @@ async def graph(connection: Connection, project_id: str, *, root: str | None, li
             root,
         )
     tasks = [Task.from_record(record) for record in records]
+    return await graph_of(connection, project_id, tasks, more=(records[0]["total"] if records else 0) - len(tasks))
+
+
+async def graph_of(connection: Connection, project_id: str, tasks: list[Task], *, more: int) -> GraphView:
+    """The same of tasks that were found already. `more`: how many of them were left out."""
     edges = await _edges(connection, project_id, [task.id for task in tasks])
     unfinished = {task.id for task in tasks if not task.status.finished}
     seen = {task_id for task_id, target, waived in edges if target in unfinished and not waived}
     unseen = [task.id for task in tasks if task.status is TaskStatus.BLOCKED and task.id not in seen]
     waits = await blockers(connection, project_id, unseen)
-    return GraphView(tasks, edges, (records[0]["total"] if records else 0) - len(tasks), waits)
+    return GraphView(tasks, edges, more, waits)
 
 
 COUNTED = 10_000

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FIELDS = (
     "project_id, id, title, status, priority, version, created_at, updated_at, assignee, parent_id, context, output,"
     " done_when, ready_at, claimed_at, done_at, attempt, max_attempts, claim_token, lease_expires_at, deadline_at,"
-    " retry_at, dead_reason, lapsed, origin_id, waiting, files, checks, landing_token"
+    " retry_at, dead_reason, lapsed, origin_id, waiting, files, checks, labels, landing_token"
 )
 
 # A task's row as `Task.from_record` wants it, read from `t`.
@@ -136,10 +136,11 @@ async def update_task(
     output: str | None = None,
     files: Sequence[str] | None = None,
     checks: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Task:
     """Writes the fields of a locked task that can change, raises its version and returns it as it is now.
 
-    `context` and `output` are JSON text; they, `files` and `checks` stay as they are stored where they are left out, so
+    `context` and `output` are JSON text; they and the lists stay as they are stored where they are left out, so
     that bulky values are not written again.
     """
     record = await tx.connection.fetchrow(
@@ -149,6 +150,7 @@ async def update_task(
                ready_at = $10, done_at = $11, lease_expires_at = $12, retry_at = $13, dead_reason = $14,
                done_when = $15, context = coalesce($16::jsonb, context), output = coalesce($17::jsonb, output),
                files = coalesce($18::text[], files), checks = coalesce($19::text[], checks),
+               labels = coalesce($20::text[], labels),
                version = version + 1, updated_at = loom_now()
          where project_id = $1 and id = $2
         returning {COLUMNS}
@@ -172,6 +174,7 @@ async def update_task(
         output,
         files,
         checks,
+        labels,
     )
     assert record is not None, "update_task takes a task that is locked"
     return Task.from_record(record)
@@ -234,6 +237,7 @@ class NewTask:
     done_at: datetime | None = None
     files: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 async def draw_ids(tx: Transaction, count: int) -> list[str]:
@@ -268,6 +272,7 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
         task.done_when,
         task.files,
         task.checks,
+        task.labels,
         agent,
     )
     if record is None:
@@ -282,13 +287,13 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
 _CREATE = f"""
 with created as (
     insert into tasks (project_id, id, title, status, priority, max_attempts, waiting, parent_id, context, done_when,
-                       files, checks, ready_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, case when $4 = 'pending' then loom_now() end)
+                       files, checks, labels, ready_at)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, case when $4 = 'pending' then loom_now() end)
     on conflict (project_id, id) do nothing
     returning {_FIELDS}
 ), logged as (
     insert into events (project_id, type, task_id, status, version, agent)
-    select project_id, 'task.created', id, status, version, $13 from created
+    select project_id, 'task.created', id, status, version, $14 from created
     returning xid::text as event_xid, id as event_id
 )
 select c.*, l.event_xid, l.event_id from created c, logged l
@@ -304,13 +309,14 @@ async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, T
         "tasks",
         columns=[
             "project_id", "id", "title", "status", "priority", "max_attempts", "waiting", "parent_id", "context",
-            "output", "done_when", "origin_id", "files", "checks", "created_at", "updated_at", "ready_at", "done_at",
+            "output", "done_when", "origin_id", "files", "checks", "labels",
+            "created_at", "updated_at", "ready_at", "done_at",
         ],
         records=[
             (
                 tx.project_id, task.id, task.title, str(task.status), _rank(task.priority), task.max_attempts,
                 task.waiting, task.parent_id, task.context, task.output, task.done_when, task.origin_id,
-                task.files, task.checks, task.created_at or moment, moment,
+                task.files, task.checks, task.labels, task.created_at or moment, moment,
                 moment if task.status is TaskStatus.PENDING else None,
                 (task.done_at or moment) if task.status.finished else None,
             )

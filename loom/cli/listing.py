@@ -1,0 +1,119 @@
+"""Commands that look for tasks: by words, by what they are, by who is at them."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from loom import replies
+from loom.cli.output import dim, plural, status, table
+from loom.cli.shared import Command, Reply, answer, limit_option
+from loom.graph.front import Loom
+from loom.graph.model.filters import STATES
+from loom.texts import one_line, shorten
+
+_COLUMNS = ("id", "status", "priority", "title", "holder", "labels", "age", "done_at", "waits_for", "reason")
+_WAITS = 3  # things that a row names
+_MINUS = {"ignore_unknown_options": True}  # -label:later is the opposite of a part of a filter
+
+
+@click.command("list", cls=Command, context_settings=_MINUS)
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
+@click.option("--status", "states", multiple=True, metavar="STATE", help=f"One of {', '.join(STATES)}, open, finished.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="With any of these labels.")
+@click.option("--priority", multiple=True, metavar="p0|p1|p2")
+@click.option("--epic", metavar="TASK", help="Below this epic.")
+@click.option("--holder", metavar="AGENT", help="Held by this agent, or held last.")
+@click.option("--waits-for", metavar="TASK", help="What waits for this task.")
+@click.option("--file", metavar="PATH", help="What touches this path.")
+@click.option("--age", metavar="<2h|>7d", help="Made within, or before.")
+@click.option("--changed", metavar="<2h|>7d", help="Last changed within, or before.")
+@click.option("--finished", metavar="<2h|>7d", help="Done or cancelled within, or before.")
+@limit_option(50)
+@click.option("--ids", is_flag=True, help="Print ids only, one a line, for other commands.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values with a head line.")
+def list_(words: tuple[str, ...], limit: int, ids: bool, as_csv: bool, **given: Any) -> None:
+    """List tasks: all, or those that FILTER and the options ask for.
+
+    FILTER is words to look for in titles, criteria and context, and `key:value` for each of the options, such as
+    `parser status:ready,claimed -label:later age:>7d`. A minus is the opposite, "quotes" keep words together. What is
+    in work comes first, then what is ready, has failed, waits, and was finished last."""
+    _list(" ".join([*words, *_pairs(given)]), limit, ids=ids, as_csv=as_csv)
+
+
+@click.command(cls=Command, context_settings=_MINUS)
+@click.argument("words", nargs=-1, required=True, metavar="WORDS...")
+@limit_option(50)
+@click.option("--ids", is_flag=True, help="Print ids only, one a line, for other commands.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values with a head line.")
+def search(words: tuple[str, ...], limit: int, ids: bool, as_csv: bool) -> None:
+    """Look for WORDS in titles, criteria and context, as `loom list` does."""
+    _list(" ".join(words), limit, ids=ids, as_csv=as_csv)
+
+
+def _list(text: str, limit: int, *, ids: bool, as_csv: bool) -> None:
+    if ids and as_csv:
+        raise click.UsageError("Give --ids or --csv, not both.")
+    if strange := next((word for word in text.split() if word.startswith("--")), None):
+        raise click.NoSuchOption(strange)
+
+    async def work(loom: Loom) -> Reply:
+        return replies.found(await loom.find(text, limit=limit))
+
+    def lines(reply: Reply) -> Iterator[str]:
+        if ids:
+            yield from (one["id"] for one in reply["tasks"])
+        elif as_csv:
+            _write_csv(reply["tasks"])
+        else:
+            yield from _rows(reply)
+
+    answer(work, lines)
+
+
+def _pairs(given: Mapping[str, Any]) -> Iterator[str]:
+    """The options as the filter's own words."""
+    for name, value in given.items():
+        key = {"states": "status", "labels": "label"}.get(name, name.replace("_", "-"))
+        values = [value] if isinstance(value, str) else list(value or ())
+        if any('"' in one or "," in one or " " in one for one in values):
+            raise click.UsageError(f"--{key} takes one value at a time, without quotes and spaces.")
+        if values:
+            yield f"{key}:{','.join(values)}"
+
+
+def _rows(reply: Reply) -> Iterator[str]:
+    rows = [
+        [one["id"], status(one["status"]), one["priority"], one["age"], one_line(one["title"]) + _more(one)]
+        for one in reply["tasks"]
+    ]
+    yield from table(rows)
+    if "more" in reply:
+        yield dim(f"{plural(len(rows), 'task')} shown, and there are more: --limit N, or say more")
+    if "note" in reply:
+        yield dim(reply["note"])
+
+
+def _more(one: Mapping[str, Any]) -> str:
+    """What stands behind a title: labels, who is at it, what it waits for, why it has failed."""
+    parts = [f"[{', '.join(one['labels'])}]"] if "labels" in one else []
+    if "holder" in one:
+        parts.append(one["holder"])
+    if waits := one.get("waits_for"):
+        further = f" and {len(waits) - _WAITS} more" if len(waits) > _WAITS else ""
+        parts.append(f"waits for {', '.join(waits[:_WAITS])}{further}")
+    if "reason" in one:
+        parts.append(shorten(one_line(one["reason"]), 80))
+    return "".join(dim(f"  {part}") for part in parts)
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for one in rows:
+        values = (one.get(column, "") for column in _COLUMNS)
+        writer.writerow("; ".join(value) if isinstance(value, list) else one_line(str(value)) for value in values)

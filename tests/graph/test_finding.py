@@ -1,0 +1,153 @@
+"""Finding tasks: what the language of filters says, what a filter finds, and what a page costs among very many."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.db.connection import Pool
+from loom.exceptions import InvalidInputError
+from loom.graph.front import Loom
+from loom.graph.model import filters
+from loom.graph.model.filters import Filter, Span
+from loom.graph.model.task import Priority
+from loom.graph.store import listing
+from tests.graph.test_scale import buffers, fill
+
+_DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("", Filter()),
+        ("parser", Filter(words="parser")),
+        ('"left recursion" -later', Filter(words='"left recursion" -later')),
+        ("status:ready", Filter(states=("ready",))),
+        ("status:pending", Filter(states=("ready",))),
+        ("status:finished,ready", Filter(states=("done", "cancelled", "ready"))),
+        ("-status:done", Filter(not_states=("done",))),
+        ("label:UI,area:parser -label:later", Filter(labels=("ui", "area:parser"), not_labels=("later",))),
+        ("priority:p0 priority:P1", Filter(priorities=(Priority.P0, Priority.P1))),
+        ("age:>7d changed:<2h finished:<1w", Filter(age=Span(7 * _DAY, within=False), changed=Span(7200, within=True),
+                                                     finished=Span(7 * _DAY, within=True))),
+        ("holder:ada/1 file:src/a.py", Filter(holder="ada/1", file="src/a.py")),
+        ('fix "status:ready"', Filter(words='fix "status:ready"')),
+    ],
+)  # fmt: skip
+def test_what_a_filter_says(text: str, meant: Filter) -> None:
+    assert filters.parse(text) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("colour:red", "knows no “colour”"),
+        ("status:asleep", "no status “asleep”"),
+        ("-holder:ada", "no opposite of holder"),
+        ("holder:ada holder:bob", "holder twice"),
+        ("age:7d", "no time in “7d”"),
+        ('"open', "without its other one"),
+        ("epic:loom-1", "no task id"),
+        ("label:" + ",".join("a" * 60), "60 values"),
+        ("x" * 1001, "1,001 characters"),
+    ],
+)
+def test_a_filter_that_means_nothing_is_refused_in_a_sentence(text: str, part: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        filters.parse(text)
+    assert part in str(refused.value)
+
+
+async def _titles(loom: Loom, text: str) -> list[str]:
+    return sorted(task.title for task in (await loom.find(text)).tasks)
+
+
+async def test_what_a_filter_finds(loom: Loom) -> None:
+    epic = await loom.create("All of it", epic=True)
+    parse = await loom.create(
+        "Write the parser", labels=["area:parser"], files=["src/parse/"], parent_id=epic.id, priority="p0"
+    )
+    lex = await loom.create("Split into words", context={"note": "the parsers need it"}, files=["src/lex.py"])
+    late = await loom.create("Print errors", depends_on=[parse.id], labels=["later", "ui"], done_when="with a caret")
+    gone = await loom.create("Never")
+    await loom.cancel(gone.id)
+    await loom.claim(lex.id, agent_id="ada")
+    for text, found in (
+        ("", ["All of it", "Never", "Print errors", "Split into words", "Write the parser"]),
+        ("status:open", ["All of it", "Print errors", "Split into words", "Write the parser"]),
+        ("status:ready", ["Write the parser"]),
+        ("status:blocked", ["Print errors"]),
+        ("-status:open", ["Never"]),
+        ("parsers", ["Split into words", "Write the parser"]),
+        ("caret", ["Print errors"]),
+        ("parser -write", ["Split into words"]),
+        ("label:ui", ["Print errors"]),
+        ("label:ui,area:parser -label:later", ["Write the parser"]),
+        ("-label:later status:open", ["All of it", "Split into words", "Write the parser"]),
+        ("priority:p0", ["Write the parser"]),
+        (f"epic:{epic.id}", ["Write the parser"]),
+        ("holder:ada", ["Split into words"]),
+        ("holder:bob", []),
+        (f"waits-for:{parse.id}", ["Print errors"]),
+        (f"waits-for:{late.id}", []),
+        ("file:src/parse/rules.py", ["Write the parser"]),
+        ("file:src", ["Split into words", "Write the parser"]),
+        ("file:src/lex.py", ["Split into words"]),
+        ("file:src/le", []),
+        ("age:<1h parser", ["Split into words", "Write the parser"]),
+        ("age:>1h", []),
+        ("finished:<1h", ["Never"]),
+    ):
+        assert await _titles(loom, text) == found, text
+
+
+async def test_what_is_found_follows_what_is_changed(loom: Loom) -> None:
+    task = await loom.create("Old words", labels=["a", "b"], files=["old.py"])
+    await loom.update(task.id, title="New words", labels=["c"], unlabel=["a"], files=["new.py"], no_files=True)
+    assert (await loom.get(task.id)).task.labels == ("b", "c")
+    for text, there in (("old", False), ("new", True), ("label:a", False), ("label:c", True), ("file:old.py", False),
+                        ("file:new.py", True)):  # fmt: skip
+        assert bool(await _titles(loom, text)) is there, text
+    planted = await loom.apply_plan({"tasks": [{"title": "Planted turnips", "labels": ["garden"]}]})
+    assert await _titles(loom, "turnip") == ["Planted turnips"]
+    assert planted[0].labels == ("garden",)
+
+
+async def test_a_task_has_at_most_twenty_labels(loom: Loom) -> None:
+    task = await loom.create("Labelled", labels=[f"n{number}" for number in range(20)])
+    with pytest.raises(InvalidInputError, match="limit is 20"):
+        await loom.update(task.id, labels=["one-more"])
+    for bad in ("two words", "", "ü", "x" * 65):
+        with pytest.raises(InvalidInputError, match="a label has"):
+            await loom.update(task.id, labels=[bad])
+
+
+async def test_what_is_in_work_comes_first_and_a_page_says_whether_there_is_more(loom: Loom) -> None:
+    for number in range(5):
+        await loom.create(f"Ready {number}")
+    claimed = await loom.claim(agent_id="ada")
+    assert claimed is not None
+    page = await loom.find("status:open", limit=3)
+    assert page.tasks[0].id == claimed.task.id
+    assert len(page.tasks) == 3
+    assert page.more
+    assert not (await loom.find("status:open")).more
+
+
+async def test_a_page_says_what_those_that_wait_wait_for(loom: Loom) -> None:
+    first = await loom.create("First")
+    second = await loom.create("Second", depends_on=[first.id])
+    page = await loom.find("status:blocked")
+    assert [one.id for one in page.blockers[second.id]] == [first.id]
+
+
+async def test_a_page_looks_at_a_bounded_part_of_very_many(loom: Loom, pool: Pool) -> None:
+    await fill(loom, pool, 20_000)
+    await pool.execute("vacuum analyze task_texts")
+    for text in (
+        "", "status:open", "status:ready priority:p2", "number", "number status:blocked", "4711", "label:none",
+        "holder:nobody", "file:src/none.py", "finished:<1h", "age:>1w", "waits-for:loom-00000000", "-label:x",
+    ):  # fmt: skip
+        query, arguments = listing.statement(loom.project_id, filters.parse(text), 50)
+        assert await buffers(pool, query, *arguments) <= 4 * listing.LOOKED_AT, text
+        assert all(row["looked_at"] <= listing.LOOKED_AT for row in await pool.fetch(query, *arguments))
