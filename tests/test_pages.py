@@ -70,6 +70,8 @@ def test_the_commands_are_there_with_their_options(name: str) -> None:
             found = command.get_command(context, words.pop(0))
             assert found is not None, f"there is no such command: {line}"
             command, context = found, click.Context(found, parent=context)
+        if isinstance(command, click.Group) and (default := getattr(command, "default", None)):
+            command = command.commands[default]  # which the group runs where none is named
         command.make_parser(context).parse_args(words)  # refuses what it does not know
 
 

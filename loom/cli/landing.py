@@ -21,9 +21,11 @@ from loom.texts import one_line, shorten
 class _Landing(Group):
     """A group that shows the queue where no command of it is named."""
 
+    default = "show"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
-            args = ["show", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
