@@ -184,6 +184,16 @@ class Redis(Server):
         self._start(find_redis(None).path, *options)
         _until(lambda: ask_redis(self.url) is Answer.READY)
 
+    def start_sentinel(self) -> None:
+        """Returns when it answers as a Sentinel, which watches nobody."""
+        self.place.mkdir(exist_ok=True)
+        settings = self.place / "sentinel.conf"  # which it writes to itself
+        settings.write_text(f"port 0\nunixsocket {self.socket}\npidfile {self.pid_file}\ndir {self.place}\n")
+        _own(self.place, self.who)
+        self.place.chmod(0o755)
+        self._start(find_redis(None).path, settings, "--sentinel", "--set-proc-title", "no")
+        _until(lambda: ask_redis(self.url) is Answer.READY)
+
 
 class PgBouncer(Server):
     """A pooler before a server of PostgreSQL, with few connections to lend."""

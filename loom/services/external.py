@@ -44,7 +44,8 @@ def check(config: LoomConfig) -> list[ServerHealth]:
     where = endpoints(config)
 
     def health(name: str, url: str, answer: Answer, key: str) -> ServerHealth:
-        hint = "" if answer is Answer.READY else f"It {answer}; start it, or correct `{key}` (`loom config show`)."
+        mend = "name the file of its CA as ssl_ca_certs in" if answer is Answer.UNTRUSTED else "start it, or correct"
+        hint = "" if answer is Answer.READY else f"It {answer}; {mend} `{key}` (`loom config show`)."
         return ServerHealth(name, answer is Answer.READY, None, texts.mask(url), hint)
 
     return [

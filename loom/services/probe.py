@@ -10,12 +10,17 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 _CANNOT_CONNECT_NOW = b"C57P03\0"  # the code in PostgreSQL's error while it starts, recovers or stops
 
 
+class _UntrustedError(OSError):
+    """A server's certificate is not signed by anybody who is trusted."""
+
+
 class Answer(StrEnum):
     """What came back; the value completes the sentence "the server ..."."""
 
     READY = "answers"
     STARTING = "is starting or stopping"
     REFUSED = "refuses the password"
+    UNTRUSTED = "shows a certificate that is not trusted here"
     SILENT = "does not answer"
 
 
@@ -82,6 +87,8 @@ def ask_redis(url: str, timeout: float = 2.0) -> Answer:
             reply = b""
             while reply.count(b"\r\n") < len(commands) and (more := connection.recv(4096)):
                 reply += more
+    except _UntrustedError:
+        return Answer.UNTRUSTED
     except (OSError, ValueError):  # ValueError: a port that is no number
         return Answer.SILENT
     if b"-LOADING" in reply:
@@ -117,7 +124,10 @@ def _connected(place: str | tuple[str, int], timeout: float, *, tls: dict[str, s
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if "ssl_certfile" in tls:
             context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile"))
-        return context.wrap_socket(connection, server_hostname=place[0])
+        try:
+            return context.wrap_socket(connection, server_hostname=place[0])
+        except ssl.SSLCertVerificationError as error:
+            raise _UntrustedError(str(error)) from None
     return connection
 
 

@@ -448,7 +448,7 @@ def _facts(info: Any) -> dict[str, Any]:
 
 def _why_no_mirror(facts: Mapping[str, Any]) -> str | None:
     """Why a Redis that answers is no mirror, from its INFO; None: it may be one."""
-    if facts.get("redis_mode") == "sentinel":
+    if "sentinel" in (facts.get("redis_mode"), facts.get("server_mode")):  # the second is Valkey's name for it
         return "This is the port of a Sentinel, which Loom does not speak to: name the primary itself."
     if str(facts.get("cluster_enabled")) == "1":
         return "This is a node of a Redis Cluster, which Loom does not support yet: name a single server."
