@@ -106,7 +106,8 @@ class Landing:
         self.told: list[JobProgress] = []
         self.said: list[str] = []
         words = command_line(["sh", "-c", textwrap.dedent(script)])
-        self.workers = Workers(loom, words, land=True, tell=self.told.append, say=self.said.append, **options)
+        chosen = {"land": True} | options
+        self.workers = Workers(loom, words, tell=self.told.append, say=self.said.append, **chosen)
 
     async def finish(self) -> list[Any]:
         async with asyncio.timeout(60):
@@ -356,6 +357,23 @@ async def test_a_target_of_ones_own_that_is_checked_out_moves_with_its_files(
     assert (shop.root / "a.txt").read_text() == "x\n"
     assert shop.git("log", "-1", "--format=%(trailers:key=Loom-Task,valueonly)").strip() == task.id
     assert shop.git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("worktrees", [True, False])
+async def test_what_does_not_land_is_proven_all_the_same(
+    shop: Shop, loom: Loom, worker: Any, seen: Path, worktrees: bool
+) -> None:
+    task = await loom.create("A")
+    script = f"""
+        n=$(($(ls {seen} | wc -l) + 1)); cat > {seen}/told-$n
+        if test $n = 1; then echo x > a.bug; else rm a.bug; fi
+    """
+    work = Landing(worker(), script, land=False, worktrees=worktrees)
+    assert await work.finish() == []
+    assert work.steps(task) == ["started", "sent back", "done"]
+    assert "found ['a.bug']" in (seen / "told-2").read_text()
+    assert f"{task.id} is not proven" in (seen / "told-2").read_text()
+    assert (await task_now(loom, task)).attempt == 1
 
 
 # --- as a command, killed ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loom.landing.report import Reports
 from loom.landing.worktrees import Worktrees, branch_of
 from loom.orchestration.workers.prompt import Setting
 from loom.orchestration.workers.resting import Rest
@@ -67,6 +68,7 @@ class Bench:
     words: Sequence[str]  # the program, and what the user adds
     loom_words: Sequence[str]  # what starts Loom
     trees: ProcessTrees  # of the commands that run
+    reports: Reports  # what proves work that does not land
     reviewer: Reviewer | None  # None: nothing is reviewed
     worktrees: Worktrees | None  # None: commands run where this process does
     shore: Shore | None  # None: nothing lands

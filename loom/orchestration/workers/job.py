@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom.background import end as end_tasks
 from loom.exceptions import (
+    CheckFailedError,
     CommandError,
     ConfigError,
     DatabaseUnavailableError,
@@ -49,6 +50,7 @@ from loom.process import environment
 
 if TYPE_CHECKING:
     from loom.graph.rules.claims import Outcome
+    from loom.graph.rules.proofs import Proven
     from loom.graph.store import Claim
     from loom.graph.store.landings import Landing
 
@@ -67,6 +69,13 @@ class _Ask:
 
     text: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """Where the proofs are of work that does not land; None: it needs none."""
+
+    proven: Proven | None
 
 
 class Job:
@@ -305,18 +314,18 @@ class Job:
     async def _take(self, turn: Turn, output: dict[str, Any]) -> _Report | _Ask:
         """What becomes of an output that was handed in or reported while the claim is held."""
         shore, reviewer, note = self._bench.shore, self._bench.reviewer, ""
-        brought = None if shore is None else await self._bring(shore, turn, output)
-        if not (brought is None or isinstance(brought, Ready)):
+        brought = await (self._prove(turn, output) if shore is None else self._bring(shore, turn, output))
+        if not isinstance(brought, Ready | _Proven):
             return brought
         if reviewer is not None:
             reviewed = await self._accept(reviewer, turn, output)
             if not isinstance(reviewed, Review):
                 return reviewed
             output, note = reviewed.noted_in(output), f"accepted: {reviewed.summary}"
-        if shore is not None and brought is not None:
+        if shore is not None and isinstance(brought, Ready):
             return await self._enter(shore, brought, output, note)
         await self._tidy()
-        return await self._done(output, note)
+        return await self._done(output, note, brought.proven if isinstance(brought, _Proven) else None)
 
     async def _accept(self, reviewer: Reviewer, turn: Turn, output: dict[str, Any]) -> Review | _Report | _Ask:
         """The review that has accepted an output, or what becomes of it instead."""
@@ -386,13 +395,30 @@ class Job:
         shared = isinstance(error, ProofMissingError) and not self._task.checks
         return shared or isinstance(error, TargetError | ConfigError)
 
-    # --- landing ------------------------------------------------------------------------------------------------------
+    # --- proving and landing ------------------------------------------------------------------------------------------
+
+    async def _prove(self, turn: Turn, output: dict[str, Any]) -> _Proven | _Report | _Ask:
+        """Proves what lies there, where the task needs that and does not land, or says what the agent has to mend."""
+
+        async def prove() -> _Proven | Back:
+            try:
+                return _Proven(await self._bench.reports.proven(self._task, self._worktree, self._agent))
+            except CheckFailedError as red:
+                return Back(red.cause, "\n\n".join(f"{one['name']}:\n{one.get('tail', '')}" for one in red.checks))
+
+        found = await self._while_held(prove, turn, output, "proven", "being proven")
+        if not isinstance(found, Back):
+            return found
+        self._mended += 1
+        if self._mended > _MENDED:
+            return await self._give_up(found, output)
+        return _Ask(sent_back(self._setting, found), found.why)
 
     async def _bring(self, shore: Shore, turn: Turn, output: dict[str, Any]) -> Ready | _Report | _Ask:
         """Commits, merges and proves what the agent has left, or says what he has to mend."""
         tree = self._worktree
         assert tree is not None, "what lands has a worktree"
-        self._tell(JobPhase.PROVING)
+        self._tell(JobPhase.PROVING, ", ".join(shore.checks(self._task)))
 
         async def bring() -> Ready | Back:
             return await shore.bring(tree, self._task, self._agent, idle=self._idle)
@@ -403,13 +429,17 @@ class Job:
         self._idle = self._idle or found.nothing
         self._mended += 1
         if self._mended > _MENDED:
-            await self._tidy()
-            return await self._fail(f"{found.why} {found.note}".strip()[:_REASON_CHARACTERS], output)
+            return await self._give_up(found, output)
         try:
             await self._shift.asked(lambda: shore.send_back(self._task, self._agent, tree, found))
         except LoomError:
             return await self._report(turn)
         return _Ask(sent_back(self._setting, found), found.why)
+
+    async def _give_up(self, back: Back, output: dict[str, Any]) -> _Report:
+        """Has the attempt fail over what the agent has not mended."""
+        await self._tidy()
+        return await self._fail(f"{back.why} {back.note}".strip()[:_REASON_CHARACTERS], output)
 
     async def _enter(self, shore: Shore, ready: Ready, output: dict[str, Any], note: str) -> _Report:
         """Puts proven work into the queue, or finishes what brings nothing."""
@@ -477,9 +507,11 @@ class Job:
             with suppress(LoomError):  # what cannot be removed stays
                 await self._bench.worktrees.drop(self._worktree)
 
-    async def _done(self, output: dict[str, Any], note: str = "") -> _Report:
-        task = self._task
-        return await self._said(JobPhase.DONE, lambda: self._loom.done(task.id, output, token=task.claim_token), note)
+    async def _done(self, output: dict[str, Any], note: str = "", proven: Proven | None = None) -> _Report:
+        task, token = self._task, self._task.claim_token
+        return await self._said(
+            JobPhase.DONE, lambda: self._loom.done(task.id, output, token=token, proven=proven), note
+        )
 
     async def _fail(self, why: str, output: dict[str, Any] | None = None) -> _Report:
         """Says that the task has failed. `output`: what was handed in and does not count."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loom.background import Backoff, end
-from loom.exceptions import CommandError, LoomError, ProofMissingError, TargetError
+from loom.exceptions import LoomError, ProofMissingError, TargetError
 from loom.graph.rules import landings as rules
 from loom.graph.rules.claims import Holder
 from loom.graph.store import landings
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from loom.orchestration.workers.shift import Shift
 
 _LOOKS = 1.0  # seconds between two looks at what waits
-_GIT_REFUSES = (5.0, 60.0)  # seconds to rest when git refuses to land: at first, at most
-_REFUSALS = 5  # in a row, after which that is no passing trouble
+_TROUBLE = (5.0, 60.0)  # seconds to rest when landing fails, as on a full disk: at first, at most
+_FAILURES = 5  # in a row, after which that is no passing trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,10 @@ class Shore:
     async def tip(self) -> str:
         """Where the target stands. Raises TargetError, CommandError."""
         return await self._lander.tip()
+
+    def checks(self, task: Task) -> tuple[str, ...]:
+        """The names of the checks that a task's work has to pass."""
+        return tuple(dict.fromkeys((*checks.every(self._loom.config), *task.checks)))
 
     # --- one claim's work ---------------------------------------------------------------------------------------------
 
@@ -197,22 +201,20 @@ class Shore:
 
     async def run(self) -> None:
         """Lands what waits, and looks what became of this process's own, until the shift is over."""
-        backoff, refusals = Backoff(*_GIT_REFUSES), 0
+        backoff, failures = Backoff(*_TROUBLE), 0
         while not self._shift.over:
             try:
                 await self._shift.asked(self._land)
                 backoff.renew()
-                refusals = 0
+                failures = 0
             except (TargetError, ProofMissingError) as error:
                 self._shift.end(error)
-            except CommandError as error:
-                refusals += 1
+            except LoomError as error:
+                failures += 1
                 self._say_once(str(error))
-                if refusals >= _REFUSALS:
+                if failures >= _FAILURES:
                     self._shift.end(error)
                 await self._shift.until(timeout=backoff.rest())
-            except LoomError as error:
-                self._shift.end(error)
             await self.look()
             entered = asyncio.create_task(self._entered.wait())
             await self._shift.until(entered, timeout=_LOOKS)

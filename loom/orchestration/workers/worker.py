@@ -30,6 +30,8 @@ from loom.graph.store.landings import LandingState
 from loom.landing.baseline import baseline
 from loom.landing.lander import Lander
 from loom.landing.proving import Prover
+from loom.landing.report import Reports
+from loom.landing.target import OWN
 from loom.landing.worktrees import Worktrees
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.workers.bench import Bench, JobPhase, JobProgress
@@ -164,7 +166,10 @@ class Workers:
         with tempfile.TemporaryDirectory(prefix="loom-work-") as scratch:
             bench = self._bench(ProcessTrees(), await self._worktrees(), Path(scratch))
             errand = bench.errand(claim, self._free[0], Path.cwd(), None)
-            return self._runner.start(errand), prompt(claim, bench.setting(errand))
+            setting = bench.setting(errand)
+            if self._lands:
+                setting = replace(setting, target=self._target or self._loom.config.landing.target or OWN)
+            return self._runner.start(errand), prompt(claim, setting)
 
     async def run(self) -> list[Left] | None:
         """Works until nothing can be done or waited for any more, and returns what is left unfinished; None when
@@ -184,6 +189,7 @@ class Workers:
             trees = stack.enter_context(ProcessTrees())
             scratch = tempfile.TemporaryDirectory(prefix="loom-work-", ignore_cleanup_errors=True)
             bench = self._bench(trees, worktrees, Path(stack.enter_context(scratch)))
+            stack.push_async_callback(bench.reports.close)
             beside = [asyncio.create_task(self._shore.run())] if self._shore else []
             try:
                 left = await self._until_nothing_is_left(bench)
@@ -211,6 +217,7 @@ class Workers:
             words=self._command,
             loom_words=loom_words(),
             trees=trees,
+            reports=Reports(self._loom),
             reviewer=self._reviewer,
             worktrees=worktrees,
             scratch=scratch,
