@@ -163,9 +163,20 @@ class Models:
     script: Callable[[Request], Turn]
     requests: list[Request] = field(default_factory=list)
 
+    failures: list[Exception] = field(default_factory=list)  # of the script
+
     @property
     def asked(self) -> list[Request]:
         return [one for one in self.requests if one.shell]
+
+    def answer(self, request: Request) -> Turn:
+        """The next turn. A script that fails ends the agent's run, and is told of where the models were made."""
+        self.requests.append(request)
+        try:
+            return self.script(request) if request.shell else say("ok")
+        except Exception as failure:
+            self.failures.append(failure)
+            return error(400, "invalid_request_error", "The script has failed.")
 
 
 @contextmanager
@@ -179,8 +190,7 @@ def serving(script: Callable[[Request], Turn]) -> Iterator[Models]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])) or b"{}")
             request = Request(self.path, body, {name.lower(): value for name, value in self.headers.items()})
-            models.requests.append(request)
-            turn = models.script(request) if request.shell else say("ok")
+            turn = models.answer(request)
             time.sleep(turn.hangs)
             self.close_connection = True
             try:
@@ -222,6 +232,8 @@ def serving(script: Callable[[Request], Turn]) -> Iterator[Models]:
         server.shutdown()
         server.server_close()
         thread.join()
+    if models.failures:
+        raise models.failures[0]
 
 
 def _names(tool: Object) -> Iterator[str]:

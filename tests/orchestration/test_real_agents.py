@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,6 +211,47 @@ async def test_what_a_check_refuses_is_mended_before_it_is_done(house: House) ->
     assert (await task_now(house.loom, task)).output == {"second": True}, printed
     assert status == 0, printed
     assert "b.py has another y" in asked[2].results[-1]
+
+
+async def test_what_a_check_refuses_goes_back_and_lands_the_second_time(house: House) -> None:
+    task = await house.loom.create("Add b.py")
+    status, printed, asked = await house.work(
+        run("echo 'y = 3' > b.py"),
+        mcp("loom_done", task_id=task.id, output={"first": True}),
+        say("It is done."),
+        run("echo 'y = 2' > b.py"),
+        mcp("loom_done", task_id=task.id, output={"second": True}),
+        say("It is done now."),
+        words=["--land"],
+    )
+    found = await task_now(house.loom, task)
+    assert (status, found.status, found.attempt) == (0, "done", 1), printed
+    assert '"status":"landing"' in asked[2].results[-1]
+    assert "b.py has another y" in asked[3].said
+    assert "It is done." in asked[3].said
+    assert house.git("show", "loom/landed:b.py") == "y = 2\n"
+    assert f"Loom-Task: {task.id}" in house.git("log", "-1", "--format=%B", "loom/landed")
+    attempt = await house.attempt(task)
+    assert attempt["usage"]["input_tokens"] == 6 * TOKENS_IN
+
+
+async def test_what_several_agents_do_at_once_lands_green(house: House) -> None:
+    """Each commit of the branch that it lands on, by itself."""
+    tasks = [await house.loom.create(f"Add file {number}") for number in range(3)]
+
+    def script(request: Request) -> Turn:
+        (task_id,) = set(re.findall(r"Your task is (loom-[0-9a-f]{8}), attempt", request.said))
+        turns = [run(f"echo 'x = 1' > {task_id}.py"), run("git add -A && git commit -q -m 'Add it'")]
+        turns += [mcp("loom_done", task_id=task_id), say("It is done.")]
+        return turns[len(request.results)]
+
+    with house.working(script, "--agents", "2", "--land") as (working, _):
+        out, err = await asyncio.to_thread(working.communicate, timeout=240)
+    assert working.returncode == 0, (out, err)
+    told = house.git("log", "--first-parent", "--format=%(trailers:key=Loom-Task,valueonly)", "loom/landed")
+    assert sorted(told.split()) == sorted(task.id for task in tasks)
+    assert {f"{task.id}.py" for task in tasks} <= set(house.git("ls-tree", "--name-only", "loom/landed").split())
+    assert "git merge --ff-only loom/landed" in out
 
 
 async def test_codex_finds_the_programs_that_loom_finds(loom: Loom, tmp_path: Path) -> None:
