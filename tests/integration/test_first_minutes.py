@@ -1,0 +1,74 @@
+"""The first minutes with Loom in a repository of one's own, as they are typed: real servers, the real Claude Code, its
+model by script, a home with nothing in it, and nothing edited by hand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.agents.installed import agent
+from tests.agents.models import Request, Turn, mcp, run, say, serving
+from tests.integration.test_install import home
+from tests.integration.test_install import run as runs
+
+__all__ = ["home"]
+
+_FILES = {
+    "Makefile": "test:\n\t@python3 -m unittest -q\n",
+    "sums.py": "def total(numbers):\n    return sum(numbers)\n",
+    "test_sums.py": "import unittest\nfrom sums import total\n\n\nclass Sums(unittest.TestCase):\n"
+    "    def test_total(self):\n        self.assertEqual(total([1, 2]), 3)\n",
+}
+_PLAN = """\
+tasks:
+  - {key: mean, title: Add mean}
+  - {key: median, title: Add median}
+  - {title: Add the report, depends_on: [mean, median]}
+"""
+
+
+def script(request: Request) -> Turn:
+    """Adds the file that the title names; who adds the report needs what the tasks before it have added."""
+    ((task, name),) = set(re.findall(r"Your task is (loom-\w{8}), attempt.*Title: Add (?:the )?(\w+)", request.said))
+    name = f"{name}.py"
+    needs = "cat mean.py median.py && " if name == "report.py" else ""
+    turns = [run(f"{needs}echo 'x = 1' > {name}"), mcp("loom_done", task_id=task, output={"file": name})]
+    return [*turns, say("It is done.")][len(request.results)]
+
+
+@pytest.mark.timeout(400)
+def test_from_init_to_the_merge(home: dict[str, str], tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    claude, project = agent("claude"), tmp_path / "project"
+    for name, text in _FILES.items():
+        (project / name).write_text(text)
+    (project / "plan.yaml").write_text(_PLAN)
+    home["PATH"] = f"{Path(sys.executable).parent}:{home['PATH']}"
+    person = {f"GIT_{who}_{what}": f"me@{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    runs("git", "init", "-q", env=home, cwd=project)
+    runs("git", "add", "-A", env=home, cwd=project)
+    runs("git", "commit", "-q", "-m", "One", env=home | person, cwd=project)
+    with serving(script) as models:
+        env = claude.asking(models.url, home)
+        assert re.search(r"\bclaude\b.* found", runs("loom", "init", "--yes", env=env, cwd=project))
+        runs("loom", "up", env=env, cwd=project)
+        runs("loom", "check", "--baseline", env=env, cwd=project)
+        runs("loom", "import", "plan.yaml", env=env, cwd=project)
+        printed = runs(
+            "loom", "work", "--agents", "4", "--runner", "claude", "--land", env=env, cwd=project, timeout=300
+        )
+    (merge,) = re.findall(r"git merge .*", printed)
+    runs(*merge.split(), env=home, cwd=project)
+    runs("git", "clone", "-q", ".", tmp_path / "clone", env=home, cwd=project)
+    for commit in runs("git", "log", "--first-parent", "--format=%h", env=home, cwd=project).split():
+        runs("git", "checkout", "-q", commit, env=home, cwd=tmp_path / "clone")
+        runs("make", "test", env=home, cwd=tmp_path / "clone")
+    assert {"mean.py", "median.py", "report.py"} <= {path.name for path in project.iterdir()}
+    told = runs("git", "log", "--first-parent", "--format=%(trailers:key=Loom-Task)", env=home, cwd=project)
+    assert len(set(told.split("Loom-Task:"))) == 1 + 3
+    runs("loom", "doctor", env=home, cwd=project)
