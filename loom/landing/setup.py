@@ -21,7 +21,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,12 +79,13 @@ async def prepare(place: Place, config: LoomConfig, trees: ProcessTrees) -> None
             return
         wanted = await asyncio.to_thread(_digest, place, config)
         done = place.tree.with_name(f"{place.tree.name}.setup")
-        before = await asyncio.to_thread(_text, done)
-        if before != wanted:
-            await asyncio.to_thread(_make_room, place, config.work.keep, fresh=before is None)
-            await _set_up(place, config, trees, wanted)
-            await asyncio.to_thread(_ignored, place.tree, config.work.keep)
-            await asyncio.to_thread(files.write, done, wanted, 0o600, place.state)
+        before = await asyncio.to_thread(_done, done, place.tree)
+        if before == wanted:
+            return
+        await asyncio.to_thread(_make_room, place, config.work.keep, fresh=before is None)
+        await _set_up(place, config, trees, wanted)
+        made = await asyncio.to_thread(_ignored, place.tree, config.work.keep)
+        await asyncio.to_thread(files.write, done, "\n".join([wanted, *made]), 0o600, place.state)
     except OSError as error:
         raise FileError(f"{error.filename or place.tree} cannot be written: {error.strerror}.", "Mend that.") from None
 
@@ -176,13 +176,26 @@ def _inside(tree: Path, name: str, key: str) -> Path:
     return parent / path.name
 
 
-def _ignored(tree: Path, keep: tuple[str, ...]) -> None:
-    """Has git ignore what was made, also where the repository does not say so: nobody commits it by mistake."""
+def _ignored(tree: Path, keep: tuple[str, ...]) -> list[str]:
+    """Has git ignore what was made, also where the repository does not say so: nobody commits it by mistake. Returns
+    what was made."""
+    made = []
     for name in keep:
         there = _inside(tree, name, "work.keep")
-        own = there / ".gitignore"
-        if there.is_dir() and not there.is_symlink() and not os.path.lexists(own):
-            own.write_text("*\n")
+        if os.path.lexists(there):
+            made.append(name)
+        if there.is_dir() and not there.is_symlink() and not os.path.lexists(there / ".gitignore"):
+            (there / ".gitignore").write_text("*\n")
+    return made
+
+
+def _done(path: Path, tree: Path) -> str | None:
+    """What a checkout was set up for, None if it never was; "" where something that was made is gone."""
+    try:
+        wanted, *made = path.read_text().split("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return wanted if all(os.path.lexists(tree / name) for name in made) else ""
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -330,9 +343,3 @@ def _copy_files(place: Place, names: tuple[str, ...]) -> None:
         fd = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with os.fdopen(fd, "wb") as file:
             file.write(data)
-
-
-def _text(path: Path) -> str | None:
-    with suppress(OSError, UnicodeDecodeError):
-        return path.read_text()
-    return None

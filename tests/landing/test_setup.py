@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import time
@@ -145,6 +146,14 @@ async def test_other_inputs_make_it_anew(home: Home) -> None:
         (place / "lock").unlink()
         await prepare(made, config, trees)
     assert home.ran == 3, "an input that is gone is another one"
+
+
+async def test_what_is_gone_is_made_again(home: Home) -> None:
+    place = await prepared(home, "place")
+    shutil.rmtree(place / "env")
+    await prepared(home, "place")
+    assert (place / "env" / "slot").exists()
+    assert home.ran == 1
 
 
 async def test_without_inputs_nothing_is_kept(home: Home) -> None:
