@@ -404,6 +404,21 @@ class Model:
         self._take_up(row, row.deadline)
         row.queued = True
 
+    def forgo(self, task: str, token: int) -> Effect | None:
+        """It is done without landing."""
+        row = self._row(task)
+        if row.status == "done" and row.token == row.landing == token:
+            return row.answer
+        if not (row.landing == token == row.token and (row.status == "claimed" or self._may_go_on(row))):
+            raise _refusal(row, token)
+        self._leave(row)
+        self._landing(row).state = "dropped"
+        self._close_escalations(row)
+        self._finish(row, "done")
+        row.lapsed = False
+        row.answer = self._settle()
+        return row.answer
+
     def waiting_to_land(self) -> list[Landing]:
         """What is to be landed next, in order."""
         return sorted((one for one in self.landings if one.waits), key=lambda one: one.queued_at)

@@ -376,6 +376,16 @@ class Graph(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.known)
+    @rule(process=processes, which=numbers)
+    def forgo(self, process: str, which: int) -> None:
+        """The work of a claim brings nothing."""
+        task, token = [*self.known][which % len(self.known)]
+        self.led_to(
+            self.looms[process].transact(partial(landings.forgo, task_id=task, token=token, output={})),
+            lambda _: self.model.forgo(task, token),
+        )
+
+    @precondition(lambda self: self.known)
     @rule(
         process=processes,
         some=st.lists(numbers, min_size=1, max_size=3),

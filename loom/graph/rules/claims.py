@@ -484,9 +484,9 @@ async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Out
 
 
 async def _leave(tx: Transaction, task: Task, why: str) -> str | None:
-    """Takes the work of a locked task out of the queue, or off its way there, because its claim ends otherwise. Returns
+    """Takes the work of a locked, claimed task out of the queue, or off its way there, because its claim ends otherwise. Returns
     the task's context as JSON text, with a note of why it was sent back, where it was."""
-    if not task.lands or task.status is not TaskStatus.CLAIMED:
+    if not task.lands:
         return None
     await leave_queue(tx, [task.id], why)
     landing = await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
