@@ -484,8 +484,8 @@ async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Out
 
 
 async def _leave(tx: Transaction, task: Task, why: str) -> str | None:
-    """Takes the work of a locked, claimed task out of the queue, or off its way there, because its claim ends otherwise. Returns
-    the task's context as JSON text, with a note of why it was sent back, where it was."""
+    """Takes the work of a locked task out of the queue, or off its way there, because the claim that it has ends
+    otherwise. Returns the task's context as JSON text, with a note of why it was sent back, where it was."""
     if not task.lands:
         return None
     await leave_queue(tx, [task.id], why)
