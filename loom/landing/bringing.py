@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from loom.graph.rules import landings as rules
 from loom.landing import checks, commits, merging
 from loom.landing.commits import Refusal, Work
-from loom.landing.lander import needs_yes
 from loom.landing.merging import Conflict
 
 if TYPE_CHECKING:
@@ -53,39 +52,48 @@ class Ready:
     proofs: tuple[Proof, ...]
 
 
-async def bring(
-    loom: Loom, prover: Prover, worktree: Worktree, task: Task, agent: str, tip: str, *, idle: bool = False
-) -> Ready | Back:
-    """Commits what lies in a worktree, in which nothing runs, merges the target into it, and proves that.
+async def merge(
+    loom: Loom, worktree: Worktree, task: Task, agent: str, tip: str, *, idle: bool = False
+) -> tuple[str, tuple[str, ...]] | Back:
+    """Commits what lies in a worktree, in which nothing runs, and merges the target into it. Returns the commit of both
+    and the paths that were changed, or why it goes back.
 
     Args:
         tip: where the target stands.
         idle: it is known by now that nothing was to be changed.
 
     Raises:
-        ProofMissingError, ConfigError: a check is not in force.
-        CommandError, FileError: git, or what makes a place to prove in, refuses.
+        ConfigError: a check is not in force, so that nobody knows what it protects.
+        CommandError: git refuses.
     """
-    config, repository = loom.config, worktree.repository
-    wanted, protected = checks.demanded(config, task), checks.protected(config)
+    repository, protected = worktree.repository, checks.protected(loom.config)
     work = Work(task.id, task.title, agent, () if idle else task.files)
     made = await commits.commit(repository, worktree.branch, work, target=tip, protected=protected, base=worktree.base)
     if isinstance(made, Refusal):
         return Back("It cannot be committed.", made.text, nothing=made.nothing)
     both = await merging.bring_in(repository, made.commit, tip)
-    if isinstance(both, Conflict):
-        return Back(str(both), conflict=True)
+    return Back(str(both), conflict=True) if isinstance(both, Conflict) else (both, made.changed)
+
+
+async def bring(
+    loom: Loom, prover: Prover, worktree: Worktree, task: Task, agent: str, tip: str, *, idle: bool = False
+) -> Ready | Back:
+    """As `merge`, and proves what that makes.
+
+    Raises:
+        ProofMissingError, ConfigError: a check is not in force.
+        CommandError, FileError: git, or what makes a place to prove in, refuses.
+    """
+    wanted = checks.demanded(loom.config, task)
+    merged = await merge(loom, worktree, task, agent, tip, idle=idle)
+    if isinstance(merged, Back):
+        return merged
+    both, changed = merged
     proofs = await prover.prove(both, wanted, agent=agent, task_id=task.id, token=task.claim_token)
     if red := tuple(one for one in proofs if not one.green):
         return Back(_red(red), "\n\n".join(f"{one.check_name}:\n{one.tail}" for one in red), red=red)
-    return Ready(
-        both,
-        tip,
-        commits.outside(made.changed, task.files),
-        needs_yes(config.landing.approve, made.changed),
-        not made.changed,
-        tuple(proofs),
-    )
+    approval = _needs_yes(loom.config.landing.approve, changed)
+    return Ready(both, tip, commits.outside(changed, task.files), approval, not changed, tuple(proofs))
 
 
 async def enter(
@@ -106,6 +114,11 @@ async def enter(
             needs_yes=ready.needs_yes,
         )
     )
+
+
+def _needs_yes(approve: Sequence[str], changed: Sequence[str]) -> bool:
+    """Whether work that changes these paths waits for a person, by `landing.approve`."""
+    return "all" in approve or any(commits.within(path, approve) for path in changed)
 
 
 def _red(proofs: Sequence[Proof]) -> str:

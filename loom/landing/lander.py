@@ -31,7 +31,7 @@ from loom.graph.store.landings import Intent, Landing
 from loom.graph.store.proofs import Proof
 from loom.graph.store.transaction import Transaction
 from loom.landing import checks as named_checks
-from loom.landing import commits, places, refs
+from loom.landing import places, refs
 from loom.landing.checks import Check
 from loom.landing.merging import Brought, Conflict, Link, chain, changed_by, group, is_ancestor, merge
 from loom.landing.offering import Offer, offer
@@ -526,11 +526,6 @@ async def target_of(loom: Loom, worktrees: Worktrees, name: str | None = None) -
     if config.remote:
         return await RemoteTarget.of(worktrees.repository, config.remote, wanted)
     return await Target.of(worktrees.repository, wanted, places=worktrees.state)
-
-
-def needs_yes(approve: Sequence[str], changed: Sequence[str]) -> bool:
-    """Whether work that changes these paths waits for a person, by `landing.approve`."""
-    return "all" in approve or any(commits.within(path, approve) for path in changed)
 
 
 def _commit(row: Landing) -> str:

@@ -37,6 +37,7 @@ from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.rules import claims
 from loom.graph.store.landings import LandingState
+from loom.landing.bringing import Back, Ready
 from loom.landing.worktrees import Worktree
 from loom.orchestration.workers import result
 from loom.orchestration.workers.bench import Bench, JobPhase, JobProgress
@@ -44,7 +45,7 @@ from loom.orchestration.workers.prompt import again, prompt, sent_back, unreport
 from loom.orchestration.workers.review import Review, Reviewer, material
 from loom.orchestration.workers.runners import End, EndKind, Errand
 from loom.orchestration.workers.session import Session, Turn
-from loom.orchestration.workers.shore import Back, Ready, Shore
+from loom.orchestration.workers.shore import Shore
 from loom.orchestration.workers.watch import Cut, Standing, Watch
 from loom.process import environment
 

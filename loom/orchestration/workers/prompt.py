@@ -18,9 +18,9 @@ from typing import Any
 
 from loom import files, replies, texts
 from loom.graph.store import Claim
+from loom.landing.bringing import Back
 from loom.orchestration.workers.review import Review
 from loom.orchestration.workers.runners import Errand, Runner
-from loom.orchestration.workers.shore import Back
 
 _INSTRUCTIONS_BYTES = 64_000  # of one file of the repository
 _IMPORT = re.compile(r"^@(?:\./)?AGENTS\.md\s*$", re.MULTILINE)  # in another of them, which is carried beside it

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loom.background import Backoff, end
@@ -22,10 +21,8 @@ from loom.graph.rules import landings as rules
 from loom.graph.rules.claims import Holder
 from loom.graph.store import landings
 from loom.graph.store.landings import LandingState
-from loom.landing import checks, commits, merging
-from loom.landing.commits import Refusal, Work
-from loom.landing.lander import Lander, needs_yes
-from loom.landing.merging import Conflict
+from loom.landing import bringing, checks
+from loom.landing.bringing import Back, Ready
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
     from loom.graph.model.task import Task
     from loom.graph.rules.claims import Outcome
     from loom.graph.store.landings import Landing
-    from loom.graph.store.proofs import Proof
+    from loom.landing.lander import Lander
     from loom.landing.proving import Prover
     from loom.landing.worktrees import Worktree
     from loom.orchestration.workers.shift import Shift
@@ -41,29 +38,6 @@ if TYPE_CHECKING:
 _LOOKS = 1.0  # seconds between two looks at what waits
 _TROUBLE = (5.0, 60.0)  # seconds to rest when landing fails, as on a full disk: at first, at most
 _FAILURES = 5  # in a row, after which that is no passing trouble
-
-
-@dataclass(frozen=True, slots=True)
-class Back:
-    """Why work goes back to its agent: in a sentence, and what he needs for it. `nothing`: because nothing was changed;
-    `conflict`: because it does not go together with what has landed, which lies in his files now."""
-
-    why: str
-    note: str = ""
-    nothing: bool = False
-    conflict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """Proven work. `base`: the target as it is merged with; `nothing`: it brings that nothing."""
-
-    commit: str
-    base: str
-    outside: tuple[str, ...]
-    needs_yes: bool
-    nothing: bool
-    proofs: tuple[Proof, ...]
 
 
 class Shore:
@@ -130,40 +104,17 @@ class Shore:
             ProofMissingError, ConfigError: a check is not in force.
             CommandError, FileError: git, or what makes a place to prove in, refuses.
         """
-        config = self._loom.config
-        wanted = checks.demanded(config, task)
-        merged = await self.merge(worktree, task, agent, idle=idle)
-        if isinstance(merged, Back):
-            return merged
-        both, tip, changed = merged
-        proofs = await self._prover.prove(both, wanted, agent=agent, task_id=task.id, token=task.claim_token)
-        if red := [one for one in proofs if not one.green]:
-            return Back(_red(red), "\n\n".join(f"{one.check_name}:\n{one.tail}" for one in red))
-        return Ready(
-            both,
-            tip,
-            commits.outside(changed, task.files),
-            needs_yes(config.landing.approve, changed),
-            not changed,
-            tuple(proofs),
-        )
+        tip = await self._lander.tip()
+        return await bringing.bring(self._loom, self._prover, worktree, task, agent, tip, idle=idle)
 
     async def merge(
         self, worktree: Worktree, task: Task, agent: str, *, idle: bool = False
     ) -> tuple[str, str, tuple[str, ...]] | Back:
         """Commits what lies in a worktree and merges the target into it. Returns the commit of both, the target's, and
         the paths that were changed; or why it goes back. Raises as `bring`."""
-        repository = worktree.repository
-        protected = checks.protected(self._loom.config)
         tip = await self._lander.tip()
-        work = Work(task.id, task.title, agent, () if idle else task.files)
-        made = await commits.commit(
-            repository, worktree.branch, work, target=tip, protected=protected, base=worktree.base
-        )
-        if isinstance(made, Refusal):
-            return Back("It cannot be committed.", made.text, nothing=made.nothing)
-        both = await merging.bring_in(repository, made.commit, tip)
-        return Back(str(both), conflict=True) if isinstance(both, Conflict) else (both, tip, made.changed)
+        merged = await bringing.merge(self._loom, worktree, task, agent, tip, idle=idle)
+        return merged if isinstance(merged, Back) else (merged[0], tip, merged[1])
 
     async def send_back(self, task: Task, agent: str, worktree: Worktree, back: Back) -> None:
         """Notes that work goes back to its agent, who is at it again. Raises LoomError: it is not held."""
@@ -177,19 +128,7 @@ class Shore:
 
     async def enter(self, task: Task, ready: Ready, output: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
         """Puts proven work into the queue. Raises LoomError: its claim was lost."""
-        await self._loom.transact(
-            lambda tx: rules.enter(
-                tx,
-                task.id,
-                task.claim_token,
-                commit_id=ready.commit,
-                base=ready.base,
-                output=output,
-                usage=usage or None,
-                outside=ready.outside,
-                needs_yes=ready.needs_yes,
-            )
-        )
+        await bringing.enter(self._loom, task, ready, output, usage)
         self._waiting[task.id] = task.claim_token
         self._entered.set()
 
@@ -265,10 +204,3 @@ class Shore:
             if found.state is LandingState.LANDED and found.landed_commit:
                 self.landed[task_id] = found.landed_commit
             self._tell(found)
-
-
-def _red(proofs: list[Proof]) -> str:
-    names = ", ".join(one.check_name for one in proofs)
-    if all(one.exit_status is None for one in proofs):
-        return f"Nothing is proven by {names}: it changes what it looks at."
-    return f"{names} {'are' if proofs[1:] else 'is'} red."
