@@ -29,7 +29,7 @@ _SHELLS = ("Bash", "exec_command")  # Claude Code's, and Codex'
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a tool: `tool` is `shell`, `write`, `answer`, or a tool of Loom's MCP server."""
+    """One call of a tool: `tool` is `shell`, `write`, or a tool of Loom's MCP server."""
 
     tool: str
     arguments: Object
@@ -45,8 +45,6 @@ class Turn:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Object = field(default_factory=dict)
-    hangs: float = 0.0  # seconds before anything is answered
-    cut: bool = False  # the connection ends without an answer
 
 
 def say(text: str) -> Turn:
@@ -67,11 +65,6 @@ def write(path: str, text: str) -> Turn:
 def mcp(tool: str, **arguments: Any) -> Turn:
     """A tool of Loom's."""
     return Turn(calls=(Call(tool, arguments),))
-
-
-def answer(value: Object) -> Turn:
-    """The object that the agent was asked for by a schema."""
-    return Turn(calls=(Call("answer", value),))
 
 
 def refuse() -> Turn:
@@ -191,12 +184,11 @@ def serving(script: Callable[[Request], Turn]) -> Iterator[Models]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])) or b"{}")
             request = Request(self.path, body, {name.lower(): value for name, value in self.headers.items()})
             turn = models.answer(request)
-            time.sleep(turn.hangs)
             self.close_connection = True
             try:
                 if turn.status != 200:
                     self._error(turn)
-                elif not turn.cut:
+                else:
                     self._stream(request, turn)
             except OSError:
                 pass  # the agent has gone
@@ -306,8 +298,6 @@ def _for_claude(call: Call) -> tuple[str, Object]:
         return "Bash", {"command": call.arguments["command"], "description": "Do it"}
     if call.tool == "write":
         return "Write", {"file_path": call.arguments["path"], "content": call.arguments["text"]}
-    if call.tool == "answer":
-        return "StructuredOutput", call.arguments
     return f"mcp__loom__{call.tool}", call.arguments
 
 
@@ -331,16 +321,13 @@ def _openai(request: Request, turn: Turn) -> Iterator[Object]:
 
 
 def _items(request: Request, turn: Turn) -> Iterator[Object]:
-    texts = [turn.text] if turn.text else []
-    texts += [json.dumps(call.arguments) for call in turn.calls if call.tool == "answer"]
-    parts: list[Object] = [{"type": "output_text", "text": text, "annotations": []} for text in texts]
+    parts: list[Object] = [{"type": "output_text", "text": turn.text, "annotations": []}] if turn.text else []
     parts += [{"type": "refusal", "refusal": "I cannot help with that."}] if turn.refused else []
     for part in parts:
         yield {"type": "message", "id": f"msg_{next(_numbers)}", "role": "assistant", "content": [part]}
     for call in turn.calls:
-        if call.tool != "answer":
-            number = next(_numbers)
-            yield {"id": f"fc_{number}", "call_id": f"call_{number}", **_for_codex(request, call)}
+        number = next(_numbers)
+        yield {"id": f"fc_{number}", "call_id": f"call_{number}", **_for_codex(request, call)}
 
 
 def _for_codex(request: Request, call: Call) -> Object:

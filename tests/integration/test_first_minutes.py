@@ -3,6 +3,7 @@ model by script, a home with nothing in it, and nothing edited by hand."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -23,16 +24,15 @@ _FILES = {
     "test_sums.py": "import unittest\nfrom sums import total\n\n\nclass Sums(unittest.TestCase):\n"
     "    def test_total(self):\n        self.assertEqual(total([1, 2]), 3)\n",
 }
-_PLAN = """\
-tasks:
-  - {key: mean, title: Add mean}
-  - {key: median, title: Add median}
-  - {title: Add the report, depends_on: [mean, median]}
-"""
+_TASKS = [("mean", "Add mean"), ("median", "Add median"), ("report", "Add the report")]
+_PLAN = [{"key": key, "title": title, "done_when": f"{key}.py is there", "checks": ["test"]} for key, title in _TASKS]
 
 
 def script(request: Request) -> Turn:
-    """Adds the file that the title names; who adds the report needs what the tasks before it have added."""
+    """Makes the plan, and adds the file that a title names; who adds the report needs what was added before it."""
+    if "Break this down into a plan" in request.said:
+        *others, report = _PLAN
+        return say(json.dumps({"tasks": [*others, report | {"depends_on": ["mean", "median"]}]}))
     ((task, name),) = set(re.findall(r"Your task is (loom-\w{8}), attempt.*Title: Add (?:the )?(\w+)", request.said))
     name = f"{name}.py"
     needs = "cat mean.py median.py && " if name == "report.py" else ""
@@ -47,7 +47,6 @@ def test_from_init_to_the_merge(home: dict[str, str], tmp_path: Path) -> None:
     claude, project = agent("claude"), tmp_path / "project"
     for name, text in _FILES.items():
         (project / name).write_text(text)
-    (project / "plan.yaml").write_text(_PLAN)
     home["PATH"] = f"{Path(sys.executable).parent}:{home['PATH']}"
     person = {f"GIT_{who}_{what}": f"me@{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     runs("git", "init", "-q", env=home, cwd=project)
@@ -58,7 +57,8 @@ def test_from_init_to_the_merge(home: dict[str, str], tmp_path: Path) -> None:
         assert re.search(r"\bclaude\b.* found", runs("loom", "init", "--yes", env=env, cwd=project))
         runs("loom", "up", env=env, cwd=project)
         runs("loom", "check", "--baseline", env=env, cwd=project)
-        runs("loom", "import", "plan.yaml", env=env, cwd=project)
+        runs("loom", "config", "set", "skills.command", "claude -p", env=env, cwd=project)
+        runs("loom", "decompose", "Add statistics", "--yes", env=env, cwd=project)
         printed = runs(
             "loom", "work", "--agents", "4", "--runner", "claude", "--land", env=env, cwd=project, timeout=300
         )
