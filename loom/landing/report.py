@@ -217,7 +217,8 @@ class Reports:
         if self._prover is None:
             from loom.landing.proving import Prover
 
-            self._prover = Prover.of(self._loom, await repository_of(self._loom.config), self._tell)
+            prover = Prover.of(self._loom, await repository_of(self._loom.config), self._tell)
+            self._prover = self._prover or prover  # whoever asked meanwhile may have been faster
         return self._prover
 
     async def _snapshot(self, task: Task | None) -> Snapshot | None:

@@ -124,6 +124,14 @@ async def test_what_an_agent_wrote_for_another_task_is_not_proven_again(place: P
     assert await runs(reports) == [(first, 0)]
 
 
+async def test_whoever_reports_at_once_proves_with_one_prover(place: Place, reporter: Reporter) -> None:
+    place.commit(files={"mod.py": "ONE = 1\n"})
+    reports = reporter(place.top)
+    tasks = [await claimed(reports) for _ in range(3)]
+    assert await asyncio.gather(*(finished(reports, one) for one in tasks)) == ["done"] * 3
+    assert len(await runs(reports)) == 1
+
+
 async def test_long_checks_go_on_and_the_same_call_gives_the_result(place: Place, reporter: Reporter) -> None:
     reports = reporter(place.top, "import time; time.sleep(1)")
     task = await claimed(reports)
