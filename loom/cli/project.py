@@ -120,7 +120,8 @@ def init(name: str | None, yes: bool) -> None:
         _ask(made, proposed, agreed=yes)
     click.echo(f"{one_line(made.name)} is a Loom project. Next: loom up")
     if runners:
-        click.echo(f"{' and '.join(runners)} found. Once there are tasks: loom work --runner {runners[0]} --worktree")
+        how = "--land" if load_config(made.root).landing.checks else "--worktree"  # what nothing proves does not land
+        click.echo(f"{' and '.join(runners)} found. Once there are tasks: loom work --runner {runners[0]} {how}")
 
 
 def _proposed(root: Path) -> Proposal:

@@ -54,7 +54,8 @@ def test_from_init_to_the_merge(home: dict[str, str], tmp_path: Path) -> None:
     runs("git", "commit", "-q", "-m", "One", env=home | person, cwd=project)
     with serving(script) as models:
         env = claude.asking(models.url, home)
-        assert re.search(r"\bclaude\b.* found", runs("loom", "init", "--yes", env=env, cwd=project))
+        hint = "Once there are tasks: loom work --runner claude --land"
+        assert hint in runs("loom", "init", "--yes", env=env, cwd=project)
         runs("loom", "up", env=env, cwd=project)
         runs("loom", "check", "--baseline", env=env, cwd=project)
         runs("loom", "config", "set", "skills.command", "claude -p", env=env, cwd=project)
