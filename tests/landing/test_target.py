@@ -113,6 +113,21 @@ async def test_what_landed_between_two_looks_is_not_put_back(place: Place) -> No
     assert not place.git("for-each-ref", "refs/loom/kept")
 
 
+async def test_a_landing_right_after_what_is_known_was_looked_up_is_not_put_back(place: Place) -> None:
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    new = landing(place, old)
+
+    async def and_then() -> Known:
+        found = Known(old)
+        await target.move(old, new)
+        return found
+
+    assert await target.tip(and_then) == Tip(old)  # where it stood; the move from there will be refused
+    assert place.tip(OWN) == new
+    assert not place.git("for-each-ref", "refs/loom/kept")
+
+
 async def test_what_it_had_is_put_back_where_a_person_has_it_checked_out(place: Place) -> None:
     target = await target_of(place)
     old = (await stands(target)).commit
