@@ -31,7 +31,7 @@ env_key = "SCRIPTED_KEY"
 request_max_retries = 1
 stream_max_retries = 1
 """
-CODEX_MODEL = "gpt-6.1-sol"  # one that Codex knows: it has its tools called by JavaScript
+NEW_MODEL, OLD_MODEL = "gpt-6.1-sol", "gpt-5.5"  # Codex has the new one call tools by JavaScript
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Agent:
     path: Path
 
     def asking(
-        self, url: str, env: Mapping[str, str], *, login: bool = False, model: str = CODEX_MODEL
+        self, url: str, env: Mapping[str, str], *, login: bool = False, model: str = NEW_MODEL
     ) -> dict[str, str]:
         """An environment in which it asks the models at a URL, made from another one, with its own command first in
         PATH. What has to stand in a file is written to HOME. `login`: as if somebody were logged in with a
-        subscription, who has a usage limit; else by an API key."""
+        subscription, who has a usage limit; else by an API key. `model`: Codex'."""
         env = {name: value for name, value in env.items() if not name.startswith(_NOT_INHERITED)}
         env["PATH"] = f"{self.path.parent}{os.pathsep}{env['PATH']}"
         if self.name == "codex":

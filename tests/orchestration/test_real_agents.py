@@ -26,7 +26,7 @@ from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.landing.places import state_dir
 from loom.orchestration.workers.resting import Resting, resting
-from tests.agents.installed import PACKAGES, Agent, agent
+from tests.agents.installed import NEW_MODEL, OLD_MODEL, PACKAGES, Agent, agent
 from tests.agents.models import (
     TOKENS_IN,
     TOKENS_OUT,
@@ -70,6 +70,7 @@ class House:
     def __init__(self, loom: Loom, place: Path, worker: Agent) -> None:
         self.loom, self.place, self.agent = loom, place, worker
         self.home = Path(os.environ["HOME"])
+        self.model = NEW_MODEL  # of Codex
         self.planted = place / "planted"
         planted = {"command": "touch", "args": [str(self.planted)]}
         hook = {"hooks": [{"type": "command", "command": f"touch {self.planted}"}]}
@@ -115,7 +116,7 @@ class House:
     ) -> Iterator[tuple[subprocess.Popen[str], Models]]:
         """`loom work` as a process while its agent's model says what the script has it say. `url`: of another one."""
         with serving(script) as models, in_environment(self.loom.config) as env:
-            env = self.agent.asking(url or models.url, env, login=login)
+            env = self.agent.asking(url or models.url, env, login=login, model=self.model)
             before = self.settings()
             working = subprocess.Popen(
                 [sys.executable, "-m", "loom", "work", "--runner", self.agent.name, *(words or ["--worktree"])],
@@ -254,11 +255,19 @@ async def test_what_several_agents_do_at_once_lands_green(house: House) -> None:
     assert "git merge --ff-only loom/landed" in out
 
 
-async def test_codex_finds_the_programs_that_loom_finds(loom: Loom, tmp_path: Path) -> None:
+async def test_codex_with_an_older_model_finds_the_programs_that_loom_finds(loom: Loom, tmp_path: Path) -> None:
     house = House(loom, tmp_path, agent("codex"))
-    task = await loom.create("A")
-    _, printed, asked = await house.work(run("echo $PATH"), mcp("loom_done", task_id=task.id), say("It is done."))
-    assert str(house.agent.path.parent) in asked[-1].results[0].split(":"), printed
+    house.model = OLD_MODEL
+    task = await loom.create("Add b.py")
+    status, printed, asked = await house.work(
+        write("b.py", "y = 2\n"),
+        run("cat b.py; echo $PATH"),
+        mcp("loom_done", task_id=task.id),
+        say("It is done."),
+    )
+    assert status == 0, printed
+    assert "y = 2" in asked[-1].results[1]
+    assert str(house.agent.path.parent) in asked[-1].results[1].replace("\n", ":").split(":")
 
 
 async def test_who_ends_silently_is_asked_once_in_the_same_session(house: House) -> None:
