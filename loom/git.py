@@ -334,7 +334,7 @@ class Repository:
         if self.common_dir is not None and self.common_dir != self.git_dir:
             env = {**env, "GIT_COMMON_DIR": str(self.common_dir)}
         # Without a watchdog, which costs more than git: should this process die, git may end what it is at.
-        return await process.ProcessTrees().run(
+        return await process.ProcessTrees(together=not self.trusted).run(
             ["git", *place, *words],
             text=call.text,
             env=env,

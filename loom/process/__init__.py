@@ -96,8 +96,13 @@ async def end_others(fits: Callable[[Mapping[str, str]], bool]) -> None:
 class ProcessTrees:
     """The trees of commands that one process has started, and the watchdog that ends them should this process die."""
 
-    def __init__(self) -> None:
-        self._mark = secrets.token_hex(8)
+    def __init__(self, *, together: bool = False) -> None:
+        """
+        Args:
+            together: what they start stays in the group of the command, as with a git that starts nothing of others. To
+                find the rest, all processes of the machine are looked at when one ends, which costs more than git does.
+        """
+        self._mark, self._together = secrets.token_hex(8), together
         self._started = 0
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -146,7 +151,7 @@ class ProcessTrees:
         mark = f"{self._mark}.{self._started}."
         try:
             transport, tree = await asyncio.get_running_loop().subprocess_exec(
-                lambda: Tree(mark, log, self._tell, out_bytes, hear),
+                lambda: Tree("" if self._together else mark, log, self._tell, out_bytes, hear),
                 *words,
                 env={**env, guard.MARK: mark},
                 cwd=cwd,

@@ -27,9 +27,9 @@ _UNKILLABLE = 3.0  # seconds after SIGKILL; who is still there hangs in the kern
 
 
 def members(mark: str, groups: Collection[int]) -> list[int]:
-    """What to signal to reach every living process of these groups or with a mark that begins so: process ids, or
-    without /proc the groups' ids, negative."""
-    if not (_PROC / "self" / "environ").exists():
+    """What to signal to reach every living process of these groups or with a mark that begins so: process ids; without
+    /proc, or without a mark, the groups' ids, negative."""
+    if not mark or not (_PROC / "self" / "environ").exists():
         return [-group for group in groups if _signal(-group, 0)]
     wanted = f"\0{MARK}={mark}".encode()
     return [pid for pid in _pids() if pid != os.getpid() and _belongs(pid, wanted, groups)]
