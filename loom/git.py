@@ -27,6 +27,7 @@ from pathlib import Path
 
 from loom import process
 from loom.exceptions import CommandError
+from loom.wording import Shell, Words
 
 OLDEST = (2, 38)  # `merge-tree --write-tree`
 
@@ -234,7 +235,7 @@ class Repository:
             if key.endswith(".vcs"):
                 raise CommandError(
                     f"The repository's setting {key} names a program to reach a remote with, which Loom does not run.",
-                    f"Remove it: git config --unset {key}",
+                    Words("Remove it with {}.", Shell(f"git config --unset {key}")),
                 )
         settings = await self._disarmed()
         if "core.alternaterefscommand" in set_here:
