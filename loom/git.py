@@ -316,6 +316,7 @@ class Repository:
     # --- the call -----------------------------------------------------------------------------------------------------
 
     async def _started(self, call: _Call, env: Mapping[str, str], *words: str) -> process.Ended:
+        self._nothing_leads_out()
         try:
             await _new_enough(env)
             return await self._call(call, env, *words)
@@ -327,6 +328,18 @@ class Repository:
             raise CommandError("git is not installed.", "Install git.") from None
         except OSError as error:
             raise CommandError(f"git cannot be started: {error.strerror}.") from None
+
+    def _nothing_leads_out(self) -> None:
+        """Raises CommandError where git would write through a link that somebody has put among its own files, as an
+        agent can who may commit in his worktree: a message, or a line of a log, into any file of the user's."""
+        if self.git_dir is None or self.common_dir is None:
+            return
+        places = [self.common_dir / "logs" / "refs" / "heads" / "loom"]
+        if self.git_dir != self.common_dir:
+            places += [self.git_dir, self.git_dir / "logs"]
+        for place in places:
+            for one in _links_in(place):
+                raise CommandError(f"{one} is a link, where git keeps none.", "Look at where it leads, and remove it.")
 
     async def _call(self, call: _Call, env: Mapping[str, str], *words: str) -> process.Ended:
         place = ["-C", str(self.work_tree)]
@@ -406,6 +419,18 @@ def _started_in(directory: Path) -> Path:
             f"The git repository in {top} belongs to another user.", "Run it there, if you know what lies in it."
         )
     return top
+
+
+def _links_in(place: Path) -> list[Path]:
+    """The links in a directory of git's, and itself if it is one. A HEAD may be one, which git never writes through."""
+    if place.is_symlink():
+        return [place]
+    try:
+        with os.scandir(place) as entries:
+            found = [Path(one.path) for one in entries if one.is_symlink()]
+    except OSError:  # there is none
+        return []
+    return [one for one in found if one.name != "HEAD" or place.name == "logs"]
 
 
 def _real(directory: Path) -> Path:

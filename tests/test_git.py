@@ -624,3 +624,36 @@ async def test_the_users_own_credentials_are_asked_for_and_none_of_the_repositor
             await (await Repository.around(hostile.top)).fetch("origin", "refs/heads/main")
     assert (tmp_path / "own").exists()
     assert hostile.noted() == ""
+
+
+# --- what git would write through -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["MERGE_MSG", "logs/HEAD", "logs", "COMMIT_EDITMSG", "index"])
+async def test_git_writes_through_no_link_of_an_agents(hostile: Hostile, name: str) -> None:
+    """Who may commit in a worktree may write in its directory, and make links there that lead anywhere."""
+    place = await linked(hostile)
+    assert place.git_dir is not None
+    mine = hostile.top.parent / "mine"
+    mine.mkdir() if name == "logs" else mine.write_text("mine\n")
+    link = place.git_dir / name
+    if name == "logs":
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(mine)
+    with pytest.raises(CommandError, match=f"{name} is a link, where git keeps none"):
+        await place.run("commit", "--allow-empty", "-m", "$(program)")
+    assert [*mine.iterdir()] == [] if name == "logs" else mine.read_text() == "mine\n"
+
+
+async def test_no_log_of_a_branch_leads_elsewhere(hostile: Hostile) -> None:
+    repository = await Repository.around(hostile.top)
+    await repository.run("branch", "loom/task")
+    mine = hostile.top.parent / "mine"
+    mine.write_text("mine\n")
+    log = hostile.top / ".git" / "logs" / "refs" / "heads" / "loom" / "task"
+    log.unlink()
+    log.symlink_to(mine)
+    with pytest.raises(CommandError, match="is a link, where git keeps none"):
+        await repository.run("update-ref", "-m", "$(program)", "refs/heads/loom/task", "HEAD~1")
+    assert mine.read_text() == "mine\n"

@@ -434,7 +434,7 @@ class Worktrees:
                 return None
         except OSError:
             return None
-        if git_dir.parent != self._common / "worktrees" or not (git_dir / "HEAD").exists():
+        if git_dir.parent != self._common / "worktrees" or not os.path.lexists(git_dir / "HEAD"):
             return None
         return self._worktree(task_id, path, git_dir, mark.base, slot or mark.slot, fresh=False)
 
@@ -502,6 +502,12 @@ def _put_back(tree: Worktree) -> None:
             pointer.rename(_free(tree.path.parent / f"{tree.task_id}.git"))
         pointer.unlink(missing_ok=True)
         pointer.write_text(wanted)
+    for one in (git_dir, git_dir / "logs"):  # a link among these would have git write anywhere
+        for link in [one, *(one.iterdir() if one.is_dir() else ())]:
+            if link.is_symlink():
+                link.unlink()
+    if not (git_dir / "HEAD").exists():
+        (git_dir / "HEAD").write_text(f"ref: refs/heads/{tree.branch}\n")
     for name, text in (("gitdir", f"{pointer}\n"), ("commondir", "../..\n")):
         files.write(git_dir / name, text, 0o644, git_dir)
     for lock in git_dir.glob("*.lock"):

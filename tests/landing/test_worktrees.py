@@ -326,9 +326,15 @@ async def test_an_agents_own_git_file_leads_nobody_on(trees: Worktrees, reposito
     for pointer in (tree.path / ".git", tree.repository.git_dir / "commondir", tree.repository.git_dir / "gitdir"):
         pointer.write_text(f"gitdir: {evil}/.git\n")
     (tree.repository.git_dir / "index.lock").touch()
+    for name in ("MERGE_MSG", "logs/HEAD"):
+        (tree.repository.git_dir / name).unlink(missing_ok=True)
+        (tree.repository.git_dir / name).symlink_to(tmp_path / "mine")
     trees.leave(tree)
     again = await (await of(repository)).make("task")
     assert again.repository == tree.repository
+    git(again.path, "commit", "-q", "--allow-empty", "-m", "more")
+    assert not (tmp_path / "mine").exists()
+    git(again.path, "reset", "-q", "--soft", "HEAD~1")
     assert git(again.path, "rev-parse", "--absolute-git-dir").strip() == str(tree.repository.git_dir)
     assert git(again.path, "status", "--short") == "A  new.txt\n"
     assert len(git(repository, "worktree", "list").splitlines()) == 2
