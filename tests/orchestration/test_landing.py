@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from loom.config import CheckConfig, LandingConfig
-from loom.exceptions import CheckFailedError, ConfigError, TargetError
+from loom.exceptions import CheckFailedError, CommandError, ConfigError, TargetError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.orchestration.workers.bench import JobPhase, JobProgress
@@ -357,6 +357,49 @@ async def test_a_target_of_ones_own_that_is_checked_out_moves_with_its_files(
     assert (shop.root / "a.txt").read_text() == "x\n"
     assert shop.git("log", "-1", "--format=%(trailers:key=Loom-Task,valueonly)").strip() == task.id
     assert shop.git("status", "--porcelain") == ""
+
+
+async def test_an_agent_commits_in_its_own_name_and_is_asked_for_no_signature(
+    shop: Shop, loom: Loom, worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "home" / "gitconfig"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text("[user]\n\tuseConfigOnly = true\n[commit]\n\tgpgSign = true\n[gpg]\n\tprogram = false\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    task = await loom.create("A")
+    assert await Landing(worker(), "echo x > a.txt; git add a.txt && git commit -qm Mine").finish() == []
+    agent = (await task_now(loom, task)).assignee
+    assert f"Mine|{agent}" in shop.git("log", "--format=%s|%an", "loom/landed")
+
+
+async def test_trouble_of_the_lander_is_told_and_ends_the_work_when_it_stays(
+    shop: Shop, loom: Loom, worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise CommandError("No space left on device.", "Make some.")
+
+    monkeypatch.setattr("loom.landing.lander.Lander.once", full)
+    monkeypatch.setattr("loom.orchestration.workers.shore._TROUBLE", (0.05, 0.1))
+    task = await loom.create("A")
+    work = Landing(worker(), "echo x > a.txt")
+    with pytest.raises(CommandError, match="No space left"):
+        await work.finish()
+    assert work.said == ["No space left on device. Make some."]
+    assert (await task_now(loom, task)).queued, "whoever comes next lands it"
+
+
+async def test_work_that_is_taken_out_of_the_queue_is_told_of(shop: Shop, loom: Loom, worker: Any, seen: Path) -> None:
+    task = await loom.create("A", priority="p0")
+    await loom.create("B")
+    script = f"test $LOOM_TASK_ID = {task.id} || exec sleep 30\n{again(seen)}"
+    work = Landing(landing_with_a_gate(worker()), script, agents=2)
+    running = asyncio.create_task(work.workers.run())
+    await until(lambda: work.notes(JobPhase.QUEUED))
+    await loom.cancel(task.id)
+    await until(lambda: work.notes(JobPhase.LOST))
+    work.workers.stop()
+    await running
+    assert shop.landed() == []
 
 
 @pytest.mark.parametrize("worktrees", [True, False])

@@ -189,9 +189,7 @@ class Job:
         try:
             await self._find_a_place()
             assert self._worktree is not None, "it has landed from one"
-            merged = await shore.merge(self._worktree, task, self._agent)
-            # What it conflicts with lies in its files now; whoever lands merges without them.
-            back = merged if isinstance(merged, Back) and merged.conflict else back
+            back = await shore.conflict(self._worktree, task, self._agent) or back
             return await self._work(session, sent_back(self._setting, back), begin=False)
         except TargetError as error:
             self._shift.end(error)
@@ -243,7 +241,7 @@ class Job:
     def _environment(self, errand: Errand) -> dict[str, str]:
         """What the command finds in its environment, with a `loom` in its PATH to report with."""
         more = {**errand.environment(), "LOOM_OUTPUT_FILE": str(self._setting.handed_in)}
-        more |= self._worktree.variables if self._worktree else {}
+        more |= self._worktree.variables | _committing_as(self._agent) if self._worktree else {}
         env = environment(more, without=_NOT_INHERITED)
         if shutil.which("loom") is None:
             env["PATH"] = os.pathsep.join([env.get("PATH", os.defpath), str(Path(errand.loom[0]).parent)])
@@ -551,3 +549,10 @@ class Job:
 
 _Report = tuple[JobPhase, str]
 """What came of a claim, and what more there is to say."""
+
+
+def _committing_as(agent: str) -> dict[str, str]:
+    """By what git, in the agent's worktree, knows whose its commits are, and asks nobody for a signature."""
+    who = {"NAME": agent, "EMAIL": f"{agent}@loom.invalid"}
+    people = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in who.items()}
+    return people | {"GIT_CONFIG_PARAMETERS": "'commit.gpgsign=false'"}

@@ -107,14 +107,11 @@ class Shore:
         tip = await self._lander.tip()
         return await bringing.bring(self._loom, self._prover, worktree, task, agent, tip, idle=idle)
 
-    async def merge(
-        self, worktree: Worktree, task: Task, agent: str, *, idle: bool = False
-    ) -> tuple[str, str, tuple[str, ...]] | Back:
-        """Commits what lies in a worktree and merges the target into it. Returns the commit of both, the target's, and
-        the paths that were changed; or why it goes back. Raises as `bring`."""
-        tip = await self._lander.tip()
-        merged = await bringing.merge(self._loom, worktree, task, agent, tip, idle=idle)
-        return merged if isinstance(merged, Back) else (merged[0], tip, merged[1])
+    async def conflict(self, worktree: Worktree, task: Task, agent: str) -> Back | None:
+        """Merges the target into work that came back from the queue, where it was merged without its files: what it
+        conflicts with lies in them then. Raises as `bring`."""
+        merged = await bringing.merge(self._loom, worktree, task, agent, await self._lander.tip())
+        return merged if isinstance(merged, Back) and merged.conflict else None
 
     async def send_back(self, task: Task, agent: str, worktree: Worktree, back: Back) -> None:
         """Notes that work goes back to its agent, who is at it again. Raises LoomError: it is not held."""
