@@ -147,11 +147,6 @@ def outside(changed: Iterable[str], files: Collection[str]) -> tuple[str, ...]:
     return tuple(_shown(path) for path in changed if not within(path, files)) if files else ()
 
 
-async def changes(repository: Repository, old: str, new: str) -> tuple[str, ...]:
-    """The paths by which two commits or trees differ."""
-    return tuple(one.path for one in await _differing(repository, old, new))
-
-
 # --- what lies there --------------------------------------------------------------------------------------------------
 
 

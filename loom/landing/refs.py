@@ -16,9 +16,6 @@ from pathlib import Path
 from loom.exceptions import CommandError
 from loom.git import Repository
 
-NOTHING = "0" * 40
-"""As an old value: the ref does not exist."""
-
 _LOCKED_SECONDS = 5.0  # that another process may hold a ref
 _STALE_SECONDS = 60.0  # after which a lock was left by a git that died: to move a ref takes milliseconds
 _OTHERWISE = re.compile(r"but expected|unable to resolve reference|reference is missing|reference already exists")

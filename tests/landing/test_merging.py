@@ -8,7 +8,6 @@ import pytest
 
 from loom.exceptions import CommandError
 from loom.landing import merging
-from loom.landing.commits import changes
 from loom.landing.merging import Brought, Conflict, Link, bring_in, chain, group
 from tests.landing.place import Place
 
@@ -102,7 +101,7 @@ async def test_a_branch_that_the_target_has_already_changes_nothing(place: Place
     repository, old = await place.repository(), place.tip()
     links, left = await chain(repository, old, [place.git("rev-parse", "HEAD")])
     assert not left
-    assert await changes(repository, old, links[-1].commit) == ()
+    assert links[-1].tree == place.tip(f"{old}^{{tree}}")
 
 
 # --- in an agent's worktree -------------------------------------------------------------------------------------------
