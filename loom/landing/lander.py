@@ -421,6 +421,9 @@ class Lander:
                     f"Bring that into {self.target} first: git merge {OWN}",
                 ) from held
             await own.move(stands, tip, alone=self._alone)
+        for _, commit, found in await self._intents():  # of the dead: nobody would come back to this target for them
+            if ids := [one.landing_id for one, is_open in found if is_open]:
+                await self._withdraw(ids, commit)
 
         async def turn(tx: Transaction) -> None:
             await rules.redirect(tx, OWN, f"{held.cause} What lands is on {OWN} from now on.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,24 @@ async def test_where_the_target_cannot_be_moved_the_project_lands_on_looms_own_f
     assert recorded.target == OWN
     assert (await yard.lander()).target == OWN
     assert not yard.held()
+
+
+async def test_what_the_dead_were_about_to_land_goes_to_the_new_target_with_all_else(yard: Yard) -> None:
+    """Two died before they moved the target, and when the next one comes a checkout does not let it be moved."""
+    yard.loom.config = replace(yard.loom.config, landing=replace(yard.loom.config.landing, target="main"))
+    yard.target = "main"
+    tip = await yard.tip()
+    tasks = [await yard.queued({"a.txt": "new\n", name: "1"}) for name in ("f", "g")]
+    for task in tasks:
+        row = await yard.landing(task)
+        merged = yard.place.git("commit-tree", f"{row.commit_id}^{{tree}}", "-p", tip, "-m", task.id)
+        await yard.loom.transact(partial(rules.intend, landing_ids=[row.id], commit_id=merged, target="main", old=tip))
+    yard.place.write("a.txt", "not committed\n")
+    for _ in range(2):
+        await once(yard)
+    assert [await yard.status(task) for task in tasks] == ["done", "done"]
+    assert yard.landed(OWN) == [[task.id for task in tasks]]
+    assert yard.place.tip("main") == tip
 
 
 async def test_looms_own_branch_that_a_person_holds_waits_for_him(yard: Yard) -> None:
