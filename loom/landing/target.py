@@ -313,7 +313,7 @@ async def exists(repository: Repository, commit: str) -> bool:
 
 
 async def nothing_in_the_way(repository: Repository) -> None:
-    """Raises TargetError where a branch keeps Loom from making its own, CommandError where there is no commit."""
+    """Raises TargetError where something keeps Loom from making its branches, CommandError where there is no commit."""
     await commit_of(repository, "HEAD")
     listed = await repository.text("for-each-ref", "--format=%(refname)", "refs/heads/loom", refs.branch(OWN) + "/**")
     for name in listed.splitlines():
@@ -323,6 +323,10 @@ async def nothing_in_the_way(repository: Repository) -> None:
                 f"The branch {short} stands in the way of the branches loom/… that Loom makes.",
                 f"Rename it: git branch -m {short} NAME",
             )
+    assert repository.common_dir is not None, "it was found"
+    there = repository.common_dir / "refs" / "heads" / "loom"
+    if there.is_symlink() or (there.exists() and not there.is_dir()):
+        raise TargetError(f"{there} stands in the way of the branches loom/… that Loom makes.", "Move it away.")
 
 
 async def commit_of(repository: Repository, name: str) -> str:
@@ -330,7 +334,7 @@ async def commit_of(repository: Repository, name: str) -> str:
     try:
         return await repository.text("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
     except CommandError as error:
-        if "did not end" in error.cause:
+        if "did not end" in error.cause or name != "HEAD":
             raise
         raise CommandError(
             f"The git repository {repository.work_tree} has no commit to begin from.",

@@ -33,6 +33,7 @@ from loom.graph import store
 from loom.graph.model.task import TaskStatus
 from loom.landing import places, setup
 from loom.landing.places import Lock
+from loom.landing.target import commit_of, nothing_in_the_way
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -116,8 +117,9 @@ class Worktrees:
             to_make: whether some are to be made, and not only those that are there looked at.
 
         Raises:
-            CommandError: there is none, it has no commit yet, something in it keeps worktrees from being made, or git
-                is not installed or refuses.
+            CommandError: there is none, it has no commit yet, its large files would not be handled, or git is not
+                installed or refuses.
+            TargetError: something in it keeps branches from being made.
             FileError: there is no place for them.
         """
         try:
@@ -129,8 +131,7 @@ class Worktrees:
                 f"{directory} is not in a git repository, which worktrees need.", "Run `git init` and commit first."
             ) from error
         if to_make:
-            await _commit_of(repository, "HEAD")
-            await _nothing_named_loom(repository)
+            await nothing_in_the_way(repository)
             await _large_files_are_handled(repository)
         places.own_directory(state / "worktrees")
         return cls(repository, state, await asyncio.to_thread(directory.resolve))
@@ -297,7 +298,7 @@ class Worktrees:
         """Makes the worktree. What git starts for it holds it on, should this process die."""
         path, branch = self._place / task_id, branch_of(task_id)
         fds = (hold.lock.fd,)
-        start = await _commit_of(self.repository, base or "HEAD")
+        start = await commit_of(self.repository, base or "HEAD")
         await asyncio.to_thread(self._clear, task_id)
         anew = await self._has_nothing(branch, start)
         how = ["-B", branch, str(path), start] if anew else [str(path), branch]
@@ -517,32 +518,6 @@ def _put_back(tree: Worktree) -> None:
 def _free(path: Path) -> Path:
     numbers = (path.with_name(f"{path.name}.{number}") for number in range(1, 1000))
     return next(one for one in (path, *numbers) if not os.path.lexists(one))
-
-
-async def _commit_of(repository: Repository, name: str) -> str:
-    try:
-        return await repository.text("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
-    except CommandError as error:
-        if "did not end" in error.cause or name != "HEAD":
-            raise
-        raise CommandError(
-            f"The git repository {repository.work_tree} has no commit to begin from.",
-            "Commit first, then run it again.",
-        ) from None
-
-
-async def _nothing_named_loom(repository: Repository) -> None:
-    """Raises CommandError where something keeps branches below `loom/` from being made."""
-    assert repository.common_dir is not None, "it was found"
-    listed = await repository.text("for-each-ref", "--format=%(refname)", f"refs/heads/{_BRANCHES}")
-    if f"refs/heads/{_BRANCHES}" in listed.splitlines():
-        raise CommandError(
-            f"The branch {_BRANCHES} stands in the way of the branches {_BRANCHES}/… that Loom makes.",
-            f"Rename it: git branch -m {_BRANCHES} NAME",
-        )
-    there = repository.common_dir / "refs" / "heads" / _BRANCHES
-    if there.is_symlink() or (there.exists() and not there.is_dir()):
-        raise CommandError(f"{there} stands in the way of the branches {_BRANCHES}/… that Loom makes.", "Move it away.")
 
 
 async def _large_files_are_handled(repository: Repository) -> None:

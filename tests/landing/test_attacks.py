@@ -14,7 +14,6 @@ import pytest
 
 from loom.exceptions import LoomError
 from loom.landing.byhand import ByHand
-from loom.landing.target import OWN
 from tests.landing.place import ENV, Place
 from tests.landing.test_byhand import claimed
 from tests.landing.yard import Yard

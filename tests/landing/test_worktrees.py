@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.exceptions import CommandError, FileError, LoomError
+from loom.exceptions import CommandError, FileError, LoomError, TargetError
 from loom.landing import worktrees
 from loom.landing.worktrees import Worktrees
 from tests.orchestration.conftest import alive, pids
@@ -447,13 +447,13 @@ async def test_what_is_over_is_pruned_and_what_would_be_lost_is_named(trees: Wor
 
 async def test_a_branch_that_is_in_the_way_is_refused_by_name(repository: Path) -> None:
     git(repository, "branch", "loom")
-    with pytest.raises(CommandError, match=r"^The branch loom stands in the way .* git branch -m loom NAME"):
+    with pytest.raises(TargetError, match=r"^The branch loom stands in the way .* git branch -m loom NAME"):
         await of(repository)
     git(repository, "branch", "-d", "loom")
     there = repository / ".git" / "refs" / "heads" / "loom"
     for kind in ("file", "link"):
         there.touch() if kind == "file" else there.symlink_to(repository)
-        with pytest.raises(CommandError, match=r"refs/heads/loom stands in the way .* Move it away\.$"):
+        with pytest.raises(TargetError, match=r"refs/heads/loom stands in the way .* Move it away\.$"):
             await of(repository)
         there.unlink()
     git(repository, "branch", "loom/landed")
