@@ -316,6 +316,15 @@ async def test_what_is_taken_out_of_the_queue_during_the_checks_does_not_land(ya
     assert not yard.held()
 
 
+async def test_what_a_dead_lander_was_about_to_do_holds_nothing_in_the_queue_once_it_cannot_be_done(yard: Yard) -> None:
+    first, second = await yard.queued({"x": "1"}), await yard.queued({"y": "1"})
+    ids = [(await yard.landing(second)).id]
+    await yard.loom.transact(lambda tx: rules.intend(tx, ids, commit_id="1" * 40, target=OWN, old="2" * 40))
+    report = await once(yard)
+    assert [one.task_id for one in report.landed] == [first.id]
+    assert [one.task_id for one in report.sent_back] == [second.id]
+
+
 async def test_a_commit_that_is_gone_goes_back(yard: Yard) -> None:
     task = await yard.queued({"f": "1"})
     yard.place.git("update-ref", "-d", f"refs/heads/loom/{task.id}")
