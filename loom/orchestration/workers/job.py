@@ -87,7 +87,7 @@ class Job:
         self.queued = False
         self._bench, self._loom, self._shift = bench, bench.loom, bench.shift
         self._agent, self._claim, self._task = agent, claim, claim.task
-        self._watch = Watch(bench.loom, bench.shift, claim)
+        self._watch = Watch(bench.loom, bench.shift, claim.task)
         self._worktree: Worktree | None = None
         self._session: Session | None = None
         self._asked = self._reviewed = self._idle = False  # once each
@@ -183,7 +183,7 @@ class Job:
         if task.status is not TaskStatus.CLAIMED or task.claim_token != self._task.claim_token:
             return JobPhase.LOST, "its claim ended meanwhile"
         self._task, self._claim = task, replace(self._claim, task=task)
-        self._watch = session.watch = Watch(self._loom, self._shift, self._claim)
+        self._watch = session.watch = Watch(self._loom, self._shift, task, since=task.updated_at)
         self._mended = 0
         keeping = asyncio.create_task(self._keep())
         try:

@@ -14,8 +14,10 @@ from loom.graph.model.task import TaskStatus
 from loom.orchestration.workers.shift import Shift
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from loom.graph.front import Loom
-    from loom.graph.store import Claim
+    from loom.graph.model.task import Task
 
 _FIRST_WATCH = 1.0  # seconds that something goes on before its claim is watched: what is short needs no watching
 _LONGEST_WATCH = 60.0
@@ -44,11 +46,12 @@ class Cut(StrEnum):
 class Watch:
     """The watch over one claim. The time until its deadline counts from here."""
 
-    def __init__(self, loom: Loom, shift: Shift, claim: Claim) -> None:
-        task = claim.task
+    def __init__(self, loom: Loom, shift: Shift, task: Task, since: datetime | None = None) -> None:
+        """`since`: when a claimed task came back to whoever has its claim; None: it was claimed just now."""
+        began = since or task.claimed_at
         assert task.deadline_at is not None, "it is claimed"
-        assert task.claimed_at is not None, "it is claimed"
-        self.span = (task.deadline_at - task.claimed_at).total_seconds()
+        assert began is not None, "it is claimed"
+        self.span = (task.deadline_at - began).total_seconds()
         self._loom, self._shift, self._task = loom, shift, task
         self._began = time.monotonic()
 
