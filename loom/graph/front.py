@@ -529,6 +529,9 @@ class Loom:
         """The tasks that a filter asks for, as text (see `model.filters`) or whole. Raises InvalidInputError."""
         chosen = wanted if isinstance(wanted, Filter) else filters.parse(wanted)
         limit = limits.page(limit)
+        if chosen.words or chosen.file:
+            while await self._at_once(lambda tx: listing.read_texts(tx.connection, self.project_id)):
+                pass
         async with self._links.reading() as connection:
             return await listing.list_tasks(connection, self.project_id, chosen, limit)
 

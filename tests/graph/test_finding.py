@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from loom.db.connection import Pool
@@ -111,6 +113,28 @@ async def test_what_is_found_follows_what_is_changed(loom: Loom) -> None:
     planted = await loom.apply_plan({"tasks": [{"title": "Planted turnips", "labels": ["garden"]}]})
     assert await _titles(loom, "turnip") == ["Planted turnips"]
     assert planted[0].labels == ("garden",)
+
+
+async def test_words_that_are_changed_while_they_are_read_are_read_again(loom: Loom, pool: Pool) -> None:
+    task = await loom.create("Old words")
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("update tasks set title = 'New words' where id = $1", task.id)
+        assert await _titles(loom, "old") == []
+    assert await _titles(loom, "new") == ["New words"]
+    async with pool.acquire() as connection:
+        async with connection.transaction():
+            assert not await listing.read_texts(connection, loom.project_id)
+            await loom.update(task.id, priority="p0")
+            changing = asyncio.create_task(loom.update(task.id, title="Newer still"))
+            await asyncio.sleep(0.1)
+        await changing
+    assert await _titles(loom, "newer") == ["Newer still"]
+
+
+async def test_a_plan_of_many_is_found(loom: Loom) -> None:
+    await loom.apply_plan({"tasks": [{"title": f"Turnip {number}"} for number in range(4_500)]})
+    assert len((await loom.find("turnips", limit=10)).tasks) == 10
+    assert await _titles(loom, "4321") == ["Turnip 4321"]
 
 
 async def test_a_task_has_at_most_twenty_labels(loom: Loom) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LOOKED_AT = 2_000
 """Rows that one page looks at, at most."""
 
+_READ_AT_ONCE = 2_000  # tasks whose words are read in one statement
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -44,6 +46,24 @@ async def list_tasks(connection: Connection, project_id: str, wanted: Filter, li
     partly = bool(records) and records[0]["looked_at"] >= LOOKED_AT
     waits = [task.id for task in tasks if task.waiting or task.retry_at is not None]
     return Found(tasks, len(records) > limit, partly, await blockers(connection, project_id, waits) if waits else {})
+
+
+async def read_texts(connection: Connection, project_id: str) -> bool:
+    """Reads the words and paths of some tasks for which that is due. Returns whether there may be more of them."""
+    status = await connection.execute(
+        """
+        with due as (
+            select task_id from task_texts where project_id = $1 and words is null
+             order by task_id limit $2 for no key update skip locked)
+        update task_texts x
+           set words = loom_words(t.title, t.done_when, t.context), paths = loom_paths(t.files)
+          from due d join tasks t on t.project_id = $1 and t.id = d.task_id
+         where x.project_id = $1 and x.task_id = d.task_id
+        """,
+        project_id,
+        _READ_AT_ONCE,
+    )
+    return int(status.rpartition(" ")[2]) == _READ_AT_ONCE
 
 
 def statement(project_id: str, wanted: Filter, limit: int) -> tuple[str, list[Any]]:
