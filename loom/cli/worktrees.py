@@ -57,8 +57,7 @@ def prune() -> None:
 
     async def work(loom: Loom) -> Reply:
         trees = await Worktrees.of_project(loom.config, to_make=False)
-        over = await worktrees.over(loom, [one.task_id for one in trees.listed()])
-        told = await trees.prune(over)
+        told = await worktrees.tidy(loom, trees)
         return {
             "removed": [name for name, kept in told.items() if not kept],
             "kept": [{"task_id": name, "why": kept} for name, kept in told.items() if kept],

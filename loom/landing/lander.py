@@ -90,6 +90,7 @@ class Lander:
         self._repository: Repository = worktrees.repository
         self._holder = f"{_host()}-{os.getpid()}"
         self._alone = False  # no other process of this user's on this machine lands
+        self._untidy: set[str] = set()  # tasks whose places could not be removed yet
 
     @classmethod
     async def of(cls, loom: Loom, worktrees: Worktrees, prover: Prover, name: str | None = None) -> Self:
@@ -504,9 +505,11 @@ class Lander:
 
     async def _tidy(self, landed: Sequence[Landed]) -> None:
         """Removes the places in which landed work was done; what cannot be removed now is pruned later."""
-        if landed:
+        self._untidy |= {one.task_id for one in landed}
+        if self._untidy:
             with suppress(LoomError):
-                await self._worktrees.prune([one.task_id for one in landed])
+                told = await self._worktrees.prune(self._untidy)
+                self._untidy &= {task_id for task_id, kept in told.items() if kept}
 
 
 @dataclass(slots=True)

@@ -252,18 +252,28 @@ class Worktrees:
         except OSError as error:
             raise _unwritable(error, self._place) from None
 
+    async def branches(self) -> list[str]:
+        """The tasks that have a branch, with or without a worktree. Raises CommandError."""
+        refs = await self.repository.text("for-each-ref", "--format=%(refname)", f"refs/heads/{_BRANCHES}/loom-*")
+        return [name.rpartition("/")[2] for name in refs.splitlines()]
+
     async def prune(self, over: Collection[str]) -> dict[str, str]:
-        """Removes what was left half made, and the worktrees of these tasks, which are over. What is in use stays, and
-        what would be lost by it. Returns for each that was looked at what is still there and why, "" if nothing.
+        """Removes what was left half made, and the worktrees and branches of these tasks, which are over. What is in
+        use stays, and what would be lost by it. Returns for each that was looked at what is still there and why, "" if
+        nothing.
 
         Raises:
-            FileError: something cannot be removed.
+            FileError: something cannot be removed. CommandError: git refuses.
         """
         told = {}
         for found in self.listed():
             if found.whole and found.task_id not in over:
                 continue
             told[found.task_id] = await self._prune(found)
+        # Whoever removed a worktree may have died before its branch went.
+        for task_id in await self.branches():
+            if task_id in over and not told.get(task_id):
+                told[task_id] = await self._drop_branch(branch_of(task_id), force=False, tip=None)
         return told
 
     # --- who holds it -------------------------------------------------------------------------------------------------
@@ -337,18 +347,21 @@ class Worktrees:
             return f"{tree.path}: {kept}"
         await asyncio.to_thread(self._clear, tree.task_id)
         self._leave(tree.task_id, remove=True)
-        ref = f"refs/heads/{tree.branch}"
+        return await self._drop_branch(tree.branch, force=force, tip=tip)
+
+    async def _drop_branch(self, branch: str, *, force: bool, tip: str | None) -> str:
+        ref = f"refs/heads/{branch}"
         try:
             stands = await self.repository.text("for-each-ref", "--format=%(objectname)", ref)
             if not stands:
                 return ""
             if tip not in (None, stands):
-                return f"the branch {tree.branch}, which somebody has moved"
-            if not (force and tip) and await self._only_on(tree.branch, stands):
-                return f"the branch {tree.branch}, whose commits no other branch has"
+                return f"the branch {branch}, which somebody has moved"
+            if not (force and tip) and await self._only_on(branch, stands):
+                return f"the branch {branch}, whose commits no other branch has"
             await self.repository.run("update-ref", "--no-deref", "-d", ref, stands)
         except CommandError as error:
-            return f"the branch {tree.branch}: {error.cause}"
+            return f"the branch {branch}: {error.cause}"
         return ""
 
     async def _unsaved(self, tree: Worktree) -> str:
@@ -484,6 +497,12 @@ async def over(loom: Loom, task_ids: Collection[str]) -> set[str]:
     """Those of these tasks that nobody will work on again: done, cancelled, or of no project any more."""
     known = await loom.look(lambda connection: store.get_tasks(connection, loom.project_id, task_ids))
     return {one for one in task_ids if one not in known or known[one].status in _OVER}
+
+
+async def tidy(loom: Loom, trees: Worktrees) -> dict[str, str]:
+    """Prunes what is left of all tasks that are over, whoever left it. Returns and raises as `Worktrees.prune`."""
+    known = {*(one.task_id for one in trees.listed()), *await trees.branches()}
+    return await trees.prune(await over(loom, known))
 
 
 def branch_of(task_id: str) -> str:

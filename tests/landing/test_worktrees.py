@@ -442,6 +442,20 @@ async def test_what_is_over_is_pruned_and_what_would_be_lost_is_named(trees: Wor
     }
 
 
+async def test_a_branch_whose_worktree_is_gone_is_pruned_unless_something_would_be_lost(
+    trees: Worktrees, repository: Path
+) -> None:
+    for name in ("loom-00000001", "loom-00000002", "loom-00000003"):
+        git(repository, "branch", f"loom/{name}")
+    git(repository, "update-ref", "refs/heads/loom/loom-00000002", git(
+        repository, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit-tree", "-m", "x", "HEAD^{tree}"
+    ).strip())  # fmt: skip
+    told = await trees.prune(["loom-00000001", "loom-00000002"])
+    assert told["loom-00000001"] == ""
+    assert "whose commits no other branch has" in told["loom-00000002"]
+    assert await trees.branches() == ["loom-00000002", "loom-00000003"]
+
+
 # --- repositories that are not as others ------------------------------------------------------------------------------
 
 

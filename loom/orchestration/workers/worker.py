@@ -32,7 +32,7 @@ from loom.landing.lander import Lander
 from loom.landing.proving import Prover
 from loom.landing.report import Reports
 from loom.landing.target import OWN
-from loom.landing.worktrees import Worktrees
+from loom.landing.worktrees import Worktrees, tidy
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.workers.bench import Bench, JobPhase, JobProgress
 from loom.orchestration.workers.job import Job
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _LONGEST_REST = 60.0  # seconds
 _SPREAD = 0.05  # seconds over which waiting processes spread when work becomes ready
+_TIDYING = 60.0  # seconds for removing what is left of tasks that are over
 _FAREWELL = 1.0  # seconds for ending the session
 _PREFIX = 32  # characters of a name before host, process and number
 
@@ -191,6 +192,7 @@ class Workers:
             bench = self._bench(trees, worktrees, Path(stack.enter_context(scratch)))
             stack.push_async_callback(bench.reports.close)
             beside = [asyncio.create_task(self._shore.run())] if self._shore else []
+            left = None
             try:
                 left = await self._until_nothing_is_left(bench)
             finally:
@@ -198,6 +200,9 @@ class Workers:
                 self.stop()
                 await asyncio.gather(*self._jobs.values(), *self._concluding, return_exceptions=True)
                 await end(beside)
+                if beside and worktrees:  # also what somebody left who was killed over it
+                    with suppress(LoomError, TimeoutError):
+                        await asyncio.wait_for(tidy(loom, worktrees), _FAREWELL if left is None else _TIDYING)
                 with suppress(LoomError, TimeoutError):
                     await asyncio.wait_for(loom.end_session(), _FAREWELL)
         if self._shift.broken:
