@@ -52,22 +52,19 @@ class Ready:
     proofs: tuple[Proof, ...]
 
 
-async def merge(
-    loom: Loom, worktree: Worktree, task: Task, agent: str, tip: str, *, idle: bool = False
-) -> tuple[str, tuple[str, ...]] | Back:
+async def merge(loom: Loom, worktree: Worktree, task: Task, agent: str, tip: str) -> tuple[str, tuple[str, ...]] | Back:
     """Commits what lies in a worktree, in which nothing runs, and merges the target into it. Returns the commit of both
     and the paths that were changed, or why it goes back.
 
     Args:
         tip: where the target stands.
-        idle: it is known by now that nothing was to be changed.
 
     Raises:
         ConfigError: a check is not in force, so that nobody knows what it protects.
         CommandError: git refuses.
     """
     repository, protected = worktree.repository, checks.protected(loom.config)
-    work = Work(task.id, task.title, agent, () if idle else task.files)
+    work = Work(task.id, task.title, agent, task.files)
     made = await commits.commit(repository, worktree.branch, work, target=tip, protected=protected, base=worktree.base)
     if isinstance(made, Refusal):
         return Back("It cannot be committed.", made.text, nothing=made.nothing)
@@ -75,9 +72,7 @@ async def merge(
     return Back(str(both), conflict=True) if isinstance(both, Conflict) else (both, made.changed)
 
 
-async def bring(
-    loom: Loom, prover: Prover, worktree: Worktree, task: Task, agent: str, tip: str, *, idle: bool = False
-) -> Ready | Back:
+async def bring(loom: Loom, prover: Prover, worktree: Worktree, task: Task, agent: str, tip: str) -> Ready | Back:
     """As `merge`, and proves what that makes.
 
     Raises:
@@ -85,7 +80,7 @@ async def bring(
         CommandError, FileError: git, or what makes a place to prove in, refuses.
     """
     wanted = checks.demanded(loom.config, task)
-    merged = await merge(loom, worktree, task, agent, tip, idle=idle)
+    merged = await merge(loom, worktree, task, agent, tip)
     if isinstance(merged, Back):
         return merged
     both, changed = merged

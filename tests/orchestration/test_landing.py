@@ -225,12 +225,24 @@ async def test_where_nothing_was_changed_the_task_is_done_and_nothing_lands(
     shop: Shop, loom: Loom, worker: Any, seen: Path
 ) -> None:
     looked = await loom.create("Look")
-    (declared,) = await loom.apply_plan({"tasks": [{"title": "Change", "files": ["a.txt"]}]})
     work = Landing(worker(), f"cat > {seen}/$LOOM_TASK_ID-$$; echo '{{\"saw\": 1}}'")
     assert await work.finish() == []
-    assert [(await task_now(loom, one)).status for one in (looked, declared)] == ["done", "done"]
+    assert (await task_now(loom, looked)).status == "done"
     assert len([*seen.glob(f"{looked.id}-*")]) == 1
-    assert len([*seen.glob(f"{declared.id}-*")]) == 2, "it is asked once whether that was meant"
+    assert shop.landed() == []
+
+
+async def test_who_changes_nothing_of_what_a_task_names_is_asked_once_and_has_failed(
+    shop: Shop, worker: Any, seen: Path
+) -> None:
+    loom = worker(max_retries=0)
+    (declared,) = await loom.apply_plan({"tasks": [{"title": "Change", "files": ["a.txt"]}]})
+    work = Landing(loom, f"cat > {seen}/$LOOM_TASK_ID-$$; echo '{{\"saw\": 1}}'")
+    await work.finish()
+    found = await task_now(loom, declared)
+    assert found.dead_reason is not None
+    assert "Nothing was changed, though the task is for a.txt" in found.dead_reason
+    assert len([*seen.glob(f"{declared.id}-*")]) == 2
     assert shop.landed() == []
 
 

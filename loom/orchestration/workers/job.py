@@ -90,7 +90,8 @@ class Job:
         self._watch = Watch(bench.loom, bench.shift, claim.task)
         self._worktree: Worktree | None = None
         self._session: Session | None = None
-        self._asked = self._reviewed = self._idle = False  # once each
+        self._asked = self._reviewed = False  # once each
+        self._idle = False  # he was asked why he has changed nothing
         self._mended = 0  # how often in a row its work went back
 
     async def run(self) -> None:
@@ -420,15 +421,15 @@ class Job:
         self._tell(JobPhase.PROVING, ", ".join(shore.checks(self._task)))
 
         async def bring() -> Ready | Back:
-            return await shore.bring(tree, self._task, self._agent, idle=self._idle)
+            return await shore.bring(tree, self._task, self._agent)
 
         found = await self._while_held(bring, turn, output, "brought to land", "being proven")
         if not isinstance(found, Back):
             return found
-        self._idle = self._idle or found.nothing
         self._mended += 1
-        if self._mended > _MENDED:
+        if self._mended > _MENDED or (found.nothing and self._idle):
             return await self._give_up(found, output)
+        self._idle = found.nothing
         try:
             await self._shift.asked(lambda: shore.send_back(self._task, self._agent, tree, found))
         except LoomError:

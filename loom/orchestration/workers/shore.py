@@ -93,11 +93,8 @@ class Shore:
         )
         return found.output or {} if found is not None and found.state is LandingState.REPORTED else None
 
-    async def bring(self, worktree: Worktree, task: Task, agent: str, *, idle: bool) -> Ready | Back:
+    async def bring(self, worktree: Worktree, task: Task, agent: str) -> Ready | Back:
         """Commits what lies in a worktree, merges the target into it, and proves that.
-
-        Args:
-            idle: it is known by now that nothing was to be changed.
 
         Raises:
             TargetError: the target is gone, or was moved.
@@ -105,7 +102,7 @@ class Shore:
             CommandError, FileError: git, or what makes a place to prove in, refuses.
         """
         tip = await self._lander.tip()
-        return await bringing.bring(self._loom, self._prover, worktree, task, agent, tip, idle=idle)
+        return await bringing.bring(self._loom, self._prover, worktree, task, agent, tip)
 
     async def conflict(self, worktree: Worktree, task: Task, agent: str) -> Back | None:
         """Merges the target into work that came back from the queue, where it was merged without its files: what it
