@@ -33,7 +33,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "up": _Entry("servers:up", "Start the servers and bring the project up to date."),
         "down": _Entry("servers:down", "Stop the servers; every byte is kept."),
         "status": _Entry("looking:status", "The project at a glance, or one task with all around it."),
-        "demo": _Entry("demo:demo", "See three agents work through a plan, from nothing."),
+        "demo": _Entry("demo:demo", "See four agents change a program together, from nothing."),
         "doctor": _Entry("doctor:doctor", "Check servers, settings and the graph's invariants."),
         "help": _Entry("help:help_", "Read about a topic or a command."),
         "mcp": _Entry("servers:mcp", "Serve the tools for agents over standard input and output."),

@@ -1,12 +1,13 @@
-"""`loom demo`: real processes that speak MCP work through a plan, each task done once and in order."""
+"""`loom demo`: scripted agents whose work lands, and a plan of one's own that real processes pretend to do over MCP."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from loom.cli.demo import _place
+from loom.cli.demo.played import place
 from loom.db.connection import Pool
 from tests.cli.conftest import Cli
 
@@ -20,27 +21,59 @@ def empty(bare: Cli, cli: Cli) -> Cli:
     return Cli(directory, env)
 
 
-async def test_from_nothing_to_a_finished_project(empty: Cli, pool: Pool) -> None:
+@pytest.mark.timeout(300)
+def test_from_nothing_to_a_program_that_agents_have_changed(empty: Cli) -> None:
     done = empty("demo")
     assert done.code == 0, done
-    assert "16 tasks done by 3 agents" in done.out
-    assert "agent-3" in done.out
+    assert "8 of 8 landed, none by a person; checked again from a clean clone: every commit green" in done.out
+    for told in ("landed", "sent back", "unit is red", "It conflicts in shop/catalog.py", "killed by signal SIGKILL"):
+        assert told in done.out, told
+    root = empty.directory
+    assert "git merge --ff-only loom/landed" in done.out
+    merged = subprocess.run(
+        ["git", "merge", "--ff-only", "-q", "loom/landed"], cwd=root, capture_output=True, text=True
+    )
+    assert merged.returncode == 0, merged.stderr
+    assert '"tea"' in (root / "shop/catalog.py").read_text()
+    assert empty("doctor").code == 0
+    again = empty("demo")
+    assert again.code == 0, "in a directory of its own, as this one has files"
+    assert (root / "loom-demo" / "shop").is_dir()
+    third = empty("demo")
+    assert third.code == 1
+    assert "was played in" in third.err
+
+
+PLAN = """
+tasks:
+  - {key: a, title: First}
+  - {key: b, title: Second, depends_on: [a]}
+  - {title: Third, depends_on: [a]}
+  - {title: Last, depends_on: [b]}
+"""
+
+
+async def test_agents_pretend_to_do_a_plan_of_ones_own(empty: Cli, pool: Pool) -> None:
+    (empty.directory / "plan.yaml").write_text(PLAN)
+    done = empty("demo", "plan.yaml", "--agents", "2")
+    assert done.code == 0, done
+    assert "4 tasks done by 2 agents" in done.out
     counts = empty.ok("status")["counts"]
-    assert counts == counts | {"done": 20, "pending": 0, "claimed": 0}
+    assert counts == counts | {"done": 4, "pending": 0, "claimed": 0}
     twice = "select count(*) from events where type = 'task.done' group by task_id having count(*) > 1"
     assert await pool.fetchval(twice) is None
     early = """select count(*) from task_deps e join tasks t on t.id = e.task_id join tasks d on d.id = e.depends_on
                 where t.claimed_at < d.done_at"""
     assert await pool.fetchval(early) == 0
-    assert empty("doctor").code == 0
-    again = empty("demo")
+    again = empty("demo", "plan.yaml")
     assert again.code == 0
-    assert "nothing to do: all 20 tasks are finished" in again.out
+    assert "nothing to do: all 4 tasks are finished" in again.out
 
 
 def test_it_does_not_pretend_to_do_real_work(cli: Cli) -> None:
     task = cli.create("real work")
-    refused = cli("demo")
+    (cli.directory / "plan.yaml").write_text(PLAN)
+    refused = cli("demo", "plan.yaml")
     assert refused.code == 1
     assert "1 unfinished task" in refused.err
     assert cli.ok("status", task)["status"] == "pending"
@@ -59,10 +92,10 @@ def test_a_file_without_anything_to_do(empty: Cli) -> None:
 def test_a_repository_with_files_of_its_own_is_left_alone(bare: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", bare.env["HOME"])
     monkeypatch.chdir(bare.directory)
-    assert _place() == bare.directory
+    assert place() == bare.directory
     (bare.directory / ".git").mkdir()
-    assert _place() == bare.directory
+    assert place() == bare.directory
     (bare.directory / "main.py").touch()
-    assert _place() == bare.directory / "loom-demo"
+    assert place() == bare.directory / "loom-demo"
     monkeypatch.chdir(bare.env["HOME"])
-    assert _place() == Path(bare.env["HOME"]) / "loom-demo"
+    assert place() == Path(bare.env["HOME"]) / "loom-demo"

@@ -1,7 +1,7 @@
-"""One agent of `loom demo`, a process of its own: an MCP client of a Loom server that it starts, as a coding agent has
-one. It claims, pretends to work, reports, waits when nothing is ready, and ends when nothing will be.
+"""One agent of `loom demo FILE`, a process of its own: an MCP client of a Loom server that it starts, as a coding
+agent has one. It claims, pretends to work, reports, waits when nothing is ready, and ends when nothing will be.
 
-    python -m loom.cli.demo_agent    LOOM_PROJECT_DIR and LOOM_AGENT_ID say where, and as whom
+    python -m loom.cli.demo.player    LOOM_PROJECT_DIR and LOOM_AGENT_ID say where, and as whom
 """
 
 from __future__ import annotations

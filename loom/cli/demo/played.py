@@ -1,5 +1,5 @@
-"""`loom demo`: from an empty directory to a finished project, with agents that are processes of their own and speak MCP
-to servers of their own, as coding agents do. Only their work is made up."""
+"""`loom demo FILE`: a plan of the user's, with agents that are processes of their own and speak MCP to servers of their
+own, as coding agents do. Only their work is made up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from loom.bus.events import Event, EventType
 from loom.cli.output import dim, emit, heading, plural, status, table
 from loom.cli.project import initialise
 from loom.cli.servers import bring_up
-from loom.cli.shared import Command, note, open_project, progress, read_text, wants_json
+from loom.cli.shared import note, open_project, progress, read_text, wants_json
 from loom.cli.times import when
 from loom.cli.transfer import bring_in
 from loom.config import LoomConfig, find_project, load_config, logs_dir
@@ -34,29 +33,18 @@ from loom.texts import one_line
 _STOP_SECONDS = 5.0
 
 
-@click.command(cls=Command)
-@click.argument("file", required=False)
-@click.option(
-    "--agents", type=click.IntRange(1, 16), default=3, show_default=True, metavar="N", help="How many agents."
-)
-def demo(file: str | None, agents: int) -> None:
-    """See agents work through FILE, any file that `loom import` reads, or through a plan that Loom brings along.
-
-    Makes this directory a project and starts the servers, as `loom init` and `loom up` do. In a repository with files
-    of its own it works in a new directory loom-demo. The agents' work is made up; all else is real. Exit status 4:
-    something is left unfinished."""
+def play(file: str, agents: int) -> int:
+    """Has agents pretend to work through a file that `loom import` reads. Returns how many tasks are unfinished."""
     begin = time.monotonic()
-    text, name = _plan(file)
-    root = _place()
+    text, name = read_text(file), "standard input" if file == "-" else PurePath(file).name
+    root = place()
     if find_project(root) is None:
         progress(f"Making {root} a Loom project.")
         if advice := initialise(root).advice:
             note(advice)
     config = load_config(root)
     bring_up(config)
-    left = asyncio.run(_play(config, text, name, agents, begin))
-    if left:
-        click.get_current_context().exit(4)
+    return asyncio.run(_play(config, text, name, agents, begin))
 
 
 async def _play(config: LoomConfig, text: str, name: str, agents: int, begin: float) -> int:
@@ -133,14 +121,9 @@ async def _note(loom: Loom, story: _Story, event: Event) -> None:
 # --- where and what -------------------------------------------------------------------------------------------------
 
 
-def _plan(file: str | None) -> tuple[str, str]:
-    if file is None:
-        return resources.files("loom.cli").joinpath("demo_plan.yaml").read_text("utf-8"), "demo_plan.yaml"
-    return read_text(file), "standard input" if file == "-" else PurePath(file).name
-
-
-def _place() -> Path:
-    """Here, unless this is the home directory or a repository that has files of its own but is no Loom project."""
+def place() -> Path:
+    """Where the plan is played: here, unless this is the home directory or a repository that has files of its own but
+    is no Loom project."""
     here = Path.cwd()
     if (found := find_project(here)) is not None:
         return found
@@ -171,7 +154,7 @@ def _running(config: LoomConfig, names: Sequence[str]) -> Iterator[list[subproce
             with files.log(logs / f"demo-{name}.log", logs.parent, anew=True) as log:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "loom.cli.demo_agent"],
+                        [sys.executable, "-m", "loom.cli.demo.player"],
                         cwd=config.project_dir,
                         env=environment({"LOOM_PROJECT_DIR": str(config.project_dir), "LOOM_AGENT_ID": name}),
                         stdin=subprocess.DEVNULL,
