@@ -10,7 +10,7 @@ import click
 from loom import replies
 from loom.cli.output import block, diagnosed, dim, files_and_checks, heading, plural, pretty, table
 from loom.cli.output import status as coloured
-from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
+from loom.cli.shared import Command, Reply, answer, limit_option, several, wants_json
 from loom.cli.tasks import dead_lines
 from loom.cli.times import until, when
 from loom.graph.front import Loom
@@ -78,14 +78,19 @@ def status(task: str | None, view: str, limit: int) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("task")
-def show(task: str) -> None:
-    """TASK with all around it, as `loom status TASK` shows it."""
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+def show(tasks: tuple[str, ...]) -> None:
+    """Tasks with all around them, as `loom status TASK` shows one. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
-        return replies.detail(await loom.get(task))
+        found = [replies.detail(await loom.get(one)) for one in several(tasks)]
+        return {"tasks": found, "count": len(found)} if len(found) > 1 else found[0]
 
-    answer(work, _detail_lines)
+    def lines(reply: Reply) -> Iterator[str]:
+        for one in reply.get("tasks", [reply]):
+            yield from _detail_lines(one)
+
+    answer(work, lines)
 
 
 @click.command(cls=Command)

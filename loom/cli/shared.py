@@ -108,6 +108,17 @@ def needed_text(text: str | None, file: str | None, name: str) -> str:
     return found
 
 
+def several(names: Iterable[str]) -> list[str]:
+    """The tasks that were named, each once; for `-` the first word of each line of standard input."""
+    found: dict[str, None] = {}
+    for name in names:
+        lines = read_text("-").splitlines() if name == "-" else [name]
+        found |= {words[0]: None for line in lines if (words := line.split())}
+    if not found:
+        raise click.UsageError("No task was named.")
+    return list(found)
+
+
 def input_pairs(pairs: Iterable[str]) -> dict[str, str]:
     """Inputs that came as NAME=VALUE, where VALUE may be @file."""
     found = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -20,6 +20,7 @@ from loom.cli.shared import (
     json_option,
     limit_option,
     needed_text,
+    several,
     token_option,
 )
 from loom.cli.times import when
@@ -81,7 +82,7 @@ def create(
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("--title", metavar="TEXT")
 @json_option("context", "Replaces the context")
 @click.option("--priority", type=_PRIORITY)
@@ -99,7 +100,7 @@ def create(
 @token_option
 @agent_option
 def update(
-    task: str,
+    tasks: tuple[str, ...],
     title: str | None,
     context: dict[str, Any] | None,
     priority: str | None,
@@ -115,11 +116,11 @@ def update(
     token: int | None,
     agent: str | None,
 ) -> None:
-    """Change an unfinished TASK; what is not named stays."""
+    """Change unfinished tasks; what is not named stays. `-` reads ids from standard input."""
     if depends_on and no_dependencies:
         raise click.UsageError("Give --depends-on or --no-dependencies, not both.")
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         return replies.outcome(
             await loom.update(
                 task,
@@ -138,23 +139,23 @@ def update(
             )
         )
 
-    answer(work, outcome_lines, agent=agent, changes=True)
+    _change_each(tasks, change, agent)
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("--reason", metavar="TEXT", help="Why.")
 @click.option("--downstream", is_flag=True, help="Also cancel all that waits for it.")
 @from_option("reason")
 @agent_option
-def cancel(task: str, reason: str | None, downstream: bool, file: str | None, agent: str | None) -> None:
-    """Cancel an unfinished TASK; an epic with all that is unfinished in it."""
+def cancel(tasks: tuple[str, ...], reason: str | None, downstream: bool, file: str | None, agent: str | None) -> None:
+    """Cancel unfinished tasks; an epic with all that is unfinished in it. `-` reads ids from standard input."""
     why = given_text(reason, file, "--reason")
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         return replies.outcome(await loom.cancel(task, reason=why, downstream=downstream))
 
-    answer(work, outcome_lines, agent=agent, changes=True)
+    _change_each(tasks, change, agent)
 
 
 @click.command(cls=Command)
@@ -213,8 +214,9 @@ def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
     """Put dead tasks into play again, their attempts counted anew."""
 
     async def work(loom: Loom) -> Reply:
-        await _must_be_dead(loom, tasks)
-        return _together([replies.outcome(await loom.resolve(one, "retry", note=note)) for one in tasks])
+        named = await _ids(loom, tasks)
+        await _must_be_dead(loom, named)
+        return _together([replies.outcome(await loom.resolve(one, "retry", note=note)) for one in named])
 
     answer(work, _lines_together, agent=agent, changes=True)
 
@@ -228,23 +230,45 @@ def cancel_dead(tasks: tuple[str, ...], reason: str | None, downstream: bool, ag
     """Cancel dead tasks."""
 
     async def work(loom: Loom) -> Reply:
-        await _must_be_dead(loom, tasks)
+        named = await _ids(loom, tasks)
+        await _must_be_dead(loom, named)
         return _together(
-            [replies.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in tasks]
+            [replies.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in named]
         )
 
     answer(work, _lines_together, agent=agent, changes=True)
 
 
-async def _must_be_dead(loom: Loom, tasks: tuple[str, ...]) -> None:
+def _change_each(names: tuple[str, ...], change: Callable[[Loom, str], Awaitable[Reply]], agent: str | None) -> None:
+    """Changes the tasks that were named, once it is known that all of them are there, and tells what became of each."""
+
+    async def work(loom: Loom) -> Reply:
+        tasks = await _ids(loom, names)
+        if len(tasks) > 1:
+            for task in tasks:
+                await loom.get(task)
+        changed = [await change(loom, task) for task in tasks]
+        return _together(changed) if len(tasks) > 1 else changed[0]
+
+    def lines(reply: Reply) -> Iterator[str]:
+        return _lines_together(reply) if "tasks" in reply else outcome_lines(reply)
+
+    answer(work, lines, agent=agent, changes=True)
+
+
+async def _ids(loom: Loom, names: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys([await loom.id_of(name) for name in several(names)]))
+
+
+async def _must_be_dead(loom: Loom, tasks: Sequence[str]) -> None:
     for one in tasks:
         found = (await loom.get(one)).task
         if not found.dead:
             raise TaskStateError(f"{one} is {found.status}, not a dead letter.", "See `loom dead-letter list`.")
 
 
-def _together(rows: list[dict[str, Any]]) -> Reply:
-    return {"tasks": rows, "count": len(rows)}
+def _together(rows: Sequence[Reply]) -> Reply:
+    return {"tasks": list(rows), "count": len(rows)}
 
 
 def _lines_together(reply: Reply) -> Iterator[str]:

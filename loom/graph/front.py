@@ -53,6 +53,7 @@ from loom.graph.store.listing import Found
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
 from loom.graph.store.transaction import Bounds, Change, Transaction
+from loom.ids import TASK_ID
 from loom.wording import Argument, Shell, Words, call
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ T = TypeVar("T")
 LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
 _LONGEST_LEASE = 7 * 86400.0
 _LARGE = 1_000  # tasks
+_LONGEST_NAME = 500  # characters of a name that is looked up
 _LAST_MOMENT = 1.0  # seconds for mutations to come to their end when the connections are given back
 _OLDEST = 100 * 365 * 86400.0
 
@@ -165,10 +167,10 @@ class Loom:
             status=TaskStatus.EPIC if epic else TaskStatus.PENDING,
             priority=limits.priority(priority),
             max_attempts=self._policy.max_attempts,
-            parent_id=None if parent_id is None else limits.task_id(parent_id, "parent_id"),
+            parent_id=None if parent_id is None else await self.id_of(parent_id, "parent_id"),
             context=limits.context(context),
             done_when=limits.done_when(done_when),
-            depends_on=limits.depends_on(depends_on),
+            depends_on=limits.depends_on(await self._ids_of(depends_on)),
             files=limits.files(files),
             checks=limits.checks(checks),
             labels=limits.labels(labels),
@@ -240,7 +242,7 @@ class Loom:
             title=None if title is None else limits.title(title),
             context=None if context is None else limits.context(context),
             priority=None if priority is None else limits.priority(priority),
-            depends_on=None if depends_on is None else limits.depends_on(depends_on),
+            depends_on=None if depends_on is None else limits.depends_on(await self._ids_of(depends_on)),
             done_when="" if done_when == "" else limits.done_when(done_when),
             files=limits.files(files),
             checks=limits.checks(checks),
@@ -264,7 +266,7 @@ class Loom:
                     Argument("labels"),
                 ),
             )
-        task_id = limits.task_id(task_id)
+        task_id = await self.id_of(task_id)
         holder = self._session.holder(task_id, agent_id, token) if edit.binds or token is not None else None
         holder = holder or Holder(self._session.name(agent_id))
         return await self._commit(lambda tx: editing.update(tx, task_id, edit, holder))
@@ -276,7 +278,7 @@ class Loom:
 
         Raises InvalidInputError, TaskNotFoundError, TaskStateError.
         """
-        task_id, agent = limits.task_id(task_id), self._session.name(agent_id)
+        task_id, agent = await self.id_of(task_id), self._session.name(agent_id)
         why = None if reason is None else limits.reason(reason)
         return await self._commit(lambda tx: editing.cancel(tx, task_id, why, agent, downstream=downstream))
 
@@ -295,7 +297,7 @@ class Loom:
             TaskNotFoundError, TaskStateError: that task cannot be claimed.
         """
         agent = self._session.name(agent_id)
-        wanted = None if task_id is None else limits.task_id(task_id)
+        wanted = None if task_id is None else await self.id_of(task_id)
         terms = (
             self._terms
             if lease_seconds is None
@@ -378,7 +380,7 @@ class Loom:
             TaskStateError: it is finished, or something that it waits for is open.
             InvalidInputError: the output is no object, or too large.
         """
-        task_id, text = limits.task_id(task_id), limits.output(output)
+        task_id, text = await self.id_of(task_id), limits.output(output)
         holder = self._session.holder(task_id, agent_id, token)
         return await self._report(
             task_id,
@@ -398,7 +400,7 @@ class Loom:
         """Ends a claim without a result; the task is tried again after a backoff while it has attempts left and `retry`
         is true, else it becomes a dead letter. An `output` that does not count is kept with the event. Raises as
         `done`."""
-        task_id, reason = limits.task_id(task_id), limits.reason(reason)
+        task_id, reason = await self.id_of(task_id), limits.reason(reason)
         kept = None if output is None else limits.output(output)
         holder = self._session.holder(task_id, agent_id, token)
         return await self._report(
@@ -410,7 +412,7 @@ class Loom:
         self, task_id: str, message: str, *, agent_id: str | None = None, token: int | None = None
     ) -> Outcome:
         """Ends a claim with a question; the task is blocked until somebody resolves it. Raises as `done`."""
-        task_id, message = limits.task_id(task_id), limits.message(message)
+        task_id, message = await self.id_of(task_id), limits.message(message)
         holder = self._session.holder(task_id, agent_id, token)
         return await self._report(task_id, lambda tx: claims.escalate(tx, task_id, holder, self._terms, message))
 
@@ -418,7 +420,7 @@ class Loom:
         self, task_id: str, *, note: str | None = None, agent_id: str | None = None, token: int | None = None
     ) -> Outcome:
         """Gives a claim back, its attempt refunded; a note goes into the task's context. Raises as `done`."""
-        task_id = limits.task_id(task_id)
+        task_id = await self.id_of(task_id)
         note = None if note is None else limits.reason(note, "note")
         holder = self._session.holder(task_id, agent_id, token)
         return await self._report(task_id, lambda tx: claims.release(tx, task_id, holder, note))
@@ -433,7 +435,7 @@ class Loom:
             ClaimConflictError: none of the named tasks is held by this agent any more.
             TaskNotFoundError, TaskStateError: the same, of a task that nobody can hold.
         """
-        named = None if task_ids is None else dict.fromkeys(limits.task_id(task_id) for task_id in task_ids)
+        named = None if task_ids is None else dict.fromkeys([await self.id_of(task_id) for task_id in task_ids])
         agent = self._session.name(agent_id)
 
         async def work(connection: db.Connection) -> Renewal:
@@ -473,7 +475,7 @@ class Loom:
                 "Use retry, answer, reassign, waive or cancel.",
             )
         if not isinstance(target, str) or not target.startswith("esc-"):
-            target = limits.task_id(target, "id")
+            target = await self.id_of(target, "id")
         chosen = resolving.Resolution(action)
         said = None if note is None else limits.message(note, "note")
         assignee = None if agent_id is None else limits.agent_name(agent_id)
@@ -501,14 +503,14 @@ class Loom:
         """Says yes to work that waits for it in the landing queue. Raises TaskNotFoundError, TaskStateError."""
         from loom.graph.rules import landings
 
-        task_id, by = limits.task_id(task_id), self._session.name(agent_id)
+        task_id, by = await self.id_of(task_id), self._session.name(agent_id)
         return await self._commit(lambda tx: landings.approve(tx, task_id, by))
 
     async def refuse(self, task_id: str, *, note: str | None = None, agent_id: str | None = None) -> Task:
         """Sends work that needs a yes back to its worker, with a note. Raises as `approve`, and InvalidInputError."""
         from loom.graph.rules import landings
 
-        task_id, by = limits.task_id(task_id), self._session.name(agent_id)
+        task_id, by = await self.id_of(task_id), self._session.name(agent_id)
         said = None if note is None else limits.reason(note, "note")
         return await self._commit(lambda tx: landings.refuse(tx, task_id, by, said))
 
@@ -537,7 +539,7 @@ class Loom:
 
     async def get(self, task_id: str) -> Detail:
         """One task with its neighbours, escalations and newest events. Raises TaskNotFoundError."""
-        task_id = limits.task_id(task_id)
+        task_id = await self.id_of(task_id)
         self._session.touch(task_id)
         async with self._links.reading() as connection:
             found = await reading.detail(connection, self.project_id, task_id)
@@ -595,7 +597,7 @@ class Loom:
             page = await self.find(wanted, limit=min(limit, limits.PAGE))
             async with self._links.reading() as connection:
                 return await reading.graph_of(connection, self.project_id, page.tasks, more=page.more)
-        root = None if root is None else limits.task_id(root, "root")
+        root = None if root is None else await self.id_of(root, "root")
         async with self._links.reading() as connection:
             found = await reading.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
         if root is not None and not found.tasks:
@@ -710,7 +712,7 @@ class Loom:
                 Words("Wait with {}, or without an id.", call("wait", what="task", task_id=...)),
             )
         if task_id is not None:
-            task_id = limits.task_id(task_id)
+            task_id = await self.id_of(task_id)
             self._session.touch(task_id)
             await self._must_exist(task_id)
         wanted = waiting.Wait(chosen, self._session.name(agent_id), task_id)
@@ -819,6 +821,30 @@ class Loom:
             async with self._links.reading() as connection:
                 await store.analyze(connection, changed)
         return result
+
+    async def id_of(self, given: object, field: str = "task_id") -> str:
+        """The id of a task that is named by it, by the beginning of it, in any case, or by the id that it had in the
+        tracker it came from. `field` names it in errors.
+
+        Raises InvalidInputError: it is nothing of the kind, or several tasks have it.
+        """
+        if not isinstance(given, str) or TASK_ID.fullmatch(given) or not (text := given.strip()):
+            return limits.task_id(given, field)
+        found = await self.look(lambda connection: reading.named(connection, self.project_id, text[:_LONGEST_NAME]))
+        if not found:
+            return limits.task_id(text.lower(), field)
+        if len(found) > 1:
+            raise InvalidInputError(
+                Words("{} {} stands for several tasks: {}.", Argument(field), texts.quote(text), ", ".join(found)),
+                "Give more of the id.",
+            )
+        return found[0]
+
+    async def _ids_of(self, given: object) -> object:
+        """As `id_of`, for each of a list; what is no list is left to its validator."""
+        if not isinstance(given, list | tuple):
+            return given
+        return [await self.id_of(one, "depends_on") if isinstance(one, str) else one for one in given]
 
     async def look(self, question: Callable[[db.Connection], Awaitable[T]]) -> T:
         """Asks the database something that changes nothing."""

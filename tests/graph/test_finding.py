@@ -137,6 +137,35 @@ async def test_a_plan_of_many_is_found(loom: Loom) -> None:
     assert await _titles(loom, "4321") == ["Turnip 4321"]
 
 
+async def test_a_task_is_named_by_the_beginning_of_its_id_in_any_case(loom: Loom, pool: Pool) -> None:
+    for task_id in ("loom-ab120000", "loom-ab130000"):
+        task = await loom.create(f"Task {task_id}")
+        await pool.execute("delete from task_texts")
+        await pool.execute("update tasks set id = $1 where id = $2", task_id, task.id)
+    for name in ("loom-ab12", "AB12", "ab120000", "LOOM-AB120000", "loom-ab120000", " ab12 "):
+        assert (await loom.get(name)).task.id == "loom-ab120000"
+    with pytest.raises(InvalidInputError) as refused:
+        await loom.get("ab1")
+    assert "stands for several tasks: loom-ab120000, loom-ab130000" in str(refused.value)
+    later = await loom.create("Later", depends_on=["ab12"], parent_id=None)
+    assert later.depends_on == ("loom-ab120000",)
+    claim = await loom.claim("ab13", agent_id="ada")
+    assert claim is not None
+    await loom.done("AB13", {}, token=claim.task.claim_token)
+    for nothing in ("ff", "loom-", "no such task", "'; drop"):
+        with pytest.raises(InvalidInputError, match="is not a task id"):
+            await loom.get(nothing)
+
+
+async def test_a_task_is_named_by_the_id_that_it_had_elsewhere(loom: Loom, pool: Pool) -> None:
+    ids = [(await loom.create(f"Task {number}")).id for number in range(3)]
+    for task_id, origin in zip(ids, ("taskmaster/tasks.json#master:5.2", "bd-x1f", "bd-x1f/bd-x1f"), strict=True):
+        await pool.execute("update tasks set origin_id = $1 where id = $2", origin, task_id)
+    assert (await loom.get("5.2")).task.id == ids[0]
+    assert (await loom.get("master:5.2")).task.id == ids[0]
+    assert (await loom.get("bd-x1f")).task.id == ids[1]
+
+
 async def test_a_task_has_at_most_twenty_labels(loom: Loom) -> None:
     task = await loom.create("Labelled", labels=[f"n{number}" for number in range(20)])
     with pytest.raises(InvalidInputError, match="limit is 20"):

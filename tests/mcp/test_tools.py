@@ -132,7 +132,8 @@ async def test_what_a_task_touches_and_must_pass(agent: Agent) -> None:
     assert (shown["files"], shown["checks"]) == (["src", "docs", "a.py"], ["unit", "lint"])
     said = await agent.error("done", task_id=made["id"], token=claim["token"])
     assert said.startswith(f"proof_missing: {made['id']} ")
-    assert said.endswith('{"checks": [{"name": "unit"}, {"name": "lint"}]}')
+    missing = [{"name": "unit", "why": "not in force"}, {"name": "lint", "why": "not in force"}]
+    assert said.endswith(json.dumps({"checks": missing}))
     assert (await agent("status", task_id=made["id"]))["status"] == "claimed"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 
 PROOFS = 10  # that are shown with a task
+
+
+_NAMED = 5  # tasks that a name may stand for and are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,32 @@ select id, title, status, priority, parent_id, created_at from tasks
  where project_id = $1 and status = 'pending' and ($2::int is null or priority = $2)
  order by priority, ready_at, id desc limit $3
 """
+
+
+async def named(connection: Connection, project_id: str, text: str) -> list[str]:
+    """The tasks whose id begins so, in any case, with or without `loom-`; else the one that an import has known by this
+    name, else those whose name there ends in it. At most a few: whoever asks wants one."""
+    prefix = text.lower().removeprefix("loom-")
+    if re.fullmatch("[0-9a-f]{1,8}", prefix):
+        records = await connection.fetch(
+            "select id from tasks where project_id = $1 and id >= $2 and id < $2 || 'g' order by id limit $3",
+            project_id,
+            f"loom-{prefix}",
+            _NAMED,
+        )
+        if records:
+            return [record["id"] for record in records]
+    whole = await connection.fetchval("select id from tasks where project_id = $1 and origin_id = $2", project_id, text)
+    if whole is not None:
+        return [whole]
+    records = await connection.fetch(
+        "select id from tasks where project_id = $1 and origin_id is not null"
+        " and right(origin_id, length($2) + 1) in ('/' || $2, '#' || $2, ':' || $2) order by id limit $3",
+        project_id,
+        text,
+        _NAMED,
+    )
+    return [record["id"] for record in records]
 
 
 async def counts(connection: Connection, project_id: str) -> dict[str, int]:

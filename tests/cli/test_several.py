@@ -1,0 +1,41 @@
+"""Commands that take several tasks, by the beginnings of their ids or from standard input."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import Cli
+
+
+def test_several_are_changed_and_listed_at_once(cli: Cli) -> None:
+    ids = [cli.create(f"Task {number}") for number in range(3)]
+    changed = cli.ok("update", *ids, "--label", "ui", "--priority", "p0")
+    assert (changed["count"], [one["id"] for one in changed["tasks"]]) == (3, ids)
+    listed = cli("list", "--label", "ui", "--ids")
+    assert sorted(listed.out.split()) == sorted(ids)
+    shown = cli.ok("show", ids[0].upper().removeprefix("LOOM-"))
+    assert (shown["id"], shown["labels"]) == (ids[0], ["ui"])
+    assert cli.ok("show", *ids)["count"] == 3
+    gone = cli.ok("cancel", "-", "--reason", "enough", stdin=f"{ids[0]}  the first\n\n{ids[1]}\n")
+    assert [one["status"] for one in gone["tasks"]] == ["cancelled", "cancelled"]
+    found = cli.ok("list", "status:open")
+    assert [one["id"] for one in found["tasks"]] == [ids[2]]
+    rows = cli("list", "label:ui", "--csv").out.splitlines()
+    assert rows[0] == "id,status,priority,title,holder,labels,age,done_at,waits_for,reason"
+    assert len(rows) == 4
+    assert cli("search", "task", "--ids").out.count("loom-") == 3
+
+
+def test_nothing_is_changed_where_one_of_them_is_not_there(cli: Cli) -> None:
+    task = cli.create("Task")
+    refused = cli("cancel", task, "loom-00000000")
+    assert refused.code == 1
+    assert "loom-00000000" in refused.err
+    assert cli.ok("status", task)["status"] == "pending"
+    assert cli("cancel", "-", stdin="\n").code == 2
+
+
+def test_a_filter_that_means_nothing_is_told(cli: Cli) -> None:
+    for words, said in ((["status:asleep"], "status"), (["--statsu", "x"], "No such option"), (["a:b"], "filter")):
+        refused = cli("list", *words)
+        assert refused.code in (1, 2)
+        assert said in refused.err
+        assert "Traceback" not in refused.err
