@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loom.exceptions import InvalidInputError
@@ -242,7 +242,10 @@ def test_a_path_that_leads_out_or_is_not_work_is_refused(given: object, cause: s
     assert cause in refusal(limits.path, given).cause
 
 
-@given(st.text(max_size=40) | st.lists(st.sampled_from(["..", ".", "", "a", "*", ".loom", "~"])).map("/".join))
+@given(st.text(max_size=40) | st.lists(st.sampled_from(["..", ".", "", "a", "*", ".loom", "~", " a"])).map("/".join))
+@example("./~a")
+@example("x /*")
+@example("./ a")
 def test_whatever_is_taken_as_a_path_lies_in_the_repository(text: str) -> None:
     try:
         path = limits.path(text)

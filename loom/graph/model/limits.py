@@ -208,11 +208,13 @@ def path(value: object) -> str:
         _refuse("files", "names an empty path.", "Leave it out, or write . for the whole repository.")
     if "\\" in given:
         _refuse("files", f"names {shown}, which has a backslash.", "Write the path with /.")
-    parts = given.split("/")
-    if ".." in parts or given.startswith(("/", "~")):
+    parts = [unicodedata.normalize("NFC", part) for part in given.split("/") if part not in ("", ".")]
+    if ".." in parts or given.startswith("/") or "".join(parts[:1]).startswith("~"):
         fault = f"names {shown}, which is not below the project's repository."
         _refuse("files", fault, "Write a path that is relative to its root, with / and without ..")
-    parts = [unicodedata.normalize("NFC", part) for part in parts if part not in ("", ".")]
+    if any(part != part.strip() for part in parts):
+        fault = f"names {shown}, in which a name begins or ends with a space."
+        _refuse("files", fault, "Rename that, or name the directory that it lies in.")
     wild = next((place for place, part in enumerate(parts) if _WILDCARD.search(part)), len(parts))
     if is_own("/".join(parts)):
         _refuse("files", f"names {shown}, which no task changes.", "Leave it out; Loom and git keep it themselves.")
