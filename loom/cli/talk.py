@@ -108,7 +108,7 @@ def wait(what: str | None, task: str | None, since: str | None, timeout: float, 
         for key, words in (("ready", "ready"), ("unread", "unread"), ("open_escalations", "open escalations")):
             if key in reply:
                 yield f"{words}: {reply[key]}"
-        yield from (_event_line(one) for one in reply.get("events", ()))
+        yield from (event_line(one) for one in reply.get("events", ()))
         yield dim(f"since {reply['since']}")
 
     answer(work, lines, agent=agent)
@@ -119,7 +119,8 @@ def wait(what: str | None, task: str | None, since: str | None, timeout: float, 
     "--since", metavar="WHEN", help="Begin 90s, 15m, 2h or 7d ago, or where an earlier wait ended; default: now."
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="End after this many events.")
-def watch(since: str | None, limit: int | None) -> None:
+@click.option("--no-follow", is_flag=True, help="End with what has happened so far.")
+def watch(since: str | None, limit: int | None, no_follow: bool) -> None:
     """Follow the project's events, a line each, until interrupted. With --json each line is an object."""
     as_json = wants_json()
 
@@ -129,16 +130,18 @@ def watch(since: str | None, limit: int | None) -> None:
             if position is not None and (ago := _AGO.fullmatch(position)):
                 position = await loom.since(float(ago[1]) * _UNITS[ago[2]])
             while left is None or left > 0:
-                seen = await loom.wait("any", since=position, timeout=LONGEST_WAIT)
+                seen = await loom.wait("any", since=position, timeout=0 if no_follow else LONGEST_WAIT)
                 position = seen.since
                 for event in seen.events[:left]:
                     one = replies.event(event)
                     if as_json:
                         emit(one | {"position": str(event.position)}, whole=False)
                     else:
-                        click.echo(_event_line(one, await _title(loom, event.task_id, titles)))
+                        click.echo(event_line(one, await _title(loom, event.task_id, titles)))
                 if left is not None:
                     left -= len(seen.events)
+                if no_follow and not seen.events:
+                    return
 
     asyncio.run(follow())
 
@@ -171,7 +174,7 @@ async def _title(loom: Loom, task_id: str | None, known: dict[str, str]) -> str:
     return known[task_id]
 
 
-def _event_line(one: Mapping[str, Any], title: str = "") -> str:
+def event_line(one: Mapping[str, Any], title: str = "") -> str:
     said = (one.get("data") or {}).get("reason") or (one.get("data") or {}).get("question") or ""
     words = [
         dim(when(one["at"])),

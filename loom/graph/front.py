@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom import ids, texts
 from loom.background import end
-from loom.bus.events import Position
+from loom.bus.events import Event, Position
 from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
 from loom.config.inside import inside_run
@@ -546,6 +546,15 @@ class Loom:
         if found is None:
             raise claims.not_found(task_id)
         return found
+
+    async def history(self, task_id: str, *, limit: int = 100) -> list[Event]:
+        """A task's newest events, oldest first. Raises TaskNotFoundError."""
+        task_id, limit = await self.id_of(task_id), limits.page(limit)
+        async with self._links.reading() as connection:
+            found = await store.events.of_task(connection, self.project_id, task_id, limit=limit)
+        if not found:
+            await self._must_exist(task_id)
+        return found[::-1]
 
     async def status(self) -> project.ProjectStatus:
         """The project at a glance."""

@@ -24,6 +24,32 @@ def test_several_are_changed_and_listed_at_once(cli: Cli) -> None:
     assert cli("search", "task", "--ids").out.count("loom-") == 3
 
 
+def test_what_happened_to_a_task_is_told_newest_last(cli: Cli) -> None:
+    task = cli.create("Task")
+    cli.ok("update", task, "--label", "ui")
+    token = cli.ok("claim", task, "--agent", "ada")["token"]
+    cli.ok("fail", task, "--token", str(token), "--reason", "no luck")
+    told = cli.ok("history", task[5:9])
+    assert [one["type"] for one in told["events"]][:3] == ["task.created", "task.updated", "task.claimed"]
+    assert told["events"][-1]["data"]["reason"] == "no luck"
+    shown = cli("history", task).out
+    assert "labels: added ui" in shown
+    assert "no luck" in shown
+    assert cli("history", "loom-00000000").code == 1
+    ended = cli("watch", "--since", "1h", "--no-follow")
+    assert ended.code == 0
+    assert "task.failed" in ended.out
+
+
+def test_the_log_of_the_newest_attempt_is_shown(cli: Cli) -> None:
+    task = cli.create("Task")
+    none = cli("logs", task)
+    assert none.code == 1
+    assert "has printed anything" in none.err
+    assert cli("work", "--", "sh", "-c", "echo said; echo '{}'").code == 0
+    assert "said" in cli("logs", task[5:]).out
+
+
 def test_nothing_is_changed_where_one_of_them_is_not_there(cli: Cli) -> None:
     task = cli.create("Task")
     refused = cli("cancel", task, "loom-00000000")
