@@ -89,6 +89,8 @@ def create(
 @click.option(
     "--depends-on", "depends_on", multiple=True, metavar="TASK", help="Replaces the dependencies; may be repeated."
 )
+@click.option("--add-dep", "add_deps", multiple=True, metavar="TASK", help="Also wait for this task; may be repeated.")
+@click.option("--drop-dep", "drop_deps", multiple=True, metavar="TASK", help="Wait for this task no more; repeatable.")
 @click.option("--no-dependencies", is_flag=True, help="Remove all dependencies.")
 @click.option("--done-when", metavar="TEXT", help="Replaces the criteria; an empty text removes them.")
 @click.option("--files", multiple=True, metavar="PATH", help="Adds a path of the repository; may be repeated.")
@@ -105,6 +107,8 @@ def update(
     context: dict[str, Any] | None,
     priority: str | None,
     depends_on: tuple[str, ...],
+    add_deps: tuple[str, ...],
+    drop_deps: tuple[str, ...],
     no_dependencies: bool,
     done_when: str | None,
     files: tuple[str, ...],
@@ -135,6 +139,8 @@ def update(
                 no_checks=no_checks,
                 labels=labels,
                 unlabel=unlabel,
+                add_deps=add_deps,
+                drop_deps=drop_deps,
                 token=token,
             )
         )
@@ -154,6 +160,19 @@ def cancel(tasks: tuple[str, ...], reason: str | None, downstream: bool, file: s
 
     async def change(loom: Loom, task: str) -> Reply:
         return replies.outcome(await loom.cancel(task, reason=why, downstream=downstream))
+
+    _change_each(tasks, change, agent)
+
+
+@click.command(cls=Command)
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("--reason", metavar="TEXT", help="Why, or until when.")
+@agent_option
+def defer(tasks: tuple[str, ...], reason: str | None, agent: str | None) -> None:
+    """Put off tasks that nobody holds, until `loom resolve TASK retry`. `-` reads ids from standard input."""
+
+    async def change(loom: Loom, task: str) -> Reply:
+        return replies.outcome(await loom.defer(task, reason=reason))
 
     _change_each(tasks, change, agent)
 

@@ -225,6 +225,8 @@ class Loom:
         no_checks: bool = False,
         labels: Sequence[str] = (),
         unlabel: Sequence[str] = (),
+        add_deps: Sequence[str] = (),
+        drop_deps: Sequence[str] = (),
         agent_id: str | None = None,
         token: int | None = None,
     ) -> Outcome:
@@ -250,6 +252,8 @@ class Loom:
             no_checks=no_checks,
             labels=limits.labels(labels),
             unlabel=limits.labels(unlabel, "unlabel"),
+            add_deps=limits.depends_on(await self._ids_of(add_deps)),
+            drop_deps=limits.depends_on(await self._ids_of(drop_deps)),
         )
         if edit == editing.Edit():
             raise InvalidInputError(
@@ -454,6 +458,15 @@ class Loom:
         if named and not renewal.tasks:
             raise next(iter(renewal.lost.values()))
         return renewal
+
+    async def defer(self, task_id: str, *, reason: str | None = None, agent_id: str | None = None) -> Outcome:
+        """Puts off a task that nobody holds: it waits until somebody resolves that with retry.
+
+        Raises InvalidInputError, TaskNotFoundError, TaskStateError.
+        """
+        task_id, agent = await self.id_of(task_id), self._session.name(agent_id)
+        why = "put off" if reason is None else limits.reason(reason)
+        return await self._commit(lambda tx: resolving.defer(tx, task_id, why, agent))
 
     async def resolve(
         self,

@@ -24,6 +24,37 @@ def test_several_are_changed_and_listed_at_once(cli: Cli) -> None:
     assert cli("search", "task", "--ids").out.count("loom-") == 3
 
 
+def test_a_task_is_put_off_and_brought_back(cli: Cli) -> None:
+    first, task = cli.create("First"), cli.create("Task")
+    assert cli.ok("defer", task, "--reason", "next month")["status"] == "blocked"
+    again = cli("defer", task)
+    assert again.code == 1
+    assert "put off already" in again.err
+    assert f"loom resolve {task} retry" in again.err
+    assert cli.ok("update", task, "--add-dep", first[5:])["status"] == "blocked"
+    assert cli.ok("resolve", task, "retry")["status"] == "blocked"
+    assert cli.ok("update", task, "--drop-dep", first)["status"] == "pending"
+    token = cli.ok("claim", task, "--agent", "ada")["token"]
+    held = cli("defer", task)
+    assert held.code == 1
+    assert "only what is ready or waits" in held.err
+    assert token
+    assert cli("doctor").code == 0
+
+
+def test_a_cycle_is_refused_whichever_way_it_is_made(cli: Cli) -> None:
+    first = cli.create("First")
+    second = cli.create("Second", "--depends-on", first)
+    refused = cli("update", first, "--add-dep", second)
+    assert refused.code == 1
+    assert "would make a task wait for itself" in refused.err
+    assert cli("update", first, "--add-dep", "loom-00000000").code == 1
+    strange = cli("update", first, "--drop-dep", second)
+    assert strange.code == 2
+    assert f"does not depend on {second}" in strange.err
+    assert cli.ok("status", first)["status"] == "pending"
+
+
 def test_what_happened_to_a_task_is_told_newest_last(cli: Cli) -> None:
     task = cli.create("Task")
     cli.ok("update", task, "--label", "ui")

@@ -44,6 +44,18 @@ class Edit:
     labels: tuple[str, ...] = ()
     """Added to those that it has, once those in `unlabel` are taken away."""
     unlabel: tuple[str, ...] = ()
+    add_deps: tuple[str, ...] = ()
+    """Dependencies beside those that it has, or that `depends_on` gives it, once those in `drop_deps` are gone."""
+    drop_deps: tuple[str, ...] = ()
+
+    def waits_for(self, before: tuple[str, ...]) -> tuple[str, ...] | None:
+        """What the task depends on after this; None where that stays as it was."""
+        if self.depends_on is None and not (self.add_deps or self.drop_deps):
+            return None
+        kept = before if self.depends_on is None else self.depends_on
+        if strange := [one for one in self.drop_deps if one not in kept]:
+            raise InvalidInputError(f"It does not depend on {', '.join(strange)}.", "Name what it depends on.")
+        return limits.depends_on([*(one for one in kept if one not in self.drop_deps), *self.add_deps])
 
     @property
     def binds(self) -> bool:
@@ -80,9 +92,9 @@ async def create_alone(tx: Transaction, task: NewTask, agent: str) -> Task:
 async def update(tx: Transaction, task_id: str, edit: Edit, holder: Holder) -> Outcome:
     """Applies an edit. Dependencies are replaced as a whole; removing the last open one readies the task. A holder with
     a token has to hold that claim."""
-    if edit.depends_on is not None:
+    if edit.depends_on is not None or edit.add_deps or edit.drop_deps:
         await store.lock_graph(tx)
-        await _targets(tx, edit.depends_on, known_to=task_id)
+        await _targets(tx, (*(edit.depends_on or ()), *edit.add_deps), known_to=task_id)
     found = await store.lock(tx, [task_id])
     if task_id not in found:
         raise not_found(task_id)
@@ -99,8 +111,8 @@ async def update(tx: Transaction, task_id: str, edit: Edit, holder: Holder) -> O
         done_when=task.done_when if edit.done_when is None else edit.done_when or None,
     )
     event = EventType.TASK_UPDATED
-    if edit.depends_on is not None:
-        await _replace_dependencies(tx, task, edit.depends_on)
+    if (wanted := edit.waits_for(task.depends_on)) is not None:
+        await _replace_dependencies(tx, task, wanted)
         changed = replace(changed, waiting=await store.waiting(tx, task_id))
         changed, event = await _follow_waiting(tx, changed)
     files, checks = _held_to(task, edit)

@@ -91,6 +91,28 @@ async def resolve(
     return Outcome(again, unblocked=(again.id,) if again.status is TaskStatus.PENDING else ())
 
 
+async def defer(tx: Transaction, task_id: str, reason: str, agent: str) -> Outcome:
+    """Puts off a task that is ready or waits; `resolve` with retry brings it back."""
+    found = await store.lock(tx, [task_id])
+    if task_id not in found:
+        raise not_found(task_id)
+    task = found[task_id]
+    if task.status not in (TaskStatus.PENDING, TaskStatus.BLOCKED):
+        raise TaskStateError(
+            f"{task.id} is {task.status}; only what is ready or waits can be put off.",
+            Words("See {} for where it stands.", call("status", task_id=task.id)),
+        )
+    if await escalations.is_deferred(tx, task_id):
+        raise TaskStateError(
+            f"{task.id} is put off already.",
+            Words("It is brought back with {}.", call("resolve", id=task.id, action="retry")),
+        )
+    saved = await store.update_task_status(tx, task, TaskStatus.BLOCKED, waiting=task.waiting + 1)
+    tx.changed(saved, EventType.TASK_BLOCKED, agent=agent, data={"deferred": reason})
+    await escalations.defer(tx, {task_id: reason}, by=agent)
+    return Outcome(saved, held_up=await store.get_dependents(tx.connection, tx.project_id, task_id))
+
+
 async def _is_free(tx: Transaction, task: Task, action: Resolution) -> bool:
     """Whether a task without an open question can be put into play: it has failed, or waits to be landed and somebody
     else is to do it."""

@@ -119,6 +119,18 @@ async def create_escalation(
     return raised
 
 
+async def is_deferred(tx: Transaction, task_id: str) -> bool:
+    """Whether a locked task is deferred."""
+    return bool(
+        await tx.connection.fetchval(
+            "select exists(select from escalations where project_id = $1 and task_id = $2 and kind = 'deferred'"
+            " and resolved_at is null)",
+            tx.project_id,
+            task_id,
+        )
+    )
+
+
 async def defer(tx: Transaction, reasons: Mapping[str, str], *, by: str | None) -> None:
     """Defers locked tasks, each with its reason. Each waits for one thing more now, which is the caller's business."""
     left = dict(reasons)
