@@ -26,11 +26,12 @@ async def test_what_waits_lands_as_one_commit_of_the_target(yard: Yard) -> None:
     old = await yard.tip()
     task = await yard.queued({"one.txt": "1\n"}, "Make one")
     await yard.proven(task)
+    work = yard.place.tip(f"loom/{task.id}")
     report = await once(yard)
     commit = yard.place.tip(OWN)
     assert [(one.task_id, one.commit, one.target) for one in report.landed] == [(task.id, commit, OWN)]
     assert yard.landed() == [[task.id]]
-    assert yard.place.git("rev-parse", f"{commit}^@").split() == [old, yard.place.tip(f"loom/{task.id}")]
+    assert yard.place.git("rev-parse", f"{commit}^@").split() == [old, work]
     detail = (await yard.loom.get(task.id)).task
     assert (detail.status.value, detail.output) == ("done", {"by": "Make one"})
     assert await yard.runs() == 1  # the tree is the one that was proven

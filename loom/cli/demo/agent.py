@@ -42,7 +42,7 @@ def _key(said: str) -> str:
 
 def _count(key: str) -> int:
     """Which run for this task it is, the first one 1."""
-    with (Path(os.environ["LOOM_DEMO_DIR"]) / key).open("a+b") as runs:
+    with (Path(os.environ["DEMO_MEMORY"]) / key).open("a+b") as runs:
         runs.write(b".")
         return runs.tell()
 

@@ -56,7 +56,7 @@ def tell(agents: int) -> int:
         _loom(root, "import", "plan.yaml")
         agent = [sys.executable, "-I", str(_resource("agent.py"))]
         words = ["work", "--agents", str(agents), "--land", "--report", "required", "--", *agent]
-        _loom(root, *words, env={"LOOM_DEMO_DIR": memory}, may_fail=True)
+        _loom(root, *words, env={"DEMO_MEMORY": memory}, may_fail=True)
     _conclude(root, begin)
     return _total() - len(_landed(root))
 
