@@ -97,6 +97,7 @@ find-links = ["{wheels}"]
     (top / ".gitignore").write_text(".venv/\n__pycache__/\n")
     cli.env.update({"PATH": f"{tmp_path}/bin:{cli.env['PATH']}", "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"})
     cli.env["UV_CACHE_DIR"] = str(tmp_path / "cache")
+    cli.env.pop("PYTEST_ADDOPTS", None)  # of this run of pytest, not of the program's own
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "uv").symlink_to(UV)
