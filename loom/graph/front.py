@@ -850,7 +850,9 @@ class Loom:
 
         Raises InvalidInputError: it is nothing of the kind, or several tasks have it.
         """
-        if not isinstance(given, str) or TASK_ID.fullmatch(given) or not (text := given.strip()):
+        if not isinstance(given, str) or TASK_ID.fullmatch(given):
+            return limits.task_id(given, field)
+        if not (text := given.strip()) or not text.isprintable():  # which the database might not even take
             return limits.task_id(given, field)
         found = await self.look(lambda connection: reading.named(connection, self.project_id, text[:_LONGEST_NAME]))
         if not found:

@@ -52,6 +52,8 @@ def test_what_a_filter_says(text: str, meant: Filter) -> None:
         ("epic:loom-1", "no task id"),
         ("label:" + ",".join("a" * 60), "60 values"),
         ("x" * 1001, "1,001 characters"),
+        ("a\0b", "U+0000"),
+        ("\ud800", "U+D800"),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused_in_a_sentence(text: str, part: str) -> None:
@@ -152,7 +154,7 @@ async def test_a_task_is_named_by_the_beginning_of_its_id_in_any_case(loom: Loom
     claim = await loom.claim("ab13", agent_id="ada")
     assert claim is not None
     await loom.done("AB13", {}, token=claim.task.claim_token)
-    for nothing in ("ff", "loom-", "no such task", "'; drop"):
+    for nothing in ("ff", "loom-", "no such task", "'; drop", "", " ", "ab12\0", "\ud800", "x" * 10_000):
         with pytest.raises(InvalidInputError, match="is not a task id"):
             await loom.get(nothing)
 

@@ -91,6 +91,8 @@ def parse(text: object) -> Filter:
         _refuse(f"must be text, not {limits.kind(text)}.")
     if len(text) > _CHARACTERS:
         _refuse(f"has {len(text):,} characters; the limit is {_CHARACTERS:,}.", "Look for less at once.")
+    if strange := next((one for one in text if not (one.isprintable() or one.isspace())), None):
+        _refuse(f"has a character that cannot be seen (U+{ord(strange):04X}).", "Leave it out.")
     if text.count('"') % 2:
         _refuse('has a " without its other one.', "Close it, or leave it out.")
     found, words = _Found(), []
