@@ -33,6 +33,7 @@ _BINARY = 8_000  # bytes among which a zero means that git takes a file for no t
 _NAMED = 10  # paths in a sentence
 _LISTED_BYTES = 50_000_000  # of what git lists
 _FILES_SECONDS = 600.0  # for git to read or write the files of a worktree
+_WALKED = 200  # entries of a worktree's own log
 _SUBJECT = 72  # characters
 _MESSAGES_BYTES = 1_000_000  # of an agent's own messages that are looked through
 
@@ -280,7 +281,7 @@ class _Line:
 
 async def _line(worktree: Repository, branch: str, target: str, base: str | None, found: _Found) -> _Line | Refusal:
     """The commit to go on from: HEAD, the branch where HEAD was left on something that has landed, and where neither
-    has anything in common with the target, the commit that the branch began from."""
+    has anything in common with the target, the last commit that the worktree was at which has."""
     head = found.head
     tip = head if found.on == branch else await _parsed(worktree, "rev-parse", refs.branch(branch))
     if head and tip and head != tip and not await is_ancestor(worktree, tip, head):
@@ -297,15 +298,35 @@ async def _line(worktree: Repository, branch: str, target: str, base: str | None
             )
         await worktree.run("read-tree", "--reset", "-u", tip, timeout=_FILES_SECONDS)
         head = tip
-    for line in dict.fromkeys((head, tip, base or _begun(_git_dir(worktree)) or "")):
-        if line and (left := await _parsed(worktree, "merge-base", line, target)):
-            return _Line(line, left)
+    if found_line := await _first_with(worktree, target, (head, tip)):
+        return found_line
+    # An agent who began anew from nothing has the files of where he was last, also of what was merged for him since.
+    if found_line := await _first_with(
+        worktree, target, (*await _been_at(worktree), base or _begun(_git_dir(worktree)) or "")
+    ):
+        return found_line
     return Refusal(
         (
             f"Your branch {branch} has nothing in common with what it began from. Put your files onto that:"
             f" `git reset --soft {target}`.",
         )
     )
+
+
+async def _first_with(worktree: Repository, target: str, lines: Iterable[str]) -> _Line | None:
+    """The first of some commits that has a history in common with the target, and where it leaves that."""
+    for line in dict.fromkeys(lines):
+        if line and (left := await _parsed(worktree, "merge-base", line, target)):
+            return _Line(line, left)
+    return None
+
+
+async def _been_at(worktree: Repository) -> list[str]:
+    """The commits that a worktree was at, by its own log, newest first."""
+    ended = await worktree.run(
+        "rev-list", "--walk-reflogs", f"--max-count={_WALKED}", "HEAD", accepted=(0, 128), out_bytes=_LISTED_BYTES
+    )
+    return ended.out.decode().split() if ended.status == 0 else []
 
 
 async def _parsed(worktree: Repository, how: str, *words: str) -> str:

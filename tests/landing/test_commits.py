@@ -13,6 +13,7 @@ from loom.exceptions import CommandError
 from loom.git import Repository
 from loom.landing import commits
 from loom.landing.commits import Committed, Refusal, Work, commit
+from loom.landing.merging import bring_in
 from tests.landing.place import Place
 
 BRANCH = "loom/loom-00000001"
@@ -205,6 +206,20 @@ async def test_a_branch_that_an_agent_has_rewritten_or_deleted_is_made_again(age
     assert set(agent.main.files(made.commit)) == {".gitignore", "a.txt", "b.txt", "c.txt", "src/m.py"}
     assert "c.txt" in made.changed
     assert agent.main.git("merge-base", made.commit, agent.base)
+
+
+async def test_a_history_begun_anew_takes_nothing_back_that_was_merged_meanwhile(agent: Agent) -> None:
+    agent.write("c.txt", "1\n")
+    first = await agent.good()
+    target = agent.main.commit("landed meanwhile", {"tests/other.py": "o = 1\n", "a.txt": "landed\n"})
+    merged = await bring_in(await agent.known(), first.commit, target)
+    assert isinstance(merged, str)
+    agent.git("checkout", "-q", "--orphan", "fresh")
+    agent.git("commit", "-q", "-m", "no history")
+    agent.git("branch", "-q", "-M", BRANCH)
+    agent.write("d.txt", "2\n")
+    made = await agent.good(target=target, protected=("tests",))  # type: ignore[arg-type]
+    assert set(made.changed) == {"c.txt", "d.txt"}
 
 
 async def test_work_at_a_head_that_was_left_elsewhere_is_taken(agent: Agent) -> None:
