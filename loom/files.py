@@ -94,11 +94,21 @@ def log(path: Path, within: Path, *, anew: bool = False) -> BinaryIO:
 
 def log_end(path: Path, most: int, within: Path) -> bytes:
     """The last bytes of a log, at most so many; it lies as in `log`."""
+    with read_log(path, most, within) as file:
+        return file.read(most)
+
+
+def read_log(path: Path, most: int, within: Path) -> BinaryIO:
+    """Opens a log to be read from so many bytes before its end; it lies as in `log`."""
     with _directory(_real(path.parent, within), within) as directory:
         descriptor = os.open(path.name, os.O_RDONLY | _FOLLOW_NOTHING, dir_fd=directory)
-    with os.fdopen(descriptor, "rb") as file:
+    file = os.fdopen(descriptor, "rb")
+    try:
         file.seek(max(_regular(descriptor, path).st_size - most, 0))
-        return file.read(most)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def own_directory(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import BinaryIO
 
 import click
 
-from loom import replies
+from loom import files, replies
 from loom.cli.output import dim
 from loom.cli.shared import Command, Reply, answer, limit_option, open_project
 from loom.cli.talk import event_line
@@ -57,8 +56,11 @@ def logs(task: str, follow: bool) -> None:
     task_id, config = asyncio.run(found())
     path = _newest(task_id, logs_dir(config))
     click.echo(dim(str(path)), err=True)
-    with path.open("rb") as file:
-        file.seek(max(os.fstat(file.fileno()).st_size - _TAIL_BYTES, 0))
+    try:
+        opened = files.read_log(path, _TAIL_BYTES, path.parent.parent)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}.", "Mend that, then run it again.") from None
+    with opened as file:
         _print(file)
         while follow:
             time.sleep(_PAUSE)
@@ -67,7 +69,7 @@ def logs(task: str, follow: bool) -> None:
 
 def _newest(task_id: str, directory: Path) -> Path:
     """The log of the newest attempt at a task. Raises FileError: there is none here."""
-    found = sorted(directory.glob(f"{task_id}-*.log"), key=lambda path: path.stat().st_mtime)
+    found = sorted(directory.glob(f"{task_id}-*.log"), key=lambda path: path.lstat().st_mtime)
     if not found:
         raise FileError(
             f"No command for {task_id} has printed anything into {directory}.",

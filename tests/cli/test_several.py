@@ -79,6 +79,13 @@ def test_the_log_of_the_newest_attempt_is_shown(cli: Cli) -> None:
     assert "has printed anything" in none.err
     assert cli("work", "--", "sh", "-c", "echo said; echo '{}'").code == 0
     assert "said" in cli("logs", task[5:]).out
+    other = cli.create("Other")
+    (cli.directory / "secret").write_text("secret\n")
+    (cli.directory / ".loom" / "logs" / f"{other}-1.log").symlink_to(cli.directory / "secret")
+    led = cli("logs", other)
+    assert led.code == 1
+    assert "cannot be read" in led.err
+    assert "secret\n" not in led.out
 
 
 def test_nothing_is_changed_where_one_of_them_is_not_there(cli: Cli) -> None:
