@@ -544,6 +544,9 @@ class Loom:
         """The tasks that a filter asks for, as text (see `model.filters`) or whole. Raises InvalidInputError."""
         chosen = wanted if isinstance(wanted, Filter) else filters.parse(wanted)
         limit = limits.page(limit)
+        for key in ("epic", "waits_for"):
+            if (given := getattr(chosen, key)) is not None:
+                chosen = chosen.with_(**{key: await self.id_of(given, key)})
         if chosen.words or chosen.file:
             while await self._at_once(lambda tx: listing.read_texts(tx.connection, self.project_id)):
                 pass

@@ -49,7 +49,6 @@ def test_what_a_filter_says(text: str, meant: Filter) -> None:
         ("holder:ada holder:bob", "holder twice"),
         ("age:7d", "no time in “7d”"),
         ('"open', "without its other one"),
-        ("epic:loom-1", "no task id"),
         ("label:" + ",".join("a" * 60), "60 values"),
         ("x" * 1001, "1,001 characters"),
         ("a\0b", "U+0000"),
@@ -90,6 +89,7 @@ async def test_what_a_filter_finds(loom: Loom) -> None:
         ("-label:later status:open", ["All of it", "Split into words", "Write the parser"]),
         ("priority:p0", ["Write the parser"]),
         (f"epic:{epic.id}", ["Write the parser"]),
+        (f"epic:{epic.id[5:].upper()}", ["Write the parser"]),
         ("holder:ada", ["Split into words"]),
         ("holder:bob", []),
         (f"waits-for:{parse.id}", ["Print errors"]),
@@ -103,6 +103,12 @@ async def test_what_a_filter_finds(loom: Loom) -> None:
         ("finished:<1h", ["Never"]),
     ):
         assert await _titles(loom, text) == found, text
+
+
+async def test_a_filter_names_tasks_that_are_there(loom: Loom) -> None:
+    for text in ("epic:loom-1", "waits-for:nothing"):
+        with pytest.raises(InvalidInputError, match="is not a task id"):
+            await loom.find(text)
 
 
 async def test_what_is_found_follows_what_is_changed(loom: Loom) -> None:

@@ -17,7 +17,6 @@ from loom import texts
 from loom.exceptions import InvalidInputError
 from loom.graph.model import limits
 from loom.graph.model.task import Priority
-from loom.ids import TASK_ID
 
 STATES = {
     "ready": "can be claimed now",
@@ -64,7 +63,7 @@ class Filter:
     """Any of these."""
     not_labels: tuple[str, ...] = ()
     epic: str | None = None
-    """Somewhere below this one."""
+    """Somewhere below this one, named as tasks are."""
     holder: str | None = None
     """Held by this agent, or held last."""
     waits_for: str | None = None
@@ -147,12 +146,6 @@ def _states(text: str) -> tuple[str, ...]:
     return _SEVERAL[state]
 
 
-def _task(text: str) -> str:
-    if not TASK_ID.fullmatch(text):
-        _refuse(f"has no task id in {texts.quote(text)}.", "A task id is loom- and 8 hex digits.")
-    return text
-
-
 def _span(text: str) -> Span:
     match = _SPAN.fullmatch(text)
     if match is None:
@@ -165,9 +158,9 @@ _KEYS: Mapping[str, _Key] = {
     "status": ("states", _states, True, True),
     "priority": ("priorities", lambda text: limits.priority(text.lower()), False, True),
     "label": ("labels", lambda text: limits.label(text, "label"), True, True),
-    "epic": ("epic", _task, False, False),
+    "epic": ("epic", str, False, False),
     "holder": ("holder", lambda text: limits.agent_name(text, "holder"), False, False),
-    "waits-for": ("waits_for", _task, False, False),
+    "waits-for": ("waits_for", str, False, False),
     "file": ("file", lambda text: limits.path(text), False, False),
     "age": ("age", _span, False, False),
     "changed": ("changed", _span, False, False),
