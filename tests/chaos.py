@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -29,6 +28,7 @@ from loom import services
 from loom.bus.connection import open_redis
 from loom.config import LoomConfig, load_config
 from loom.graph.front import Loom
+from tests import games
 
 
 @dataclass
@@ -207,18 +207,10 @@ def main() -> int:
     parser.add_argument("--kill-every", type=float, default=1.0, help="seconds")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which it gives up")
     chosen = parser.parse_args()
-    place = Path(f"/tmp/loom-chaos-{os.getpid()}")
-    place.mkdir(mode=0o755)
-    os.environ["LOOM_DATA_DIR"] = str(place)
-    try:
-        settings = Settings(chosen.seed, chosen.tasks, chosen.workers, chosen.kill_every, chosen.limit)
-        problems = asyncio.run(play(settings, place))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    for problem in problems:
-        print(f"WRONG: {problem}")
-    print("wrong" if problems else "all is well")
-    return 1 if problems else 0
+    settings = Settings(chosen.seed, chosen.tasks, chosen.workers, chosen.kill_every, chosen.limit)
+    with games.place("chaos") as place:
+        os.environ["LOOM_DATA_DIR"] = str(place)
+        return games.conclude(asyncio.run(play(settings, place)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import sys
 import uuid
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ import asyncpg
 from loom import services
 from loom.config import load_config
 from loom.graph.front import Loom
+from tests import games
 from tests.mcp.stdio import Server, started
 
 GROWTH = 1.05
@@ -301,17 +301,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--calls", type=int, default=10_000)
     chosen = parser.parse_args()
-    place = Path(f"/tmp/loom-fuzz-{os.getpid()}")
-    place.mkdir(mode=0o755)
-    os.environ |= {"LOOM_DATA_DIR": str(place), "HOME": str(place)}
-    try:
-        problems = asyncio.run(_by_hand(chosen.seed, chosen.calls, place))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    for problem in problems:
-        print(f"WRONG: {problem}")
-    print("wrong" if problems else "all is well")
-    return 1 if problems else 0
+    with games.place("fuzz") as place:
+        os.environ |= {"LOOM_DATA_DIR": str(place), "HOME": str(place)}
+        return games.conclude(asyncio.run(_by_hand(chosen.seed, chosen.calls, place)))
 
 
 if __name__ == "__main__":

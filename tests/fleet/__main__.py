@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import shutil
 import sys
-from pathlib import Path
 
+from tests import games
 from tests.fleet.play import Settings, play
 
 
@@ -23,22 +21,11 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which it gives up")
     parser.add_argument("--keep", action="store_true", help="leave everything where it is")
     chosen = parser.parse_args()
-    place = Path(f"/tmp/loom-fleet-{os.getpid()}")
-    place.mkdir(mode=0o755)
-    settings = Settings(
-        chosen.seed, chosen.tasks, chosen.terminals, chosen.agents, chosen.kill_every, chosen.limit, place
-    )
-    try:
-        problems = asyncio.run(play(settings))
-    finally:
-        if chosen.keep:
-            print(f"everything is in {place}")
-        else:
-            shutil.rmtree(place, ignore_errors=True)
-    for problem in problems:
-        print(f"WRONG: {problem}")
-    print("wrong" if problems else "all is well")
-    return 1 if problems else 0
+    with games.place("fleet", keep=chosen.keep) as place:
+        settings = Settings(
+            chosen.seed, chosen.tasks, chosen.terminals, chosen.agents, chosen.kill_every, chosen.limit, place
+        )
+        return games.conclude(asyncio.run(play(settings)))
 
 
 if __name__ == "__main__":

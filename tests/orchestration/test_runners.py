@@ -26,9 +26,9 @@ def errand(**more: Any) -> Errand:
         "token": 7,
         "agent": "worker-1",
         "session": "0f8fad5b-d9cb-469f-a165-70867728950e",
-        "place": Path("/work/tree"),
-        "git_dir": Path("/work/shop/.git/worktrees/loom-0123abcd"),
-        "project_dir": Path("/work/shop"),
+        "place": Path("/somewhere/tree"),
+        "git_dir": Path("/somewhere/shop/.git/worktrees/loom-0123abcd"),
+        "project_dir": Path("/somewhere/shop"),
         "scratch": Path("/tmp"),
         "words": ("/bin/agent", "--model", "m"),
         "loom": ("/bin/loom",),
@@ -78,7 +78,7 @@ def test_claude_is_told_what_it_may_do_and_where_loom_is() -> None:
         "LOOM_TASK_ID": "loom-0123abcd",
         "LOOM_CLAIM_TOKEN": "7",
         "LOOM_AGENT_ID": "worker-1",
-        "LOOM_PROJECT_DIR": "/work/shop",
+        "LOOM_PROJECT_DIR": "/somewhere/shop",
     }
     assert options["--setting-sources"] == "user"
     assert first[-4:] == ["--session-id", errand().session, "--model", "m"]
@@ -116,10 +116,10 @@ def test_codex_may_write_its_worktree_and_what_a_commit_there_needs(monkeypatch:
     assert profile["filesystem"] == {
         ":root": "read",
         ":workspace_roots": {".": "write"},
-        "/work/shop/.git/worktrees/loom-0123abcd": "write",
-        "/work/shop/.git/objects": "write",
-        "/work/shop/.git/refs/heads/loom": "write",
-        "/work/shop/.git/logs/refs/heads/loom": "write",
+        "/somewhere/shop/.git/worktrees/loom-0123abcd": "write",
+        "/somewhere/shop/.git/objects": "write",
+        "/somewhere/shop/.git/refs/heads/loom": "write",
+        "/somewhere/shop/.git/logs/refs/heads/loom": "write",
     }
     assert profile["network"] == {
         "enabled": True,

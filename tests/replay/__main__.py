@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
+from tests import games
 from tests.replay.play import Settings, play
 
 
@@ -27,23 +26,12 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds after which it gives up")
     parser.add_argument("--keep", action="store_true", help="leave everything where it is")
     chosen = parser.parse_args()
-    place = Path(f"/tmp/loom-replay-{os.getpid()}")
-    place.mkdir(mode=0o755)
-    settings = Settings(
-        chosen.repository.resolve(), chosen.last, chosen.check, chosen.seed, chosen.agents, chosen.kill_every,
-        chosen.limit, place,
-    )  # fmt: skip
-    try:
-        problems = asyncio.run(play(settings))
-    finally:
-        if chosen.keep:
-            print(f"everything is in {place}")
-        else:
-            shutil.rmtree(place, ignore_errors=True)
-    for problem in problems:
-        print(f"WRONG: {problem}")
-    print("wrong" if problems else "all is well")
-    return 1 if problems else 0
+    with games.place("replay", keep=chosen.keep) as place:
+        settings = Settings(
+            chosen.repository.resolve(), chosen.last, chosen.check, chosen.seed, chosen.agents, chosen.kill_every,
+            chosen.limit, place,
+        )  # fmt: skip
+        return games.conclude(asyncio.run(play(settings)))
 
 
 if __name__ == "__main__":
