@@ -188,7 +188,7 @@ def state(one: Task) -> str:
     return "ready" if one.status is TaskStatus.PENDING else str(one.status)
 
 
-_NOT_ALL = "More tasks fit the first part of the filter than one page looks at; say more to see the others."
+_NOT_ALL = "More had to be looked at than one page does, or is being changed; say more, or ask again, to see others."
 
 
 def _found(one: Task, waits: Sequence[Blocker]) -> Reply:

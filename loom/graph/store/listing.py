@@ -42,10 +42,22 @@ async def list_tasks(connection: Connection, project_id: str, wanted: Filter, li
     """The first so many tasks that a filter asks for."""
     query, arguments = statement(project_id, wanted, limit)
     records = await connection.fetch(query, *arguments)
+    partly = records[0]["looked_at"] >= LOOKED_AT or await _unread(connection, project_id, wanted)
+    records = [record for record in records if record["id"] is not None]
     tasks = [Task.from_record(record) for record in records[:limit]]
-    partly = bool(records) and records[0]["looked_at"] >= LOOKED_AT
     waits = [task.id for task in tasks if task.waiting or task.retry_at is not None]
     return Found(tasks, len(records) > limit, partly, await blockers(connection, project_id, waits) if waits else {})
+
+
+async def _unread(connection: Connection, project_id: str, wanted: Filter) -> bool:
+    """Whether words or paths are looked for while somebody else reads, or changes, those of some tasks."""
+    if not (wanted.words or wanted.file):
+        return False
+    return bool(
+        await connection.fetchval(
+            "select exists(select from task_texts where project_id = $1 and words is null)", project_id
+        )
+    )
 
 
 async def read_texts(connection: Connection, project_id: str) -> bool:
@@ -91,8 +103,9 @@ def statement(project_id: str, wanted: Filter, limit: int) -> tuple[str, list[An
                  select t.id from tasks t where t.project_id = $1 and t.id in ({" union all ".join(fitting)})
                   order by {_ORDER} limit {most}
              )
-        select {COLUMNS}, greatest({", ".join(counted)}) as looked_at
-          from fitting f join tasks t on t.project_id = $1 and t.id = f.id
+        select {COLUMNS}, l.looked_at
+          from (select greatest({", ".join(counted)}) as looked_at) l
+          left join (fitting f join tasks t on t.project_id = $1 and t.id = f.id) on true
          order by {_ORDER}
         """
     return query, given.values
