@@ -129,12 +129,15 @@ async def test_words_that_are_changed_while_they_are_read_are_read_again(loom: L
         await connection.execute("update tasks set title = 'New words' where id = $1", task.id)
         assert await _titles(loom, "old") == []
     assert await _titles(loom, "new") == ["New words"]
+    await loom.update(task.id, title="Newer")
     async with pool.acquire() as connection:
         async with connection.transaction():
             assert not await listing.read_texts(connection, loom.project_id)
             await loom.update(task.id, priority="p0")
             changing = asyncio.create_task(loom.update(task.id, title="Newer still"))
             await asyncio.sleep(0.1)
+            assert not changing.done()
+            assert (await loom.find("newer")).partly, "somebody is reading it"
         await changing
     assert await _titles(loom, "newer") == ["Newer still"]
 
@@ -174,6 +177,17 @@ async def test_a_task_is_named_by_the_id_that_it_had_elsewhere(loom: Loom, pool:
     assert (await loom.get("bd-x1f")).task.id == ids[1]
 
 
+async def test_a_number_that_is_a_trackers_name_and_begins_an_id_is_refused(loom: Loom, pool: Pool) -> None:
+    imported, other = await loom.create("Imported"), await loom.create("Other")
+    await pool.execute("update tasks set origin_id = 'tasks.json#5' where id = $1", imported.id)
+    await pool.execute("delete from task_texts")
+    await pool.execute("update tasks set id = 'loom-5abc0000' where id = $1", other.id)
+    with pytest.raises(InvalidInputError, match="stands for several tasks"):
+        await loom.cancel("5")
+    assert (await loom.get("loom-5")).task.id == "loom-5abc0000"
+    assert (await loom.get("tasks.json#5")).task.id == imported.id
+
+
 async def test_a_task_has_at_most_twenty_labels(loom: Loom) -> None:
     task = await loom.create("Labelled", labels=[f"n{number}" for number in range(20)])
     with pytest.raises(InvalidInputError, match="limit is 20"):
@@ -204,6 +218,7 @@ async def test_a_page_says_what_those_that_wait_wait_for(loom: Loom) -> None:
 
 async def test_a_page_looks_at_a_bounded_part_of_very_many(loom: Loom, pool: Pool) -> None:
     await fill(loom, pool, 20_000)
+    assert (await loom.find("number", limit=1)).tasks  # which reads all words
     await pool.execute("vacuum analyze task_texts")
     for text in (
         "", "status:open", "status:ready priority:p2", "number", "number status:blocked", "4711", "label:none",
@@ -211,4 +226,8 @@ async def test_a_page_looks_at_a_bounded_part_of_very_many(loom: Loom, pool: Poo
     ):  # fmt: skip
         query, arguments = listing.statement(loom.project_id, filters.parse(text), 50)
         assert await buffers(pool, query, *arguments) <= 4 * listing.LOOKED_AT, text
-        assert all(row["looked_at"] <= listing.LOOKED_AT for row in await pool.fetch(query, *arguments))
+    for text in ("number", "holder:nobody"):
+        assert (await loom.find(text)).partly, text
+    await pool.execute("update tasks set assignee = 'old' where id = (select min(id) from tasks where status = 'done')")
+    found = await loom.find("holder:old status:done")
+    assert found.tasks or found.partly

@@ -126,6 +126,7 @@ async def named(connection: Connection, project_id: str, text: str) -> list[str]
     """The tasks whose id begins so, in any case, with or without `loom-`; else the one that an import has known by this
     name, else those whose name there ends in it. At most a few: whoever asks wants one."""
     prefix = text.lower().removeprefix("loom-")
+    begun: list[str] = []
     if re.fullmatch("[0-9a-f]{1,8}", prefix):
         records = await connection.fetch(
             "select id from tasks where project_id = $1 and id >= $2 and id < $2 || 'g' order by id limit $3",
@@ -133,11 +134,12 @@ async def named(connection: Connection, project_id: str, text: str) -> list[str]
             f"loom-{prefix}",
             _NAMED,
         )
-        if records:
-            return [record["id"] for record in records]
+        begun = [record["id"] for record in records]
+        if begun and not text.isdecimal():  # a number is also what trackers call a task: then both are told
+            return begun
     whole = await connection.fetchval("select id from tasks where project_id = $1 and origin_id = $2", project_id, text)
     if whole is not None:
-        return [whole]
+        return list(dict.fromkeys([*begun, whole]))
     records = await connection.fetch(
         "select id from tasks where project_id = $1 and origin_id is not null"
         " and right(origin_id, length($2) + 1) in ('/' || $2, '#' || $2, ':' || $2) order by id limit $3",
@@ -145,7 +147,7 @@ async def named(connection: Connection, project_id: str, text: str) -> list[str]
         text,
         _NAMED,
     )
-    return [record["id"] for record in records]
+    return list(dict.fromkeys([*begun, *(record["id"] for record in records)]))
 
 
 async def counts(connection: Connection, project_id: str) -> dict[str, int]:
