@@ -154,7 +154,7 @@ def _running(config: LoomConfig, names: Sequence[str]) -> Iterator[list[subproce
             with files.log(logs / f"demo-{name}.log", logs.parent, anew=True) as log:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "loom.cli.demo.player"],
+                        [sys.executable, "-P", "-m", "loom.cli.demo.player"],
                         cwd=config.project_dir,
                         env=environment({"LOOM_PROJECT_DIR": str(config.project_dir), "LOOM_AGENT_ID": name}),
                         stdin=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ _WAIT_SECONDS = 20
 
 async def work() -> None:
     """Works until nothing is left."""
-    server = StdioTransport(sys.executable, ["-m", "loom", "mcp"], env=environment(), keep_alive=False)
+    server = StdioTransport(sys.executable, ["-P", "-m", "loom", "mcp"], env=environment(), keep_alive=False)
     async with Client(server) as client:
 
         async def call(tool: str, **arguments: Any) -> dict[str, Any]:

@@ -154,8 +154,8 @@ def _loom(root: Path, *words: str, env: dict[str, str] | None = None, may_fail: 
     out = subprocess.DEVNULL if wants_json() else None
     more = {"LOOM_PROJECT_DIR": str(root), **(env or {})}
     done = subprocess.run(
-        [sys.executable, "-m", "loom", *words], cwd=root, env=environment(more), stdin=subprocess.DEVNULL, stdout=out,
-        check=False,
+        [sys.executable, "-P", "-m", "loom", *words], cwd=root, env=environment(more), stdin=subprocess.DEVNULL,
+        stdout=out, check=False,
     )  # fmt: skip
     if done.returncode and not may_fail:
         raise CommandError(f"`loom {words[0]}` ended with exit status {done.returncode}.", "See what it said above.")
