@@ -27,6 +27,14 @@ _JOINERS = "\u200c\u200d"
 _JOINING = "[\u0600-\u0dff\u1000-\u109f\u1780-\u18af\u1cd0-\u1cff\ua8e0-\ua8ff\ufb50-\ufdff\ufe70-\ufefc]"
 
 
+_COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+def colourless(text: str) -> str:
+    """The text without the signs by which programs colour what they print."""
+    return _COLOUR.sub("", text)
+
+
 def clean(text: str) -> str:
     """A text written by somebody else, without characters that a reader cannot see; what emoji and the scripts that
     join their letters need of these stays."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import codecs
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +12,13 @@ from typing import BinaryIO
 import click
 
 from loom import files, replies
-from loom.cli.output import dim
-from loom.cli.shared import Command, Reply, answer, limit_option, open_project
+from loom.cli.output import dim, emit
+from loom.cli.shared import Command, Reply, answer, limit_option, note, open_project, wants_json
 from loom.cli.talk import event_line
 from loom.config import LoomConfig, logs_dir
 from loom.exceptions import FileError
 from loom.graph.front import Loom
-from loom.texts import clean
+from loom.texts import clean, colourless, mask
 
 _TAIL_BYTES = 64 * 1024  # of a log that are shown at first
 _PAUSE = 0.2  # seconds between two looks at a log that is followed
@@ -47,7 +49,8 @@ def history(task: str, limit: int) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is printed, until interrupted.")
 def logs(task: str, follow: bool) -> None:
     """The end of what the newest command that `loom work` ran for TASK has printed, on this machine."""
-    import asyncio
+    if follow and wants_json():
+        raise click.UsageError("Give --follow or --json, not both.")
 
     async def found() -> tuple[str, LoomConfig]:
         async with open_project() as loom:
@@ -55,21 +58,25 @@ def logs(task: str, follow: bool) -> None:
 
     task_id, config = asyncio.run(found())
     path = _newest(task_id, logs_dir(config))
-    click.echo(dim(str(path)), err=True)
+    note(str(path))
     try:
         opened = files.read_log(path, _TAIL_BYTES, path.parent.parent)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}.", "Mend that, then run it again.") from None
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     with opened as file:
-        _print(file)
+        if wants_json():
+            emit({"id": task_id, "file": str(path), "text": _more(file, decoder)})
+            return
+        click.echo(_more(file, decoder), nl=False)
         while follow:
             time.sleep(_PAUSE)
-            _print(file)
+            click.echo(_more(file, decoder), nl=False)
 
 
 def _newest(task_id: str, directory: Path) -> Path:
     """The log of the newest attempt at a task. Raises FileError: there is none here."""
-    found = sorted(directory.glob(f"{task_id}-*.log"), key=lambda path: path.lstat().st_mtime)
+    found = sorted(directory.glob(f"{task_id}-[0-9]*.log"), key=lambda path: path.lstat().st_mtime)
     if not found:
         raise FileError(
             f"No command for {task_id} has printed anything into {directory}.",
@@ -78,9 +85,9 @@ def _newest(task_id: str, directory: Path) -> Path:
     return found[-1]
 
 
-def _print(file: BinaryIO) -> None:
-    if data := file.read():
-        click.echo(clean(data.decode(errors="replace")), nl=False)
+def _more(file: BinaryIO, decoder: codecs.IncrementalDecoder) -> str:
+    """What was printed since, fit to be shown; a character that is half written comes with its end."""
+    return clean(colourless(mask(decoder.decode(file.read()))))
 
 
 def _change(change: dict[str, object]) -> str:

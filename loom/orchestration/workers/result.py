@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,6 @@ from loom.process import Ended
 
 TEXT_BYTES = 8_000  # of what a command printed, where it left no JSON object
 _REASON_BYTES = 2_000
-_COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def handed_in(said: bytes, file: Path) -> dict[str, Any] | None:
@@ -62,7 +60,7 @@ def tail(data: bytes, size: int) -> str:
 
 def clean(text: str) -> str:
     """What a program said, without colours and characters that cannot be seen."""
-    return texts.clean(_COLOUR.sub("", text)).strip()
+    return texts.clean(texts.colourless(text)).strip()
 
 
 def _from_file(file: Path) -> dict[str, Any] | None:
