@@ -24,7 +24,7 @@ from loom.cli.shared import (
     token_option,
 )
 from loom.cli.times import when
-from loom.exceptions import TaskStateError
+from loom.exceptions import ConflictError, InvalidError, TaskStateError
 from loom.graph.front import Loom
 from loom.texts import one_line
 
@@ -230,7 +230,7 @@ def list_dead(limit: int) -> None:
 @click.option("--note", metavar="TEXT", help="For the next worker.")
 @agent_option
 def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
-    """Put dead tasks into play again, their attempts counted anew."""
+    """Put dead tasks into play again, their attempts counted anew. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
         named = await _ids(loom, tasks)
@@ -246,7 +246,7 @@ def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
 @click.option("--downstream", is_flag=True, help="Also cancel all that waits for them.")
 @agent_option
 def cancel_dead(tasks: tuple[str, ...], reason: str | None, downstream: bool, agent: str | None) -> None:
-    """Cancel dead tasks."""
+    """Cancel dead tasks. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
         named = await _ids(loom, tasks)
@@ -259,20 +259,34 @@ def cancel_dead(tasks: tuple[str, ...], reason: str | None, downstream: bool, ag
 
 
 def _change_each(names: tuple[str, ...], change: Callable[[Loom, str], Awaitable[Reply]], agent: str | None) -> None:
-    """Changes the tasks that were named, once it is known that all of them are there, and tells what became of each."""
+    """Changes the tasks that were named, once it is known that all of them are there, and tells what became of each.
+    Of several, one that refuses keeps nobody else from being changed; the exit status is 1 then."""
+    refused: list[dict[str, str]] = []
 
     async def work(loom: Loom) -> Reply:
         tasks = await _ids(loom, names)
-        if len(tasks) > 1:
-            for task in tasks:
-                await loom.get(task)
-        changed = [await change(loom, task) for task in tasks]
-        return _together(changed) if len(tasks) > 1 else changed[0]
+        if len(tasks) == 1:
+            return await change(loom, tasks[0])
+        for task in tasks:
+            await loom.must_exist(task)
+        changed = []
+        for task in tasks:
+            try:
+                changed.append(await change(loom, task))
+            except (ConflictError, InvalidError) as error:
+                refused.append({"id": task, "why": str(error.cause)})
+        return {**_together(changed), **({"refused": refused} if refused else {})}
 
     def lines(reply: Reply) -> Iterator[str]:
-        return _lines_together(reply) if "tasks" in reply else outcome_lines(reply)
+        if "tasks" not in reply:
+            yield from outcome_lines(reply)
+            return
+        yield from _lines_together(reply)
+        yield from (f"{one['id']}  not changed: {one_line(one['why'])}" for one in reply.get("refused", ()))
 
     answer(work, lines, agent=agent, changes=True)
+    if refused:
+        click.get_current_context().exit(1)
 
 
 async def _ids(loom: Loom, names: tuple[str, ...]) -> list[str]:

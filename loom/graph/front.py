@@ -259,7 +259,7 @@ class Loom:
             raise InvalidInputError(
                 "Nothing to change was given.",
                 Words(
-                    "Pass {}, {}, {}, {}, {}, {}, {} or {}.",
+                    "Pass {}, {}, {}, {}, {}, {} or {}.",
                     Argument("title"),
                     Argument("context"),
                     Argument("priority"),
@@ -267,7 +267,6 @@ class Loom:
                     Argument("done_when"),
                     Argument("files"),
                     Argument("checks"),
-                    Argument("labels"),
                 ),
             )
         task_id = await self.id_of(task_id)
@@ -569,7 +568,7 @@ class Loom:
         async with self._links.reading() as connection:
             found = await store.events.of_task(connection, self.project_id, task_id, limit=limit)
         if not found:
-            await self._must_exist(task_id)
+            await self.must_exist(task_id)
         return found[::-1]
 
     async def status(self) -> project.ProjectStatus:
@@ -739,7 +738,7 @@ class Loom:
         if task_id is not None:
             task_id = await self.id_of(task_id)
             self._session.touch(task_id)
-            await self._must_exist(task_id)
+            await self.must_exist(task_id)
         wanted = waiting.Wait(chosen, self._session.name(agent_id), task_id)
         seconds = limits.seconds(timeout, "timeout", 0, LONGEST_WAIT)
         subscriber = await self._links.subscriber()
@@ -899,7 +898,8 @@ class Loom:
         await self._mirror(change)
         return result
 
-    async def _must_exist(self, task_id: str) -> None:
+    async def must_exist(self, task_id: str) -> None:
+        """Raises TaskNotFoundError unless there is such a task."""
         cache = self._links.cache_in_use
         if cache is not None and await cache.get_task(task_id) is not None:
             return

@@ -79,6 +79,12 @@ def test_the_log_of_the_newest_attempt_is_shown(cli: Cli) -> None:
     assert "has printed anything" in none.err
     assert cli("work", "--", "sh", "-c", "echo said; echo '{}'").code == 0
     assert "said" in cli("logs", task[5:]).out
+    told = cli.ok("logs", task)
+    assert (told["id"], told["text"]) == (task, "said\n{}\n")
+    assert cli("logs", task, "-f", "--json").code == 2
+    coloured = cli.create("Coloured")
+    assert cli("work", "--", "sh", "-c", r"printf '\033[31mred\033[0m postgres://me:secret@h/x\n'; echo '{}'").code == 0
+    assert cli("logs", coloured).out.startswith("red postgres://me:***@h/x")
     other = cli.create("Other")
     (cli.directory / "secret").write_text("secret\n")
     (cli.directory / ".loom" / "logs" / f"{other}-1.log").symlink_to(cli.directory / "secret")
@@ -95,6 +101,15 @@ def test_nothing_is_changed_where_one_of_them_is_not_there(cli: Cli) -> None:
     assert "loom-00000000" in refused.err
     assert cli.ok("status", task)["status"] == "pending"
     assert cli("cancel", "-", stdin="\n").code == 2
+
+
+def test_one_that_refuses_keeps_nobody_else_from_being_changed(cli: Cli) -> None:
+    held, free = cli.create("Held"), cli.create("Free")
+    cli.ok("claim", held, "--agent", "ada")
+    partly = cli("defer", held, free)
+    assert partly.code == 1
+    assert f"{held}  not changed: {held} is claimed" in partly.out
+    assert cli.ok("status", free)["status"] == "blocked"
 
 
 def test_a_filter_that_means_nothing_is_told(cli: Cli) -> None:
