@@ -14,7 +14,17 @@ from loom import texts
 from loom.cli.output import dim, emit, table
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
 from loom.cli.times import when
-from loom.config import KEYS, gone, guarded, is_trusted, load_config, places, set_trusted, set_value, user_config_path
+from loom.config import (
+    KEYS,
+    gone,
+    guarded,
+    load_config,
+    places,
+    set_trusted,
+    set_value,
+    untrusted,
+    user_config_path,
+)
 from loom.config import trust as record_trust
 from loom.config.inside import refuse_inside
 from loom.exceptions import InvalidInputError, ProjectNotFoundError
@@ -73,7 +83,8 @@ def trust(yes: bool) -> None:
     root = _project_dir("Go into the project that you want to trust.")
     seen = guarded(root)
     names = sorted(seen)
-    new = [name for name in names if not is_trusted(root, name)] + [f"{name}, which is gone" for name in gone(root)]
+    # Of what was seen, not of another look: what is asked about is what is recorded.
+    new = sorted(untrusted(root, seen)) + [f"{name}, which is gone" for name in gone(root)]
     merged = load_config(root)
     owner = places.owner_elsewhere(merged)
     if owner:

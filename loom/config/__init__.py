@@ -26,7 +26,7 @@ from loom.config.keys import (
     WorkConfig,
 )
 from loom.config.loading import load_config
-from loom.config.trust import GUARDED_BYTES, gone, guarded, is_trusted, set_trusted, trust
+from loom.config.trust import GUARDED_BYTES, gone, guarded, is_trusted, set_trusted, trust, untrusted
 
 __all__ = [
     "API_KEY_VARIABLE",
@@ -55,5 +55,6 @@ __all__ = [
     "set_trusted",
     "set_value",
     "trust",
+    "untrusted",
     "user_config_path",
 ]

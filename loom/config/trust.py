@@ -57,6 +57,12 @@ def is_trusted(project_dir: Path, name: str | None = None, data: bytes | None = 
     )
 
 
+def untrusted(project_dir: Path, seen: Mapping[str, str]) -> list[str]:
+    """What of this, as `guarded` gave it, is not as it was when the user trusted it."""
+    recorded = _recorded(project_dir)
+    return [name for name, digest in seen.items() if recorded.get(name) != digest]
+
+
 def trust(
     project_dir: Path, names: Collection[str] | None = None, seen: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
