@@ -92,6 +92,7 @@ class ByHand:
             LoomError: as `bring` and `Lander.once`.
         """
         until = time.monotonic() + seconds
+        task_id = await self._loom.id_of(task_id)
         task = (await self._loom.get(task_id)).task
         landing = await self._newest(task)
         if landing is None or landing.state not in (LandingState.QUEUED, LandingState.LANDED):

@@ -82,6 +82,7 @@ class Reports:
             CommandError, FileError: they cannot be run.
             LoomError: as `Loom.done`.
         """
+        task_id = await self._loom.id_of(task_id)
         with suppress(ProofMissingError):
             return await self._loom.done(task_id, output, agent_id=agent_id, token=token)
         asked = self._asked.get(task_id)
