@@ -20,8 +20,6 @@ GOOD = (
 BAD = ("lies", "idles", "silent", "guts_checks", "gives_up")
 """Characters whose tasks have to fail, with a reason."""
 
-_EACH = 2  # tasks of each character but the honest, where there is room
-
 
 @dataclass(frozen=True)
 class Order:
@@ -46,10 +44,9 @@ class Order:
 
 
 def give(tasks: int, rng: random.Random) -> list[Order]:
-    """So many orders, each character among them."""
-    characters = [one for one in (*GOOD[1:], *BAD) for _ in range(_EACH if one in GOOD else 1)]
+    """So many orders, each character among them where there is room: some thirty tasks."""
     pairs = [one for number in range(repository.PAIRS) for one in (f"renames {number}", f"calls {number}")]
-    characters = (pairs + characters)[: max(tasks - tasks // 5, 0)]
+    characters = [*BAD, *GOOD[1:], *pairs, *GOOD[1:]][: max(tasks - tasks // 5, 0)]
     characters += ["honest"] * (tasks - len(characters))
     rng.shuffle(characters)
     # Some meet in one module: a quarter of the tasks share a handful.

@@ -77,4 +77,5 @@ async def play(settings: Settings) -> list[str]:
     done = sum(task.done_at is not None for task in tasks.values())
     print(f"{done} of {len(tasks)} tasks have landed in {took:.0f} s, {share(given_out, tasks):.0%} of the honest ones;"
           f" {terminals.killed} terminals were killed")  # fmt: skip
-    return [*broken, *judge(scene, given_out, tasks)]
+    idle = ["nobody was killed"] if settings.kill_every and not terminals.killed else []
+    return [*broken, *idle, *judge(scene, given_out, tasks)]

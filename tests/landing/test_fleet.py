@@ -25,7 +25,7 @@ def _play(*words: str) -> str:
 
 
 def test_scripted_agents_honest_and_not_land_what_is_right_while_they_are_killed() -> None:
-    said = _play("tests.fleet", "--seed", "7", "--tasks", "18", "--agents", "3", "--kill-every", "8")
+    said = _play("tests.fleet", "--seed", "7", "--tasks", "32", "--agents", "4", "--kill-every", "12")
     assert "all is well" in said
 
 
