@@ -12,7 +12,6 @@ is a demand on the work: once it is trusted, to take it out of the file or to ch
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -394,6 +393,8 @@ class Keys(Mapping[str, Rule]):
 
     def nearest(self, key: str) -> str:
         """The valid key that is most like an unknown one."""
+        import difflib  # which no command needs that is typed right
+
         key = key[:_LONGEST_KEY]
 
         def likeness(valid: str) -> float:
