@@ -27,12 +27,18 @@ def read(path: Path, most: int, within: Path | None = None) -> bytes:
         most: bytes that it may have.
         within: the directory that it must lie in; None for a file of the user's own, which may lie anywhere.
     """
-    with _opened(path, within) as file:
-        data = b""
-        while len(data) <= most and (more := os.read(file, most + 1 - len(data))):
-            data += more
+    data = read_beginning(path, most + 1, within)
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most // 1024:,} kB", str(path))
+    return data
+
+
+def read_beginning(path: Path, most: int, within: Path | None = None) -> bytes:
+    """The first bytes of a regular file, at most so many; `within`: as in `read`."""
+    with _opened(path, within) as file:
+        data = b""
+        while len(data) < most and (more := os.read(file, most - len(data))):
+            data += more
     return data
 
 

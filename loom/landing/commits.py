@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loom.exceptions import CommandError
+from loom.files import read, read_beginning
 from loom.git import Person, Repository
 from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
@@ -33,6 +34,7 @@ _BINARY = 8_000  # bytes among which a zero means that git takes a file for no t
 _NAMED = 10  # paths in a sentence
 _LISTED_BYTES = 50_000_000  # of what git lists
 _FILES_SECONDS = 600.0  # for git to read or write the files of a worktree
+_HEAD_BYTES = 10_000  # of what git keeps of a merge
 _WALKED = 200  # entries of a worktree's own log
 _SUBJECT = 72  # characters
 _MESSAGES_BYTES = 1_000_000  # of an agent's own messages that are looked through
@@ -221,11 +223,13 @@ def _untouched(top: Path, fields: Sequence[str]) -> bool:
     state, path = fields[0], fields[9]
     if state in ("DU", "UD", "UA", "AU"):
         return True
+    file = top / path
     try:
-        with (top / path).open("rb") as file:
-            return b"\0" in file.read(_BINARY)
+        if stat.S_ISREG(file.lstat().st_mode):
+            return b"\0" in read_beginning(file, _BINARY, top)
     except OSError:
-        return state != "DD"
+        pass
+    return state != "DD"
 
 
 async def _in_files(worktree: Repository, paths: Sequence[str], target: str) -> tuple[str, ...]:
@@ -506,10 +510,10 @@ def _shown(path: str) -> str:
 
 def _first_line(file: Path) -> str | None:
     try:
-        with file.open(errors="replace") as lines_of:
-            return lines_of.readline().strip() or None
+        text = read(file, _HEAD_BYTES, file.parent).decode(errors="replace")
     except OSError:
         return None
+    return text.partition("\n")[0].strip() or None
 
 
 def _git_dir(worktree: Repository) -> Path:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loom import files
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.git import Repository
 from loom.landing import refs
@@ -30,6 +32,8 @@ OWN = "loom/landed"
 
 _FILES_SECONDS = 600.0  # for git to write the files of a checkout
 _LOCKED_SECONDS = 5.0  # that another process may have a checkout's index
+_POINTER_BYTES = 10_000  # of a file that says where a worktree is
+_IN_USE_BYTES = 10_000_000  # of a file that names the branches of a rebase
 _ENDED_BY = {"rebase": "rebase --abort", "bisect": "bisect reset"}
 _TRIES = 20  # to see a branch and what is known of it at one moment
 
@@ -342,12 +346,24 @@ async def commit_of(repository: Repository, name: str) -> str:
         ) from None
 
 
+def pointer(git_dir: Path) -> str:
+    """The `.git` file that leads to a worktree's own directory. What an agent has put in the place of the text that
+    names it goes, because git would wait for a pipe without end: whoever enters the worktree next mends that.
+
+    Raises OSError: it is just being made, or removed.
+    """
+    path = git_dir / "gitdir"
+    if stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        path.unlink()
+    return files.read(path, _POINTER_BYTES, git_dir).decode(errors="surrogateescape").strip()
+
+
 def _worktrees(common: Path) -> dict[Path, Path]:
     """The directories of the worktrees that git keeps, and where these are."""
     found = {}
     for git_dir in sorted((common / "worktrees").glob("*")):
         try:
-            found[git_dir] = Path((git_dir / "gitdir").read_text(errors="surrogateescape").strip()).parent
+            found[git_dir] = Path(pointer(git_dir)).parent
         except OSError:
             continue  # it is just being made, or removed
     return found
@@ -363,7 +379,7 @@ def _in_use(git_dir: Path, ref: str) -> str:
         ("BISECT_START", "bisect"),
     ):
         try:
-            lines = (git_dir / file).read_text(errors="replace").splitlines()
+            lines = files.read(git_dir / file, _IN_USE_BYTES, git_dir).decode(errors="replace").splitlines()
         except OSError:
             continue
         if names & set(lines):

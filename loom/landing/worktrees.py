@@ -33,7 +33,7 @@ from loom.graph import store
 from loom.graph.model.task import TaskStatus
 from loom.landing import places, setup
 from loom.landing.places import Lock
-from loom.landing.target import commit_of, nothing_in_the_way
+from loom.landing.target import commit_of, nothing_in_the_way, pointer
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -409,16 +409,18 @@ class Worktrees:
         places.remove(self._place / task_id)
         kept = self._common / "worktrees"
         for one in [*kept.iterdir()] if kept.is_dir() else ():
-            ours = mark is not None and str(one) == mark.git_dir
-            if ours or (re.fullmatch(re.escape(task_id) + r"\d*", one.name) and self._is_ours(one, task_id)):
+            ours = self._is_ours(one, task_id) and re.fullmatch(re.escape(task_id) + r"\d*", one.name)
+            if ours or (mark is not None and str(one) == mark.git_dir):
                 places.remove(one)
 
     def _is_ours(self, git_dir: Path, task_id: str) -> bool:
         """Whether git made this for the worktree of a task, or had no time to write what for."""
         try:
-            return (git_dir / "gitdir").read_text().strip() in ("", str(self._place / task_id / ".git"))
+            return pointer(git_dir) in ("", str(self._place / task_id / ".git"))
         except FileNotFoundError:
             return True
+        except OSError:  # somebody else's doing
+            return False
 
     # --- the mark -----------------------------------------------------------------------------------------------------
 
@@ -515,20 +517,20 @@ def _put_back(tree: Worktree) -> None:
     there next goes by it. Locks of gits that were killed go, as nothing runs there any more."""
     git_dir = tree.repository.git_dir
     assert git_dir is not None, "its mark has it"
-    pointer = tree.path / ".git"
+    dot_git = tree.path / ".git"
     wanted = f"gitdir: {git_dir}\n"
-    if pointer.is_symlink() or not pointer.is_file() or pointer.read_bytes() != wanted.encode():
-        if pointer.is_dir() and not pointer.is_symlink():  # a repository of the agent's own, which may hold work
-            pointer.rename(_free(tree.path.parent / f"{tree.task_id}.git"))
-        pointer.unlink(missing_ok=True)
-        pointer.write_text(wanted)
+    if dot_git.is_symlink() or not dot_git.is_file() or dot_git.read_bytes() != wanted.encode():
+        if dot_git.is_dir() and not dot_git.is_symlink():  # a repository of the agent's own, which may hold work
+            dot_git.rename(_free(tree.path.parent / f"{tree.task_id}.git"))
+        dot_git.unlink(missing_ok=True)
+        dot_git.write_text(wanted)
     for one in (git_dir, git_dir / "logs"):  # a link among these would have git write anywhere
         for link in [one, *(one.iterdir() if one.is_dir() else ())]:
             if link.is_symlink():
                 link.unlink()
     if not (git_dir / "HEAD").exists():
         (git_dir / "HEAD").write_text(f"ref: refs/heads/{tree.branch}\n")
-    for name, text in (("gitdir", f"{pointer}\n"), ("commondir", "../..\n")):
+    for name, text in (("gitdir", f"{dot_git}\n"), ("commondir", "../..\n")):
         files.write(git_dir / name, text, 0o644, git_dir)
     for lock in git_dir.glob("*.lock"):
         places.remove(lock)

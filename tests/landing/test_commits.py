@@ -304,6 +304,15 @@ async def test_a_conflict_without_markers_is_to_be_decided(agent: Agent, kind: s
     await agent.good(target=target)
 
 
+async def test_a_conflict_that_became_a_pipe_is_to_be_decided(agent: Agent) -> None:
+    agent.commit("mine", {"a.txt": "mine\n"})
+    target = agent.main.commit("landed", {"a.txt": "theirs\n"})
+    agent.git("merge", target, check=False)
+    (agent.top / "a.txt").unlink()
+    os.mkfifo(agent.top / "a.txt")
+    assert "a.txt is in conflict, which shows in no markers" in await agent.refused(target=target)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 

@@ -344,6 +344,25 @@ async def test_a_checkout_whose_directory_is_gone_holds_nothing_up(place: Place,
     assert await target.move(place.tip(), landing(place, place.tip()))
 
 
+@pytest.mark.parametrize("what", ["a pipe", "a link to one"])
+async def test_a_pipe_that_an_agent_puts_among_gits_files_holds_nothing_up(
+    place: Place, tmp_path: Path, what: str
+) -> None:
+    target = await target_of(place, places=tmp_path / "places")
+    old = (await stands(target)).commit
+    place.worktree(tmp_path / "places" / "one", "loom/one")
+    new = landing(place, old)
+    pointer = place.top / ".git/worktrees/one/gitdir"
+    pointer.unlink()
+    os.mkfifo(tmp_path / "pipe" if what == "a link to one" else pointer)
+    if what == "a link to one":
+        pointer.symlink_to(tmp_path / "pipe")
+    (place.top / ".git/rebase-merge").mkdir()
+    os.mkfifo(place.top / ".git/rebase-merge/head-name")
+    assert await target.move(old, new)
+    assert place.tip(OWN) == new
+
+
 @pytest.mark.parametrize("how", ["checkout", "rebase"])
 async def test_an_agent_that_takes_the_target_into_its_hands_holds_nothing_up(
     place: Place, tmp_path: Path, how: str

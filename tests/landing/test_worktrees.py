@@ -120,6 +120,18 @@ async def test_a_branch_with_nothing_on_it_begins_anew(repository: Path) -> None
     assert tree.base == git(repository, "rev-parse", "HEAD").strip()
 
 
+async def test_a_pipe_that_an_agent_puts_among_gits_files_keeps_no_worktree_from_being_made(
+    trees: Worktrees, repository: Path
+) -> None:
+    pointer = repository / ".git" / "worktrees" / "task" / "gitdir"
+    pointer.unlink()
+    os.mkfifo(pointer)
+    assert (await trees.make("other")).fresh
+    trees.leave(trees.find("task") or await trees.make("task"))
+    assert (await (await of(repository)).make("task")).path.is_dir()
+    assert pointer.is_file(), "it is mended for who enters"
+
+
 async def test_a_retry_goes_on_in_the_same_place(trees: Worktrees, repository: Path) -> None:
     first = trees.find("task")
     assert first is not None
