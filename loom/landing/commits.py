@@ -1,6 +1,6 @@
 """Committing what lies in the worktree of a task, and judging whether it may land.
 
-    made = await commit(worktree.repository, worktree.branch, work, target=tip, protected=paths)
+    made = await commit(worktree.repository, worktree.branch, work, target=tip, base=worktree.base)
     if isinstance(made, Refusal): tell the agent made.text
 
 The files decide, whatever an agent has done to its branch: committed by itself, rewritten or deleted it, or left HEAD
@@ -84,8 +84,8 @@ async def commit(
     work: Work,
     *,
     target: str,
+    base: str,
     protected: Collection[str] = (),
-    base: str | None = None,
 ) -> Committed | Refusal:
     """Commits what lies in a worktree, in which nothing runs: untracked files too, ignored ones never.
 
@@ -93,8 +93,8 @@ async def commit(
         worktree: by its own directory.
         branch: that of the task.
         target: the commit of the target that the work is to land on.
+        base: the commit that the branch began from, should the agent have left nothing to tell it by; "": unknown.
         protected: paths that only a task which names them may change; `.loom` is, whatever it names.
-        base: the commit that the branch began from, should the agent have left nothing to tell it by.
 
     Raises:
         CommandError: git refuses, or the disk is full.
@@ -283,7 +283,7 @@ class _Line:
     base: str  # where it leaves the target
 
 
-async def _line(worktree: Repository, branch: str, target: str, base: str | None, found: _Found) -> _Line | Refusal:
+async def _line(worktree: Repository, branch: str, target: str, base: str, found: _Found) -> _Line | Refusal:
     """The commit to go on from: HEAD, the branch where HEAD was left on something that has landed, and where neither
     has anything in common with the target, the last commit that the worktree was at which has."""
     head = found.head
@@ -293,7 +293,8 @@ async def _line(worktree: Repository, branch: str, target: str, base: str | None
             return Refusal(
                 (
                     f"Your commits are on two lines: {branch} and where HEAD is now ({head[:12]}). Bring them together"
-                    f" on {branch}: `git checkout {branch}`, then `git merge {head[:12]}`.",
+                    f" on {branch}: `git checkout {branch}`, then `git merge --allow-unrelated-histories"
+                    f" {head[:12]}`.",
                 )
             )
         if found.paths or found.merging:
@@ -305,14 +306,12 @@ async def _line(worktree: Repository, branch: str, target: str, base: str | None
     if found_line := await _first_with(worktree, target, (head, tip)):
         return found_line
     # An agent who began anew from nothing has the files of where he was last, also of what was merged for him since.
-    if found_line := await _first_with(
-        worktree, target, (*await _been_at(worktree), base or _begun(_git_dir(worktree)) or "")
-    ):
+    if found_line := await _first_with(worktree, target, (*await _been_at(worktree), base)):
         return found_line
     return Refusal(
         (
-            f"Your branch {branch} has nothing in common with what it began from. Put your files onto that:"
-            f" `git reset --soft {target}`.",
+            f"Your branch {branch} has nothing in common with what it began from. Bring that in, and settle what"
+            f" conflicts: `git merge --allow-unrelated-histories {target}`.",
         )
     )
 
@@ -339,12 +338,6 @@ async def _parsed(worktree: Repository, how: str, *words: str) -> str:
         words = ("--verify", "--quiet", f"{words[0]}^{{commit}}")
     ended = await worktree.run(how, *words, accepted=(0, 1, 128))
     return ended.out.decode().strip() if ended.status == 0 else ""
-
-
-def _begun(git_dir: Path) -> str | None:
-    """The first commit that a worktree was at, by its own log."""
-    fields = (_first_line(git_dir / "logs" / "HEAD") or "").split(" ")
-    return fields[1] if len(fields) > 2 else None
 
 
 async def _add(worktree: Repository) -> Refusal | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +29,13 @@ class Agent(Place):
         self.main, self.base = main, main.tip()
 
     async def committed(
-        self, *files: str, protected: tuple[str, ...] = (), target: str | None = None
+        self, *files: str, protected: tuple[str, ...] = (), target: str | None = None, base: str | None = None
     ) -> Committed | Refusal:
         """What Loom makes of what lies there, for a task with these files."""
         repository = await self.known()
         work = replace(WORK, files=files)
-        return await commit(repository, BRANCH, work, target=target or self.base, protected=protected)
+        base = self.base if base is None else base
+        return await commit(repository, BRANCH, work, target=target or self.base, base=base, protected=protected)
 
     async def known(self) -> Repository:
         """By the directory that Loom has recorded, whatever lies in the worktree."""
@@ -240,6 +242,24 @@ async def test_work_on_two_lines_is_refused(agent: Agent) -> None:
     agent.git("checkout", "-q", "--detach", "HEAD^")
     agent.commit("other", {"a.txt": "2\n"})
     assert "Your commits are on two lines" in await agent.refused()
+
+
+@pytest.mark.parametrize("how", ["on two lines", "nothing in common"])
+async def test_the_advice_for_a_history_of_its_own_brings_it_in_and_takes_nothing_back(agent: Agent, how: str) -> None:
+    target = agent.main.commit("landed meanwhile", {"other.py": "o = 1\n"})
+    agent.commit("mine", {"mine.txt": "1\n"}) if how == "on two lines" else None
+    agent.git("checkout", "-q", "--orphan", "fresh")
+    agent.commit("no history", {"d.txt": "2\n"})
+    if how == "nothing in common":
+        agent.git("branch", "-q", "-M", BRANCH)
+        (agent.main.top / ".git/worktrees/agent/logs/HEAD").write_text("")
+    told = await agent.refused(target=target, base="")
+    assert how in told
+    for advised in re.findall("`git ([^`]+)`", told):
+        agent.git(*advised.split(" "))
+    made = await agent.good(target=target)
+    assert "d.txt" in made.changed
+    assert "other.py" not in made.changed
 
 
 async def test_work_on_what_has_landed_beside_its_own_branch_is_refused(agent: Agent) -> None:
