@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from loom.exceptions import CheckFailedError, CommandError, ConfigError
 from loom.graph.store.proofs import Proof
 from loom.landing import checks, refs
+from loom.landing.lander import lands_on
 from loom.landing.proving import Prover
-from loom.landing.target import OWN
 from loom.replies.checks import proof
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ class Baseline:
     proofs: list[Proof]
 
 
-async def baseline(loom: Loom, repository: Repository, prover: Prover) -> Baseline:
+async def baseline(loom: Loom, repository: Repository, prover: Prover, name: str | None = None) -> Baseline:
     """Proves what work begins from, the target or HEAD while there is none, with all checks that every task needs.
+
+    Args:
+        name: the target, where the project has none recorded; None: as configured.
 
     Raises:
         ConfigError: there is no such check; ProofMissingError: one is not in force.
@@ -43,8 +46,8 @@ async def baseline(loom: Loom, repository: Repository, prover: Prover) -> Baseli
             "No check is needed by every task, so that nothing says whether work is as it should be.",
             "Describe one in `checks`, and put its name into `landing.checks`.",
         )
-    name = loom.config.landing.target or OWN
-    commit = await commit_of(repository, refs.branch(name))
+    name = await lands_on(loom, name)
+    commit = await commit_of(repository, refs.target(name, loom.config.landing.remote))
     if commit is None:
         name, commit = "HEAD", await commit_of(repository, "HEAD")
     if commit is None:

@@ -523,14 +523,17 @@ class _Batch:
     commits: dict[int, str] = field(default_factory=dict)
 
 
-async def target_of(loom: Loom, worktrees: Worktrees, name: str | None = None) -> Target | RemoteTarget:
-    """What a project lands on: what is recorded, else `name`, else as configured, else Loom's own branch. Raises
-    TargetError, CommandError."""
+async def lands_on(loom: Loom, name: str | None = None) -> str:
+    """The branch that a project lands on: what is recorded, else `name`, else as configured, else Loom's own."""
     recorded = await loom.look(lambda connection: landings.recorded_target(connection, loom.project_id))
-    config = loom.config.landing
-    wanted = recorded.target if recorded else name or config.target
-    if config.remote:
-        return await RemoteTarget.of(worktrees.repository, config.remote, wanted)
+    return recorded.target if recorded else name or loom.config.landing.target or OWN
+
+
+async def target_of(loom: Loom, worktrees: Worktrees, name: str | None = None) -> Target | RemoteTarget:
+    """What a project lands on, as `lands_on` names it. Raises TargetError, CommandError."""
+    wanted = await lands_on(loom, name)
+    if remote := loom.config.landing.remote:
+        return await RemoteTarget.of(worktrees.repository, remote, wanted)
     return await Target.of(worktrees.repository, wanted, places=worktrees.state)
 
 

@@ -27,6 +27,11 @@ def branch(name: str) -> str:
     return f"refs/heads/{name}"
 
 
+def target(name: str, remote: str | None) -> str:
+    """The ref by which a repository knows what lands: a branch of its own, or of a remote."""
+    return f"refs/remotes/{remote}/{name}" if remote else branch(name)
+
+
 def held(commit: str) -> str:
     """The ref that keeps a commit; of "": where all of them are."""
     return f"refs/loom/held/{commit}"

@@ -38,7 +38,7 @@ class RemoteTarget:
     @property
     def ref(self) -> str:
         """What this repository knows of it."""
-        return f"refs/remotes/{self.remote}/{self.name}"
+        return refs.target(self.name, self.remote)
 
     @classmethod
     async def of(

@@ -228,9 +228,9 @@ class Reports:
         from loom.git import Repository
         from loom.landing import refs
         from loom.landing.baseline import commit_of
+        from loom.landing.lander import lands_on
         from loom.landing.places import state_dir
         from loom.landing.snapshot import Snapshot
-        from loom.landing.target import OWN
         from loom.landing.worktrees import Worktrees
 
         config, here = self._loom.config, Path.cwd()
@@ -240,9 +240,8 @@ class Reports:
         project = (config.project_dir or Path()).resolve()
         tree = Worktrees(repository, state_dir(config), project).find(task.id) if task else None
         if tree is not None and here.is_relative_to(tree.path):
-            return await Snapshot.of(
-                tree.repository, await commit_of(repository, refs.branch(config.landing.target or OWN))
-            )
+            target = refs.target(await lands_on(self._loom), config.landing.remote)
+            return await Snapshot.of(tree.repository, await commit_of(repository, target))
         for directory in (here, *here.parents):
             if common_dir(directory) == repository.common_dir:
                 return await Snapshot.of(await Repository.around(directory, repository.trusted))

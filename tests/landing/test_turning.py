@@ -7,6 +7,7 @@ import pytest
 from loom.exceptions import TargetError
 from loom.graph.store import landings
 from loom.graph.store.landings import RecordedTarget
+from loom.landing.baseline import baseline
 from loom.landing.lander import target_of
 from loom.landing.target import OWN
 from loom.landing.turning import turn
@@ -34,6 +35,17 @@ async def test_what_is_on_its_way_lands_on_the_branch_that_was_named(yard: Yard)
     report = await (await yard.lander()).once()
     assert [(one.task_id, one.target) for one in report.landed] == [(later.id, OWN)]
     assert yard.place.git("show", f"{OWN}:new.txt") == "new"
+
+
+async def test_the_baseline_is_the_branch_that_was_named(yard: Yard) -> None:
+    before = await yard.tip()
+    stable = yard.bench.commit("more", {"more.txt": "more\n"})
+    yard.place.git("branch", "stable", stable)
+    found = await baseline(yard.loom, yard.worktrees.repository, yard.prover)
+    assert (found.name, found.commit) == (OWN, before)
+    await turn(yard.loom, "stable", by="ann")
+    found = await baseline(yard.loom, yard.worktrees.repository, yard.prover)
+    assert (found.name, found.commit) == ("stable", stable)
 
 
 async def test_a_branch_that_lacks_what_has_landed_is_not_landed_on(yard: Yard) -> None:
