@@ -56,7 +56,7 @@ class Worktree:
     Args:
         path: the directory with the files; `home`: the one in it that the project has in the repository.
         repository: to call git with; an agent's `.git` file does not count.
-        base: the commit that it began from.
+        base: the commit that its branch began from, "" if that is not known.
         slot: a number that no other worktree in use on this machine has.
         fresh: it was made just now, with the files of `base`: nobody has worked on it.
     """
@@ -314,7 +314,8 @@ class Worktrees:
         how = ["-B", branch, str(path), start] if anew else [str(path), branch]
         try:
             await self.repository.run("worktree", "add", "--no-checkout", *how, pass_fds=fds)
-            tree = await asyncio.to_thread(self._made, task_id, start, hold.slot, anew)
+            left = start if anew else await self._left(branch, start)
+            tree = await asyncio.to_thread(self._made, task_id, left, hold.slot, anew)
             # By a call of its own: the configuration may differ by branch or place, and is looked through there.
             await tree.repository.run("reset", "--hard", "--quiet", timeout=_CHANGE_SECONDS, pass_fds=fds)
             await asyncio.to_thread(self._mark, tree)
@@ -331,6 +332,11 @@ class Worktrees:
             return True
         looked = await self.repository.run("merge-base", "--is-ancestor", ref, start, accepted=(0, 1))
         return looked.status == 0
+
+    async def _left(self, branch: str, start: str) -> str:
+        """Where a branch left another history; "" where they have nothing in common."""
+        looked = await self.repository.run("merge-base", f"refs/heads/{branch}", start, accepted=(0, 1))
+        return looked.out.decode().strip()
 
     def _made(self, task_id: str, base: str, slot: int, fresh: bool) -> Worktree:
         """The worktree that git has just made, before anybody can have been in it."""

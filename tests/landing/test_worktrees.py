@@ -132,6 +132,22 @@ async def test_a_pipe_that_an_agent_puts_among_gits_files_keeps_no_worktree_from
     assert pointer.is_file(), "it is mended for who enters"
 
 
+async def test_a_branch_that_is_gone_on_with_began_where_it_left_what_lands(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD").strip()
+    for task_id, words in (("task", ("-b",)), ("apart", ("--orphan",))):
+        git(repository, "checkout", "-q", *words, f"loom/{task_id}")
+        git(repository, "commit", "-q", "--allow-empty", "-m", "work")
+        git(repository, "checkout", "-q", "main")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "landed meanwhile")
+    trees = await of(repository)
+    tree, apart = await trees.make("task"), await trees.make("apart")
+    assert (tree.fresh, tree.base) == (False, first)
+    assert (apart.fresh, apart.base) == (False, "")
+    found = trees.find("task")
+    assert found is not None
+    assert found.base == first
+
+
 async def test_a_retry_goes_on_in_the_same_place(trees: Worktrees, repository: Path) -> None:
     first = trees.find("task")
     assert first is not None
