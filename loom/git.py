@@ -222,9 +222,12 @@ class Repository:
         )  # fmt: skip
 
     async def runs_filter(self, name: str) -> bool:
-        """Whether a filter of this name would run: one of the user's own, or one that he allows. Raises as `run`."""
-        found = await self._look(rf"^filter\.{re.escape(name)}\.(clean|process)$")
-        return any(scope in _OWN_SCOPES or self._trusts(key) for scope, key, _ in found)
+        """Whether a filter of this name runs in a call, as git has it there: one of the user's own that the repository
+        does not set too, or one that he allows. Raises as `run`."""
+        for key in ("clean", "process"):
+            if (await self.run("config", "--get", f"filter.{name}.{key}", accepted=(0, 1))).out.strip():
+                return True
+        return False
 
     async def _reach(self, *words: str, timeout: float, accepted: Collection[int] = (0,)) -> process.Ended:
         """Runs what speaks with another repository: with the user's own way there, and none of this repository's."""

@@ -279,6 +279,21 @@ async def test_the_users_own_filters_stay(hostile: Hostile, tmp_path: Path, monk
     assert (place / "a.txt").read_text() == "TWO\n"
 
 
+async def test_a_filter_runs_where_git_would_run_it(
+    hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.joinpath(".gitconfig").write_text('[filter "mine"]\n\tclean = cat\n[filter "x"]\n\tclean = cat\n')
+    monkeypatch.setenv("HOME", str(home))
+    (hostile.top / ".git" / "info" / "attributes").write_text("*.txt filter=x\n")
+    repository = await Repository.around(hostile.top)
+    assert await repository.runs_filter("mine")
+    assert not await repository.runs_filter("nobody's")
+    assert not await repository.runs_filter("x"), "the repository sets it too, so that none runs"
+    assert await (await Repository.around(hostile.top, trusted=["filter.x"])).runs_filter("x")
+
+
 async def test_git_says_why_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CommandError, match=r"^`git rev-parse HEAD` failed: fatal: not a git repository"):
         await Repository(tmp_path).text("rev-parse", "HEAD")

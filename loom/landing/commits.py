@@ -452,7 +452,7 @@ async def _filtered(worktree: Repository, changed: Mapping[str, object]) -> list
     problems = []
     for name, paths in by_filter.items():
         there = await asyncio.to_thread(_there, worktree.work_tree, paths)
-        if there and not await _in_force(worktree, name):
+        if there and not await worktree.runs_filter(name):
             problems.append(
                 f"{_some(there)} belongs through the filter {quote(name)}, which is not in force here, so that it would"
                 f" land as it lies there. Leave it as it was; a person can allow that filter with landing.trusted_git."
@@ -471,15 +471,6 @@ def _attributes(worktree: Repository, paths: Iterable[str]) -> bool:
 
 def _there(top: Path, paths: Sequence[str]) -> list[str]:
     return [path for path in paths if os.path.lexists(top / path)]
-
-
-async def _in_force(worktree: Repository, name: str) -> bool:
-    """Whether git runs a filter: its user has configured it, or it was allowed."""
-    for key in ("clean", "process"):
-        ended = await worktree.run("config", "--get", f"filter.{name}.{key}", accepted=(0, 1))
-        if ended.out.strip():
-            return True
-    return False
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -550,6 +550,9 @@ async def test_large_files_without_a_filter_are_refused(
         await of(repository)
     await Worktrees.of(repository, tmp_path / "state", trusted=["filter.lfs"])
     Path("~/.gitconfig").expanduser().write_text('[filter "lfs"]\n\tclean = cat\n')
+    with pytest.raises(CommandError, match=r"keeps files in Git LFS"):  # none runs where the repository sets it too
+        await of(repository)
+    git(repository, "config", "--remove-section", "filter.lfs")
     await of(repository)
 
 
