@@ -27,6 +27,7 @@ from pathlib import Path
 
 from loom import process
 from loom.exceptions import CommandError
+from loom.texts import said
 from loom.wording import Shell, Words
 
 OLDEST = (2, 38)  # `merge-tree --write-tree`
@@ -447,6 +448,6 @@ def _top(directory: Path) -> Path | None:
 
 def _failed(words: tuple[str, ...], ended: process.Ended) -> CommandError:
     called = " ".join(("git", *[one for one in words if one not in _NO_PROGRAMS][:2]))
-    said = ended.err.decode(errors="replace").strip().splitlines() or [f"exit status {ended.status}"]
-    why = next((line for line in reversed(said) if line.startswith("fatal: ")), said[-1])  # advice may follow it
-    return CommandError(f"`{called}` failed: {why}")
+    lines = ended.err.decode(errors="replace").strip().splitlines() or [f"exit status {ended.status}"]
+    why = next((line for line in reversed(lines) if line.startswith("fatal: ")), lines[-1])  # advice may follow it
+    return CommandError(said(f"`{called}` failed: {why}"))

@@ -48,6 +48,11 @@ def one_line(text: str) -> str:
     return " ".join(clean(text).split())
 
 
+def said(text: str) -> str:
+    """What a program says of why it fails, to be shown: on one line, passwords of URLs hidden."""
+    return mask(one_line(text))
+
+
 def shorten(text: str, most: int, rest: str = "") -> str:
     """At most `most` characters of a text. One that is longer ends with an ellipsis, which counts, and behind that, in
     brackets that do not count, `rest`: how much more there is, or where."""

@@ -302,6 +302,13 @@ async def test_git_says_why_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
         await Repository(tmp_path).text("rev-parse", "HEAD")
 
 
+async def test_what_git_says_is_shown_without_passwords_and_what_cannot_be_seen(hostile: Hostile) -> None:
+    repository = await Repository.around(hostile.top)
+    with pytest.raises(CommandError) as caught:
+        await repository.text("checkout", "--", "http://ann:secret@host/\u202e\u200bx")
+    assert "pathspec 'http://ann:***@host/x' did not match" in caught.value.cause
+
+
 async def test_what_git_prints_is_bounded(hostile: Hostile) -> None:
     ended = await (await Repository.around(hostile.top)).run("ls-files", out_bytes=3)
     assert (ended.out, ended.cut) == (b"a.t", True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from loom import process
+from loom import process, texts
 from loom.exceptions import CommandError
 from loom.git import Repository
 from loom.landing import refs
@@ -59,7 +59,7 @@ async def _run(repository: Repository, words: Sequence[str], one: Offer) -> None
         raise CommandError(f"`{said[0]}` cannot be started: {error.strerror}.", "Mend landing.propose.") from None
     if ended.status:
         why = (ended.err or ended.out).decode(errors="replace").strip().splitlines() or ["it did not say why"]
-        raise CommandError(f"`{said[0]}` ended with exit status {ended.status}: {shorten(one_line(why[-1]), 200)}")
+        raise CommandError(f"`{said[0]}` ended with exit status {ended.status}: {shorten(texts.said(why[-1]), 200)}")
 
 
 def _filled(word: str, facts: Mapping[str, str]) -> str:

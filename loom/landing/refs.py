@@ -13,6 +13,7 @@ import re
 import time
 from pathlib import Path
 
+from loom import texts
 from loom.exceptions import CommandError
 from loom.git import Repository
 
@@ -72,7 +73,8 @@ async def change(repository: Repository, *commands: str, alone: bool = False) ->
             return False
         locked = _LOCK.search(said)
         if locked is None or time.monotonic() > until:
-            raise CommandError(f"git could not move a ref: {(said.splitlines() or ['it did not say why'])[0]}")
+            why = (said.splitlines() or ["it did not say why"])[0]
+            raise CommandError(f"git could not move a ref: {texts.said(why)}")
         if alone and _removed_if_stale(Path(locked[1])):
             continue
         await asyncio.sleep(random.uniform(0.02, 0.2))

@@ -14,7 +14,7 @@ from loom.git import Repository
 from loom.landing import refs
 from loom.landing.merging import is_ancestor
 from loom.landing.target import OWN, Known, Tip, commit_of, exists, fit_name, nothing_in_the_way
-from loom.texts import shorten
+from loom.texts import said, shorten
 
 _MISSING = "couldn't find remote ref"
 _LOST = ("fetch first", "non-fast-forward", "stale info", "cannot lock ref", "failed to update ref", "already exists")
@@ -112,10 +112,10 @@ class RemoteTarget:
         if any(why in refused for why in _LOST):
             return False
         if not refused:
-            said = ended.err.decode(errors="replace").strip().splitlines() or ["it did not say why"]
-            raise CommandError(f"{self.remote} was not pushed to: {said[-1]}")
+            why = ended.err.decode(errors="replace").strip().splitlines() or ["it did not say why"]
+            raise CommandError(f"{self.remote} was not pushed to: {said(why[-1])}")
         raise TargetHeldError(
-            f"{self.remote} refuses to have {self.name} pushed to: {shorten(refused.split(chr(9))[-1], 200)}.",
+            f"{self.remote} refuses to have {self.name} pushed to: {shorten(said(refused.split(chr(9))[-1]), 200)}.",
         )
 
     async def contains(self, commit: str) -> bool:

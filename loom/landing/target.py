@@ -20,12 +20,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loom import files
+from loom import files, texts
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.git import Repository
 from loom.landing import refs
 from loom.landing.merging import is_ancestor
-from loom.texts import quote
 
 OWN = "loom/landed"
 """Loom's own branch, which work lands on where nobody names another one."""
@@ -302,7 +301,7 @@ async def fit_name(repository: Repository, name: str) -> None:
     """Raises TargetError where work cannot land on a branch of that name."""
     fits = await repository.run("check-ref-format", refs.branch(name), accepted=(0, 1))
     if fits.status or name.startswith("-") or name == "HEAD":
-        raise TargetError(f"{quote(name)} is no name of a branch.", "Name a branch of the repository.")
+        raise TargetError(f"{texts.quote(name)} is no name of a branch.", "Name a branch of the repository.")
     if name.startswith("loom/"):
         raise TargetError(
             f"{name} is among the branches that Loom makes and removes.",
@@ -393,4 +392,5 @@ def _sentence(said: str) -> str:
     first = next((line for line in lines if line.startswith(("error:", "fatal:"))), lines[0] if lines else "no reason")
     named = [line.strip() for line in lines if line.startswith("\t")]
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return re.sub(r"^(error|fatal): ", "", first) + (f" {', '.join(named[:3])}{more}" if named else "")
+    why = re.sub(r"^(error|fatal): ", "", first)
+    return texts.said(why + (f" {', '.join(named[:3])}{more}" if named else ""))
