@@ -1,4 +1,5 @@
-"""Whether this process belongs to a run that Loom started: an agent at work, a check, a step of a workflow.
+"""Whether this process, or whoever it serves, belongs to a run that Loom started: an agent at work, a check, a step of
+a workflow.
 
 What a run may do was decided before it began. Whoever works in it would otherwise allow himself his own programs, so
 what the user alone may do is refused there.
@@ -10,6 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from loom import caller
 from loom.exceptions import ConfigError
 
 MARK = "LOOM_RUN"
@@ -20,8 +22,12 @@ _MOST = 1000  # parents: there is no such chain
 
 
 def inside_run() -> bool:
-    """Whether the mark of a run is in the environment of this process or, where there is /proc, of a parent's."""
-    return MARK in os.environ or any(map(_is_marked, _parents()))
+    """Whether the mark of a run is in the environment of this process or, where there is /proc, of a parent's. Of
+    whoever is served, what it says of itself does not clear it: its process is looked at too."""
+    served = caller.served()
+    if served is None:
+        return MARK in os.environ or any(map(_is_marked, _with_parents(os.getppid())))
+    return MARK in served.environ or (served.pid is not None and any(map(_is_marked, _with_parents(served.pid))))
 
 
 def refuse_inside(what: str) -> None:
@@ -32,10 +38,9 @@ def refuse_inside(what: str) -> None:
         )
 
 
-def _parents() -> list[int]:
+def _with_parents(pid: int) -> list[int]:
     found: list[int] = []
     with suppress(OSError):  # no /proc, or a parent that has ended meanwhile
-        pid = os.getppid()
         while pid > 0 and len(found) < _MOST:
             found.append(pid)
             pid = int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from loom import caller
 from loom.config.files import find_project, read_layer, user_config_path, wrong
 from loom.config.keys import API_KEY_VARIABLE, KEYS, LoomConfig, UnfitError
 from loom.config.trust import hold_back
@@ -19,12 +19,12 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
     Args:
         project_dir: the project's directory or one below it; wins over `LOOM_PROJECT_DIR`, which wins over the
             current directory.
-        environ: the variables, by default those of the process.
+        environ: the variables, by default those of whoever calls.
 
     Raises:
         ConfigError: a file cannot be read, or a value has the wrong type or is out of range.
     """
-    env = os.environ if environ is None else environ
+    env = caller.environ() if environ is None else environ
     warnings: list[str] = []
     root = _locate(project_dir, env, warnings)
     withheld: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str
     named = env.get("LOOM_PROJECT_DIR", "")
     if not named or named.startswith("${"):  # a client that does not expand the default in .mcp.json
         return find_project(_here())
-    root = find_project(Path(named).expanduser())
+    root = find_project(_here(Path(named).expanduser()))
     if root is None:
         warnings.append(
             f"LOOM_PROJECT_DIR names {named}, and neither it nor a directory above it holds .loom/config.yaml; "
@@ -96,9 +96,10 @@ def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str
     return root
 
 
-def _here() -> Path:
+def _here(path: Path = Path()) -> Path:
+    """A path, as seen from where whoever calls is."""
     try:
-        return Path.cwd()
+        return path if path.is_absolute() else caller.directory() / path
     except FileNotFoundError:
         raise ConfigError("The current directory is gone.", "Change to one that is there.") from None
 

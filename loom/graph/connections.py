@@ -1,4 +1,5 @@
-"""What the application object holds: the pool, Redis, the mirror, the relay and the subscription of one project.
+"""What the application object holds, and several of one project share: the pool, Redis, the mirror, the relay and the
+subscription of one project.
 
 Each is made when it is first needed. Servers are asked for only when connecting fails, so that running ones cost
 nothing, and embedded ones that are found dead are started again.
@@ -18,7 +19,7 @@ from loom.config import LoomConfig, places
 from loom.db import connection as db
 from loom.db import migrate
 from loom.exceptions import DatabaseUnavailableError, ServersError
-from loom.graph import project
+from loom.graph import project, store
 from loom.graph.store import projects
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Connections:
         self.config = config
         self.project_id = project_id
         self.history = ""  # of the database; known once connected
+        self.committed = asyncio.Event()  # set at each commit, for who follows them
+        self.frontier = store.Frontier()
         self.notice = ""  # what a person should know of where the data is; known once connected
         self._pool: db.Pool | None = None
         self._redis: Client | None = None

@@ -39,6 +39,7 @@ from loom.graph.cache import waiting
 from loom.graph.connections import Connections
 from loom.graph.model import filters, limits, paths
 from loom.graph.model.filters import Filter
+from loom.graph.model.principals import Principal
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims, editing, resolving, retention
@@ -75,12 +76,21 @@ _OLDEST = 100 * 365 * 86400.0
 class Loom:
     """One project, as one process sees it."""
 
-    def __init__(self, config: LoomConfig, *, agent: str | None = None) -> None:
+    def __init__(
+        self,
+        config: LoomConfig,
+        *,
+        agent: str | None = None,
+        links: Connections | None = None,
+        principal: Principal | None = None,
+    ) -> None:
         """
         Args:
             config: from `load_config`; must belong to a project.
             agent: the name of whoever calls without one; default: `LOOM_AGENT_ID`, else a name derived from the
                 client's session, else one minted for this process.
+            links: of the same project, to share with who made them, and who closes them; default: of its own.
+            principal: whoever is known by a token; its name is then that of whoever calls without one.
 
         Raises:
             ProjectNotFoundError: the configuration names no project.
@@ -91,10 +101,11 @@ class Loom:
             )
         self.config = config
         self.project_id = config.project_id
-        self.committed = asyncio.Event()  # set at each commit, for who follows them
+        self.principal = principal
+        agent = agent or (principal.name if principal else None)
         self._session = Session(limits.agent_name(agent) if agent else default_agent(config))
-        self._frontier = store.Frontier()
-        self._links = Connections(config, self.project_id)
+        self._links = links or Connections(config, self.project_id)
+        self._shared = links is not None
         self._going: set[asyncio.Task[Any]] = set()  # mutations
         self._terms = Terms(config.orchestration.claim_ttl_seconds, config.orchestration.deadline_seconds)
         self._policy = RetryPolicy.of(config.orchestration)
@@ -107,6 +118,16 @@ class Loom:
         return self._session.agent
 
     @property
+    def links(self) -> Connections:
+        """The connections, for another front of the same project to share."""
+        return self._links
+
+    @property
+    def committed(self) -> asyncio.Event:
+        """Is set at each commit over these connections, for who follows them."""
+        return self._links.committed
+
+    @property
     def notice(self) -> str:
         """What a person should know of where this project's data is; "" before the first connection, and if nothing."""
         return self._links.notice
@@ -115,6 +136,11 @@ class Loom:
     def here(cls, project_dir: Path | None = None, *, agent: str | None = None) -> Loom:
         """The project of a directory, by default of the current one. Raises ProjectNotFoundError, ConfigError."""
         return cls(load_config(project_dir), agent=agent)
+
+    def beside(self, *, agent: str | None = None, principal: Principal | None = None) -> Loom:
+        """Another front of this project over the same connections, for somebody else: with a name, and claims, of its
+        own. Closing it leaves the connections open."""
+        return Loom(self.config, agent=agent, links=self._links, principal=principal)
 
     async def __aenter__(self) -> Loom:
         return self
@@ -128,12 +154,13 @@ class Loom:
         await self._links.pool()
 
     async def close(self) -> None:
-        """Gives the connections back, when the mutations that go on are at their end, or a moment later. Claims stay as
-        they are; see `end_session`."""
+        """Gives the connections back, unless it shares them, when the mutations that go on are at their end, or a
+        moment later. Claims stay as they are; see `end_session`."""
         if self._going:
             await asyncio.wait(self._going, timeout=_LAST_MOMENT)
         await end(self._going)
-        await self._links.close()
+        if not self._shared:
+            await self._links.close()
 
     # --- making tasks -------------------------------------------------------------------------------------------------
 
@@ -324,7 +351,7 @@ class Loom:
                     lease_seconds=terms.lease_seconds,
                     deadline_seconds=terms.deadline_seconds,
                     task_id=wanted,
-                    frontier=self._frontier,
+                    frontier=self._links.frontier,
                 )
                 if made is not None:
                     return made, tx.change()
@@ -944,4 +971,4 @@ class Loom:
     async def _mirror(self, change: Change) -> None:
         if change != Change():
             await (await self._links.cache()).sync(change)
-            self.committed.set()
+            self._links.committed.set()

@@ -7,12 +7,11 @@ keep alive, and which one a report means that names none.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from loom import ids
+from loom import caller, ids
 from loom.config import LoomConfig
 from loom.graph.model import limits
 from loom.graph.rules.claims import Holder
@@ -67,9 +66,9 @@ class Session:
             return Holder(named, token)
         if agent_id is not None:
             return Holder(self.name(agent_id))
-        if held is None and task_id == os.environ.get("LOOM_TASK_ID"):
+        if held is None and task_id == caller.environ().get("LOOM_TASK_ID"):
             # A worker started this process for that task, and handed on the claim that it holds.
-            handed = os.environ.get("LOOM_CLAIM_TOKEN", "")
+            handed = caller.environ().get("LOOM_CLAIM_TOKEN", "")
             return Holder(self.agent, int(handed) if handed.isdecimal() else None)
         return Holder(held.agent, held.token) if held and not held.named else Holder(self.agent)
 
@@ -146,7 +145,7 @@ def default_agent(config: LoomConfig) -> str:
     """The name of an agent that gave none: `LOOM_AGENT_ID`, else one derived from the client's session, else fresh."""
     if config.agent_id:
         return limits.agent_name(config.agent_id, "LOOM_AGENT_ID")
-    session = os.environ.get("CLAUDE_CODE_SESSION_ID", "")
+    session = caller.environ().get("CLAUDE_CODE_SESSION_ID", "")
     if session and ids.AGENT_NAME.fullmatch(session[:8]):
         return f"claude-{session[:8]}"
     return ids.agent_name("agent")

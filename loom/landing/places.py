@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from loom import files
+from loom import caller, files
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
 
@@ -37,7 +37,7 @@ def state_dir(config: LoomConfig) -> Path:
 
 def home() -> Path:
     """The directory of all projects, whether it is there or not."""
-    named = Path(os.environ.get("XDG_STATE_HOME") or ".")
+    named = Path(caller.environ().get("XDG_STATE_HOME") or ".")
     return (named if named.is_absolute() else Path.home() / ".local" / "state") / "loom"
 
 

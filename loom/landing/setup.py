@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loom import files, process
+from loom import caller, files, process
 from loom.background import through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
@@ -114,7 +114,7 @@ async def _set_up(place: Place, config: LoomConfig, trees: ProcessTrees, wanted:
 
 
 async def _run(place: Place, command: tuple[str, ...], trees: ProcessTrees) -> None:
-    without = [name for name in os.environ if name.startswith(("GIT_", "LOOM_")) or name in _WITHOUT]
+    without = [name for name in caller.environ() if name.startswith(("GIT_", "LOOM_")) or name in _WITHOUT]
     said = f"The setup `{shlex.join(command)}`"
     try:
         log = await asyncio.to_thread(files.log, place.log, place.log.parent.parent)

@@ -11,7 +11,6 @@ with process.ProcessTrees() as trees:                                           
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
+from loom import caller
 from loom.background import through
 from loom.process import guard
 
@@ -48,14 +48,14 @@ class Ended:
 def environment(
     more: Mapping[str, str] | None = None, *, only: Collection[str] | None = None, without: Collection[str] = ()
 ) -> dict[str, str]:
-    """The environment of everything that Loom starts: that of this process without Loom's own secrets, and `more`.
+    """The environment of everything that Loom starts: that of whoever calls without Loom's own secrets, and `more`.
 
     Args:
         only: the names that are passed on at all; None: all but those of `without`.
     """
     passed = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in caller.environ().items()
         if name not in _WITHHELD and name not in without and (only is None or name in only)
     }
     return passed | dict(more or {})

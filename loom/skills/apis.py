@@ -7,7 +7,6 @@ and try again a few times; a deadline bounds it all. Keys come from the environm
 from __future__ import annotations
 
 import asyncio
-import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from loom import texts
+from loom import caller, texts
 from loom.config import API_KEY_VARIABLE
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills.answers import ANSWER_BYTES
@@ -45,7 +44,7 @@ class ApiProvider(ABC):
         Args:
             key: by default that of the provider's own variable.
         """
-        self._key = key or os.environ.get(self.variable)
+        self._key = key or caller.environ().get(self.variable)
         self._base_url = base_url
         self._model = model
 

@@ -84,7 +84,7 @@ async def test_hot_statements_at_a_hundred_thousand_tasks(crowded: Loom, pool: P
         await crowded.done(claim.task.id)
     # A claim looks from where work was last found; the look from the front, once a second, clears away what is dead.
     behind = f"select coalesce({claiming.BEST_BEHIND})".replace("$5", "$2").replace("$6", "$3")
-    frontier = crowded._frontier
+    frontier = crowded.links.frontier
     assert await buffers(pool, behind, project, frontier._times, frontier._ids) <= BUFFERS
     await buffers(pool, store.BEST_READY, project)
     assert await buffers(pool, store.BEST_READY, project) <= BUFFERS
@@ -124,7 +124,7 @@ async def test_a_claim_beside_a_held_snapshot_passes_over_nothing(loom: Loom, po
         for _ in range(1200):
             claim = await loom.claim()
             assert claim is not None
-        bounds = loom._frontier.bounds() or (loom._frontier._times, loom._frontier._ids)
+        bounds = loom.links.frontier.bounds() or (loom.links.frontier._times, loom.links.frontier._ids)
         behind = claiming.BEST_BEHIND.replace("$5", "$2").replace("$6", "$3")
         read = await buffers(pool, f"select coalesce({behind})", loom.project_id, *bounds)
         whole = await buffers(pool, f"select {store.BEST_READY}", loom.project_id)
@@ -147,7 +147,7 @@ async def test_the_frontier_keeps_the_order(loom: Loom, open_loom: Opener) -> No
 
 async def test_what_is_ready_in_front_of_the_frontier_is_found_when_nothing_lies_behind(loom: Loom) -> None:
     early, late = await loom.create("early"), await loom.create("late")
-    loom._frontier.found((await loom.get(late.id)).task)
+    loom.links.frontier.found((await loom.get(late.id)).task)
     claim = await loom.claim()
     assert claim is not None
     assert claim.task.id == early.id
@@ -156,8 +156,8 @@ async def test_what_is_ready_in_front_of_the_frontier_is_found_when_nothing_lies
 async def test_the_frontier_is_looked_up_again(loom: Loom) -> None:
     early, late = await loom.create("early"), await loom.create("late")
     await loom.create("last")
-    loom._frontier.found((await loom.get(late.id)).task)
-    loom._frontier._until = 0.0
+    loom.links.frontier.found((await loom.get(late.id)).task)
+    loom.links.frontier._until = 0.0
     claim = await loom.claim()
     assert claim is not None
     assert claim.task.id == early.id
