@@ -239,6 +239,12 @@ class SchemaTooNewError(UnavailableError):
     code = "schema_too_new"
 
 
+class SchemaTooOldError(UnavailableError):
+    """The database lacks what this Loom needs, and it is not for this process to bring it."""
+
+    code = "schema_too_old"
+
+
 class ProviderError(UnavailableError):
     """The model behind a skill cannot be asked, or did not answer."""
 

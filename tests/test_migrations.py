@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib import metadata
 
 import asyncpg
@@ -12,11 +13,15 @@ import pytest
 
 from loom.config import LoomConfig
 from loom.db.migrate import Migration, migrate, migrations
-from loom.exceptions import SchemaTooNewError
+from loom.exceptions import SchemaTooNewError, SchemaTooOldError
+from loom.graph.connections import bring_forward
 from loom.graph.front import Loom
 from loom.graph.model.task import TaskStatus
 from loom.services import Endpoints
+from tests.cli.conftest import Cli, bare
 from tests.conftest import with_database
+
+__all__ = ["bare"]
 
 OWN = metadata.version("loom-agents")
 ADDS = "".join(
@@ -146,3 +151,91 @@ async def test_a_migration_that_fails_leaves_nothing(empty: str) -> None:
     assert (await ask(empty, "select to_regclass('loom_migrations') as there"))[0]["there"] is None
     assert await on(empty) == [one.name for one in migrations()]
     assert await on(empty) == []
+
+
+# --- who may ----------------------------------------------------------------------------------------------------------
+
+
+async def behind(url: str) -> None:
+    """Makes the database one of the version before."""
+    connection = await asyncpg.connect(url)
+    await migrate(connection, migrations()[:-1])
+    await connection.close()
+
+
+async def numbers(url: str) -> list[int]:
+    return [row["number"] for row in await ask(url, STATE)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "there", "refused"),
+    [
+        ("never", False, True),
+        ("never", True, True),
+        ("empty", False, False),
+        ("empty", True, True),
+        (None, False, False),  # servers of one's own
+        (None, True, True),
+        ("always", True, False),
+    ],
+)
+async def test_who_connects_brings_the_schema_forward_only_where_that_is_his_to_do(
+    empty: str, config: LoomConfig, policy: str | None, there: bool, refused: bool
+) -> None:
+    if there:
+        await behind(empty)
+    settings = replace(config, database=replace(config.database, url=empty, migrate=policy))
+    async with Loom(settings, agent="a") as loom:
+        if not refused:
+            await loom.create("one")
+            assert await numbers(empty) == [one.number for one in migrations()]
+            return
+        with pytest.raises(SchemaTooOldError) as caught:
+            await loom.create("one")
+    lacks = f"is older than this Loom, {OWN}: it lacks {migrations()[-1].name}"
+    nothing = "has no tables of Loom's yet"
+    assert caught.value.cause == f"The database {lacks if there else nothing}."
+    assert str(caught.value.next_step) == "Run `loom migrate`, once for all who share it."
+    if there:
+        assert await numbers(empty) == [one.number for one in migrations()[:-1]]
+    else:
+        assert (await ask(empty, "select to_regclass('loom_migrations') as there"))[0]["there"] is None
+
+
+async def test_somebody_who_means_to_brings_it_forward_once(empty: str, config: LoomConfig) -> None:
+    await behind(empty)
+    settings = replace(config, database=replace(config.database, url=empty, migrate="never", pool_min=0))
+    newest = [migrations()[-1].name]
+    assert await bring_forward(settings, look=True) == newest
+    assert await numbers(empty) == [one.number for one in migrations()[:-1]], "a look changes nothing"
+    assert await bring_forward(settings) == newest
+    assert await bring_forward(settings) == await bring_forward(settings, look=True) == []
+    async with Loom(settings, agent="a") as loom:
+        await loom.create("one")
+
+
+async def test_jobs_that_start_at_once_bring_it_forward_once(empty: str, config: LoomConfig) -> None:
+    settings = replace(config, database=replace(config.database, url=empty))
+    done = await asyncio.gather(*(bring_forward(settings) for _ in range(5)))
+    assert sorted(name for names in done for name in names) == sorted(one.name for one in migrations())
+
+
+async def test_the_command_tells_what_is_missing_and_brings_it(empty: str, bare: Cli, servers: Endpoints) -> None:
+    """It needs no project."""
+    bare.env.update(LOOM_DATABASE_URL=empty, LOOM_REDIS_URL=servers.redis_url)
+    await behind(empty)
+    told = bare.inside("migrate", "--check")
+    assert (told.code, told.out) == (1, f"The database lacks {migrations()[-1].name}.\n")
+    assert bare.ok("migrate") == {"schema": 1, "applied": [migrations()[-1].name]}
+    assert bare.ok("migrate", "--check") == {"schema": 1, "missing": []}
+    assert bare.inside("migrate").out == "The database was up to date.\n"
+
+
+async def test_up_brings_forward_what_others_may_not(empty: str, bare: Cli, servers: Endpoints) -> None:
+    bare.env.update(LOOM_DATABASE_URL=empty, LOOM_REDIS_URL=servers.redis_url)
+    bare.ok("init")
+    await behind(empty)
+    refused = bare.inside("status", "--json")
+    assert (refused.code, refused.json["error"]["code"]) == (1, "schema_too_old")
+    bare.ok("up")
+    bare.ok("status")

@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "init": _Entry("project:init", "Make this directory a Loom project."),
         "up": _Entry("servers:up", "Start the servers and bring the project up to date."),
         "down": _Entry("servers:down", "Stop the servers; every byte is kept."),
+        "migrate": _Entry("servers:migrate", "Bring the database's schema up to this version."),
         "status": _Entry("looking:status", "The project at a glance, or one task with all around it."),
         "demo": _Entry("demo:demo", "See four agents change a program together, from nothing."),
         "doctor": _Entry("doctor:doctor", "Check servers, settings and the graph's invariants."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -47,6 +48,7 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
     """Starts what does not run, migrates, and refreshes .mcp.json; says whether that changed, and how servers are."""
     from loom.cli.project import refresh_mcp
 
+    config = replace(config, database=replace(config.database, migrate="always"))
     loom = open_project(config=config)  # without a project nothing is started
     services.up(config, progress)
 
@@ -62,6 +64,26 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
     asyncio.run(connect())
     mcp = refresh_mcp(config.project_dir) if config.project_dir else "unchanged"
     return mcp, services.check(config)
+
+
+@click.command(cls=Command)
+@click.option("--check", is_flag=True, help="Change nothing; exit status 1 if something is missing.")
+def migrate(check: bool) -> None:
+    """Bring the database's schema up to this version of Loom, and nothing else.
+
+    For a database that several machines share, where no server and no command does that by itself: a job, or the one
+    who installs the new version first. It needs no project; calling it again changes nothing."""
+    from loom.graph.connections import bring_forward
+
+    names = asyncio.run(bring_forward(settings(), look=check))
+    if wants_json():
+        emit({"missing" if check else "applied": names})
+    elif check:
+        click.echo(f"The database lacks {', '.join(names)}." if names else "The database is up to date.")
+    else:
+        click.echo(f"Applied: {', '.join(names)}." if names else "The database was up to date.")
+    if check and names:
+        click.get_current_context().exit(1)
 
 
 @click.command(cls=Command)

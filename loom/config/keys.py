@@ -151,6 +151,8 @@ class DatabaseConfig:
     pool_min: int = whole(2, 0, 100)
     pool_max: int = whole(10, 1, 100)
     pooler: str = text("none", "one of none, session, transaction", "none|session|transaction")
+    # None: always with servers that Loom starts, else only where there is nothing yet
+    migrate: str | None = text(None, "one of always, empty, never", "always|empty|never")
     # None: where connections come to by themselves
     schema: str | None = text(None, "up to 63 of a-z, 0-9 and _, no digit first", "[a-z_][a-z0-9_]{0,62}")
 

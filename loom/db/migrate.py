@@ -1,4 +1,4 @@
-"""Brings a database's schema up to this version of Loom, once, whoever comes first.
+"""Brings a database's schema up to this version of Loom, once, whoever comes first and may.
 
 A file of `migrations/` is named by its number. Its first line may be `-- needs: 2.0.0`, the oldest Loom that still
 runs where it has been applied: a migration that only adds names an older one than that which brings it, and locks
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
 from loom.db.connection import WHOLE
-from loom.exceptions import ConfigError, SchemaTooNewError
+from loom.exceptions import ConfigError, SchemaTooNewError, SchemaTooOldError
+from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -33,6 +35,16 @@ create table if not exists loom_migrations (
 );
 alter table loom_migrations add column if not exists needs text
 """
+
+
+class Policy(StrEnum):
+    """Whether whoever connects migrates. A database that several machines share is brought forward by somebody who
+    means to: the first of them with a newer Loom would lock the others out."""
+
+    ALWAYS = "always"
+    EMPTY = "empty"
+    """Only where there is no schema of Loom's yet."""
+    NEVER = "never"
 
 
 class Migration(NamedTuple):
@@ -55,8 +67,17 @@ def migrations() -> list[Migration]:
     return sorted(known)
 
 
+async def missing(connection: Connection, known: Sequence[Migration] | None = None) -> list[Migration]:
+    """The migrations that a database lacks, in order; nothing is changed. Raises SchemaTooNewError."""
+    return (await _lacking(connection, migrations() if known is None else known))[0]
+
+
 async def migrate(
-    connection: Connection, known: Sequence[Migration] | None = None, *, schema: str | None = None
+    connection: Connection,
+    known: Sequence[Migration] | None = None,
+    *,
+    schema: str | None = None,
+    policy: Policy = Policy.ALWAYS,
 ) -> list[str]:
     """Runs the migrations that are missing, in one transaction, and returns their names.
 
@@ -66,26 +87,28 @@ async def migrate(
     Args:
         known: what to bring it up to, by default all that there are.
         schema: where all of it is, made if it is not there; by default where the connection comes to by itself.
+        policy: whether that is for this caller to do.
 
     Raises:
         ConfigError: the connection comes to another schema; nothing was changed.
         SchemaTooNewError: a newer Loom has made it unfit for this one; nothing was changed.
+        SchemaTooOldError: something is missing, and it is not for this caller to bring; nothing was changed.
     """
     known = migrations() if known is None else known
     if schema is not None:
         await _must_come_to(connection, schema)
-    try:
-        if not _missing(await _applied(connection), known):
-            return []
-    except asyncpg.UndefinedTableError:  # an empty database
-        pass
+    lacking, empty = await _lacking(connection, known)
+    if not lacking:
+        return []
+    if policy is Policy.NEVER or (policy is Policy.EMPTY and not empty):
+        raise _too_old(lacking, empty)
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK, timeout=WHOLE)
         if schema is not None and await connection.fetchval("select to_regnamespace($1) is null", schema):
             await connection.execute(f'create schema "{schema}"')
         await connection.execute(_TABLE)
-        missing = _missing(await _applied(connection), known)
-        for migration in missing:
+        lacking = _missing(await _applied(connection), known)
+        for migration in lacking:
             await connection.execute(migration.sql, timeout=WHOLE)
             await connection.execute(
                 "insert into loom_migrations (number, name, loom_version, needs) values ($1, $2, $3, $4)",
@@ -94,7 +117,23 @@ async def migrate(
                 _own_version(),
                 migration.needs,
             )
-    return [migration.name for migration in missing]
+    return [migration.name for migration in lacking]
+
+
+async def _lacking(connection: Connection, known: Sequence[Migration]) -> tuple[list[Migration], bool]:
+    """What a database lacks, and whether that is because it has nothing of Loom's."""
+    try:
+        return _missing(await _applied(connection), known), False
+    except asyncpg.UndefinedTableError:
+        return list(known), True
+
+
+def _too_old(lacking: Sequence[Migration], empty: bool) -> SchemaTooOldError:
+    names = ", ".join(migration.name for migration in lacking)
+    cause = "has no tables of Loom's yet" if empty else f"is older than this Loom, {_own_version()}: it lacks {names}"
+    return SchemaTooOldError(
+        f"The database {cause}.", Words("Run {}, once for all who share it.", Shell("loom migrate"))
+    )
 
 
 async def _must_come_to(connection: Connection, schema: str) -> None:

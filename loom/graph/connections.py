@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from loom import services, texts
 from loom.bus import channels
@@ -29,7 +30,43 @@ if TYPE_CHECKING:
     from loom.graph.cache.relay import Relay
 
 T = TypeVar("T")
+Met: TypeAlias = Callable[[db.Connection], Coroutine[Any, Any, None]]
 _LOG = logging.getLogger(__name__)
+
+
+async def open_pool(config: LoomConfig, endpoints: services.Endpoints, name: str, met: Met | None = None) -> db.Pool:
+    """A pool as the configuration wants it; `name` and `met` as in `db.open_pool`. Raises DatabaseUnavailableError."""
+    settings = config.database
+    return await db.open_pool(
+        endpoints.database_url,
+        min_size=settings.pool_min,
+        max_size=settings.pool_max,
+        name=name,
+        pooler=settings.pooler,
+        schema=settings.schema,
+        met=met,
+    )
+
+
+async def bring_forward(config: LoomConfig, *, look: bool = False) -> list[str]:
+    """Brings the database's schema up to this version of Loom, whoever else may, starting the servers if they are
+    Loom's to start, and returns the names of the migrations that were applied; with `look` those that are missing, and
+    nothing is changed.
+
+    Raises:
+        ServersError, DatabaseUnavailableError: PostgreSQL cannot be reached.
+        SchemaTooNewError, ConfigError: as `migrate.migrate`.
+    """
+    endpoints = await asyncio.to_thread(services.ensure, config)
+    pool = await open_pool(replace(config, database=replace(config.database, pool_min=1)), endpoints, "loom")
+    try:
+        with db.translated():
+            async with pool.acquire() as connection:
+                if look:
+                    return [one.name for one in await migrate.missing(connection)]
+                return await migrate.migrate(connection, schema=config.database.schema)
+    finally:
+        pool.terminate()
 
 
 class Connections:
@@ -148,7 +185,7 @@ class Connections:
         try:
             with db.translated():
                 async with pool.acquire() as connection:
-                    await migrate.migrate(connection, schema=self.config.database.schema)
+                    await migrate.migrate(connection, schema=self.config.database.schema, policy=_policy(self.config))
                     self.history = await project.create_project(connection, self.project_id, self.config.project_name)
                     await self._look_for_the_data(connection, texts.mask(self._endpoints.database_url))
         except BaseException:
@@ -169,16 +206,7 @@ class Connections:
         _LOG.warning("%s", self.notice)
 
     async def _open_pool(self, endpoints: services.Endpoints) -> db.Pool:
-        settings = self.config.database
-        return await db.open_pool(
-            endpoints.database_url,
-            min_size=settings.pool_min,
-            max_size=settings.pool_max,
-            name=f"loom/{self.project_id}",
-            pooler=settings.pooler,
-            schema=settings.schema,
-            met=self._met,
-        )
+        return await open_pool(self.config, endpoints, f"loom/{self.project_id}", self._met)
 
     async def _met(self, connection: db.Connection) -> None:
         """Looks whether a new connection has come to another history, as after a failover, and if so has the project
@@ -208,3 +236,10 @@ class Connections:
     def _redis_url(self) -> str:
         assert self._endpoints is not None, "PostgreSQL is connected first"
         return self._endpoints.redis_url
+
+
+def _policy(config: LoomConfig) -> migrate.Policy:
+    """Whether whoever connects brings the schema forward."""
+    if config.database.migrate is not None:
+        return migrate.Policy(config.database.migrate)
+    return migrate.Policy.EMPTY if config.servers.backend == "external" else migrate.Policy.ALWAYS
