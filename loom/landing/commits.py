@@ -35,7 +35,7 @@ _NAMED = 10  # paths in a sentence
 _LISTED_BYTES = 50_000_000  # of what git lists
 _FILES_SECONDS = 600.0  # for git to read or write the files of a worktree
 _HEAD_BYTES = 10_000  # of what git keeps of a merge
-_WALKED = 200  # entries of a worktree's own log
+_WALKED = 200  # entries of the log of a worktree, and of a branch
 _SUBJECT = 72  # characters
 _MESSAGES_BYTES = 1_000_000  # of an agent's own messages that are looked through
 
@@ -109,7 +109,9 @@ async def commit(
         refused = await _add(worktree)
         if refused is not None:
             return refused
-    made, changed = await _made(worktree, work, line, target, found)
+    made, base = await _made(worktree, work, line, target, found)
+    differing = await _differing(worktree, base, made)
+    changed = await _brought(worktree, differing, base, made, target)
     paths = {one.path: one for one in changed}
     if wrong := [
         *_links(changed),
@@ -119,7 +121,7 @@ async def commit(
         *(await _filtered(worktree, paths)),
     ]:
         return Refusal(tuple(wrong))
-    if not changed and work.files:
+    if not differing and work.files:
         return Refusal(
             (f"Nothing was changed, though the task is for {_some(work.files)}. Do the work, or say why it fails.",),
             nothing=True,
@@ -285,7 +287,7 @@ class _Line:
 
 async def _line(worktree: Repository, branch: str, target: str, base: str, found: _Found) -> _Line | Refusal:
     """The commit to go on from: HEAD, the branch where HEAD was left on something that has landed, and where neither
-    has anything in common with the target, the last commit that the worktree was at which has."""
+    has anything in common with the target, the last commit that the worktree or the branch was at which has."""
     head = found.head
     tip = head if found.on == branch else await _parsed(worktree, "rev-parse", refs.branch(branch))
     if head and tip and head != tip and not await is_ancestor(worktree, tip, head):
@@ -306,7 +308,7 @@ async def _line(worktree: Repository, branch: str, target: str, base: str, found
     if found_line := await _first_with(worktree, target, (head, tip)):
         return found_line
     # An agent who began anew from nothing has the files of where he was last, also of what was merged for him since.
-    if found_line := await _first_with(worktree, target, (*await _been_at(worktree), base)):
+    if found_line := await _first_with(worktree, target, (*await _been_at(worktree, branch), base)):
         return found_line
     return Refusal(
         (
@@ -324,12 +326,16 @@ async def _first_with(worktree: Repository, target: str, lines: Iterable[str]) -
     return None
 
 
-async def _been_at(worktree: Repository) -> list[str]:
-    """The commits that a worktree was at, by its own log, newest first."""
-    ended = await worktree.run(
-        "rev-list", "--walk-reflogs", f"--max-count={_WALKED}", "HEAD", accepted=(0, 128), out_bytes=_LISTED_BYTES
-    )
-    return ended.out.decode().split() if ended.status == 0 else []
+async def _been_at(worktree: Repository, branch: str) -> list[str]:
+    """The commits that a worktree was at, by its own log, then those that its branch was at, of which some are from
+    before the worktree was made anew; each newest first."""
+    found: list[str] = []
+    for name in ("HEAD", refs.branch(branch)):
+        ended = await worktree.run(
+            "rev-list", "--walk-reflogs", f"--max-count={_WALKED}", name, accepted=(0, 128), out_bytes=_LISTED_BYTES
+        )
+        found += ended.out.decode().split() if ended.status == 0 else []
+    return found
 
 
 async def _parsed(worktree: Repository, how: str, *words: str) -> str:
@@ -352,11 +358,9 @@ async def _add(worktree: Repository) -> Refusal | None:
     return None
 
 
-async def _made(
-    worktree: Repository, work: Work, line: _Line, target: str, found: _Found
-) -> tuple[str, list[_Changed]]:
-    """A commit with all that is staged, or the line itself where that is all of it; and how it differs from where it
-    left the target. Where the agent's own history speaks for other tasks its changes become one commit."""
+async def _made(worktree: Repository, work: Work, line: _Line, target: str, found: _Found) -> tuple[str, str]:
+    """A commit with all that is staged, or the line itself where that is all of it; and where it left the target. Where
+    the agent's own history speaks for other tasks its changes become one commit."""
     made, base = line.commit, line.base
     staged = found.paths or found.merging or found.head != line.commit
     if staged:
@@ -365,11 +369,9 @@ async def _made(
             parents = (line.commit, found.merging) if found.merging else (line.commit,)
             made = await commit_tree(worktree, tree, parents, _message(work), author=work.author)
             base = await worktree.text("merge-base", made, target) if found.merging else base
-    if base == made:
-        return made, []
     if (base != line.commit or found.merging) and await _speaks_for_others(worktree, work, f"{target}..{made}"):
         made = await commit_tree(worktree, await tree_of(worktree, made), (base,), _message(work), author=work.author)
-    return made, await _differing(worktree, base, made)
+    return made, base
 
 
 async def _speaks_for_others(worktree: Repository, work: Work, history: str) -> bool:
@@ -401,6 +403,8 @@ class _Changed:
 
 
 async def _differing(repository: Repository, old: str, new: str) -> list[_Changed]:
+    if old == new:
+        return []
     listed = await repository.run(
         "diff-tree", "-r", "-z", "--raw", "--no-renames", "--ignore-submodules=none", old, new,
         out_bytes=_LISTED_BYTES,
@@ -409,6 +413,17 @@ async def _differing(repository: Repository, old: str, new: str) -> list[_Change
         raise CommandError("A branch changes more paths than can be listed.", "Commit less at a time.")
     fields = listed.out.decode(errors="surrogateescape").split("\0")
     return [_Changed(path, modes[1:7], modes[8:14]) for modes, path in zip(fields[::2], fields[1::2], strict=False)]
+
+
+async def _brought(
+    repository: Repository, differing: list[_Changed], base: str, made: str, target: str
+) -> list[_Changed]:
+    """Those of the changes that the target does not have by now. What an agent has got of others' files, from a merge
+    that was cut off or under a root of his own, is no work of his."""
+    if not differing or base == target:
+        return differing
+    lacking = {one.path for one in await _differing(repository, target, made)}
+    return [one for one in differing if one.path in lacking]
 
 
 def _links(changed: Iterable[_Changed]) -> list[str]:

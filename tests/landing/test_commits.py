@@ -224,6 +224,28 @@ async def test_a_history_begun_anew_takes_nothing_back_that_was_merged_meanwhile
     assert set(made.changed) == {"c.txt", "d.txt"}
 
 
+async def test_a_history_begun_anew_is_known_by_its_branch_where_the_worktree_was_made_again(agent: Agent) -> None:
+    agent.commit("first try", {"c.txt": "1\n"})
+    agent.git("checkout", "-q", "--orphan", "fresh")
+    agent.git("commit", "-q", "-m", "no history")
+    agent.git("update-ref", f"refs/heads/{BRANCH}", agent.tip())
+    agent.git("checkout", "-q", BRANCH)
+    agent.main.git("worktree", "remove", str(agent.top))
+    agent.main.git("worktree", "add", "-q", str(agent.top), BRANCH)
+    target = agent.main.commit("landed meanwhile", {"tests/other.py": "o = 1\n"})
+    made = await agent.good(target=target, base="", protected=("tests",))  # type: ignore[arg-type]
+    assert made.changed == ("c.txt",)
+
+
+async def test_what_the_target_has_is_nobodys_change_however_it_came_to_lie_there(agent: Agent) -> None:
+    target = agent.main.commit("landed meanwhile", {"tests/other.py": "o = 1\n", "a.txt": "landed\n"})
+    agent.git("rm", "-q", "b.txt")
+    agent.git("read-tree", "--reset", "-u", target)  # a merge that was killed before it was noted
+    agent.write("c.txt", "1\n")
+    made = await agent.good("c.txt", target=target, protected=("tests",))  # type: ignore[arg-type]
+    assert (made.changed, made.outside) == (("c.txt",), ())
+
+
 async def test_work_at_a_head_that_was_left_elsewhere_is_taken(agent: Agent) -> None:
     agent.git("checkout", "-q", "--detach")
     own = agent.commit("detached", {"a.txt": "1\n"})
