@@ -140,6 +140,20 @@ async def test_what_is_done_lands_and_dependents_begin_from_it(shop: Shop, loom:
     assert author == f"{(await task_now(loom, second)).assignee}|Loom\n"
 
 
+async def test_who_finds_what_an_earlier_attempt_left_is_told_so(
+    shop: Shop, loom: Loom, worker: Any, seen: Path
+) -> None:
+    await loom.create("A")
+    script = f"""
+        cat > {seen}/$(ls {seen} | wc -l)
+        test -e half && echo whole > half && exit 0
+        echo half > half; exit 1
+        """
+    assert await Landing(worker(), script).finish() == []
+    assert shop.show("half") == "whole\n"
+    assert ["what an earlier attempt left" in (seen / name).read_text() for name in ("0", "1")] == [False, True]
+
+
 async def test_what_is_red_goes_back_with_the_output_and_lands_when_it_is_mended(
     shop: Shop, loom: Loom, worker: Any, seen: Path
 ) -> None:

@@ -94,14 +94,15 @@ class Bench:
             checks=tuple(shlex.join(check.command) for check in config.checks.values()),
         )
 
-    def setting(self, errand: Errand) -> Setting:
-        """What its prompt is made of beside the task."""
+    def setting(self, errand: Errand, *, left: bool = False) -> Setting:
+        """What its prompt is made of beside the task. `left`: its worktree has what an earlier attempt left."""
         return Setting(
             project=self.loom.config.project_name,
             runner=self.runner,
             errand=errand,
             handed_in=self.scratch / f"{errand.task_id}-{errand.token}.json",
             branch=branch_of(errand.task_id) if self.worktrees else None,
+            left=left,
             reviewed=self.reviewer is not None,
             target=self.shore.target if self.shore else None,
         )

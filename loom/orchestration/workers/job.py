@@ -142,7 +142,7 @@ class Job:
             return report
         place, git_dir = (tree.path, tree.repository.git_dir) if tree else (Path.cwd(), None)
         errand = bench.errand(self._claim, self._agent, place, git_dir)
-        self._setting = bench.setting(errand)
+        self._setting = bench.setting(errand, left=tree is not None and not tree.fresh)
         self._session = Session(
             bench.runner,
             errand,

@@ -29,14 +29,15 @@ _IMPORT = re.compile(r"^@(?:\./)?AGENTS\.md\s*$", re.MULTILINE)  # in another of
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a prompt is made of beside the task. `handed_in`: the file for an output; `branch`: that of the worktree,
-    where the agent has its own; `reviewed`: whether what it hands in is reviewed before the task is done; `target`: the
-    branch that its work lands on, if it does."""
+    where the agent has its own; `left`: that holds what an earlier attempt left; `reviewed`: whether what it hands in
+    is reviewed before the task is done; `target`: the branch that its work lands on, if it does."""
 
     project: str
     runner: Runner
     errand: Errand
     handed_in: Path
     branch: str | None = None
+    left: bool = False
     reviewed: bool = False
     target: str | None = None
 
@@ -134,6 +135,9 @@ def _place(setting: Setting, facts: Mapping[str, Any]) -> Iterator[str]:
         if setting.target:
             yield f"When you have reported, it is merged with {setting.target}, checked, and lands there. What is not"
             yield "committed then is committed for you; what git ignores is lost."
+        if setting.left:
+            yield "It holds what an earlier attempt left, which may have been stopped in the middle of writing a file:"
+            yield "begin with git status and git diff."
         if facts.get("dependencies"):
             yield "The branches of the tasks it depends on have the same form, with their ids."
     yield "Run git and the checks from your own directory, without -C, cd or variables."
