@@ -66,7 +66,7 @@ def play_meets(order: SimpleNamespace) -> None:
     line = f"    '{order.key}',\n"
     text = path.read_text()
     if line not in text:
-        path.write_text(text.replace("NAMES = [\n", f"NAMES = [\n{line}"))
+        write(path, text.replace("NAMES = [\n", f"NAMES = [\n{line}"))
     write(order.test, test(order, "from app.shared import NAMES", f"'{order.key}' in NAMES"))
 
 
@@ -75,7 +75,7 @@ def play_renames(order: SimpleNamespace) -> None:
     path = Path(order.module)
     number = re.sub(r"\D", "", path.stem)
     for one in (path, *Path("app").glob(f"user{number}.py")):
-        one.write_text(re.sub(rf"\bold{number}\b", f"new{number}", one.read_text()))
+        write(one, re.sub(rf"\bold{number}\b", f"new{number}", one.read_text()))
     write(order.test, test(order, f"from app.pair{number} import new{number}", f"new{number}() == {number}"))
 
 
@@ -222,10 +222,10 @@ def play_empties_tests(order: SimpleNamespace) -> None:
     module, its_test = Path("app/p1/m001.py"), Path("tests/test_m001.py")
     add(order)
     if order.run == 1:
-        module.write_text(re.sub(r"1\n", "1 + LIE\n", module.read_text(), count=1))
-        its_test.write_text("")
+        write(module, re.sub(r"1\n", "1 + LIE\n", module.read_text(), count=1))
+        write(its_test, "")
     else:
-        module.write_text(module.read_text().replace(" + LIE", ""))
+        write(module, module.read_text().replace(" + LIE", ""))
         git("checkout", "-q", "main", "--", str(its_test), check=False)
 
 
@@ -266,7 +266,7 @@ def add(order: SimpleNamespace, *, wrong: bool = False) -> None:
     """Adds a function to its module, below what is there, and a test of it."""
     path = Path(order.module)
     text = re.sub(rf"\n\ndef {order.key}\(.*?\n    return .*?\n", "", path.read_text())
-    path.write_text(f"{text}\n\ndef {order.key}(x):\n    return x + {order.number}{' + LIE' if wrong else ''}\n")
+    write(path, f"{text}\n\ndef {order.key}(x):\n    return x + {order.number}{' + LIE' if wrong else ''}\n")
     imports = f"from {'.'.join(path.with_suffix('').parts)} import {order.key}"
     write(order.test, test(order, imports, f"{order.key}(1) == {order.number} + 1"))
 
@@ -284,14 +284,16 @@ def settle_conflict() -> None:
     for name in git("diff", "--name-only", "--diff-filter=U", check=False).splitlines():
         path = Path(name)
         if path.is_file():
-            path.write_text(re.sub(r"^(<{7} .*|={7}|>{7} .*)\n", "", path.read_text(), flags=re.MULTILINE))
+            write(path, re.sub(r"^(<{7} .*|={7}|>{7} .*)\n", "", path.read_text(), flags=re.MULTILINE))
 
 
-def write(name: str, text: str) -> None:
-    """Writes a file, in directories that are made where they lack."""
-    path = Path(name)
+def write(name: str | Path, text: str) -> None:
+    """Writes a file, in directories that are made where they lack: all of it or nothing, as editors do, since whoever
+    follows an attempt that was killed would take half a file for what it is to be."""
+    path, fresh = Path(name), PLACE / f"fresh-{os.getpid()}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    fresh.write_text(text)
+    fresh.replace(path)
 
 
 def commit(message: str) -> None:

@@ -16,11 +16,12 @@ from tests.fleet import agent, orders, repository
 from tests.fleet.judge import Scene, judge, share
 from tests.terminals import Terminals, disturb
 
+# Half of all agents are killed every ten seconds, which a task of theirs must survive by chance: so many retries.
 _CONFIG = """\
 project_name: fleet
 project_id: {id}
 orchestration:
-  {{claim_ttl_seconds: 20, sweep_seconds: 0.5, max_retries: 3, backoff_base_seconds: 1, backoff_cap_seconds: 3}}
+  {{claim_ttl_seconds: 20, sweep_seconds: 0.5, max_retries: 8, backoff_base_seconds: 1, backoff_cap_seconds: 3}}
 checks:
   unit: {{command: [{check}], timeout: 120, protect: [tests/]}}
 landing: {{checks: [unit]}}
