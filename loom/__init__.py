@@ -80,12 +80,13 @@ if TYPE_CHECKING:
     from loom.graph.model.filters import Filter, Span
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
     from loom.graph.model.verdict import Verdict
-    from loom.graph.project import ProjectStatus
+    from loom.graph.project import Glance, ProjectStatus
     from loom.graph.rules.claims import Outcome, Renewal, Swept
     from loom.graph.rules.proofs import Proven
     from loom.graph.store.blockers import Blocker
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
+    from loom.graph.store.glance import Ask, EpicProgress, Estimate, Need, Phase, Progress
     from loom.graph.store.landing_views import Lander, LandingTally, LandingView, ShownLanding
     from loom.graph.store.landings import Landing, LandingState, RecordedTarget
     from loom.graph.store.listing import Found
@@ -99,6 +100,7 @@ __all__ = [
     "AdjustmentKind",
     "AgentView",
     "AnswerError",
+    "Ask",
     "Batch",
     "Blocker",
     "Call",
@@ -114,14 +116,17 @@ __all__ = [
     "DeadLetter",
     "DependencyCycleError",
     "Detail",
+    "EpicProgress",
     "Escalation",
     "EscalationKind",
     "EscalationNotFoundError",
+    "Estimate",
     "Event",
     "EventType",
     "FileError",
     "Filter",
     "Found",
+    "Glance",
     "GraphView",
     "ImportFormatError",
     "Imported",
@@ -142,15 +147,18 @@ __all__ = [
     "McpConfig",
     "Message",
     "MessageNotFoundError",
+    "Need",
     "Neighbour",
     "NotFoundError",
     "OrchestrationConfig",
     "Outcome",
     "Page",
+    "Phase",
     "PlanError",
     "PlanNotFoundError",
     "Position",
     "Priority",
+    "Progress",
     "Project",
     "ProjectElsewhereError",
     "ProjectNotFoundError",
@@ -201,6 +209,7 @@ _PLACES = {
     "Adjustment": "graph.importing",
     "AdjustmentKind": "graph.importing",
     "AgentView": "graph.store.reading",
+    "Ask": "graph.store.glance",
     "Batch": "graph.importing",
     "Blocker": "graph.store.blockers",
     "CheckConfig": "config",
@@ -208,13 +217,15 @@ _PLACES = {
     "DatabaseConfig": "config",
     "DeadLetter": "graph.store.reading",
     "Detail": "graph.store.reading",
-    "Filter": "graph.model.filters",
-    "Found": "graph.store.listing",
-    "Span": "graph.model.filters",
+    "EpicProgress": "graph.store.glance",
     "Escalation": "graph.store.escalations",
     "EscalationKind": "graph.store.escalations",
+    "Estimate": "graph.store.glance",
     "Event": "bus.events",
     "EventType": "bus.events",
+    "Filter": "graph.model.filters",
+    "Found": "graph.store.listing",
+    "Glance": "graph.project",
     "GraphView": "graph.store.reading",
     "Imported": "graph.importing.writing",
     "Inbox": "graph.store.messages",
@@ -229,12 +240,15 @@ _PLACES = {
     "LoomConfig": "config",
     "McpConfig": "config",
     "Message": "graph.store.messages",
+    "Need": "graph.store.glance",
     "Neighbour": "graph.store.reading",
     "OrchestrationConfig": "config",
     "Outcome": "graph.rules.claims",
     "Page": "graph.store.reading",
+    "Phase": "graph.store.glance",
     "Position": "bus.events",
     "Priority": "graph.model.task",
+    "Progress": "graph.store.glance",
     "Project": "graph.store.projects",
     "ProjectStatus": "graph.project",
     "Proof": "graph.store.proofs",
@@ -247,6 +261,7 @@ _PLACES = {
     "SetupConfig": "config",
     "ShownLanding": "graph.store.landing_views",
     "SkillsConfig": "config",
+    "Span": "graph.model.filters",
     "Swept": "graph.rules.claims",
     "Task": "graph.model.task",
     "TaskStatus": "graph.model.task",

@@ -113,12 +113,13 @@ def worded(text: str, face: Face) -> str:
 
 
 def worded_reply(reply: Mapping[str, Any], face: Face) -> dict[str, Any]:
-    """A reply with its sentences, and its lists of sentences, in the words of a face."""
-    return {
-        name: [worded(one, face) if isinstance(one, str) else one for one in value]
-        if isinstance(value, list)
-        else worded(value, face)
-        if isinstance(value, str)
-        else value
-        for name, value in reply.items()
-    }
+    """A reply with its sentences, however deep they lie in it, in the words of a face."""
+    return {name: _worded_value(value, face) for name, value in reply.items()}
+
+
+def _worded_value(value: Any, face: Face) -> Any:
+    if isinstance(value, str):
+        return worded(value, face)
+    if isinstance(value, list):
+        return [_worded_value(one, face) for one in value]
+    return worded_reply(value, face) if isinstance(value, dict) else value

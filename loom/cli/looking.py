@@ -10,13 +10,12 @@ import click
 from loom import replies
 from loom.cli.output import block, diagnosed, dim, files_and_checks, heading, plural, pretty, table
 from loom.cli.output import status as coloured
-from loom.cli.shared import Command, Reply, answer, limit_option, several, wants_json
+from loom.cli.overview import overview_lines
+from loom.cli.shared import Command, Reply, answer, limit_option, several
 from loom.cli.tasks import dead_lines
 from loom.cli.times import until, when
 from loom.graph.front import Loom
-from loom.texts import clean, one_line, shorten
-
-_COUNTED = ("claimed", "blocked", "failed", "done", "cancelled", "epic")
+from loom.texts import clean, one_line
 
 
 @click.command(cls=Command)
@@ -47,10 +46,11 @@ def ready(priority: str | None, limit: int) -> None:
     show_default=True,
     help="What to show of the project.",
 )
-@limit_option(50)
-def status(task: str | None, view: str, limit: int) -> None:
-    """The project at a glance, or TASK with all around it."""
-    whole = not wants_json()
+@limit_option(None, words="At most this many of each; default 5, and 50 in the other views.")
+def status(task: str | None, view: str, limit: int | None) -> None:
+    """The project at a glance: what needs you, who is at what, what is next, how far the epics are, when it may end. Or
+    TASK with all around it."""
+    most = limit or (5 if view == "overview" else 50)
 
     async def work(loom: Loom) -> Reply:
         if task is not None:
@@ -58,12 +58,10 @@ def status(task: str | None, view: str, limit: int) -> None:
         if view == "agents":
             return replies.agents(await loom.agents())
         if view == "escalations":
-            return replies.escalations(await loom.escalations(limit=limit), await loom.deferrals(limit=limit))
+            return replies.escalations(await loom.escalations(limit=most), await loom.deferrals(limit=most))
         if view == "dead_letters":
-            return replies.dead_letters(await loom.dead_letters(limit=limit))
-        overview = replies.overview(await loom.status()) | _resting(loom)
-        # A person gets at once what a program asks for by its own view.
-        return overview | await _more(loom, overview) if whole else overview
+            return replies.dead_letters(await loom.dead_letters(limit=most))
+        return replies.glance(await loom.glance(limit=most)) | _resting(loom)
 
     if task is not None:
         answer(work, _detail_lines)
@@ -74,7 +72,7 @@ def status(task: str | None, view: str, limit: int) -> None:
     elif view == "dead_letters":
         answer(work, dead_lines)
     else:
-        answer(work, _overview_lines)
+        answer(work, overview_lines)
 
 
 @click.command(cls=Command)
@@ -136,84 +134,6 @@ def _resting(loom: Loom) -> dict[str, Any]:
         for one in resting(loom.config)
     ]
     return {"resting": rows} if rows else {}
-
-
-async def _more(loom: Loom, overview: Mapping[str, Any]) -> dict[str, Any]:
-    more: dict[str, Any] = {}
-    if overview["counts"]["claimed"]:
-        more["holders"] = replies.agents(await loom.agents())["agents"]
-    if overview["counts"]["pending"]:
-        more["next"] = replies.page(await loom.ready(limit=5))
-    if overview["dead_letters"]:
-        more["dead"] = replies.dead_letters(await loom.dead_letters(limit=5))["tasks"]
-    if overview["open_escalations"]:
-        more["escalations"] = replies.escalations(await loom.escalations(limit=5))["escalations"]
-    return more
-
-
-def _overview_lines(reply: Reply) -> Iterator[str]:
-    counts = reply["counts"]
-    tasks = sum(counts.values()) - counts["cancelled"]
-    yield f"{heading(one_line(reply['project']))}  {counts['done']:,} of {plural(tasks, 'task')} done"
-    shown = [("ready", reply["ready"]), *((name, counts[name]) for name in _COUNTED)]
-    yield "  " + "  ".join(f"{coloured(name)} {number:,}" for name, number in shown if number or name == "ready")
-    yield from _counted_lines(reply)
-    if "holders" in reply:
-        yield heading("in work")
-        yield from _holder_rows(reply["holders"])
-    if "next" in reply:
-        yield from _first_rows("ready", reply["next"]["tasks"], reply["ready"])
-    if "blocked" in reply:
-        yield from _first_rows("blocked", reply["blocked"][:5], counts["blocked"])
-    if "dead" in reply:
-        yield heading("dead letters") + dim("  `loom resolve TASK retry`, waive or cancel")
-        yield from (_dead_line(one) for one in reply["dead"])
-    if "escalations" in reply:
-        yield heading("open escalations") + dim("  answer with `loom resolve ID answer --note TEXT`")
-        yield from _escalation_table(reply["escalations"], "  ")
-    if not sum(counts.values()):
-        yield "No tasks yet: `loom create TITLE`, `loom import FILE`, or ask your agent to plan with Loom."
-
-
-def _counted_lines(reply: Reply) -> Iterator[str]:
-    """How much is dead, to be tried again, deferred, and under way."""
-    dead = f"{plural(reply['dead_letters'], 'dead letter')} (`loom dead-letter list`)" if reply["dead_letters"] else ""
-    due = f"{reply['retries_due']:,} to be tried again" if reply["retries_due"] else ""
-    if dead or due:
-        yield "  " + ", ".join(part for part in (dead, due) if part)
-    if "landing" in reply:
-        yield from _landing_lines(reply["landing"])
-    if "deferred" in reply:
-        yield f"  {reply['deferred']:,} deferred (`loom status --view escalations`)"
-    for one in reply.get("resting", ()):
-        what = f"{plural(one['agents'], 'worker')} of {one_line(one['runner'])}"
-        yield f"  {what} resting until {when(one['until'])}: {one_line(one['why'])}"
-    if "open_workflows" in reply:
-        yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
-
-
-def _landing_lines(one: Mapping[str, Any]) -> Iterator[str]:
-    """How far the landings are, and what was said once of where they go."""
-    queued = f", {one['queued']:,} queued" if "queued" in one else ""
-    asks = f", {one['waits_for_yes']:,} of them for a yes" if "waits_for_yes" in one else ""
-    yield f"  {one['landed']:,} of {one['of']:,} landed{queued}{asks} (`loom landing`)"
-    if "target" in one:
-        yield f"  landing on {one['target']}: {one_line(one['target_because'])}"
-
-
-def _first_rows(name: str, tasks: Sequence[Mapping[str, Any]], count: int) -> Iterator[str]:
-    """The first of so many tasks."""
-    more = count - len(tasks)
-    yield heading(name) + (f" {dim(f'and {more:,} more')}" if more > 0 else "")
-    for row, one in zip(table([_row(one) for one in tasks], "  "), tasks, strict=True):
-        yield row
-        if "waits_for" in one:
-            yield dim(f"    waits for {one_line('; '.join(one['waits_for']))}")
-
-
-def _dead_line(one: Mapping[str, Any]) -> str:
-    held = f", holds up {plural(one['held_up_count'], 'task')}" if "held_up_count" in one else ""
-    return f"  {one['id']}  {one_line(one['title'])}  {dim(shorten(one_line(one['reason']), 80) + held)}"
 
 
 def _row(one: Mapping[str, Any]) -> Sequence[str]:

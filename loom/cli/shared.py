@@ -61,14 +61,9 @@ def token_option(function: F) -> F:
     return click.option("--token", type=int, metavar="N", help="Act on exactly the claim with this token.")(function)
 
 
-def limit_option(default: int, most: int = 500) -> Callable[[F], F]:
+def limit_option(default: int | None, most: int = 500, words: str = "At most this many.") -> Callable[[F], F]:
     return click.option(
-        "--limit",
-        type=click.IntRange(1, most),
-        default=default,
-        show_default=True,
-        metavar="N",
-        help="At most this many.",
+        "--limit", type=click.IntRange(1, most), default=default, show_default=True, metavar="N", help=words
     )
 
 

@@ -17,3 +17,13 @@ def when(moment: str) -> str:
 def until(claim: Mapping[str, Any]) -> str:
     """Until when a claim in a reply holds."""
     return f"until {when(claim['lease_expires_at'])}" if "lease_expires_at" in claim else "until it has landed"
+
+
+def span(seconds: float) -> str:
+    """How long something takes or took, in its two largest units."""
+    left, parts = max(round(seconds), 0), []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"

@@ -610,6 +610,13 @@ class Loom:
             known = None if cache is None else await cache.counts()
             return await project.get_project_status(connection, self.project_id, known)
 
+    async def glance(self, *, limit: int = 5) -> project.Glance:
+        """What waits for a person, who is at what, what is next, how far the epics are, and when it may end: the
+        project's status, and at most so many of each."""
+        limit, status = limits.page(limit), await self.status()
+        async with self._links.reading() as connection:
+            return await project.get_glance(connection, status, limit)
+
     async def agents(self) -> list[AgentView]:
         """Who holds what, by name."""
         async with self._links.reading() as connection:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.model.task import Listed, TaskStatus
-from loom.graph.store import landing_views, projects, reading
+from loom.graph.store import glance, landing_views, projects, reading
 from loom.graph.store.blockers import Blocker, blockers
+from loom.graph.store.glance import Ask, EpicProgress, Estimate, Progress
 from loom.graph.store.landing_views import LandingTally
 from loom.graph.store.projects import Project
 from loom.wording import Shell, Words
@@ -34,6 +35,8 @@ class ProjectStatus:
     """What each of those waits for."""
     open_escalations: int
     """Failures and questions that ask for somebody."""
+    questions: int
+    """Those of them that are questions."""
     deferred: int
     """Tasks, and epics, that are held until somebody resolves that."""
     dead_letters: int
@@ -50,6 +53,26 @@ class ProjectStatus:
         """How many tasks have landed or can yet: the unfinished ones, epics aside."""
         unfinished = (TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.CLAIMED, TaskStatus.FAILED)
         return self.landing.landed + sum(self.counts[status] for status in unfinished)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What whoever comes to a project wants to know first. Each list has its beginning; the counts say how much more
+    there is."""
+
+    status: ProjectStatus
+    needs_you: list[Ask]
+    """What waits for a person: questions, workflows and landings that want a yes, dead letters."""
+    needs_you_count: int
+    in_progress: list[Progress]
+    """Who is at what; `status.counts` says how many tasks are claimed."""
+    next: list[Listed]
+    """What is claimed next."""
+    epics: list[EpicProgress]
+    """The open ones that belong to no other epic, by priority."""
+    more_epics: bool
+    estimate: Estimate | None
+    """When all may be done; None where too little was done lately to say."""
 
 
 async def create_project(connection: Connection, project_id: str, name: str) -> str:
@@ -90,4 +113,24 @@ async def get_project_status(
         blockers=await blockers(connection, project_id, [task.id for task in blocked]),
         landing=await landing_views.tally(connection, project_id),
         **asdict(tallies),
+    )
+
+
+async def get_glance(connection: Connection, status: ProjectStatus, limit: int) -> Glance:
+    """The project that `status` is of, with at most `limit` things in each list."""
+    project_id, counts = status.project_id, status.counts
+    left = sum(counts[one] for one in (TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.CLAIMED))
+    epics = await glance.epics(connection, project_id, limit + 1) if counts[TaskStatus.EPIC] else []
+    asks = status.questions + status.dead_letters + status.landing.needs_yes
+    if status.open_workflows:
+        asks += await glance.confirms(connection, project_id)
+    return Glance(
+        status,
+        needs_you=await glance.needs_you(connection, project_id, limit) if asks else [],
+        needs_you_count=asks,
+        in_progress=await glance.in_progress(connection, project_id, limit) if counts[TaskStatus.CLAIMED] else [],
+        next=await reading.get_ready_tasks(connection, project_id, limit=limit) if status.ready_count else [],
+        epics=epics[:limit],
+        more_epics=len(epics) > limit,
+        estimate=await glance.estimate(connection, project_id, left + status.retries_due),
     )

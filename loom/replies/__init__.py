@@ -2,6 +2,7 @@
 
 from loom.replies.checks import Checking, checked, proof, reported
 from loom.replies.fitting import FIELD_CHARACTERS, REPLY_CHARACTERS, Reply, fit, full
+from loom.replies.glance import glance
 from loom.replies.landing import landings
 from loom.replies.parts import age
 from loom.replies.tasks import (
@@ -44,6 +45,7 @@ __all__ = [
     "fit",
     "found",
     "full",
+    "glance",
     "inbox",
     "landings",
     "leases",

@@ -13,6 +13,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `proofs` `skill_runs` `workflow_runs` | rows of the same name |
 | `landings` `landing_tips` | claims whose work lands on a branch, their queue, and where each branch stood last |
 | `landing_views` | what there is to see of that |
+| `glance` | what whoever comes to a project wants to know first |
 | `retention` | what has been kept long enough |
 | `reading` | questions across all of them |
 """

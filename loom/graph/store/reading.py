@@ -173,10 +173,12 @@ LONG = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """How much of what is not a status there is: open escalations but for deferrals, deferrals, dead letters, failed
-    tasks that wait to be tried again, agents that hold a claim themselves, workflows under way."""
+    """How much of what is not a status there is: open escalations but for deferrals, those of them that are questions,
+    deferrals, dead letters, failed tasks that wait to be tried again, agents that hold a claim themselves, workflows
+    under way."""
 
     open_escalations: int
+    questions: int
     deferred: int
     dead_letters: int
     retries_due: int
@@ -190,6 +192,8 @@ async def tallies(connection: Connection, project_id: str) -> Tallies:
         """
         select (select count(*) from escalations
                  where project_id = $1 and resolved_at is null and kind <> 'deferred') as open_escalations,
+               (select count(*) from escalations
+                 where project_id = $1 and resolved_at is null and kind = 'question') as questions,
                (select count(*) from escalations
                  where project_id = $1 and resolved_at is null and kind = 'deferred') as deferred,
                (select count(*) from tasks

@@ -1,0 +1,131 @@
+"""The project at a glance, as `loom status` shows it to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from loom.cli.output import dim, heading, plural, table
+from loom.cli.output import status as coloured
+from loom.cli.shared import Reply
+from loom.cli.times import span, when
+from loom.texts import one_line, shorten
+
+_COUNTED = ("claimed", "blocked", "failed", "done", "cancelled", "epic")
+_BLOCKED = 5  # tasks that wait
+_TEXT = 60  # characters of a title above a question
+_NEEDS = {
+    "question": "asks",
+    "confirm": "wants a yes",
+    "landing": "wants a yes to land",
+    "dead_letter": "is dead",
+}
+
+
+def overview_lines(reply: Reply) -> Iterator[str]:
+    """What waits for the reader first, then what goes on, what comes next, and what waits for that."""
+    counts = reply["counts"]
+    tasks = sum(counts.values()) - counts["cancelled"]
+    yield f"{heading(one_line(reply['project']))}  {counts['done']:,} of {plural(tasks, 'task')} done"
+    shown = [("ready", reply["ready"]), *((name, counts[name]) for name in _COUNTED)]
+    yield "  " + "  ".join(f"{coloured(name)} {number:,}" for name, number in shown if number or name == "ready")
+    yield from _counted_lines(reply)
+    yield from _needs_lines(reply)
+    yield from _progress_lines(reply)
+    if "next" in reply:
+        yield from _first_rows("next", reply["next"], reply["ready"], "loom ready")
+    yield from _epic_lines(reply)
+    if "blocked" in reply:
+        yield from _first_rows("blocked", reply["blocked"][:_BLOCKED], counts["blocked"], "loom list status:blocked")
+    if not sum(counts.values()):
+        yield "No tasks yet: `loom create TITLE`, `loom import FILE`, or ask your agent to plan with Loom."
+
+
+def _counted_lines(reply: Reply) -> Iterator[str]:
+    """How much is dead, to be tried again, deferred, and under way, and when it may end."""
+    dead = f"{plural(reply['dead_letters'], 'dead letter')} (`loom dead-letter list`)" if reply["dead_letters"] else ""
+    due = f"{reply['retries_due']:,} to be tried again" if reply["retries_due"] else ""
+    if dead or due:
+        yield "  " + ", ".join(part for part in (dead, due) if part)
+    if "landing" in reply:
+        yield from _landing_lines(reply["landing"])
+    if "deferred" in reply:
+        yield f"  {reply['deferred']:,} deferred (`loom status --view escalations`)"
+    for one in reply.get("resting", ()):
+        what = f"{plural(one['agents'], 'worker')} of {one_line(one['runner'])}"
+        yield f"  {what} resting until {when(one['until'])}: {one_line(one['why'])}"
+    if "open_workflows" in reply:
+        yield f"  {plural(reply['open_workflows'], 'workflow')} under way (`loom workflow status`)"
+    if "may_end" in reply:
+        yield f"  {ending(reply['may_end'])}"
+
+
+def ending(one: Mapping[str, Any]) -> str:
+    """When it may end, and why that is thought."""
+    pace = f"{plural(one['done'], 'task')} in the last {span(one['seconds'])}"
+    return f"may end {when(one['at'])}: {one['left']:,} left, {pace}"
+
+
+def _landing_lines(one: Mapping[str, Any]) -> Iterator[str]:
+    """How far the landings are, and what was said once of where they go."""
+    queued = f", {one['queued']:,} queued" if "queued" in one else ""
+    asks = f", {one['waits_for_yes']:,} of them for a yes" if "waits_for_yes" in one else ""
+    yield f"  {one['landed']:,} of {one['of']:,} landed{queued}{asks} (`loom landing`)"
+    if "target" in one:
+        yield f"  landing on {one['target']}: {one_line(one['target_because'])}"
+
+
+def _needs_lines(reply: Reply) -> Iterator[str]:
+    """What waits for the reader, each with the command that answers it."""
+    asks = reply.get("needs_you", ())
+    if not asks:
+        return
+    yield _head("needs you", reply["needs_you_count"] - len(asks), "loom status --view escalations")
+    for one in asks:
+        about = "" if one.get("task_id") == one["id"] else one.get("task_id", "")
+        held = f", holds up {one['held_up']:,}" if "held_up" in one else ""
+        name = f"{about or one['id']}  {shorten(one_line(one['title']), _TEXT)}"
+        since = f", {one['age']} ago"
+        yield f"  {name}  {dim(_NEEDS[one['need']] + since + held)}"
+        if "text" in one:
+            yield f"    {one_line(one['text'])}"
+        yield f"    {one['answer']}"
+
+
+def _progress_lines(reply: Reply) -> Iterator[str]:
+    tasks = reply.get("in_progress", ())
+    if not tasks:
+        return
+    yield _head("in progress", reply["counts"]["claimed"] - len(tasks), "loom list status:claimed,landing")
+    rows = [[one["id"], one["phase"], one["agent"], one["age"], _sign(one), one_line(one["title"])] for one in tasks]
+    yield from table(rows, "  ")
+
+
+def _sign(one: Mapping[str, Any]) -> str:
+    """When something was heard of it; what the queue holds needs nobody to be heard of."""
+    if one["phase"] == "landing":
+        return "until it has landed"
+    return f"last sign {one['silent']} ago{' (not renewed)' if 'stale' in one else ''}"
+
+
+def _epic_lines(reply: Reply) -> Iterator[str]:
+    epics = reply.get("epics", ())
+    if not epics:
+        return
+    yield heading("epics") + (f" {dim('and more: `loom list status:epic`')}" if "more_epics" in reply else "")
+    rows = [[one["id"], f"{one['done']:,} of {one['of']:,}", one_line(one["title"])] for one in epics]
+    yield from table(rows, "  ")
+
+
+def _first_rows(name: str, tasks: Sequence[Mapping[str, Any]], count: int, command: str) -> Iterator[str]:
+    """The first of so many tasks, and the command that shows them all."""
+    yield _head(name, count - len(tasks), command)
+    rows = [[one["id"], one["priority"], one["age"], one_line(one["title"])] for one in tasks]
+    for row, one in zip(table(rows, "  "), tasks, strict=True):
+        yield row
+        if "waits_for" in one:
+            yield dim(f"    waits for {one_line('; '.join(one['waits_for']))}")
+
+
+def _head(name: str, more: int, command: str) -> str:
+    return heading(name) + (f" {dim(f'and {more:,} more: `{command}`')}" if more > 0 else "")

@@ -1,0 +1,64 @@
+"""A project at a glance, for people: the overview, and what waits for them, goes on, is next and may end when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loom.replies.fitting import Reply, full
+from loom.replies.parts import age, time
+from loom.replies.tasks import overview, row
+
+if TYPE_CHECKING:
+    from loom.graph.project import Glance
+    from loom.graph.store.glance import Ask, EpicProgress, Estimate, Progress
+
+
+def glance(found: Glance) -> Reply:
+    """The overview with what a person looks for."""
+    return overview(found.status) | full(
+        needs_you=[_ask(one) for one in found.needs_you],
+        needs_you_count=found.needs_you_count or None,
+        in_progress=[_progress(one) for one in found.in_progress],
+        next=[row(one) for one in found.next],
+        epics=[_epic(one) for one in found.epics],
+        more_epics=found.more_epics or None,
+        may_end=None if found.estimate is None else _estimate(found.estimate),
+    )
+
+
+def _ask(one: Ask) -> Reply:
+    return full(
+        need=one.need,
+        id=one.id,
+        task_id=one.task_id,
+        title=one.title,
+        text=one.text or None,
+        since=time(one.since),
+        age=age(one.since),
+        held_up=one.held_up or None,
+        answer=one.answer,
+    )
+
+
+def _progress(one: Progress) -> Reply:
+    return full(
+        id=one.id,
+        title=one.title,
+        priority=one.priority,
+        agent=one.agent,
+        phase=one.phase,
+        since=time(one.since),
+        age=age(one.since),
+        last_sign=time(one.last_sign),
+        silent=age(one.last_sign),
+        lease_expires_at=time(one.lease_expires_at),
+        stale=one.stale or None,
+    )
+
+
+def _epic(one: EpicProgress) -> Reply:
+    return {"id": one.id, "title": one.title, "priority": one.priority, "done": one.done, "of": one.of}
+
+
+def _estimate(one: Estimate) -> Reply:
+    return {"at": time(one.at), "left": one.left, "done": one.done, "seconds": round(one.seconds)}
