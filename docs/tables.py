@@ -18,7 +18,7 @@ from fastmcp import Client
 from mcp_types import Tool
 
 from loom import CheckConfig, LoomConfig, LoomError, exceptions
-from loom.cli import SECTIONS, cli
+from loom.cli.commands import SECTIONS, cli
 from loom.config import KEYS
 from loom.mcp.server import build
 

@@ -8,53 +8,7 @@ every error with the words that it is told in. Other modules may move.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from loom.exceptions import (
-    AnswerError,
-    CheckFailedError,
-    ClaimConflictError,
-    CommandError,
-    ConfigError,
-    ConflictError,
-    DatabaseUnavailableError,
-    DependencyCycleError,
-    EscalationNotFoundError,
-    FileError,
-    ImportFormatError,
-    InvalidError,
-    InvalidInputError,
-    LandingError,
-    LoomError,
-    MessageNotFoundError,
-    NotFoundError,
-    PlanError,
-    PlanNotFoundError,
-    ProjectElsewhereError,
-    ProjectNotFoundError,
-    ProofMissingError,
-    ProviderError,
-    RunAnsweredError,
-    RunLostError,
-    RunNotFoundError,
-    SchemaTooNewError,
-    SchemaTooOldError,
-    ServersError,
-    ServersStoppedError,
-    SkillError,
-    SkillNotFoundError,
-    TargetError,
-    TargetHeldError,
-    TaskNotFoundError,
-    TaskStateError,
-    UnavailableError,
-    WorkflowError,
-    WorkflowNotFoundError,
-    WorkflowStateError,
-)
-from loom.wording import Call, Words
-
+TYPE_CHECKING = False  # as the one of `typing`, whose import takes longer than all of this
 if TYPE_CHECKING:
     from loom.bus.events import Event, EventType, Position
     from loom.config import (
@@ -72,12 +26,56 @@ if TYPE_CHECKING:
         WorkConfig,
         load_config,
     )
+    from loom.exceptions import (
+        AnswerError,
+        CheckFailedError,
+        ClaimConflictError,
+        CommandError,
+        ConfigError,
+        ConflictError,
+        DatabaseUnavailableError,
+        DependencyCycleError,
+        EscalationNotFoundError,
+        FileError,
+        ImportFormatError,
+        InvalidError,
+        InvalidInputError,
+        LandingError,
+        LoomError,
+        MessageNotFoundError,
+        NotFoundError,
+        PlanError,
+        PlanNotFoundError,
+        ProjectElsewhereError,
+        ProjectNotFoundError,
+        ProofMissingError,
+        ProviderError,
+        RunAnsweredError,
+        RunLostError,
+        RunNotFoundError,
+        SchemaTooNewError,
+        SchemaTooOldError,
+        ServersError,
+        ServersStoppedError,
+        SkillError,
+        SkillNotFoundError,
+        TargetError,
+        TargetHeldError,
+        TaskNotFoundError,
+        TaskStateError,
+        UnavailableError,
+        WorkflowError,
+        WorkflowNotFoundError,
+        WorkflowStateError,
+    )
     from loom.graph.cache.waiting import Waited
+    from loom.graph.connections import Connections
     from loom.graph.front import Loom
     from loom.graph.importing import Adjustment, AdjustmentKind, Batch
     from loom.graph.importing import read as read_batch
     from loom.graph.importing.writing import Imported
     from loom.graph.model.filters import Filter, Span
+    from loom.graph.model.principals import Principal, Role
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
     from loom.graph.model.verdict import Verdict
     from loom.graph.project import Glance, ProjectStatus
@@ -94,6 +92,7 @@ if TYPE_CHECKING:
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Page
+    from loom.wording import Call, Words
 
 __all__ = [
     "Adjustment",
@@ -111,6 +110,7 @@ __all__ = [
     "CommandError",
     "ConfigError",
     "ConflictError",
+    "Connections",
     "DatabaseConfig",
     "DatabaseUnavailableError",
     "DeadLetter",
@@ -157,6 +157,7 @@ __all__ = [
     "PlanError",
     "PlanNotFoundError",
     "Position",
+    "Principal",
     "Priority",
     "Progress",
     "Project",
@@ -171,6 +172,7 @@ __all__ = [
     "RedisConfig",
     "Renewal",
     "RetentionConfig",
+    "Role",
     "RunAnsweredError",
     "RunLostError",
     "RunNotFoundError",
@@ -204,7 +206,7 @@ __all__ = [
     "read_batch",
 ]
 
-# The front brings the database's driver with it; `import loom` alone stays light.
+# Each is imported when it is asked for; those that are not here are errors.
 _PLACES = {
     "Adjustment": "graph.importing",
     "AdjustmentKind": "graph.importing",
@@ -212,8 +214,10 @@ _PLACES = {
     "Ask": "graph.store.glance",
     "Batch": "graph.importing",
     "Blocker": "graph.store.blockers",
+    "Call": "wording",
     "CheckConfig": "config",
     "Claim": "graph.store.claiming",
+    "Connections": "graph.connections",
     "DatabaseConfig": "config",
     "DeadLetter": "graph.store.reading",
     "Detail": "graph.store.reading",
@@ -247,6 +251,7 @@ _PLACES = {
     "Page": "graph.store.reading",
     "Phase": "graph.store.glance",
     "Position": "bus.events",
+    "Principal": "graph.model.principals",
     "Priority": "graph.model.task",
     "Progress": "graph.store.glance",
     "Project": "graph.store.projects",
@@ -257,6 +262,7 @@ _PLACES = {
     "RedisConfig": "config",
     "Renewal": "graph.rules.claims",
     "RetentionConfig": "config",
+    "Role": "graph.model.principals",
     "ServersConfig": "config",
     "SetupConfig": "config",
     "ShownLanding": "graph.store.landing_views",
@@ -267,6 +273,7 @@ _PLACES = {
     "TaskStatus": "graph.model.task",
     "Verdict": "graph.model.verdict",
     "Waited": "graph.cache.waiting",
+    "Words": "wording",
     "WorkConfig": "config",
     "load_config": "config",
     "read_batch": "graph.importing:read",
@@ -275,10 +282,12 @@ _PLACES = {
 
 if not TYPE_CHECKING:  # for a type checker a name that is not above is a mistake
 
-    def __getattr__(name: str) -> Any:
-        if name not in _PLACES:
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
             raise AttributeError(f"module 'loom' has no attribute {name!r}")
-        module, _, attribute = _PLACES[name].partition(":")
+        from importlib import import_module
+
+        module, _, attribute = _PLACES.get(name, "exceptions").partition(":")
         return getattr(import_module(f"loom.{module}"), attribute or name)
 
 

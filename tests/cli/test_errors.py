@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loom import exceptions
-from loom.cli import _told
+from loom.cli.commands import _told
 from loom.db.connection import Pool
 from loom.exceptions import LoomError
 from loom.wording import Argument, Shell, Words, call

@@ -35,9 +35,10 @@ def test_help_imports_no_command(bare: Cli) -> None:
     shown = bare("--help")
     assert shown.code == 0
     assert "dead-letter" in shown.out
-    code = "import sys, loom.cli; print([m for m in sys.modules if m.startswith(('loom.cli.', 'asyncpg', 'yaml'))])"
+    code = "print(*(name for name in sys.modules if name.startswith(('loom.cli.', 'asyncpg', 'yaml'))))"
+    code = f"import sys, loom.cli; loom.cli.cli; {code}"
     imported = subprocess.run([sys.executable, "-c", code], env=bare.env, capture_output=True, text=True, check=True)
-    assert imported.stdout.strip() == "['loom.cli.output']"
+    assert imported.stdout.strip() == "loom.cli.output loom.cli.commands"
     completed = bare(_LOOM_COMPLETE="bash_complete", COMP_WORDS="loom cl", COMP_CWORD="1")
     assert completed.out == "plain,claim\n"
 
