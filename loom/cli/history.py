@@ -18,7 +18,7 @@ from loom.cli.talk import event_line
 from loom.config import LoomConfig, logs_dir
 from loom.exceptions import FileError
 from loom.graph.front import Loom
-from loom.texts import clean, colourless, mask
+from loom.texts import clean, colourless, mask, one_line
 
 _TAIL_BYTES = 64 * 1024  # of a log that are shown at first
 _PAUSE = 0.2  # seconds between two looks at a log that is followed
@@ -97,4 +97,6 @@ def _change(change: dict[str, object]) -> str:
         values = change.get(what)
         if isinstance(values, list):
             parts.append(f"{what} {', '.join(map(str, values))}")
+    if "from" in change or "to" in change:
+        parts.append(" → ".join(one_line(str(change.get(side) or "nothing")) for side in ("from", "to")))
     return "; ".join(parts)

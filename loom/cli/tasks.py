@@ -99,6 +99,8 @@ def create(
 @click.option("--no-checks", is_flag=True, help="First take away the checks that it has.")
 @click.option("--label", "labels", multiple=True, metavar="NAME", help="Adds a label; may be repeated.")
 @click.option("--unlabel", multiple=True, metavar="NAME", help="Takes a label away; may be repeated.")
+@click.option("--parent", metavar="TASK", help="Moves it into this epic.")
+@click.option("--no-parent", is_flag=True, help="Takes it out of its epic.")
 @token_option
 @agent_option
 def update(
@@ -117,12 +119,16 @@ def update(
     no_checks: bool,
     labels: tuple[str, ...],
     unlabel: tuple[str, ...],
+    parent: str | None,
+    no_parent: bool,
     token: int | None,
     agent: str | None,
 ) -> None:
     """Change unfinished tasks; what is not named stays. `-` reads ids from standard input."""
     if depends_on and no_dependencies:
         raise click.UsageError("Give --depends-on or --no-dependencies, not both.")
+    if parent is not None and no_parent:
+        raise click.UsageError("Give --parent or --no-parent, not both.")
 
     async def change(loom: Loom, task: str) -> Reply:
         return replies.outcome(
@@ -139,6 +145,7 @@ def update(
                 no_checks=no_checks,
                 labels=labels,
                 unlabel=unlabel,
+                parent_id="" if no_parent else parent or None,
                 add_deps=add_deps,
                 drop_deps=drop_deps,
                 token=token,

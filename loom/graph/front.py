@@ -254,12 +254,14 @@ class Loom:
         unlabel: Sequence[str] = (),
         add_deps: Sequence[str] = (),
         drop_deps: Sequence[str] = (),
+        parent_id: str | None = None,
         agent_id: str | None = None,
         token: int | None = None,
     ) -> Outcome:
         """Changes an unfinished task. `context` and `depends_on` replace what was there; `done_when` "" removes it.
 
         Args:
+            parent_id: the epic that it is moved into; "" takes it out of the one that it is in.
             files, checks: added to those that it has, which `no_files` and `no_checks` take away first. Whoever holds
                 the task, or is inside of a run that Loom started, takes none away and adds no path that a check
                 protects.
@@ -281,6 +283,7 @@ class Loom:
             unlabel=limits.labels(unlabel, "unlabel"),
             add_deps=limits.depends_on(await self._ids_of(add_deps)),
             drop_deps=limits.depends_on(await self._ids_of(drop_deps)),
+            parent_id=await self.id_of(parent_id, "parent_id") if parent_id else parent_id,
         )
         if edit == editing.Edit():
             raise InvalidInputError(

@@ -38,6 +38,7 @@ Ids = Annotated[list[str] | None, Field(max_length=1000)]
 Paths = Annotated[list[str] | None, Field(max_length=100, description="paths in the repository")]
 Filter = Annotated[str | None, Field(description="words and status: label: epic: holder: file: age:>7d -label:")]
 Checks = Annotated[list[str] | None, Field(max_length=50, description="checks it must pass")]
+Labels = Annotated[list[str] | None, Field(max_length=20, description="words to find it by, like area:parser")]
 
 
 class Tools:
@@ -136,6 +137,7 @@ class Tools:
         epic: bool = False,
         files: Paths = None,
         checks: Checks = None,
+        labels: Labels = None,
     ) -> Reply:
         """Create one task. It is ready at once, or blocked until all of depends_on are done. An epic groups tasks: it
         is never claimed and closes when its children are finished. p0 is claimed before p1 and p2."""
@@ -149,6 +151,7 @@ class Tools:
             epic=epic,
             files=files or (),
             checks=checks or (),
+            labels=labels or (),
         )
         return replies.created(made)
 
@@ -163,23 +166,18 @@ class Tools:
         done_when: str | None = None,
         files: Paths = None,
         checks: Checks = None,
+        labels: Labels = None,
+        parent_id: Annotated[str | None, Field(description="the epic to move it into; empty for none")] = None,
         agent_id: Agent = None,
         token: Token = None,
     ) -> Reply:
-        """Change an unfinished task. context and depends_on replace what was there, files and checks are added; what is
-        left out stays. The status follows from depends_on and is not set here; to cancel use loom_resolve."""
+        """Change an unfinished task. context and depends_on replace what was there; files, checks and labels are added;
+        what is left out stays. The status follows from depends_on and is not set here; to cancel use loom_resolve."""
         changed = await self._loom().update(
-            task_id,
-            title=title,
-            context=context,
-            priority=priority,
-            depends_on=depends_on,
-            done_when=done_when,
-            files=files or (),
-            checks=checks or (),
-            agent_id=agent_id,
+            task_id, title=title, context=context, priority=priority, depends_on=depends_on, done_when=done_when,
+            files=files or (), checks=checks or (), labels=labels or (), parent_id=parent_id, agent_id=agent_id,
             token=token,
-        )
+        )  # fmt: skip
         return replies.outcome(changed)
 
     @tool("Decide about stuck work", destroys=True)

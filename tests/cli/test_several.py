@@ -55,6 +55,18 @@ def test_a_cycle_is_refused_whichever_way_it_is_made(cli: Cli) -> None:
     assert cli.ok("status", first)["status"] == "pending"
 
 
+def test_a_task_is_moved_into_an_epic_and_out_of_it(cli: Cli) -> None:
+    epic, task = cli.create("Epic", "--epic"), cli.create("Task")
+    cli.ok("update", task, "--parent", epic[5:], "--title", "Moved")
+    assert cli.ok("show", task)["parent_id"] == epic
+    shown = cli("history", task).out
+    assert f"parent_id: nothing → {epic}" in shown
+    assert "title: Task → Moved" in shown
+    assert cli("update", task, "--parent", epic, "--no-parent").code == 2
+    cli.ok("update", task, "--no-parent")
+    assert "parent_id" not in cli.ok("show", task)
+
+
 def test_what_happened_to_a_task_is_told_newest_last(cli: Cli) -> None:
     task = cli.create("Task")
     cli.ok("update", task, "--label", "ui")

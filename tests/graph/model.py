@@ -190,6 +190,29 @@ class Model:
             _refuse_cycle(self.rows)
         return self._settle()
 
+    def move(self, task: str, parent: str | None) -> Effect:
+        """Puts a task into an epic, or into none."""
+        row = self._row(task)
+        if row.status in FINISHED:
+            raise Refused("task_state")
+        if parent == row.parent:
+            return self._settle()
+        if parent == task:
+            raise Refused("dependency_cycle")
+        if parent is not None:
+            self._adopt(self._row(parent))
+            above = self.rows[parent]
+            begun = any(self.rows[below].status in ("claimed", "done") for below in self._below(task))
+            if self.waiting(above) and (row.status == "claimed" or (row.status == "epic" and begun)):
+                raise Refused("task_state")
+            row.parent = parent
+            _refuse_cycle(self.rows)
+            for one in (task, *self._below(task)):
+                if self.rows[one].status not in FINISHED:
+                    self.rows[one].checks = tuple(dict.fromkeys((*above.checks, *self.rows[one].checks)))
+        row.parent = parent
+        return self._settle()
+
     def retitle(self, titles: Mapping[str, str]) -> int:
         """How many unfinished tasks get other titles."""
         changed = [row for row in self.rows.values() if row.title != titles.get(row.id, row.title)]

@@ -186,7 +186,7 @@ def test_beads() -> None:
             "acceptance_criteria": "It works.",
             "comments": [{"id": 1, "author": "ann", "text": "Hm.", "created_at": "2026-01-03T00:00:00Z"}],
             "notes": "N.",
-            "labels": ["x"],
+            "labels": ["UI", "needs: Ännä"],
             "owner": "bob",
             "source_repo": "",
         },
@@ -212,6 +212,7 @@ def test_beads() -> None:
     assert (first.parent, first.status, first.priority, first.done_when) == (epic.key, DONE, Priority.P2, "It works.")
     assert first.done_at == datetime(2026, 1, 2, 22, 0, 0, 123456, tzinfo=UTC)
     assert first.output == {"close_reason": "Shipped"}
+    assert (first.labels, first.context["labels"]) == (("ui", "needs:-nn"), ["UI", "needs: Ännä"])
     assert first.context["comments"] == [{"author": "ann", "created_at": "2026-01-03T00:00:00Z", "text": "Hm."}]
     assert first.context["origin"] == {"format": "beads", "id": "bd-1.1", "owner": "bob", "priority": 4}
     assert (second.parent, second.depends_on) == (epic.key, ("beads:bd-1.1", "beads:bd-3"))

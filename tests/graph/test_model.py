@@ -205,6 +205,12 @@ class Graph(RuleBasedStateMachine):
             lambda _: self.model.edit(task, title=new, priority=priority, needs=targets),
         )
 
+    @rule(process=processes, which=numbers, under=st.none() | numbers)
+    def place(self, process: str, which: int, under: int | None) -> None:
+        task = self.pick(which, "pending", "blocked", "epic", "failed")
+        parent = None if under is None else self.pick(under, "epic", "pending", "blocked")
+        self.led_to(self.looms[process].update(task, parent_id=parent or ""), lambda _: self.model.move(task, parent))
+
     @rule(process=processes, which=numbers, agent=names, files=checks, checks=checks, anew=st.booleans())
     def hold_to(self, process: str, which: int, agent: str | None, files: Checks, checks: Checks, anew: bool) -> None:
         task = self.pick(which, "pending", "claimed")

@@ -213,6 +213,13 @@ async def test_giving_back_and_changing(agent: Agent) -> None:
     other = await agent("create", title="B")
     changed = await agent("update", task_id=task["id"], title="A2", depends_on=[other["id"]], context={})
     assert (changed["status"], changed["title"]) == ("blocked", "A2")
+    epic = await agent("create", title="E", epic=True, labels=["area:b"])
+    await agent("update", task_id=task["id"], parent_id=epic["id"], labels=["UI"])
+    moved = await agent("status", task_id=task["id"])
+    assert (moved["parent_id"], moved["labels"]) == (epic["id"], ["ui"])
+    await agent("update", task_id=task["id"], parent_id="")
+    assert "parent_id" not in await agent("status", task_id=task["id"])
+    assert [one["id"] for one in (await agent("status", filter="label:area:b"))["tasks"]] == [epic["id"]]
     assert (await agent("update", task_id=task["id"], depends_on=[]))["status"] == "pending"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,12 @@ _TARGET = ("depends_on_id", "depends_on", "target_id", "id")
 _NOT_WORK = frozenset(("event", "agent", "role", "message", "rig", "slot", "config"))
 _HELD = frozenset(("deferred", "blocked", "pinned"))
 _PRIORITY = {0: Priority.P0, 1: Priority.P1, 2: Priority.P1, 3: Priority.P2, 4: Priority.P2}
-_TEXTS = ("description", "design", "notes", "labels")
+_TEXTS = ("description", "design", "notes")
+_NOT_IN_LABELS = re.compile(r"[^a-z0-9._:/-]+")
 _PLACED = frozenset(
     [
         *("_type", "id", "title", "status", "parent", "parent_id", "dependencies", "depends_on", "blocked_by"),
-        *("comments", "acceptance_criteria", "created_at", "closed_at", "close_reason", *_TEXTS),
+        *("comments", "labels", "acceptance_criteria", "created_at", "closed_at", "close_reason", *_TEXTS),
     ]
 )
 
@@ -87,6 +89,7 @@ def _item(row: Mapping[str, Any], ids: Collection[str], report: Report) -> Item:
     for kind, target in _links(row):
         _put_link(item, kind, target, report)
     _put_parent(item, row, ids)
+    _put_labels(item, scalars(row.get("labels")))
     put_done_when(item, ("acceptance_criteria", row.get("acceptance_criteria")))
     if comments := row.get("comments"):
         item.context["comments"] = list(map(_comment, comments)) if isinstance(comments, list) else comments
@@ -126,6 +129,13 @@ def _put_parent(item: Item, row: Mapping[str, Any], ids: Collection[str]) -> Non
     above, _, last = str(row["id"]).rpartition(".")
     if not item.parents and last.isdigit() and above in ids:
         item.parents.append(_key(above))
+
+
+def _put_labels(item: Item, given: Sequence[str]) -> None:
+    """An issue's labels, with - for what no label of Loom's has; as they were, they stay in the context then."""
+    item.labels = [_NOT_IN_LABELS.sub("-", one.lower()).strip("-") for one in given]
+    if item.labels != [one.lower() for one in given]:
+        item.context["labels"] = [*given]
 
 
 def _links(row: Mapping[str, Any]) -> list[tuple[str, str | None]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from loom import texts
 from loom.bus.events import EventType
@@ -47,6 +48,12 @@ class Edit:
     add_deps: tuple[str, ...] = ()
     """Dependencies beside those that it has, or that `depends_on` gives it, once those in `drop_deps` are gone."""
     drop_deps: tuple[str, ...] = ()
+    parent_id: str | None = None
+    """The epic that it is moved into; "" takes it out of the one that it is in."""
+
+    def moves(self, task: Task) -> bool:
+        """Whether it gives a task another place."""
+        return self.parent_id is not None and (self.parent_id or None) != task.parent_id
 
     def waits_for(self, before: tuple[str, ...]) -> tuple[str, ...] | None:
         """What the task depends on after this; None where that stays as it was."""
@@ -56,6 +63,11 @@ class Edit:
         if strange := [one for one in self.drop_deps if one not in kept]:
             raise InvalidInputError(f"It does not depend on {', '.join(strange)}.", "Name what it depends on.")
         return limits.depends_on([*(one for one in kept if one not in self.drop_deps), *self.add_deps])
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether it may change an edge or a parent."""
+        return self.depends_on is not None or bool(self.add_deps or self.drop_deps) or self.parent_id is not None
 
     @property
     def binds(self) -> bool:
@@ -92,7 +104,7 @@ async def create_alone(tx: Transaction, task: NewTask, agent: str) -> Task:
 async def update(tx: Transaction, task_id: str, edit: Edit, holder: Holder) -> Outcome:
     """Applies an edit. Dependencies are replaced as a whole; removing the last open one readies the task. A holder with
     a token has to hold that claim."""
-    if edit.depends_on is not None or edit.add_deps or edit.drop_deps:
+    if edit.reshapes:
         await store.lock_graph(tx)
         await _targets(tx, (*(edit.depends_on or ()), *edit.add_deps), known_to=task_id)
     found = await store.lock(tx, [task_id])
@@ -113,21 +125,25 @@ async def update(tx: Transaction, task_id: str, edit: Edit, holder: Holder) -> O
     event = EventType.TASK_UPDATED
     if (wanted := edit.waits_for(task.depends_on)) is not None:
         await _replace_dependencies(tx, task, wanted)
+    files, checks = _held_to(task, edit)
+    if edit.moves(task):
+        parent = await _move(tx, task, edit.parent_id or None, holder.agent)
+        changed = replace(changed, parent_id=edit.parent_id or None)
+        if parent is not None and parent.checks:
+            checks = _together(parent.checks, task.checks if checks is None else checks)
+            await _hand_down(tx, task, parent.checks, holder.agent)
+    if edit.reshapes:
         changed = replace(changed, waiting=await store.waiting(tx, task_id))
         changed, event = await _follow_waiting(tx, changed)
-    files, checks = _held_to(task, edit)
     labels = _labelled(task, edit)
     saved = await store.update_task(tx, changed, context=edit.context, files=files, checks=checks, labels=labels)
-    told = {
-        name: said
-        for field in ("files", "checks", "labels")
-        for name, said in _told(field, getattr(task, field), getattr(saved, field)).items()
-    }
-    tx.changed(saved, event, agent=holder.agent, data=told)
+    tx.changed(saved, event, agent=holder.agent, data=_told_of(task, saved))
     freed: tuple[str, ...] = (saved.id,) if event is EventType.TASK_UNBLOCKED else ()
     if saved.status is TaskStatus.EPIC:
         freed = await deps.follow_epic(tx, saved, task.waiting, holder.agent)
-    return Outcome(saved, unblocked=freed)
+    left = [task.parent_id] if saved.parent_id != task.parent_id else []
+    follows = await deps.check_and_unblock(tx, parents=left, agent=holder.agent)
+    return Outcome(saved, unblocked=(*freed, *follows.unblocked), closed=follows.closed)
 
 
 async def cancel(tx: Transaction, task_id: str, reason: str | None, agent: str, *, downstream: bool) -> Outcome:
@@ -321,12 +337,56 @@ def _labelled(task: Task, edit: Edit) -> tuple[str, ...] | None:
     return labels if labels != task.labels else None
 
 
+def _told_of(before: Task, after: Task) -> dict[str, Any]:
+    """What an event says of an edit."""
+    said: dict[str, Any] = {}
+    for field in ("title", "priority", "parent_id", "done_when"):
+        was, now = getattr(before, field), getattr(after, field)
+        if was != now:
+            sides = (("from", was), ("to", now))
+            said[field] = {side: texts.shorten(text, _SHOWN) for side, text in sides if text is not None}
+    for field in ("files", "checks", "labels", "depends_on"):
+        said |= _told(field, getattr(before, field), getattr(after, field))
+    return said
+
+
 def _told(field: str, before: Sequence[str], after: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     """What an event says of a list that was changed, some of each: who reads it wants to know whether, and by whom."""
     added = [one for one in after if one not in before][:_TOLD]
     removed = [one for one in before if one not in after][:_TOLD]
     told = {"added": added} if added else {}
     return {field: told | ({"removed": removed} if removed else {})} if added or removed else {}
+
+
+async def _move(tx: Transaction, task: Task, parent_id: str | None, agent: str) -> Task | None:
+    """Gives a locked task its place in an epic, or in none. Returns the epic."""
+    if parent_id == task.id:
+        raise DependencyCycleError(
+            f"{task.id} cannot be in itself.", Words("Name another epic in {}.", Argument("parent_id"))
+        )
+    parent = None if parent_id is None else await adopt(tx, parent_id, agent)
+    if parent is not None and parent.waiting:
+        await _may_gain(tx, task)
+    await store.place(tx, task.id, parent_id)
+    if parent is not None:
+        refuse_cycle(await store.upstream(tx, [parent.id]))
+    return parent
+
+
+async def _hand_down(tx: Transaction, epic: Task, checks: tuple[str, ...], agent: str) -> None:
+    """Gives checks to all that is unfinished below a locked task."""
+    below = await deps.lock_reach(tx, [epic.id])
+    for task in (await store.lock(tx, [one for one in below if one != epic.id])).values():
+        wanted = _together(checks, task.checks)
+        if wanted != task.checks:
+            saved = await store.update_task(tx, task, checks=wanted)
+            tx.changed(saved, EventType.TASK_UPDATED, agent=agent, data=_told_of(task, saved))
+
+
+def _together(above: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    checks = handed_down(above, own)
+    limits.count_checks(len(checks))
+    return checks
 
 
 async def _replace_dependencies(tx: Transaction, task: Task, wanted: tuple[str, ...]) -> None:
@@ -369,4 +429,5 @@ async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]
 
 
 _TOLD = 20
+_SHOWN = 200  # characters of a text
 _BEGUN = (TaskStatus.CLAIMED, TaskStatus.DONE)

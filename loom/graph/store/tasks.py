@@ -150,7 +150,7 @@ async def update_task(
                ready_at = $10, done_at = $11, lease_expires_at = $12, retry_at = $13, dead_reason = $14,
                done_when = $15, context = coalesce($16::jsonb, context), output = coalesce($17::jsonb, output),
                files = coalesce($18::text[], files), checks = coalesce($19::text[], checks),
-               labels = coalesce($20::text[], labels),
+               labels = coalesce($20::text[], labels), parent_id = $21,
                version = version + 1, updated_at = loom_now()
          where project_id = $1 and id = $2
         returning {COLUMNS}
@@ -175,9 +175,18 @@ async def update_task(
         files,
         checks,
         labels,
+        task.parent_id,
     )
     assert record is not None, "update_task takes a task that is locked"
     return Task.from_record(record)
+
+
+async def place(tx: Transaction, task_id: str, parent_id: str | None) -> None:
+    """Puts a locked task into an epic, or into none, so that what it waits for can be counted; `update_task` raises its
+    version."""
+    await tx.connection.execute(
+        "update tasks set parent_id = $3 where project_id = $1 and id = $2", tx.project_id, task_id, parent_id
+    )
 
 
 async def update_task_status(
