@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loom import process
-from loom.config import inside, load_config, places, set_trusted, set_value, trust, user_config_path
+from loom.config import load_config, places, set_trusted, set_value, trust, user_config_path
 from loom.config.inside import inside_run
 from loom.exceptions import ConfigError
 from loom.process import guard
@@ -34,10 +34,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (directory / ".loom").mkdir(parents=True)
     (directory / ".loom" / "config.yaml").write_text(TEXT)
     return directory.resolve()
-
-
-def test_both_sides_speak_of_one_mark() -> None:
-    assert inside.MARK == guard.MARK
 
 
 async def test_a_run_is_known_from_within() -> None:

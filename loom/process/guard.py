@@ -38,18 +38,26 @@ def members(mark: str, groups: Collection[int]) -> list[int]:
 def whose(fits: Callable[[Mapping[str, str]], bool]) -> list[int]:
     """The ids of the processes whose environment fits, this one and its parents left out; none without /proc."""
     spared = {os.getpid(), *parents()}
-    return [pid for pid in _pids() if pid not in spared and (found := _environment(pid)) and fits(found)]
+    return [pid for pid in _pids() if pid not in spared and (found := environment_of(pid)) and fits(found)]
 
 
-def parents() -> list[int]:
-    """The ids of this process's parents, the nearest first, as far as they can be seen."""
+def parents(pid: int | None = None) -> list[int]:
+    """The ids of a process's parents, of this one's if none is named, the nearest first, as far as they can be seen."""
     found: list[int] = []
     with suppress(OSError):  # no /proc, or a parent that has ended meanwhile
-        pid = os.getppid()
-        while pid > 0:
-            found.append(pid)
-            pid = int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
+        parent = os.getppid() if pid is None else _parent(pid)
+        while parent > 0:
+            found.append(parent)
+            parent = _parent(parent)
     return found
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with; empty where it cannot be seen."""
+    with suppress(OSError):  # no /proc, it has ended meanwhile, or is another user's
+        lines = os.fsdecode((_PROC / str(pid) / "environ").read_bytes()).split("\0")
+        return dict(line.partition("=")[::2] for line in lines)
+    return {}
 
 
 def ending(find: Callable[[], list[int]], grace: float) -> Iterator[float]:
@@ -75,11 +83,8 @@ def _pids() -> list[int]:
     return []
 
 
-def _environment(pid: int) -> dict[str, str]:
-    with suppress(OSError):  # it has ended meanwhile, or is another user's
-        lines = os.fsdecode((_PROC / str(pid) / "environ").read_bytes()).split("\0")
-        return dict(line.partition("=")[::2] for line in lines)
-    return {}
+def _parent(pid: int) -> int:
+    return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def _belongs(pid: int, wanted: bytes, groups: Collection[int]) -> bool:
