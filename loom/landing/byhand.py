@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
-from loom.background import end
 from loom.exceptions import LandingError, LoomError, TaskStateError
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import landings as rules
@@ -21,6 +20,7 @@ from loom.graph.rules.claims import Holder
 from loom.graph.store import landings
 from loom.graph.store.landings import Landing, LandingState
 from loom.landing.bringing import Back, Ready, bring, enter
+from loom.landing.keeping import kept
 from loom.landing.lander import Lander, Report
 from loom.landing.proving import Prover
 from loom.landing.report import failed
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from loom.graph.front import Loom
 
 _LOOKS = 0.5  # seconds between two looks at what somebody else lands
-_RENEWED = 3.0  # times that a lease is renewed while it lasts
-_SOONEST = 1.0  # seconds between two renewals
 
 
 class ByHand:
@@ -136,7 +134,7 @@ class ByHand:
         tree = await self._worktrees.make(task_id, tip)
         try:
             self._say(f"proving {task_id} on {self.lander.target}")
-            async with self._kept(task):
+            async with kept(self._loom, task, task.assignee, task.claim_token):
                 found = await bring(self._loom, self._prover, tree, task, task.assignee or holder.agent, tip)
         finally:
             self._worktrees.leave(tree)
@@ -161,23 +159,6 @@ class ByHand:
             f"The work on {task.id} cannot land: {one_line(back.why)} {one_line(back.note)}".strip(),
             f"Mend it{f' in {where.path}' if where else ''}, then land it again.",
         )
-
-    @asynccontextmanager
-    async def _kept(self, task: Task) -> AsyncIterator[None]:
-        """Renews the claim meanwhile; whoever has lost it is told when he enters his work."""
-        span = max(self._loom.config.orchestration.claim_ttl_seconds / _RENEWED, _SOONEST)
-
-        async def renew() -> None:
-            while True:
-                with suppress(LoomError):
-                    await self._loom.heartbeat([task.id], agent_id=task.assignee, token=task.claim_token)
-                await asyncio.sleep(span)
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            await end([renewing])
 
     # --- looking ------------------------------------------------------------------------------------------------------
 

@@ -17,15 +17,15 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.background import end
 from loom.config import LoomConfig
 from loom.config.files import common_dir
-from loom.exceptions import CheckFailedError, ConfigError, LoomError, ProofMissingError
+from loom.exceptions import CheckFailedError, ConfigError, ProofMissingError
 from loom.graph.model.task import Task, TaskStatus
+from loom.landing.keeping import kept
 from loom.replies.checks import Checking, proof
 
 if TYPE_CHECKING:  # a report on what needs no check does not pay for it
@@ -38,8 +38,6 @@ if TYPE_CHECKING:  # a report on what needs no check does not pay for it
     from loom.landing.proving import Prover
     from loom.landing.snapshot import Snapshot
     from loom.landing.worktrees import Worktree
-
-_SOONEST = 1.0  # seconds between two renewals
 
 
 class Reports:
@@ -198,21 +196,10 @@ class Reports:
         self, proving: Coroutine[Any, Any, list[Proof]], task: Task, agent_id: str | None, token: int | None
     ) -> list[Proof]:
         """Renews the claim while its work is proven."""
-
-        async def renew() -> None:
-            lease = float(self._loom.config.orchestration.claim_ttl_seconds)
-            if task.lease_expires_at is not None:
-                lease = min(lease, (task.lease_expires_at - datetime.now(UTC)).total_seconds())
-            while task.status is TaskStatus.CLAIMED:
-                await asyncio.sleep(max(lease / 3, _SOONEST))
-                with suppress(LoomError):  # whoever has lost it is told when he reports
-                    await self._loom.heartbeat([task.id], agent_id=agent_id, token=token)
-
-        renewing = asyncio.create_task(renew())
-        try:
+        if task.status is not TaskStatus.CLAIMED:
             return await proving
-        finally:
-            await end([renewing])
+        async with kept(self._loom, task, agent_id, token):
+            return await proving
 
     async def _its_prover(self) -> Prover:
         if self._prover is None:

@@ -38,6 +38,7 @@ from loom.graph.model.task import TaskStatus
 from loom.graph.rules import claims
 from loom.graph.store.landings import LandingState
 from loom.landing.bringing import Back, Ready
+from loom.landing.keeping import kept
 from loom.landing.worktrees import Worktree
 from loom.orchestration.workers import result
 from loom.orchestration.workers.bench import Bench, JobPhase, JobProgress
@@ -186,19 +187,17 @@ class Job:
         self._task, self._claim = task, replace(self._claim, task=task)
         self._watch = session.watch = Watch(self._loom, self._shift, task, since=task.updated_at)
         self._mended = 0
-        keeping = asyncio.create_task(self._keep())
         try:
-            await self._find_a_place()
-            assert self._worktree is not None, "it has landed from one"
-            back = await shore.conflict(self._worktree, task, self._agent) or back
-            return await self._work(session, sent_back(self._setting, back), begin=False)
+            async with kept(self._loom, task, self._agent, task.claim_token):  # which nobody else renews
+                await self._find_a_place()
+                assert self._worktree is not None, "it has landed from one"
+                back = await shore.conflict(self._worktree, task, self._agent) or back
+                return await self._work(session, sent_back(self._setting, back), begin=False)
         except TargetError as error:
             self._shift.end(error)
             return await self._give_back()
         except (LoomError, OSError) as error:
             return await self._fail(f"Its git worktree could not be taken up again. {error}")
-        finally:
-            await end_tasks([keeping])
 
     async def _find_a_place(self) -> None:
         """Makes its worktree, or takes it up again, and says that what is done there lands."""
@@ -208,13 +207,6 @@ class Job:
         self._worktree = tree = await bench.worktrees.make(task.id, await bench.shore.tip() if bench.shore else None)
         if bench.shore:
             await bench.shore.begin(task, self._agent, tree)
-
-    async def _keep(self) -> None:
-        """Renews a claim that came back from the queue, which nobody else does."""
-        while True:
-            with suppress(LoomError):  # the watch sees whether it is lost
-                await self._loom.heartbeat([self._task.id], agent_id=self._agent, token=self._task.claim_token)
-            await asyncio.sleep(self._loom.config.orchestration.claim_ttl_seconds / 3)
 
     async def _work(self, session: Session, text: str, *, begin: bool) -> _Report:
         """Has it go on for as long as there is something to ask of it, and reports."""
