@@ -100,6 +100,11 @@ class Person:
     name: str
     email: str
 
+    @classmethod
+    def agent(cls, name: str) -> Person:
+        """An agent, by an address that nobody has."""
+        return cls(name, f"{name}@loom.invalid")
+
     def variables(self, role: str) -> dict[str, str]:
         """Names him to git as AUTHOR or COMMITTER; signs that git would take for the end of a name are left out."""
         name, email = (re.sub(r"[<>\x00-\x1f\x7f]", "", one).strip(" .,:;\"'\\") for one in (self.name, self.email))

@@ -47,9 +47,9 @@ async def baseline(loom: Loom, repository: Repository, prover: Prover, name: str
             "Describe one in `checks`, and put its name into `landing.checks`.",
         )
     name = await lands_on(loom, name)
-    commit = await commit_of(repository, refs.target(name, loom.config.landing.remote))
+    commit = await refs.commit_at(repository, refs.target(name, loom.config.landing.remote))
     if commit is None:
-        name, commit = "HEAD", await commit_of(repository, "HEAD")
+        name, commit = "HEAD", await refs.commit_at(repository, "HEAD")
     if commit is None:
         raise CommandError(f"The git repository {repository.work_tree} has no commit.", "Commit first.")
     found = await prover.prove(commit, wanted, agent=loom.caller(), target=True)
@@ -61,9 +61,3 @@ async def baseline(loom: Loom, repository: Repository, prover: Prover, name: str
             [proof(one) for one in red],
         )
     return Baseline(commit, name, found)
-
-
-async def commit_of(repository: Repository, name: str) -> str | None:
-    """The commit that a name stands for, None if there is none."""
-    found = await repository.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", accepted=(0, 1))
-    return found.out.decode().strip() or None

@@ -22,7 +22,7 @@ from loom.files import read, read_beginning
 from loom.git import Person, Repository
 from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
-from loom.landing.merging import commit_tree, is_ancestor, tree_of, unmerge
+from loom.landing.merging import commit_tree, is_ancestor, merge_base, tree_of, unmerge
 from loom.landing.trailers import lines, speaks_for_others
 from loom.texts import one_line, quote, shorten
 
@@ -52,7 +52,7 @@ class Work:
     @property
     def author(self) -> Person:
         """Who its commits are by."""
-        return Person(self.agent, f"{self.agent}@loom.invalid")
+        return Person.agent(self.agent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ async def _line(worktree: Repository, branch: str, target: str, base: str, found
     """The commit to go on from: HEAD, the branch where HEAD was left on something that has landed, and where neither
     has anything in common with the target, the last commit that the worktree or the branch was at which has."""
     head = found.head
-    tip = head if found.on == branch else await _parsed(worktree, "rev-parse", refs.branch(branch))
+    tip = head if found.on == branch else await refs.commit_at(worktree, refs.branch(branch))
     if head and tip and head != tip and not await is_ancestor(worktree, tip, head):
         if not (await is_ancestor(worktree, head, tip) or await is_ancestor(worktree, head, target)):
             return Refusal(
@@ -318,10 +318,10 @@ async def _line(worktree: Repository, branch: str, target: str, base: str, found
     )
 
 
-async def _first_with(worktree: Repository, target: str, lines: Iterable[str]) -> _Line | None:
+async def _first_with(worktree: Repository, target: str, lines: Iterable[str | None]) -> _Line | None:
     """The first of some commits that has a history in common with the target, and where it leaves that."""
     for line in dict.fromkeys(lines):
-        if line and (left := await _parsed(worktree, "merge-base", line, target)):
+        if line and (left := await merge_base(worktree, line, target)):
             return _Line(line, left)
     return None
 
@@ -336,14 +336,6 @@ async def _been_at(worktree: Repository, branch: str) -> list[str]:
         )
         found += ended.out.decode().split() if ended.status == 0 else []
     return found
-
-
-async def _parsed(worktree: Repository, how: str, *words: str) -> str:
-    """The commit that is meant; "" if there is none."""
-    if how == "rev-parse":
-        words = ("--verify", "--quiet", f"{words[0]}^{{commit}}")
-    ended = await worktree.run(how, *words, accepted=(0, 1, 128))
-    return ended.out.decode().strip() if ended.status == 0 else ""
 
 
 async def _add(worktree: Repository) -> Refusal | None:
@@ -368,7 +360,7 @@ async def _made(worktree: Repository, work: Work, line: _Line, target: str, foun
         if found.merging or tree != await tree_of(worktree, line.commit):
             parents = (line.commit, found.merging) if found.merging else (line.commit,)
             made = await commit_tree(worktree, tree, parents, _message(work), author=work.author)
-            base = await worktree.text("merge-base", made, target) if found.merging else base
+            base = await merge_base(worktree, made, target) if found.merging else base
     if (base != line.commit or found.merging) and await _speaks_for_others(worktree, work, f"{target}..{made}"):
         made = await commit_tree(worktree, await tree_of(worktree, made), (base,), _message(work), author=work.author)
     return made, base

@@ -63,6 +63,12 @@ async def is_ancestor(repository: Repository, commit: str, of: str) -> bool:
     return looked.status == 0
 
 
+async def merge_base(repository: Repository, one: str, other: str) -> str:
+    """Where two commits left each other; "" where they have nothing in common, or one of them is none."""
+    looked = await repository.run("merge-base", one, other, accepted=(0, 1, 128))
+    return looked.out.decode().strip() if looked.status == 0 else ""
+
+
 async def merge(repository: Repository, ours: str, theirs: str, env: Mapping[str, str] | None = None) -> str | Conflict:
     """The tree of both, or what conflicts; `env` as in `Repository.run`. Raises CommandError, also where they have no
     history in common."""
@@ -112,7 +118,7 @@ async def group(repository: Repository, old: str, link: Link, brought: Sequence[
     if len(brought) == 1:
         one = brought[0]
         text = [shorten(one_line(one.title), _SUBJECT)]
-        author = Person(one.agent, f"{one.agent}@loom.invalid")
+        author = Person.agent(one.agent)
     else:
         text = [f"Land {len(brought)} tasks", "", *(f"- {shorten(one_line(one.title), _SUBJECT)}" for one in brought)]
         author = LOOM

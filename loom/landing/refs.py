@@ -48,6 +48,13 @@ def offered(task_id: str, commit: str) -> str:
     return f"refs/loom/offered/{task_id}/{commit}"
 
 
+async def commit_at(repository: Repository, name: str) -> str | None:
+    """The commit that a name stands for, None if there is none. Raises CommandError."""
+    words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    found = await repository.run(*words, accepted=(0, 1, 128))
+    return found.out.decode().strip() if found.status == 0 else None
+
+
 async def change(repository: Repository, *commands: str, alone: bool = False) -> bool:
     """Carries out commands of `git update-ref --stdin`, all or none. A ref that points to another ref is not followed:
     whoever made it so would choose what is moved.

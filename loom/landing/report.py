@@ -214,7 +214,6 @@ class Reports:
         a task in its worktree of Loom's is taken merged with what it lands on, if there is something to land on."""
         from loom.git import Repository
         from loom.landing import refs
-        from loom.landing.baseline import commit_of
         from loom.landing.lander import lands_on
         from loom.landing.places import state_dir
         from loom.landing.snapshot import Snapshot
@@ -228,7 +227,7 @@ class Reports:
         tree = Worktrees(repository, state_dir(config), project).find(task.id) if task else None
         if tree is not None and here.is_relative_to(tree.path):
             target = refs.target(await lands_on(self._loom), config.landing.remote)
-            return await Snapshot.of(tree.repository, await commit_of(repository, target))
+            return await Snapshot.of(tree.repository, await refs.commit_at(repository, target))
         for directory in (here, *here.parents):
             if common_dir(directory) == repository.common_dir:
                 return await Snapshot.of(await Repository.around(directory, repository.trusted))

@@ -333,16 +333,14 @@ async def nothing_in_the_way(repository: Repository) -> None:
 
 
 async def commit_of(repository: Repository, name: str) -> str:
-    """The commit that a name means. Raises CommandError where there is none."""
-    try:
-        return await repository.text("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
-    except CommandError as error:
-        if "did not end" in error.cause or name != "HEAD":
-            raise
-        raise CommandError(
-            f"The git repository {repository.work_tree} has no commit to begin from.",
-            "Commit first, then run it again.",
-        ) from None
+    """The commit that a name stands for. Raises CommandError, also where there is none."""
+    if (found := await refs.commit_at(repository, name)) is not None:
+        return found
+    if name != "HEAD":
+        raise CommandError(f"{name} is no commit of the git repository {repository.work_tree}.")
+    raise CommandError(
+        f"The git repository {repository.work_tree} has no commit to begin from.", "Commit first, then run it again."
+    )
 
 
 def pointer(git_dir: Path) -> str:

@@ -31,7 +31,8 @@ from loom.exceptions import CommandError, FileError
 from loom.git import Repository
 from loom.graph import store
 from loom.graph.model.task import TaskStatus
-from loom.landing import places, setup
+from loom.landing import places, refs, setup
+from loom.landing.merging import is_ancestor, merge_base
 from loom.landing.places import Lock
 from loom.landing.target import commit_of, nothing_in_the_way, pointer
 
@@ -314,7 +315,7 @@ class Worktrees:
         how = ["-B", branch, str(path), start] if anew else [str(path), branch]
         try:
             await self.repository.run("worktree", "add", "--no-checkout", *how, pass_fds=fds)
-            left = start if anew else await self._left(branch, start)
+            left = start if anew else await merge_base(self.repository, refs.branch(branch), start)
             tree = await asyncio.to_thread(self._made, task_id, left, hold.slot, anew)
             # By a call of its own: the configuration may differ by branch or place, and is looked through there.
             await tree.repository.run("reset", "--hard", "--quiet", timeout=_CHANGE_SECONDS, pass_fds=fds)
@@ -327,16 +328,8 @@ class Worktrees:
 
     async def _has_nothing(self, branch: str, start: str) -> bool:
         """Whether there is no such branch, or nothing on it that is not in the commit to begin from."""
-        ref = f"refs/heads/{branch}"
-        if not await self.repository.text("for-each-ref", "--format=%(refname)", ref):
-            return True
-        looked = await self.repository.run("merge-base", "--is-ancestor", ref, start, accepted=(0, 1))
-        return looked.status == 0
-
-    async def _left(self, branch: str, start: str) -> str:
-        """Where a branch left another history; "" where they have nothing in common."""
-        looked = await self.repository.run("merge-base", f"refs/heads/{branch}", start, accepted=(0, 1))
-        return looked.out.decode().strip()
+        at = await refs.commit_at(self.repository, refs.branch(branch))
+        return at is None or await is_ancestor(self.repository, at, start)
 
     def _made(self, task_id: str, base: str, slot: int, fresh: bool) -> Worktree:
         """The worktree that git has just made, before anybody can have been in it."""

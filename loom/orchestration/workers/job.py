@@ -33,6 +33,7 @@ from loom.exceptions import (
     ServersError,
     TargetError,
 )
+from loom.git import Person
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.rules import claims
@@ -546,6 +547,9 @@ _Report = tuple[JobPhase, str]
 
 def _committing_as(agent: str) -> dict[str, str]:
     """By what git, in the agent's worktree, knows whose its commits are, and asks nobody for a signature."""
-    who = {"NAME": agent, "EMAIL": f"{agent}@loom.invalid"}
-    people = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in who.items()}
-    return people | {"GIT_CONFIG_PARAMETERS": "'commit.gpgsign=false'"}
+    who = Person.agent(agent)
+    return {
+        **who.variables("AUTHOR"),
+        **who.variables("COMMITTER"),
+        "GIT_CONFIG_PARAMETERS": "'commit.gpgsign=false'",
+    }
