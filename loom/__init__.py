@@ -92,9 +92,11 @@ if TYPE_CHECKING:
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Page
+    from loom.graph.store.tokens import AccessToken, NewToken
     from loom.wording import Call, Words
 
 __all__ = [
+    "AccessToken",
     "Adjustment",
     "AdjustmentKind",
     "AgentView",
@@ -125,6 +127,7 @@ __all__ = [
     "EventType",
     "FileError",
     "Filter",
+    "ForbiddenError",
     "Found",
     "Glance",
     "GraphView",
@@ -149,6 +152,7 @@ __all__ = [
     "MessageNotFoundError",
     "Need",
     "Neighbour",
+    "NewToken",
     "NotFoundError",
     "OrchestrationConfig",
     "Outcome",
@@ -194,6 +198,7 @@ __all__ = [
     "TaskNotFoundError",
     "TaskStateError",
     "TaskStatus",
+    "TokenError",
     "UnavailableError",
     "Verdict",
     "Waited",
@@ -208,6 +213,7 @@ __all__ = [
 
 # Each is imported when it is asked for; those that are not here are errors.
 _PLACES = {
+    "AccessToken": "graph.store.tokens",
     "Adjustment": "graph.importing",
     "AdjustmentKind": "graph.importing",
     "AgentView": "graph.store.reading",
@@ -246,6 +252,7 @@ _PLACES = {
     "Message": "graph.store.messages",
     "Need": "graph.store.glance",
     "Neighbour": "graph.store.reading",
+    "NewToken": "graph.store.tokens",
     "OrchestrationConfig": "config",
     "Outcome": "graph.rules.claims",
     "Page": "graph.store.reading",

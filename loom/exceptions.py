@@ -285,6 +285,18 @@ class ConfigError(InvalidError):
     code = "config_invalid"
 
 
+class TokenError(InvalidError):
+    """An access token is not there, not known, over, or revoked."""
+
+    code = "token"
+
+
+class ForbiddenError(InvalidError):
+    """The role of an access token is not enough for this, or a name is not its own."""
+
+    code = "forbidden"
+
+
 class DependencyCycleError(InvalidError):
     """The change would make a task wait for itself."""
 

@@ -86,6 +86,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Settings": {
         "config": _Entry("settings:config", "Show, set and trust the configuration."),
         "project": _Entry("settings:project", "List and archive projects."),
+        "token": _Entry("tokens:token", "Say who may come in over HTTP, and as whom."),
     },
 }
 _ALIKE = 0.75  # of 1: a word and what was perhaps meant; `start` is not like `status`

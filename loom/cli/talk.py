@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from loom.cli.shared import (
     open_project,
     wants_json,
 )
-from loom.cli.times import when
+from loom.cli.times import seconds, when
 from loom.exceptions import TaskNotFoundError
 from loom.graph.front import LONGEST_WAIT, Loom
 from loom.texts import clean, one_line, shorten
@@ -127,8 +126,8 @@ def watch(since: str | None, limit: int | None, no_follow: bool) -> None:
     async def follow() -> None:
         position, left, titles = since, limit, dict[str, str]()
         async with open_project() as loom, _living(loom):
-            if position is not None and (ago := _AGO.fullmatch(position)):
-                position = await loom.since(float(ago[1]) * _UNITS[ago[2]])
+            if position is not None and (ago := seconds(position)) is not None:
+                position = await loom.since(ago)
             while left is None or left > 0:
                 seen = await loom.wait("any", since=position, timeout=0 if no_follow else LONGEST_WAIT)
                 position = seen.since
@@ -144,10 +143,6 @@ def watch(since: str | None, limit: int | None, no_follow: bool) -> None:
                     return
 
     asyncio.run(follow())
-
-
-_AGO = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @asynccontextmanager

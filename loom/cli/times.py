@@ -1,10 +1,16 @@
-"""Times for a person: one form of them."""
+"""Times for a person: one form of them, and of spans."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+
+import click
+
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def when(moment: str) -> str:
@@ -27,3 +33,16 @@ def span(seconds: float) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2]) or "0 s"
+
+
+def seconds(text: str) -> float | None:
+    """The seconds of a span such as 90s, 15m, 2h or 7d; None for any other text."""
+    found = _SPAN.fullmatch(text)
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+def given_span(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """For an option that is a span: its seconds."""
+    if value is not None and seconds(value) is None:
+        raise click.BadParameter(f"{value!r} is no span such as 90s, 15m, 2h or 7d.", ctx, param)
+    return None if value is None else seconds(value)

@@ -12,6 +12,7 @@ rules and store, mirrors its change, and returns the tasks as they are now.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ from loom.background import end
 from loom.bus.events import Event, Position
 from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
-from loom.config.inside import inside_run
+from loom.config.inside import inside_run, refuse_inside
 from loom.db import connection as db
 from loom.exceptions import (
     ClaimConflictError,
@@ -35,24 +36,26 @@ from loom.exceptions import (
     ProjectNotFoundError,
 )
 from loom.graph import project, store
+from loom.graph.access import guarded
 from loom.graph.cache import waiting
 from loom.graph.connections import Connections
 from loom.graph.model import filters, limits, paths
 from loom.graph.model.filters import Filter
-from loom.graph.model.principals import Principal
+from loom.graph.model.principals import Principal, Role
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims, editing, resolving, retention
 from loom.graph.rules.claims import Holder, Outcome, Refused, Renewal, Terms
 from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
-from loom.graph.store import Claim, listing, messages, projects, reading
+from loom.graph.store import Claim, listing, messages, projects, reading, tokens
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
 from loom.graph.store.landing_views import LandingView
 from loom.graph.store.landings import Landing
 from loom.graph.store.listing import Found
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
+from loom.graph.store.tokens import AccessToken, NewToken
 from loom.graph.store.transaction import Bounds, Change, Transaction
 from loom.ids import TASK_ID
 from loom.wording import Argument, Shell, Words, call
@@ -73,6 +76,7 @@ _LAST_MOMENT = 1.0  # seconds for mutations to come to their end when the connec
 _OLDEST = 100 * 365 * 86400.0
 
 
+@guarded
 class Loom:
     """One project, as one process sees it."""
 
@@ -94,6 +98,7 @@ class Loom:
 
         Raises:
             ProjectNotFoundError: the configuration names no project.
+            ForbiddenError: the agent's name is another principal's.
         """
         if config.project_id is None:
             raise ProjectNotFoundError(
@@ -102,8 +107,9 @@ class Loom:
         self.config = config
         self.project_id = config.project_id
         self.principal = principal
+        self._renewed: set[str] = set()  # agents of a principal's, since he called
         agent = agent or (principal.name if principal else None)
-        self._session = Session(limits.agent_name(agent) if agent else default_agent(config))
+        self._session = Session(limits.agent_name(agent) if agent else default_agent(config), principal)
         self._links = links or Connections(config, self.project_id)
         self._shared = links is not None
         self._going: set[asyncio.Task[Any]] = set()  # mutations
@@ -203,9 +209,16 @@ class Loom:
             labels=limits.labels(labels),
         )
         agent = self._session.name(agent_id)
+        if not self.may("create.anywhere"):
+            return await self._commit(lambda tx: self._create_below(tx, task, agent))
         if task.depends_on or task.parent_id:
             return await self._commit(lambda tx: editing.create(tx, task, agent))
         return await self._at_once(lambda tx: editing.create_alone(tx, task, agent))
+
+    async def _create_below(self, tx: Transaction, task: store.NewTask, agent: str) -> Task:
+        assert self.principal is not None, "whoever is none may create anywhere"
+        await editing.must_be_below(tx, task, self.principal)
+        return await editing.create(tx, task, agent)
 
     async def apply_plan(self, given: object, *, agent_id: str | None = None) -> list[Task]:
         """Creates all tasks of a plan `{"tasks": [...]}` or none.
@@ -299,6 +312,8 @@ class Loom:
                     Argument("checks"),
                 ),
             )
+        if not edit.only_adds:
+            await self.permit("update.anything")
         task_id = await self.id_of(task_id)
         holder = self._session.holder(task_id, agent_id, token) if edit.binds or token is not None else None
         holder = holder or Holder(self._session.name(agent_id))
@@ -347,7 +362,7 @@ class Loom:
     async def _claim(self, agent: str, wanted: str | None, terms: Terms, *, named: bool) -> Claim | None:
         async def work(pool: db.Pool) -> tuple[Claim, Change] | LoomError | None:
             async with db.begun(pool) as connection:
-                tx = Transaction(connection, self.project_id)
+                tx = self._transaction(connection)
                 made = await store.claim_task(
                     tx,
                     agent,
@@ -519,6 +534,7 @@ class Loom:
         if not isinstance(target, str) or not target.startswith("esc-"):
             target = await self.id_of(target, "id")
         chosen = resolving.Resolution(action)
+        await self.permit(f"resolve.{chosen}")
         said = None if note is None else limits.message(note, "note")
         assignee = None if agent_id is None else limits.agent_name(agent_id)
         return await self._commit(
@@ -666,9 +682,10 @@ class Loom:
         return found
 
     async def projects(self) -> list[projects.Project]:
-        """All projects of this database, oldest first."""
+        """All projects of this database, oldest first; for a principal this one."""
         async with self._links.reading() as connection:
-            return await projects.list_projects(connection)
+            found = await projects.list_projects(connection)
+        return found if self.principal is None else [one for one in found if one.id == self.project_id]
 
     async def archive(self) -> bool:
         """Hides this project from lists; nothing is removed. False if it was archived before."""
@@ -678,6 +695,34 @@ class Loom:
                 return await projects.archive(connection, self.project_id)
 
         return await self._links.run(work)
+
+    # --- who may come in over HTTP ------------------------------------------------------------------------------------
+
+    async def add_token(self, name: str, role: str, *, seconds: float | None = None) -> NewToken:
+        """Makes an access token: whoever has it calls himself `name`, or `name/` and something more.
+
+        Args:
+            role: reader, worker, planner or admin.
+            seconds: how long it holds; None: until it is revoked.
+
+        Raises InvalidInputError.
+        """
+        refuse_inside("Who may come in")
+        chosen, by = Role.named(role), self.agent
+        given = limits.token_name(name)
+        span = None if seconds is None else limits.seconds(seconds, "expires", 60, _OLDEST)
+        return await self._at_once(
+            lambda tx: tokens.add(tx.connection, tx.project_id, given, chosen, seconds=span, by=by)
+        )
+
+    async def tokens(self) -> list[AccessToken]:
+        """The access tokens of the project, oldest first, also those that are over."""
+        return await self.look(lambda connection: tokens.listed(connection, self.project_id))
+
+    async def revoke_tokens(self, which: str) -> list[AccessToken]:
+        """Ends the access tokens that have this name or id, at once and everywhere. Returns those that held."""
+        refuse_inside("Who may come in")
+        return await self._at_once(lambda tx: tokens.revoke(tx.connection, tx.project_id, which[:_LONGEST_NAME]))
 
     async def neighbours(self) -> dict[str, int]:
         """Other projects whose processes are connected to the same database server now: name to connections."""
@@ -829,16 +874,37 @@ class Loom:
         wanted = self._session.wanted(self.config.orchestration.idle_limit_seconds)
         if not wanted:
             return []
-
-        async def work(connection: db.Connection) -> dict[str, datetime | None]:
-            return await store.renew_leases(connection, self.project_id, wanted)
-
         asked = time.monotonic()
-        ends = await self._links.run(lambda pool: db.in_one_statement(pool, work))
+        ends = await self.renew_claims(wanted)
         self._session.renewed({task_id: wanted[task_id] for task_id in ends}, asked)
         lost = [task_id for task_id in wanted if task_id not in ends]
         self._session.lose(wanted, [*lost, *(task_id for task_id, end in ends.items() if end is None)])
         return lost
+
+    async def renew_claims(self, held: Mapping[str, int]) -> dict[str, datetime | None]:
+        """Renews these claims, token by task id, in one statement. Returns the new ends of their leases, None for what
+        the landing queue has by now; whatever is missing was lost."""
+        owner = self.principal.name if self.principal else None
+
+        async def work(connection: db.Connection) -> dict[str, datetime | None]:
+            return await store.renew_leases(connection, self.project_id, held, owner)
+
+        return await self._links.run(lambda pool: db.in_one_statement(pool, work))
+
+    async def give_back(self, held: Mapping[str, int]) -> list[Task]:
+        """Gives these claims, token by task id, back where they still stand; their attempts do not count."""
+        return await self._commit(lambda tx: claims.give_back(tx, held, "its session ended", self.principal))
+
+    async def note_attempt(
+        self, task_id: str, token: int, data: Mapping[str, Any], *, agent_id: str | None = None
+    ) -> None:
+        """Notes how the attempt went that a claim was, once for each claim: how its runs ended, and what they used.
+
+        Raises TaskNotFoundError, ClaimConflictError, InvalidInputError.
+        """
+        task_id, text = await self.id_of(task_id), limits.output(data)
+        holder = self._session.holder(task_id, agent_id, token)
+        await self._commit(lambda tx: claims.note_attempt(tx, task_id, holder, json.loads(text)))
 
     async def end_session(self) -> list[Task]:
         """Gives back, at once, the claims that this process handed out and that still stand; their attempts do not
@@ -848,13 +914,38 @@ class Loom:
         held = self._session.end()
         if not held or not self._links.open:
             return []
-        return await self._commit(lambda tx: claims.give_back(tx, held, "its session ended"))
+        return await self.give_back(held)
 
     async def relay(self) -> Relay:
         """The relay of this project, for who runs it."""
         return await self._links.relay()
 
     # --- for the layers above -----------------------------------------------------------------------------------------
+
+    def may(self, operation: str) -> bool:
+        """Whether whoever calls may do this; see `principals.NEEDS`."""
+        return self.principal is None or self.principal.may(operation)
+
+    async def permit(self, operation: str, agent_id: str | None = None) -> None:
+        """Judges whether a principal may do this, and renews what his agent holds, since he calls: nobody remembers
+        his claims for him. Whoever is none may do everything. Raises ForbiddenError."""
+        if self.principal is None:
+            return
+        self.principal.must(operation)
+        agent = agent_id if agent_id is not None and self.principal.owns(agent_id) else self.agent
+        if agent not in self._renewed and self.may("claim"):
+            self._renewed.add(agent)
+            await self._links.run(
+                lambda pool: db.in_one_statement(pool, lambda one: store.renew_due(one, self.project_id, agent))
+            )
+
+    async def admitted(self, secret: str, client: str) -> AccessToken | None:
+        """The access token, of whichever project of this database, that somebody shows, where it holds now."""
+        return await self.look(lambda connection: tokens.admitted(connection, secret, client))
+
+    async def still_admitted(self, token: AccessToken) -> bool:
+        """Whether an access token still holds."""
+        return await self.look(lambda connection: tokens.holds(connection, token.project_id, token.id))
 
     @property
     def max_attempts(self) -> int:
@@ -928,7 +1019,7 @@ class Loom:
 
         async def attempt(pool: db.Pool) -> tuple[T, Change]:
             async with db.begun(pool) as connection:
-                tx = Transaction(connection, self.project_id, self._bounds)
+                tx = self._transaction(connection)
                 return await work(tx), tx.change()
 
         result, change = await self._links.run(attempt, repeatable=False)
@@ -956,18 +1047,22 @@ class Loom:
         task.add_done_callback(self._going.discard)
         return task
 
+    def _transaction(self, connection: db.Connection) -> Transaction:
+        return Transaction(connection, self.project_id, self._bounds, self.principal.origin if self.principal else {})
+
     @cached_property
     def _bounds(self) -> Bounds:
         """What whoever works on a task may not do to it, by the configuration that this process began with. While a
         check is not in force nobody knows what it protects."""
+        at_work = inside_run() or not self.may("update.anything")
         if any(name.startswith("checks.") for name in self.config.withheld):
-            return Bounds((".",), inside_run())
+            return Bounds((".",), at_work)
         given = (path for check in self.config.checks.values() for path in check.protect)
-        return Bounds(tuple(dict.fromkeys(map(paths.plain, given))), inside_run())
+        return Bounds(tuple(dict.fromkeys(map(paths.plain, given))), at_work)
 
     async def _committed(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
         async def attempt(connection: db.Connection) -> tuple[T | Refused, Change]:
-            tx = Transaction(connection, self.project_id, self._bounds)
+            tx = self._transaction(connection)
             result = await work(tx)
             await store.events.record_events(tx)
             return result, tx.change()

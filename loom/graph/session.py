@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from loom import caller, ids
+from loom import caller, ids, texts
 from loom.config import LoomConfig
+from loom.exceptions import ForbiddenError
 from loom.graph.model import limits
+from loom.graph.model.principals import Principal
 from loom.graph.rules.claims import Holder
 
 _LONGEST_RENEWAL = 60.0  # seconds
@@ -33,18 +35,21 @@ class _Held:
 
 
 class Session:
-    """The memory of one process on one project. `agent` is the name of whoever calls without one."""
+    """The memory of one process on one project. `agent` is the name of whoever calls without one; `principal`: who
+    calls from afar, whose agents are his alone."""
 
-    def __init__(self, agent: str) -> None:
-        self.agent = agent
+    def __init__(self, agent: str, principal: Principal | None = None) -> None:
+        self._principal = principal
+        self.agent = self._own(agent)
         self._held: dict[str, _Held] = {}
         self._more = asyncio.Event()  # a claim was handed out
 
     def name(self, agent_id: str | None) -> str:
-        """Whoever calls: `agent_id`, whose claims are thereby known to be wanted, or this session's own name."""
+        """Whoever calls: `agent_id`, whose claims are thereby known to be wanted, or this session's own name. Raises
+        ForbiddenError for the name of another principal's."""
         if agent_id is None:
             return self.agent
-        name = limits.agent_name(agent_id)
+        name = self._own(limits.agent_name(agent_id))
         now = time.monotonic()
         for held in self._held.values():
             if held.agent == name:
@@ -63,14 +68,16 @@ class Session:
         if token is not None:
             token = limits.token(token)
             named = self.name(agent_id) if agent_id else held.agent if held and held.token == token else self.agent
-            return Holder(named, token)
+            return Holder(named, token, self._principal)
         if agent_id is not None:
-            return Holder(self.name(agent_id))
+            return Holder(self.name(agent_id), None, self._principal)
         if held is None and task_id == caller.environ().get("LOOM_TASK_ID"):
             # A worker started this process for that task, and handed on the claim that it holds.
             handed = caller.environ().get("LOOM_CLAIM_TOKEN", "")
-            return Holder(self.agent, int(handed) if handed.isdecimal() else None)
-        return Holder(held.agent, held.token) if held and not held.named else Holder(self.agent)
+            return Holder(self.agent, int(handed) if handed.isdecimal() else None, self._principal)
+        if held and not held.named:
+            return Holder(held.agent, held.token, self._principal)
+        return Holder(self.agent, None, self._principal)
 
     # --- the claims that were handed out ------------------------------------------------------------------------------
 
@@ -139,6 +146,14 @@ class Session:
         held = {task_id: one.token for task_id, one in self._held.items()}
         self._held.clear()
         return held
+
+    def _own(self, name: str) -> str:
+        if self._principal is not None and not self._principal.owns(name):
+            raise ForbiddenError(
+                f"{texts.quote(name)} is not a name of yours.",
+                f"Call yourself {self._principal.name}, or {self._principal.name}/ and something more.",
+            )
+        return name
 
 
 def default_agent(config: LoomConfig) -> str:

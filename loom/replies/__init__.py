@@ -24,6 +24,7 @@ from loom.replies.tasks import (
     page,
     row,
     task,
+    token,
     waited,
 )
 
@@ -58,5 +59,6 @@ __all__ = [
     "reported",
     "row",
     "task",
+    "token",
     "waited",
 ]

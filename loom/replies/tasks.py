@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.proofs import Proof
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
+    from loom.graph.store.tokens import AccessToken
 
 # --- answers --------------------------------------------------------------------------------------------------------
 
@@ -323,6 +324,21 @@ def inbox(found: Inbox) -> Reply:
     if not found.messages:
         reply |= {"messages": [], "note": "No messages."}
     return reply | {"count": len(found.messages)}
+
+
+def token(one: AccessToken) -> Reply:
+    """An access token, without its secret."""
+    return full(
+        id=one.id,
+        name=one.name,
+        role=str(one.role),
+        created_at=time(one.created_at),
+        created_by=one.created_by,
+        expires_at=time(one.expires_at),
+        revoked_at=time(one.revoked_at),
+        last_used_at=time(one.last_used_at),
+        last_client=one.last_client,
+    )
 
 
 def waited(seen: Waited) -> Reply:

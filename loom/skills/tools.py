@@ -27,6 +27,7 @@ async def skill(
     output: Mapping[str, Any] | None = None,
 ) -> Reply:
     """Lists the skills, runs one, or takes the answer to an open run. Raises LoomError."""
+    await loom.permit("skill")
     if run_id is not None:
         if output is None:
             return ran(await asking.get(loom, run_id))
@@ -73,6 +74,7 @@ async def decompose(
     confirm: bool = False,
 ) -> Reply:
     """Makes a plan or takes one, shows it, writes it after a yes; see `decomposer`. Raises LoomError."""
+    await loom.permit("decompose")
     if confirm and plan_id is None:
         raise InvalidInputError(
             Words("{} needs the {} of a preview.", Argument("confirm"), Argument("plan_id")),

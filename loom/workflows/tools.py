@@ -33,6 +33,7 @@ async def workflow(
 ) -> Reply:
     """Lists workflows, starts one, goes on with a run, or tells where runs stand, on behalf of an agent. It goes as far
     as it can without waiting. Raises LoomError."""
+    await loom.permit(f"workflow.{action}")
     if action == "list":
         return listed(loader.load(loom.config), skills.load(loom.config))
     if action == "status":

@@ -40,7 +40,7 @@ async def inside(guarded: LoomConfig, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     async with Loom(guarded, agent="agent") as loom:
         monkeypatch.setenv("LOOM_RUN", "run-1")
         await loom.status()
-        assert loom._bounds.inside_run
+        assert loom._bounds.at_work
         monkeypatch.delenv("LOOM_RUN")
         yield loom
 

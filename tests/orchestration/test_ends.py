@@ -22,6 +22,7 @@ from loom.config import WorkConfig
 from loom.exceptions import CommandError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
+from loom.graph.rules.claims import Holder
 from loom.orchestration.workers import session
 from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.resting import resting
@@ -376,8 +377,8 @@ async def test_an_attempt_is_noted_once(loom: Loom) -> None:
 
     task = await loom.create("A")
     for _ in range(2):
-        await loom.transact(lambda tx: claims.note_attempt(tx, task.id, 1, "me", {"end": "silent"}))
-    await loom.transact(lambda tx: claims.note_attempt(tx, task.id, 2, "me", {"end": "broken"}))
+        await loom.transact(lambda tx: claims.note_attempt(tx, task.id, Holder("me", 1), {"end": "silent"}))
+    await loom.transact(lambda tx: claims.note_attempt(tx, task.id, Holder("me", 2), {"end": "broken"}))
     assert [one["end"] for one in await attempts(loom, task)] == ["broken", "silent"]
 
 

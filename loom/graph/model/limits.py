@@ -140,6 +140,14 @@ def agent_name(value: object, field: str = "agent_id") -> str:
     return text
 
 
+def token_name(value: object) -> str:
+    """The name of an access token: an agent's name without `/`, which begins the name of an agent that is its own."""
+    name = agent_name(value, "name")
+    if "/" in name:
+        _refuse("name", f"{texts.quote(name)} has a /, which begins what its agents call themselves", "Leave it out.")
+    return name
+
+
 def task_id(value: object, field: str = "task_id") -> str:
     """A task's id: `loom-` and 8 hex digits. `field` names it in errors."""
     text = _string(value, field)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from loom.bus.events import EventType
 from loom.exceptions import ClaimConflictError, LoomError, TaskNotFoundError, TaskStateError
 from loom.graph import deps, store
+from loom.graph.model.principals import Principal
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import proofs
@@ -40,10 +41,16 @@ _QUEUE = "landing"  # who writes a note of the landing queue's
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who reports: an agent's name, and the token of the claim it reports on if it has one."""
+    """Who reports: an agent's name, and the token of the claim it reports on if it has one. `principal`: whose agent it
+    is, where somebody calls from afar, whom a token alone gives no claim of anybody else's."""
 
     agent: str
     token: int | None = None
+    principal: Principal | None = None
+
+    def is_stranger_to(self, task: Task) -> bool:
+        """Whether the newest claim of a task is another principal's."""
+        return self.principal is not None and self.token is not None and not self.principal.owns(task.assignee)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,9 @@ async def done(
 
     `every` names the checks that every task needs; what `proven` says of them and of the task's own has to hold, or
     ProofMissingError is raised and everything stays as it was. What lands is proven before it does."""
-    completed = None if every else await store.complete_task(tx, task_id, holder.agent, holder.token, output)
+    # A principal's report is judged by the rules below: the one statement goes by the token alone.
+    at_once = not every and holder.principal is None
+    completed = None if not at_once else await store.complete_task(tx, task_id, holder.agent, holder.token, output)
     if completed is not None:
         task, awaited = completed.task, completed.awaited
     else:
@@ -197,12 +206,15 @@ async def release(tx: Transaction, task_id: str, holder: Holder, note: str | Non
     return Outcome(saved)
 
 
-async def note_attempt(tx: Transaction, task_id: str, token: int, agent: str, data: Mapping[str, Any]) -> None:
+async def note_attempt(tx: Transaction, task_id: str, holder: Holder, data: Mapping[str, Any]) -> None:
     """Notes how the attempt went that a claim was, once for each claim: how its runs ended, and what they used. What
     has become of the task meanwhile does not matter."""
-    await locked(tx, task_id)
-    if not await store.events.has_ended(tx.connection, tx.project_id, task_id, token):
-        tx.record_event(EventType.ATTEMPT_ENDED, task_id, agent=agent, token=token, data=data)
+    task = await locked(tx, task_id)
+    assert holder.token is not None, "an attempt is a claim"
+    if holder.is_stranger_to(task):
+        raise refusal(task, holder)
+    if not await store.events.has_ended(tx.connection, tx.project_id, task_id, holder.token):
+        tx.record_event(EventType.ATTEMPT_ENDED, task_id, agent=holder.agent, token=holder.token, data=data)
 
 
 async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
@@ -252,14 +264,17 @@ async def sweep(tx: Transaction) -> Swept:
     return Swept(tuple(expired), tuple(retried), completed)
 
 
-async def give_back(tx: Transaction, held: Mapping[str, int], reason: str) -> list[Task]:
+async def give_back(
+    tx: Transaction, held: Mapping[str, int], reason: str, principal: Principal | None = None
+) -> list[Task]:
     """Lets those of these claims (token by task id) lapse that still stand, because whoever made them has left in
-    order: their attempts do not count. What the landing queue holds is not theirs to give back."""
+    order: their attempts do not count. What the landing queue holds is not theirs to give back, nor what another
+    principal than the one who calls has."""
     tasks = await store.lock(tx, held)
     standing = [
         task
         for task in tasks.values()
-        if task.status is TaskStatus.CLAIMED and task.claim_token == held[task.id] and not task.queued
+        if holds(task, Holder(task.assignee or "", held[task.id], principal)) and not task.queued
     ]
     return [await _lapsed(tx, task, reason, attempt=max(task.attempt - 1, 0)) for task in standing]
 
@@ -365,6 +380,8 @@ async def _claim_to_report_on(
     task = await locked(tx, task_id)
     if holds(task, holder):
         return task
+    if holder.is_stranger_to(task):
+        raise refusal(task, holder)
     if holder.token is not None:
         if task.claim_token != holder.token:
             return Refused(refusal(task, holder), task)
@@ -402,7 +419,7 @@ async def renew(tx: Transaction, holders: Mapping[str, Holder]) -> Renewal:
 
 def holds(task: Task, holder: Holder) -> bool:
     """Whether a task is claimed by this holder: by his token, or without one under his name."""
-    if task.status is not TaskStatus.CLAIMED:
+    if task.status is not TaskStatus.CLAIMED or holder.is_stranger_to(task):
         return False
     return task.claim_token == holder.token if holder.token is not None else task.assignee == holder.agent
 
@@ -424,6 +441,8 @@ def refusal(task: Task, holder: Holder) -> LoomError:
             f" {task.status}{f' by {task.assignee}' if task.status is TaskStatus.CLAIMED else ''}.",
             stop,
         )
+    if holder.is_stranger_to(task):
+        return ClaimConflictError(f"Claim {holder.token} of {task.id} was not made by an agent of yours.", stop)
     match task.status:
         case TaskStatus.CLAIMED:
             return ClaimConflictError(

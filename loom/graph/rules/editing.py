@@ -13,11 +13,12 @@ from typing import Any
 
 from loom import texts
 from loom.bus.events import EventType
-from loom.exceptions import DependencyCycleError, InvalidInputError, TaskNotFoundError, TaskStateError
+from loom.exceptions import DependencyCycleError, ForbiddenError, InvalidInputError, TaskNotFoundError, TaskStateError
 from loom.graph import deps, store
 from loom.graph.model import limits
 from loom.graph.model.dependencies import detect_cycle, epic_start, tasks_of_cycle
 from loom.graph.model.paths import meet
+from loom.graph.model.principals import Principal
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.rules import claims
 from loom.graph.rules.claims import Holder, Outcome, leave_queue, not_found
@@ -70,6 +71,11 @@ class Edit:
         return self.depends_on is not None or bool(self.add_deps or self.drop_deps) or self.parent_id is not None
 
     @property
+    def only_adds(self) -> bool:
+        """Whether all that it does is to add files and checks."""
+        return self == Edit(files=self.files, checks=self.checks)
+
+    @property
     def binds(self) -> bool:
         """Whether it changes what the task is held to."""
         return bool(self.files or self.checks or self.no_files or self.no_checks)
@@ -92,6 +98,20 @@ async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
             refuse_cycle({"the new task": [*targets], **edges})
     status = deps.compute_initial_status(waiting, epic=_is_epic(task))
     return await _create(tx, replace(task, status=status, waiting=waiting), agent)
+
+
+async def must_be_below(tx: Transaction, task: NewTask, principal: Principal) -> None:
+    """Raises ForbiddenError unless a new task is below what a principal's agents hold: it waits for one of their tasks,
+    or stands in the epic of one."""
+    if not await store.holds_beside(tx.connection, tx.project_id, principal.name, task.depends_on, task.parent_id):
+        raise ForbiddenError(
+            f"{principal.name} is a {principal.role}, who makes tasks only below those that he holds.",
+            Words(
+                "Have it wait for one of them with {}, or name their epic with {}.",
+                Argument("depends_on"),
+                Argument("parent_id"),
+            ),
+        )
 
 
 async def create_alone(tx: Transaction, task: NewTask, agent: str) -> Task:
@@ -222,8 +242,8 @@ def handed_down(above: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
 
 
 def refuse_protected(tx: Transaction, files: Iterable[str]) -> None:
-    """Refuses paths that a check protects, where they come from inside of a run."""
-    if tx.bounds.inside_run:
+    """Refuses paths that a check protects, where they come from whoever works on tasks."""
+    if tx.bounds.at_work:
         _refuse_protected(tx, files)
 
 
@@ -294,11 +314,11 @@ async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | No
 
 
 def _may_change(tx: Transaction, task: Task, edit: Edit, holder: Holder) -> None:
-    """Whoever holds a task, and whoever is inside of a run, adds to what it is held to and takes nothing of it away."""
+    """Whoever holds a task, and who only works, adds to what it is held to and takes nothing of it away."""
     holding = claims.holds(task, holder)
     if holder.token is not None and not holding:
         raise claims.refusal(task, holder)
-    if not edit.binds or not (holding or tx.bounds.inside_run):
+    if not edit.binds or not (holding or tx.bounds.at_work):
         return
     if not holding:
         raise claims.refusal(task, holder)

@@ -32,6 +32,7 @@ from loom.graph.store import (
     reading,
     retention,
     skill_runs,
+    tokens,
     transaction,
     workflow_runs,
 )
@@ -44,6 +45,8 @@ from loom.graph.store.claiming import (
     claim_task,
     complete_task,
     fail_task,
+    holds_beside,
+    renew_due,
     renew_leases,
 )
 from loom.graph.store.edges import (
@@ -129,6 +132,7 @@ __all__ = [
     "get_task",
     "get_task_dependencies",
     "get_tasks",
+    "holds_beside",
     "insert_tasks",
     "landing_tips",
     "landing_views",
@@ -151,10 +155,12 @@ __all__ = [
     "reading",
     "remove_edges",
     "rename_origins",
+    "renew_due",
     "renew_leases",
     "replace_dependencies",
     "retention",
     "skill_runs",
+    "tokens",
     "transaction",
     "update_task",
     "update_task_status",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,8 @@ with claimed as (
      where project_id = $1 and status = 'pending' and id = any(array(%s))
     returning {COLUMNS}
 ), logged as (
-    insert into events (project_id, type, task_id, status, version, agent, token)
-    select project_id, 'task.claimed', id, status, version, assignee, claim_token from claimed
+    insert into events (project_id, type, task_id, status, version, agent, token, data)
+    select project_id, 'task.claimed', id, status, version, assignee, claim_token, $5::jsonb from claimed
     returning xid::text as event_xid, id as event_id
 )
 select c.*, l.event_xid, l.event_id,
@@ -64,19 +64,19 @@ select c.*, l.event_xid, l.event_id,
 
 CLAIM_BEST = _CLAIM % BEST_READY
 
-# As BEST_READY, but only behind a frontier: for each priority a time ($5) and an id ($6).
+# As BEST_READY, but only behind a frontier: for each priority a time ($6) and an id ($7).
 BEST_BEHIND = ",\n".join(
     f"""(select id from tasks where project_id = $1 and status = 'pending' and priority = {rank} and {place}
           limit 1 for no key update skip locked)"""
     for rank in range(len(Priority))
     for place in (
-        f"ready_at = ($5::timestamptz[])[{rank + 1}] and id < ($6::text[])[{rank + 1}] order by id desc",
-        f"ready_at > ($5::timestamptz[])[{rank + 1}] order by ready_at, id desc",
+        f"ready_at = ($6::timestamptz[])[{rank + 1}] and id < ($7::text[])[{rank + 1}] order by id desc",
+        f"ready_at > ($6::timestamptz[])[{rank + 1}] order by ready_at, id desc",
     )
 )
 CLAIM_BEHIND = _CLAIM.replace("array(%s)", f"array[coalesce({BEST_BEHIND})]")
 
-CLAIM_BY_ID = _CLAIM % "values ($5)"
+CLAIM_BY_ID = _CLAIM % "values ($6)"
 
 
 class Frontier:
@@ -131,7 +131,7 @@ async def claim_task(
     None: the task is not claimable, or nothing is ready.
     """
     await record_events(tx)
-    arguments: tuple[Any, ...] = (tx.project_id, agent, lease_seconds, deadline_seconds)
+    arguments: tuple[Any, ...] = (tx.project_id, agent, lease_seconds, deadline_seconds, tx.stored(None))
     if task_id is not None:
         return _claimed(tx, await tx.connection.fetchrow(CLAIM_BY_ID, *arguments, task_id))
     if frontier is not None and (bounds := frontier.bounds()) is not None:
@@ -161,10 +161,11 @@ async def fail_task(tx: Transaction, task: Task, reason: str, *, retry_at: datet
 
 
 async def renew_leases(
-    connection: Connection, project_id: str, claims: Mapping[str, int]
+    connection: Connection, project_id: str, claims: Mapping[str, int], owner: str | None = None
 ) -> dict[str, datetime | None]:
     """Gives each of these claims (token by task id) its lease anew, never past its deadline; one statement for all,
-    which locks the rows in id order. What the landing queue holds is left as it is.
+    which locks the rows in id order. What the landing queue holds is left as it is. `owner`: the name of the principal
+    whose claims alone are.
 
     Returns the new ends of those that still stand, None for what is queued; whatever is missing was lost.
     """
@@ -174,6 +175,7 @@ async def renew_leases(
             select t.id, t.lease_expires_at = 'infinity' as queued
               from tasks t join unnest($2::text[], $3::bigint[]) c(id, token) on c.id = t.id
              where t.project_id = $1 and t.status = 'claimed' and t.claim_token = c.token
+               and ($4::text is null or t.assignee = $4 or starts_with(t.assignee, $4 || '/'))
              order by t.id for no key update of t),
         renewed as (
             update tasks t
@@ -187,8 +189,48 @@ async def renew_leases(
         project_id,
         list(claims),
         list(claims.values()),
+        owner,
     )
     return {record["id"]: record["lease_expires_at"] for record in records}
+
+
+async def renew_due(connection: Connection, project_id: str, agent: str) -> None:
+    """Gives the claims of an agent of which a third of the lease is over their lease anew, in one statement that writes
+    nothing where there is none. What a sweep is about to take back stays over."""
+    await connection.execute(
+        """
+        with due as (
+            select id from tasks
+             where project_id = $1 and status = 'claimed' and assignee = $2 and lease_expires_at > loom_now()
+               and lease_expires_at < least(loom_now() + make_interval(secs => lease_seconds * 2 / 3), deadline_at)
+             order by id for no key update)
+        update tasks t
+           set lease_expires_at = least(loom_now() + make_interval(secs => t.lease_seconds), t.deadline_at)
+          from due d where t.project_id = $1 and t.id = d.id
+        """,
+        project_id,
+        agent,
+    )
+
+
+async def holds_beside(
+    connection: Connection, project_id: str, name: str, tasks: Sequence[str], epic: str | None
+) -> bool:
+    """Whether an agent called `name`, or `name/` and something more, holds one of these tasks, or one in that epic."""
+    return bool(
+        await connection.fetchval(
+            """
+            select exists(
+                select from tasks
+                 where project_id = $1 and status = 'claimed' and (assignee = $2 or starts_with(assignee, $2 || '/'))
+                   and (id = any($3::text[]) or parent_id = $4))
+            """,
+            project_id,
+            name,
+            tasks,
+            epic,
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ open, and a wait goes by snapshots.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType, Position
@@ -40,7 +39,7 @@ async def record_events(tx: Transaction) -> None:
         [event.version for event in tx.events],
         [event.agent for event in tx.events],
         [event.token for event in tx.events],
-        [json.dumps(event.data) if event.data else None for event in tx.events],
+        [tx.stored(event.data) for event in tx.events],
     )
     tx.position = max(Position(int(record["xid"]), record["id"]) for record in records)
     tx.events.clear()

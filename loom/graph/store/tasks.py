@@ -283,6 +283,7 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
         task.checks,
         task.labels,
         agent,
+        tx.stored(None),
     )
     if record is None:
         return None
@@ -301,8 +302,8 @@ with created as (
     on conflict (project_id, id) do nothing
     returning {_FIELDS}
 ), logged as (
-    insert into events (project_id, type, task_id, status, version, agent)
-    select project_id, 'task.created', id, status, version, $14 from created
+    insert into events (project_id, type, task_id, status, version, agent, data)
+    select project_id, 'task.created', id, status, version, $14, $15::jsonb from created
     returning xid::text as event_xid, id as event_id
 )
 select c.*, l.event_xid, l.event_id from created c, logged l

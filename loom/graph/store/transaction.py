@@ -6,6 +6,7 @@ committed its `Change` goes to the mirror. Nobody collects, mirrors or publishes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,21 +30,24 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What whoever works on tasks may not do to them. `protected`: the paths that he gives to none; `inside_run`:
-    whether the change comes from a run that Loom started, and so from whoever works there."""
+    """What whoever works on tasks may not do to them. `protected`: the paths that he gives to none; `at_work`: whether
+    the change comes from whoever works on tasks and does nothing else: from inside of a run that Loom started, or from
+    a principal who may do no more."""
 
     protected: tuple[str, ...] = ()
-    inside_run: bool = False
+    at_work: bool = False
 
 
 @dataclass(slots=True)
 class Transaction:
     """An open transaction on one project, and what it has changed so far. `position`: where the last event stands that
-    a statement has written itself, together with the change that it explains."""
+    a statement has written itself, together with the change that it explains. `origin`: what each event says of the
+    principal who calls, if one does."""
 
     connection: Connection
     project_id: str
     bounds: Bounds = Bounds()
+    origin: Mapping[str, str] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
@@ -77,6 +81,11 @@ class Transaction:
     def announce(self, notice: Notice) -> None:
         """Notes something to publish after the commit."""
         self.notices.append(notice)
+
+    def stored(self, data: Mapping[str, Any] | None) -> str | None:
+        """What an event says beside, as it is stored: JSON text."""
+        whole = {**(data or {}), **self.origin}
+        return json.dumps(whole) if whole else None
 
     def logged(self, task: Task, position: Position) -> None:
         """Notes a task's new state whose event was written by the statement that changed it."""

@@ -36,7 +36,6 @@ from loom.exceptions import (
 from loom.git import Person
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
-from loom.graph.rules import claims
 from loom.graph.store.landings import LandingState
 from loom.landing.bringing import Back, Ready
 from loom.landing.keeping import kept
@@ -250,9 +249,7 @@ class Job:
         data = {"runner": self._bench.runner.name, "end": how, "runs": session.runs}
         data |= {"usage": facts} if (facts := session.usage.facts()) else {}
         with suppress(LoomError):  # the task's report is made, and counts
-            await self._shift.asked(
-                lambda: self._loom.transact(lambda tx: claims.note_attempt(tx, task.id, task.claim_token, agent, data))
-            )
+            await self._shift.asked(lambda: self._loom.note_attempt(task.id, task.claim_token, data, agent_id=agent))
 
     # --- what has become of it ----------------------------------------------------------------------------------------
 
