@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from loom.exceptions import (
         AnswerError,
+        BackupError,
         CheckFailedError,
         ClaimConflictError,
         CommandError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         ProjectNotFoundError,
         ProofMissingError,
         ProviderError,
+        RestoreError,
         RunAnsweredError,
         RunLostError,
         RunNotFoundError,
@@ -101,6 +103,7 @@ __all__ = [
     "AdjustmentKind",
     "AgentView",
     "AnswerError",
+    "BackupError",
     "Ask",
     "Batch",
     "Blocker",
@@ -172,6 +175,7 @@ __all__ = [
     "ProofMissingError",
     "Proven",
     "ProviderError",
+    "RestoreError",
     "RecordedTarget",
     "RedisConfig",
     "Renewal",

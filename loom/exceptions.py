@@ -189,6 +189,12 @@ class TargetHeldError(TargetError):
     code = "target_held"
 
 
+class RestoreError(ConflictError):
+    """A project is not restored over what it has, nor while somebody works on it."""
+
+    code = "restore"
+
+
 class LandingError(ConflictError):
     """The work on a task cannot land as it is; its claim stays."""
 
@@ -321,6 +327,12 @@ class ImportFormatError(InvalidError):
     """A file to import has no format that Loom reads, or is damaged."""
 
     code = "import_format"
+
+
+class BackupError(InvalidError):
+    """A file is no backup of this project, is damaged, or was made by a newer Loom; nothing was changed."""
+
+    code = "invalid_backup"
 
 
 class SkillError(InvalidError):

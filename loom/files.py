@@ -73,6 +73,31 @@ def write(path: Path, text: str, mode: int | None = None, within: Path | None = 
             raise
 
 
+@contextmanager
+def new(path: Path) -> Iterator[BinaryIO]:
+    """A file of the user's own that is not there yet, to be written; it appears at the end, whole, or not at all. Where
+    files can be written before they have a name, as on Linux, nothing is left of one whose writer was killed."""
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "it is there already", str(path))
+    directory = os.open(path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor, draft = _nameless(directory, path.name)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                yield file
+            os.fsync(descriptor)
+            # The link fails where somebody has put a file there meanwhile.
+            source = draft or f"/proc/self/fd/{descriptor}"
+            os.link(source, path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=not draft)
+            os.fsync(directory)
+        finally:
+            os.close(descriptor)
+            if draft:
+                os.unlink(draft, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
 def log(path: Path, within: Path, *, anew: bool = False) -> BinaryIO:
     """Opens a log to add to it, without a buffer; it and its directory are made where they are missing, for the user
     alone. Its directory lies in `within`; the log itself is no link, and has no second name elsewhere.
@@ -124,6 +149,14 @@ def own_directory(path: Path) -> Path:
     if stat.S_IMODE(facts.st_mode) & 0o077 and facts.st_uid == os.geteuid():
         path.chmod(0o700)
     return path
+
+
+def _nameless(directory: int, name: str) -> tuple[int, str]:
+    """A new file in a directory, and what it is called until it is done; nothing where it needs no name."""
+    with suppress(OSError, AttributeError):  # another system than Linux, or a file system that cannot
+        return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory), ""
+    draft = f".{name}.{os.urandom(4).hex()}"
+    return os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FOLLOW_NOTHING, 0o600, dir_fd=directory), draft
 
 
 @contextmanager

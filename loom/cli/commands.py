@@ -86,6 +86,8 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Settings": {
         "config": _Entry("settings:config", "Show, set and trust the configuration."),
         "project": _Entry("settings:project", "List and archive projects."),
+        "backup": _Entry("keeping:backup", "Write the whole project into a file."),
+        "restore": _Entry("keeping:restore", "Put a project back from such a file."),
         "token": _Entry("tokens:token", "Say who may come in over HTTP, and as whom."),
     },
 }

@@ -106,17 +106,22 @@ async def migrate(
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK, timeout=WHOLE)
         if schema is not None and await connection.fetchval("select to_regnamespace($1) is null", schema):
             await connection.execute(f'create schema "{schema}"')
-        await connection.execute(_TABLE)
-        lacking = _missing(await _applied(connection), known)
-        for migration in lacking:
-            await connection.execute(migration.sql, timeout=WHOLE)
-            await connection.execute(
-                "insert into loom_migrations (number, name, loom_version, needs) values ($1, $2, $3, $4)",
-                migration.number,
-                migration.name,
-                _own_version(),
-                migration.needs,
-            )
+        return await apply(connection, known)
+
+
+async def apply(connection: Connection, known: Sequence[Migration]) -> list[str]:
+    """As `migrate`, within a transaction of the caller's who has made sure that nobody else does."""
+    await connection.execute(_TABLE)
+    lacking = _missing(await _applied(connection), known)
+    for migration in lacking:
+        await connection.execute(migration.sql, timeout=WHOLE)
+        await connection.execute(
+            "insert into loom_migrations (number, name, loom_version, needs) values ($1, $2, $3, $4)",
+            migration.number,
+            migration.name,
+            _own_version(),
+            migration.needs,
+        )
     return [migration.name for migration in lacking]
 
 

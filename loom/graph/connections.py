@@ -211,7 +211,7 @@ class Connections:
     async def _met(self, connection: db.Connection) -> None:
         """Looks whether a new connection has come to another history, as after a failover, and if so has the project
         and the mirror begin it, and lets go of the connections to the one before."""
-        if not self.history or await projects.history(connection) == self.history:
+        if not self.history or projects.is_of(self.history, await projects.history(connection)):
             return
         self.history = await project.create_project(connection, self.project_id, self.config.project_name)
         if self._cache is not None:

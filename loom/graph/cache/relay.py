@@ -58,7 +58,10 @@ class Relay:
         self.position = state.position
         with translated():
             async with self._pool.acquire() as connection:
-                start = await projects.history_start(connection, self._project)
+                history, start = await projects.begun(connection, self._project)
+                if history != self._cache.history:  # the project was restored meanwhile
+                    self._cache.history = history
+                    return False
                 while events := await store.events.after(
                     connection, self._project, self.position, limit=BATCH, later_than_id=start
                 ):
@@ -95,7 +98,7 @@ class Relay:
             # The position is taken first and each page is read as it is then, so that no snapshot is held for long:
             # whatever changes meanwhile has an event behind the position, and versions keep the older state out.
             async with self._pool.acquire() as connection:
-                start = await projects.history_start(connection, self._project)
+                _, start = await projects.begun(connection, self._project)
                 position = await store.events.replay_from(connection, self._project, self._replay, start)
                 async for tasks in store.list_all_tasks(connection, self._project, _PAGE):
                     if not await self._cache.load(generation, tasks):

@@ -57,32 +57,41 @@ async def has_tasks(connection: Connection, project_id: str) -> bool:
 
 
 async def enter(connection: Connection, project_id: str, name: str) -> str:
-    """Makes sure that the project's row exists and knows the history of this database, and returns that history.
+    """Makes sure that the project's row exists and knows the history of this database, and returns the project's own:
+    that of the database, or one that it began there when it was restored, `<history>+<word>`.
 
     A history that is new to the project begins after the newest event there is: the old ones were written under
     transaction numbers that mean nothing now.
     """
     now = await history(connection)
-    if await connection.fetchval("select history from projects where id = $1", project_id) != now:
-        await connection.execute(
-            """
-            insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
-            on conflict (id) do update
-               set history = $3, pruned_xid = '0', pruned_id = 0,
-                   history_start = (select coalesce(max(id), 0) from events where project_id = $1)
-             where p.history is distinct from $3
-            """,
-            project_id,
-            name,
-            now,
-        )
+    known: str | None = await connection.fetchval("select history from projects where id = $1", project_id)
+    if known is not None and is_of(known, now):
+        return known
+    await connection.execute(
+        """
+        insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
+        on conflict (id) do update
+           set history = $3, pruned_xid = '0', pruned_id = 0,
+               history_start = (select coalesce(max(id), 0) from events where project_id = $1)
+         where p.history is distinct from $3
+        """,
+        project_id,
+        name,
+        now,
+    )
     return now
 
 
-async def history_start(connection: Connection, project_id: str) -> int:
-    """The number of the newest event that an earlier history wrote; 0 where there was none."""
-    start: int | None = await connection.fetchval("select history_start from projects where id = $1", project_id)
-    return start or 0
+def is_of(own: str, history: str) -> bool:
+    """Whether a project's own history is one of this history of a database."""
+    return own.partition("+")[0] == history
+
+
+async def begun(connection: Connection, project_id: str) -> tuple[str, int]:
+    """The project's own history, and the number of the newest event that an earlier one wrote; 0 where there was
+    none."""
+    record = await connection.fetchrow("select history, history_start from projects where id = $1", project_id)
+    return ("", 0) if record is None else (record["history"] or "", record["history_start"] or 0)
 
 
 async def get(connection: Connection, project_id: str) -> Project | None:
