@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom import ids, texts
 from loom.background import end
-from loom.bus.events import Event, Position
+from loom.bus.events import Event, EventType, Position
 from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
 from loom.config.inside import inside_run, refuse_inside
@@ -616,6 +616,27 @@ class Loom:
         if not found:
             await self.must_exist(task_id)
         return found[::-1]
+
+    async def events(
+        self,
+        *,
+        until: str | None = None,
+        types: Sequence[EventType] = (),
+        agent: str | None = None,
+        limit: int = 100,
+    ) -> list[Event]:
+        """The project's newest events, newest first, of these types and by this agent where they are given; of very
+        many others some may be left out.
+
+        Args:
+            until: the position of an event, from which on it goes back. Raises InvalidInputError for anything else.
+        """
+        limit, told = limits.page(limit), None if until is None else limits.position(until)
+        by = None if agent is None else limits.agent_name(agent, "agent")
+        async with self._links.reading() as connection:
+            return await store.events.newest(
+                connection, self.project_id, until=told, types=types, agent=by, limit=limit
+            )
 
     async def status(self) -> project.ProjectStatus:
         """The project at a glance."""

@@ -17,6 +17,7 @@ import unicodedata
 from typing import Any, NoReturn
 
 from loom import texts
+from loom.bus.events import Position
 from loom.exceptions import InvalidInputError
 from loom.graph.model.paths import is_own
 from loom.graph.model.task import Priority
@@ -288,6 +289,17 @@ def priority(value: object) -> Priority:
 def page(value: object, most: int = PAGE) -> int:
     """How many rows to return: a whole number from 1 to `most`."""
     return _whole(value, "limit", 1, most, "Ask for fewer, and again for the rest.")
+
+
+def position(value: object, field: str = "until") -> Position:
+    """The place of an event in the order of all."""
+    text = _string(value, field)
+    try:
+        return Position.parse(text)
+    except ValueError:
+        _refuse(
+            field, f"{texts.quote(text, 40)} is the position of no event.", "Take it from an event, or leave it out."
+        )
 
 
 def token(value: object) -> int:

@@ -47,6 +47,7 @@ NEEDS: Mapping[str, Role] = MappingProxyType(
         "dead_letters": Role.READER,
         "deferrals": Role.READER,
         "escalations": Role.READER,
+        "events": Role.READER,
         "export": Role.READER,
         "find": Role.READER,
         "get": Role.READER,

@@ -7,6 +7,7 @@ open, and a wait goes by snapshots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType, Position
@@ -76,6 +77,41 @@ async def of_task(connection: Connection, project_id: str, task_id: str, *, limi
         limit,
     )
     return [Event.from_record(record) for record in records]
+
+
+async def newest(
+    connection: Connection,
+    project_id: str,
+    *,
+    until: Position | None,
+    types: Sequence[EventType],
+    agent: str | None,
+    limit: int,
+) -> list[Event]:
+    """A project's newest events, newest first: those up to a position and with it, of these types, or all without any,
+    and by one agent. Behind the newest `LOOKED_AT` none is looked for."""
+    records = await connection.fetch(
+        f"""
+        select {_EVENT} from (
+            select * from events
+             where project_id = $1 and ($2::text is null or (xid, id) <= ($2::text::xid8, $3::bigint))
+             order by events.xid desc, id desc limit $4) events
+         where (cardinality($5::text[]) = 0 or type = any($5)) and ($6::text is null or agent = $6)
+         order by events.xid desc, id desc limit $7
+        """,
+        project_id,
+        None if until is None else str(until.xid),
+        None if until is None else until.id,
+        LOOKED_AT if types or agent is not None else limit,
+        [str(one) for one in types],
+        agent,
+        limit,
+    )
+    return [Event.from_record(record) for record in records]
+
+
+LOOKED_AT = 20_000
+"""Events among which a page looks for some of a kind."""
 
 
 async def has_refused(connection: Connection, project_id: str, task_id: str, token: int) -> bool:

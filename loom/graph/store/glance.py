@@ -89,6 +89,8 @@ class Progress:
     """When its claim was renewed last, or something else was heard of it."""
     lease_expires_at: datetime | None
     """None while it is in the queue."""
+    token: int
+    """Of the claim."""
     stale: bool
     """Less than a third of its lease is left, which nobody lets happen whose server still renews it."""
 
@@ -185,6 +187,7 @@ async def in_progress(connection: Connection, project_id: str, limit: int) -> li
             row["claimed_at"],
             row["last_sign"],
             None if row["lease_expires_at"] == FOREVER else row["lease_expires_at"],
+            row["claim_token"],
             row["stale"],
         )
         for row in await connection.fetch(IN_PROGRESS, project_id, limit)
@@ -192,7 +195,7 @@ async def in_progress(connection: Connection, project_id: str, limit: int) -> li
 
 
 IN_PROGRESS = """
-select t.id, t.title, t.priority, t.assignee, t.claimed_at, t.lease_expires_at,
+select t.id, t.title, t.priority, t.assignee, t.claimed_at, t.claim_token, t.lease_expires_at,
        case when t.lease_expires_at = 'infinity' then 'landing'
             when l.state = 'reported' or p.ended_at is null and p.started_at is not null then 'proving'
             else 'working' end as phase,
