@@ -1,0 +1,150 @@
+"""How a page is made: templates, what they may say of a value, and what every page has.
+
+Whatever comes out of a template is escaped, and freed of what a reader cannot see; texts that others wrote are data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from loom import texts
+from loom.graph.front import Loom
+from loom.graph.model.task import Task, TaskStatus
+from loom.replies.tasks import state as state_of
+from loom.web.wording import SAID, SIGNS
+
+_HERE = Path(__file__).parent
+
+
+def page(request: Request, template: str, *, code: int = 200, **values: Any) -> HTMLResponse:
+    """One page."""
+    loom = loom_of(request)
+    shown = (
+        _templates()
+        .get_template(template)
+        .render(
+            request=request,
+            root=request.scope.get("root_path", ""),
+            project=loom.config.project_name,
+            agent=loom.agent,
+            may=loom.may,
+            owns=loom.principal.owns if loom.principal else _anybody,
+            here=here(request),
+            **{"section": "", "since": None, "typed": {}, "error": None} | values,
+        )
+    )
+    return HTMLResponse(shown, code)
+
+
+def here(request: Request) -> str:
+    """The address of this page, below where the board is mounted, without what was said on it."""
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "said"]
+    return f"{path}?{urlencode(asked)}" if asked else path
+
+
+def loom_of(request: Request) -> Loom:
+    """The front that this request was let in with."""
+    loom: Loom = request.state.loom
+    return loom
+
+
+def state(task: Task | Any) -> str:
+    """The state of a task, or of what names one, told apart where a person would as far as it tells."""
+    if isinstance(task, Task):
+        return state_of(task)
+    return "ready" if task.status == TaskStatus.PENDING else str(task.status)
+
+
+# --- how --------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        finalize=_shown,
+    )
+    made.filters.update(
+        ago=_ago, moment=_moment, state=state, short=_short, pretty=_pretty, seconds=_seconds, past=_past
+    )
+    made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID)
+    made.tests["text"] = lambda value: isinstance(value, str)
+    return made
+
+
+def _anybody(agent: str) -> bool:
+    """Whoever is no principal may speak for every agent."""
+    return True
+
+
+def _shown(value: Any) -> Any:
+    """What a template puts out: texts without what cannot be seen."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else texts.clean(value)
+
+
+def _ago(moment: datetime) -> Markup:
+    """How long ago a moment was, which the page keeps up to date; the moment itself where the pointer rests."""
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        moment.astimezone(UTC).isoformat(timespec="seconds"), _moment(moment), span(datetime.now(UTC) - moment)
+    )
+
+
+def span(length: timedelta) -> str:
+    """A length of time in the largest unit that fits."""
+    seconds = abs(int(length.total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _seconds(seconds: float) -> str:
+    """A length of time, exact while it is short."""
+    return f"{seconds:.1f} s" if seconds < 10 else span(timedelta(seconds=seconds))
+
+
+def _past(moment: datetime) -> bool:
+    return moment < datetime.now(UTC)
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _short(text: str, most: int = 200) -> str:
+    return texts.shorten(texts.one_line(text), most)
+
+
+def _pretty(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _sign(name: str) -> Markup:
+    """A state as its sign, for the eye; the word stands beside it or is in its title."""
+    return Markup('<svg class="sign {0}" role="img" aria-label="{1}"><use href="#sign-{0}"/></svg>').format(
+        name, SIGNS[name]
+    )
+
+
+@cache
+def _static(name: str) -> str:
+    """The address of a static file, which changes with what is in it."""
+    digest = hashlib.sha256((_HERE / "static" / name).read_bytes()).hexdigest()
+    return f"/static/{name}?{digest[:12]}"

@@ -1,0 +1,100 @@
+// What makes a page follow what happens, and answer to keys. Without it every page still works.
+"use strict";
+(() => {
+  const body = document.body, root = body.dataset.root, live = document.getElementById("live");
+  const main = () => document.getElementById("main");
+  const typing = (element) => element?.matches?.("input, textarea, select");
+  let cursor = body.dataset.since, source, due, last = 0, owed = false;
+
+  // --- following ------------------------------------------------------------------------------------------------
+
+  const REST = 100; // milliseconds between two looks, so that much news costs no more than some
+  const held = () => [...main().querySelectorAll("form textarea, form input:not([type=hidden])")]
+    .some((one) => one.type === "checkbox" ? one.checked !== one.defaultChecked : one.value !== one.defaultValue);
+
+  function show(state, words) {
+    if (!live) return;
+    live.hidden = false;
+    live.className = `live ${state}`;
+    live.title = words;
+    live.setAttribute("aria-label", words);
+  }
+
+  function look() {
+    clearTimeout(due);
+    if (held()) { owed = true; show("held", "Waits while you type"); return; }
+    owed = false;
+    last = Date.now();
+    main().dispatchEvent(new CustomEvent("news"));
+  }
+
+  function concerns(told) {
+    const wanted = main().dataset.live;
+    if (!wanted) return false;
+    return wanted === "all" || told.much || told.events.some(([task]) => wanted.split(" ").includes(task));
+  }
+
+  function heard(message) {
+    cursor = message.lastEventId || cursor;
+    const told = JSON.parse(message.data);
+    document.dispatchEvent(new CustomEvent("told", { detail: told }));
+    if (!concerns(told)) return;
+    clearTimeout(due);
+    due = setTimeout(look, Math.max(0, last + REST - Date.now()));
+  }
+
+  // A tab that nobody sees needs nothing; when it is seen again it catches up from its cursor.
+  function follow() {
+    source?.close();
+    if (document.hidden || !cursor) return;
+    source = new EventSource(`${root}/live?since=${encodeURIComponent(cursor)}`);
+    source.onmessage = heard;
+    source.onopen = () => show("", "Live");
+    source.onerror = () => {
+      show("away", "Not connected; tried again");
+      if (source.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
+    };
+  }
+  document.addEventListener("visibilitychange", follow);
+  window.addEventListener("pagehide", () => source?.close());
+  window.addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
+  document.addEventListener("focusout", () => setTimeout(() => { if (owed && !held()) { show("", "Live"); look(); } }));
+  follow();
+
+  // --- times ----------------------------------------------------------------------------------------------------
+
+  const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  function tick() {
+    for (const one of document.querySelectorAll("time[datetime]")) {
+      const seconds = Math.abs(Math.round((Date.now() - Date.parse(one.dateTime)) / 1000));
+      const [unit, size] = UNITS.find(([, size]) => seconds >= size) ?? ["s", 1];
+      const text = `${Math.floor(seconds / size)} ${unit}`;
+      if (one.textContent !== text) one.textContent = text;
+    }
+  }
+  setInterval(() => { if (!document.hidden) tick(); }, 10000);
+
+  // --- keys -----------------------------------------------------------------------------------------------------
+
+  const GO = { n: "/", b: "/board", g: "/graph", e: "/events", c: "/new" };
+  function move(step) {
+    const rows = [...main().querySelectorAll("[data-row]")];
+    if (!rows.length) return;
+    const at = rows.findIndex((row) => row.contains(document.activeElement));
+    const next = rows[at < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.min(Math.max(at + step, 0), rows.length - 1)];
+    next.querySelector("a")?.focus();
+    next.scrollIntoView({ block: "nearest" });
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && typing(document.activeElement)) { document.activeElement.blur(); return; }
+    if (typing(document.activeElement)) return;
+    if (event.key === "/") { event.preventDefault(); document.querySelector(".search input")?.focus(); }
+    else if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
+    else if (GO[event.key]) location.href = root + GO[event.key];
+  });
+  document.addEventListener("focusin", (event) => {
+    for (const row of document.querySelectorAll("[data-row].at")) row.classList.remove("at");
+    event.target.closest?.("[data-row]")?.classList.add("at");
+  });
+})();

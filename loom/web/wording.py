@@ -1,0 +1,36 @@
+"""What the board calls things."""
+
+from __future__ import annotations
+
+SIGNS = {
+    "ready": "ready",
+    "claimed": "working",
+    "proving": "proving",
+    "landing": "landing",
+    "blocked": "waiting",
+    "retry": "to be tried again",
+    "dead": "dead",
+    "failed": "failed",
+    "done": "done",
+    "cancelled": "cancelled",
+    "epic": "epic",
+}
+"""Each state that has a sign, and what it is called."""
+
+SAID = {
+    "created": "Created.",
+    "answer": "Answered; the task goes on.",
+    "retry": "It is tried again.",
+    "reassign": "Given to another agent.",
+    "waive": "Waived; nothing waits for it any more.",
+    "cancel": "Cancelled.",
+    "release": "Given back; somebody else can take it up.",
+    "approve": "Approved; it lands next.",
+    "refuse": "Sent back to its worker.",
+    "priority": "The priority is changed.",
+    "defer": "Put off until it is tried again.",
+    "edit": "Changed.",
+    "yes": "Answered with yes.",
+    "no": "Answered with no.",
+}
+"""What a page says after each, which is all that an address can make it say."""
