@@ -17,7 +17,7 @@ import click
 from fastmcp import Client
 from mcp_types import Tool
 
-from loom import CheckConfig, LoomConfig, LoomError, exceptions
+from loom import CheckConfig, LoomConfig, LoomError, ReceiverConfig, exceptions
 from loom.cli.commands import SECTIONS, cli
 from loom.config import KEYS
 from loom.mcp.server import build
@@ -53,7 +53,7 @@ def tools(_: str) -> str:
 def keys(before: str) -> str:
     """Every key with its variable and default; what it means stands in the last column, and is kept."""
     meanings = dict(re.findall(r"^\| `([\w.*]+)`.*\| ([^|]*) \|$", before, re.MULTILINE))
-    values = LoomConfig(checks={"*": CheckConfig(())}).shown()
+    values = LoomConfig(checks={"*": CheckConfig(())}, notify={"*": ReceiverConfig()}).shown()
     rows = [
         [
             f"`{key}`{' *' if rule.guarded else ''}",

@@ -81,6 +81,20 @@ def mask(text: str) -> str:
     return re.sub(r"(?i)\b((?:ssl)?password|pass|api_?key|token|secret)=[^&\s]+", r"\1=***", text)
 
 
+_KEY = re.compile(
+    r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|AKIA[0-9A-Z]{16}|"
+    r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}|whsec_[\w+/=]{16,})|(?<=[Bb]earer )[\w.~+/=-]{16,}|"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    re.ASCII | re.DOTALL,
+)
+
+
+def outward(text: str) -> str:
+    """A text written by somebody else that leaves this machine: as `clean`, passwords of URLs hidden, and keys that are
+    known by how they begin."""
+    return _KEY.sub("***", mask(clean(text)))
+
+
 @cache
 def _seen() -> re.Pattern[str]:
     """An emoji as its group, or one character that cannot be seen."""

@@ -23,7 +23,8 @@ from loom.graph.front import Loom
 from tests.conftest import USERS_HOME
 
 ROOT = Path(__file__).parents[1]
-_OF_THE_HOUSE = {"look", "relay", "transact"}  # methods of the front for Loom's own layers, whose types are not public
+# Methods of the front for Loom's own layers, whose types are not public.
+_OF_THE_HOUSE = {"look", "relay", "subscriber", "transact"}
 _SNIPPET = """
 import asyncio
 

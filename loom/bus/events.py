@@ -39,6 +39,7 @@ class EventType(StrEnum):
     PROJECT_DECOMPOSED = "project.decomposed"
     PROJECT_COMPLETE = "project.complete"
     WORKFLOW_STARTED = "workflow.started"
+    WORKFLOW_WAITING = "workflow.waiting"
     WORKFLOW_STEP_COMPLETED = "workflow.step_completed"
     WORKFLOW_COMPLETED = "workflow.completed"
     WORKFLOW_FAILED = "workflow.failed"

@@ -6,11 +6,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from loom import texts
 from loom.cli.output import dim, emit, table
 from loom.cli.shared import Group, Reply, answer, settings, wants_json
 from loom.cli.times import when
@@ -68,7 +67,7 @@ def set_key(key: str, value: str, user: bool) -> None:
     root = None if user else _project_dir("Pass --user to set it for all your projects.")
     path = user_config_path() if root is None else root / ".loom" / "config.yaml"
     written = set_value(path, key, value) if root is None else set_trusted(root, key, value)
-    shown = texts.mask(value) if key in KEYS and KEYS[key].secret else _words(written)
+    shown = _words(_shown(key, written))
     if wants_json():
         emit({"key": key, "value": shown, "file": str(path)})
     else:
@@ -106,6 +105,13 @@ def trust(yes: bool) -> None:
         emit({"trusted": names, "new": new})
     else:
         click.echo(f"Trusted: {', '.join(map(one_line, new))}." if new else "Nothing here needs your trust anew.")
+
+
+def _shown(key: str, value: Any) -> Any:
+    """The value of a key, or of a row of a table, as it may be shown."""
+    if key in KEYS:
+        return KEYS[key].shown(value)
+    return {name: _shown(f"{key}.{name}", inner) for name, inner in value.items()}
 
 
 def _words(value: object) -> str:

@@ -132,7 +132,7 @@ def nested(key: str, value: object) -> dict[str, Any]:
 
 def wrong(what: str, rule: Rule, value: object, next_step: str, wanted: str = "") -> ConfigError:
     """The error for a value that its rule does not accept; `what` names where it stands."""
-    shown = "" if rule.secret else f", and is {str(value)[:80]!r} ({type(value).__name__})"
+    shown = "" if rule.secret or rule.hidden else f", and is {str(value)[:80]!r} ({type(value).__name__})"
     return ConfigError(f"{what} must be {wanted or rule.wanted}{shown}.", next_step)
 
 

@@ -22,11 +22,15 @@ from loom import documents, texts
 
 COMPOSE_FILE = "docker-compose.loom.yml"
 API_KEY_VARIABLE = "LOOM_SKILLS_API_KEY"
+NEWS = ("question", "dead_letter", "confirm", "complete")
+"""What a person can be told of."""
 
 _LINE = r"[^\x00-\x1f\x7f]+"
 _ROW_NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
 _PATH = r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]{1,500}"
 _BRANCH = r"(?![-/])(?!.*(?:\.\.|@\{|//|/\.|\.lock(?:/|$)))(?![.@]$)[^\x00-\x20\x7f~^:?*\[\\]{1,200}(?<![/.])"
+_TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_SPAN = rf"{_TIME}-{_TIME}"
 _ROWS = 100  # of one table
 _WORD_LENGTH = 4_096  # of one text in a list
 _LONGEST_KEY = 80  # of an unknown one, that is compared with those there are
@@ -45,8 +49,8 @@ class UnfitError(ValueError):
 class Rule:
     """What one key accepts. `wanted` completes the sentence "`key` must be ...".
 
-    `most` above 0 makes it a list of at most so many such values. `guarded` may name the values that are. `binding`:
-    see `trust.hold_back`.
+    `most` above 0 makes it a list of at most so many such values. Of a `secret` URL the password is shown to nobody, of
+    what is `hidden` nothing. `guarded` may name the values that are. `binding`: see `trust.hold_back`.
     """
 
     wanted: str
@@ -57,8 +61,15 @@ class Rule:
     most: int = 0
     variable: str = ""
     secret: bool = False
+    hidden: bool = False
     guarded: bool | Collection[str] = False
     binding: bool = False
+
+    def shown(self, value: object) -> Any:
+        """The value as it may be shown to somebody."""
+        if self.hidden and value:
+            return "***"
+        return texts.mask(str(value)) if self.secret and value else value
 
     def accept(self, value: object) -> Any:
         """The value as its dataclass wants it, a list as a tuple. Raises UnfitError."""
@@ -116,11 +127,11 @@ def text(default: str | None, wanted: str = "text", pattern: str = _LINE, **more
     return _field(default, Rule(wanted, str, pattern=pattern, **more))
 
 
-def url(schemes: str, variable: str) -> Any:
+def url(schemes: str, variable: str = "", *, hidden: bool = False) -> Any:
     """A field for a URL with one of these schemes; it tells where data goes, so it is guarded."""
     wanted = "a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes.split("|"))
     pattern = rf"(?:{schemes})://[^\s]+"
-    rule = Rule(wanted, str, pattern=pattern, variable=variable, secret=True, guarded=True)
+    rule = Rule(wanted, str, pattern=pattern, variable=variable, secret=True, hidden=hidden, guarded=True)
     return field(default=None, repr=False, metadata={"rule": rule})
 
 
@@ -139,7 +150,7 @@ def paths(**more: Any) -> Any:
 
 
 def _field(default: object, rule: Rule) -> Any:
-    return field(default=default, metadata={"rule": rule})
+    return field(default=default, repr=not rule.hidden, metadata={"rule": rule})
 
 
 # --- the keys --------------------------------------------------------------------------------------------------------
@@ -167,6 +178,7 @@ class RedisConfig:
 class McpConfig:
     host: str = text("127.0.0.1", "a host name or address", r"[A-Za-z0-9._:\[\]-]+", variable="LOOM_MCP_HOST")
     port: int = whole(8765, 1, 65535, "LOOM_MCP_PORT")
+    public_url: str | None = url("https|http")  # where people reach the board
 
 
 @dataclass(frozen=True)
@@ -258,6 +270,28 @@ class WorkConfig:
 
 
 @dataclass(frozen=True)
+class ReceiverConfig:
+    """Where a person is told what happens: one of the first five, and what of it, when."""
+
+    slack: str | None = url("https|http", hidden=True)  # whoever knows it may write there
+    ntfy: str | None = url("https|http", hidden=True)  # and read
+    webhook: str | None = url("https|http", hidden=True)
+    command: tuple[str, ...] = words(of="words", guarded=True)
+    obsidian: str | None = text(None, "the path of a directory", r"(?:/|~/)[^\x00-\x1f\x7f]{0,500}", guarded=True)
+    token: str | None = text(None, "a token", hidden=True)
+    secret: str | None = text(None, "a secret", hidden=True)
+    events: tuple[str, ...] = words(NEWS, of=f"of {', '.join(NEWS)}", pattern="|".join(NEWS))
+    projects: tuple[str, ...] = words(of="names or ids of projects")
+    quiet: str | None = text(None, "a time of day to another, such as 22:00-07:00", _SPAN)
+
+    @property
+    def kind(self) -> str | None:
+        """Which of the five it is; None where it names none of them, or several."""
+        named = [kind for kind in ("slack", "ntfy", "webhook", "command", "obsidian") if getattr(self, kind)]
+        return named[0] if len(named) == 1 else None
+
+
+@dataclass(frozen=True)
 class LoomConfig:
     """The merged configuration. Make one with `load_config`; the plain constructor gives the defaults."""
 
@@ -285,6 +319,7 @@ class LoomConfig:
     checks: Mapping[str, CheckConfig] = field(default_factory=dict, metadata={"table": CheckConfig})
     landing: LandingConfig = field(default_factory=LandingConfig)
     work: WorkConfig = field(default_factory=WorkConfig)
+    notify: Mapping[str, ReceiverConfig] = field(default_factory=dict, metadata={"table": ReceiverConfig})
     agent_id: str | None = None  # LOOM_AGENT_ID; a variable only
     skills_api_key: str | None = field(default=None, repr=False)  # LOOM_SKILLS_API_KEY; a variable only
     warnings: tuple[str, ...] = ()  # sentences to show a person
@@ -304,7 +339,7 @@ class LoomConfig:
         """
         usual = dict(KEYS.of(LoomConfig())) if changed else {}
         values = {key: value for key, value in KEYS.of(self) if key not in usual or usual[key] != value}
-        return {key: texts.mask(value) if KEYS[key].secret and value else value for key, value in values.items()}
+        return {key: KEYS[key].shown(value) for key, value in values.items()}
 
 
 # --- all of them, by name --------------------------------------------------------------------------------------------

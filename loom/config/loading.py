@@ -63,6 +63,11 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
 
     made, lacking = KEYS.build(values)
     warnings += [f"`{KEYS.row_of(key)}` counts for nothing, because it has no `{key}`." for key in lacking]
+    warnings += [
+        f"`notify.{name}` counts for nothing, because it needs one of slack, ntfy, webhook, command and obsidian."
+        for name, row in made.get("notify", {}).items()
+        if row.kind is None
+    ]
     config = LoomConfig(
         project_dir=root,
         agent_id=env.get("LOOM_AGENT_ID") or None,

@@ -61,6 +61,7 @@ from loom.ids import TASK_ID
 from loom.wording import Argument, Shell, Words, call
 
 if TYPE_CHECKING:
+    from loom.bus.subscriber import Subscriber
     from loom.graph.cache.relay import Relay
     from loom.graph.importing import Batch
     from loom.graph.importing.writing import Imported
@@ -940,6 +941,10 @@ class Loom:
     async def relay(self) -> Relay:
         """The relay of this project, for who runs it."""
         return await self._links.relay()
+
+    async def subscriber(self) -> Subscriber:
+        """The subscription of this process to what the project announces, for who follows it."""
+        return await self._links.subscriber()
 
     # --- for the layers above -----------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """Housekeeping: what every long-lived Loom process does in the background, and every short one once.
 
 A sweep gives lapsed claims back and puts due retries into play; a relay step carries events to the mirror; a renewal
-keeps the leases of the claims that this process handed out; once an hour what has been kept long enough goes. Any
-number of processes may do all of it at a time, and none of it may ever end a process: an error is logged, and tried
-again.
+keeps the leases of the claims that this process handed out; once an hour what has been kept long enough goes; and
+people are told what waits for them, where `notify` says so. Any number of processes may do all of it at a time, and
+none of it may ever end a process: an error is logged, and tried again.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Housekeeper:
             asyncio.create_task(order, name="loom housekeeping"),
             asyncio.create_task(leases, name="loom leases"),
         ]
+        if self._loom.config.notify:
+            from loom.orchestration.notices import teller  # which needs much that others do without
+
+            self._tasks += teller.start(self._loom)
 
     async def stop(self) -> None:
         """Ends; returns when nothing runs any more."""

@@ -175,7 +175,7 @@ class Record:
 
     async def pause(self, step: Step, why: str) -> None:
         """Writes that a step waits, and the run with it, in nobody's hands."""
-        self.run = await self.held(lambda tx, run: workflow_runs.pause(tx, run, step.id, self._agent, why))
+        self.run = await self.held(lambda tx, run: workflow_runs.pause(tx, run, step.id, step.type, self._agent, why))
         self.tell_waiting(step, why)
 
     def tell_waiting(self, step: Step, why: str) -> None:

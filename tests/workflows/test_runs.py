@@ -892,14 +892,14 @@ async def test_events_are_recorded_and_announced(loom: Loom, redis_conn: Redis, 
             while not told or told[-1].get("type") != "workflow.completed":
                 message = await heard.get_message(ignore_subscribe_messages=True, timeout=1)
                 told += [] if message is None else [json.loads(message["data"])]
-    kinds = ["started", "step_completed", "failed", "step_completed", "completed"]
-    assert [one["type"] for one in told if "type" in one] == [f"workflow.{kind}" for kind in kinds]
+    kinds = ["started", "step_completed", "waiting", "failed", "waiting", "step_completed", "completed"]
+    assert [one["type"] for one in told] == [f"workflow.{kind}" for kind in kinds]
     assert {(one["run"], one["workflow"]) for one in told} == {(run.id, "trial")}
     assert [one["waits"] for one in told if "waits" in one] == ["for a yes"] * 2
     records = await pool.fetch("select type, agent, data from events where type like 'workflow.%' order by id")
     assert [record["type"] for record in records] == [f"workflow.{kind}" for kind in kinds]
     assert {record["agent"] for record in records} == {"tester"}
-    assert json.loads(records[2]["data"])["error"] == "tester said no."
+    assert json.loads(records[3]["data"])["error"] == "tester said no."
 
 
 async def test_every_action_is_named_where_it_is_needed() -> None:

@@ -230,6 +230,17 @@ async def deferrals(connection: Connection, project_id: str, *, limit: int) -> l
     return await _open(connection, project_id, "kind = 'deferred'", limit)
 
 
+async def open_among(connection: Connection, project_id: str, ids: Sequence[str]) -> list[Escalation]:
+    """Those of these escalations that are open, with how many tasks each holds up, oldest first."""
+    records = await connection.fetch(
+        f"select {_OPEN} from escalations q where project_id = $1 and resolved_at is null and id = any($2::text[])"
+        " order by raised_at, id",
+        project_id,
+        list(ids),
+    )
+    return [Escalation.from_record(record) for record in records]
+
+
 async def holding(connection: Connection, project_id: str) -> dict[str, Escalation]:
     """What holds tasks, the newest question or deferral of each, by task."""
     records = await connection.fetch(

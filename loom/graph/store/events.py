@@ -7,7 +7,7 @@ open, and a wait goes by snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType, Position
@@ -175,8 +175,22 @@ async def snapshot(connection: Connection) -> str:
     return found
 
 
-async def untold(connection: Connection, project_id: str, since: Since, until: str, *, limit: int) -> list[Event]:
-    """Events that have not been told, of the transactions that had ended in the snapshot `until`, in order."""
+async def untold(
+    connection: Connection,
+    project_id: str,
+    since: Since,
+    until: str,
+    *,
+    limit: int,
+    types: Collection[EventType] | None = None,
+    later_than_id: int = 0,
+) -> list[Event]:
+    """Events that have not been told, of the transactions that had ended in the snapshot `until`, in order.
+
+    Args:
+        types: only these kinds; None: all.
+        later_than_id: as in `after`.
+    """
     records = await connection.fetch(
         f"""
         select {_EVENT} from events
@@ -184,6 +198,7 @@ async def untold(connection: Connection, project_id: str, since: Since, until: s
            and xid >= pg_snapshot_xmin($4::text::pg_snapshot) and xid < pg_snapshot_xmax($5::text::pg_snapshot)
            and not pg_visible_in_snapshot(xid, $4::text::pg_snapshot)
            and pg_visible_in_snapshot(xid, $5::text::pg_snapshot)
+           and ($7::text[] is null or type = any($7::text[])) and id > $8
          order by events.xid, id limit $6
         """,
         project_id,
@@ -192,6 +207,8 @@ async def untold(connection: Connection, project_id: str, since: Since, until: s
         since.seen,
         until,
         limit,
+        None if types is None else [str(one) for one in types],
+        later_than_id,
     )
     return [Event.from_record(record) for record in records]
 

@@ -320,10 +320,10 @@ async def note_skill_run(tx: Transaction, run: WorkflowRun, skill_run_id: str) -
     )
 
 
-async def pause(tx: Transaction, run: WorkflowRun, step: str, agent: str, reason: str) -> WorkflowRun:
-    """Writes that the step that a locked run is at waits, and the run with it, held by nobody."""
+async def pause(tx: Transaction, run: WorkflowRun, step: str, type: str, agent: str, reason: str) -> WorkflowRun:
+    """Writes that the step that a locked run is at, of this type, waits, and the run with it, held by nobody."""
     await _end_step(tx, run, StepRunStatus.WAITING, agent)
-    _announce(tx, {"run": run.id, "workflow": run.workflow, "step": step, "waits": reason})
+    _tell(tx, EventType.WORKFLOW_WAITING, run, agent, {"step": step, "step_type": type, "waits": reason})
     return await move(tx, run, status=WorkflowRunStatus.WAITING)
 
 
@@ -517,8 +517,4 @@ def _tell(
     """Notes an event of a run, and announces it to who follows workflows."""
     facts = {"run": run.id, "workflow": run.workflow, **(data or {})}
     tx.record_event(event, agent=agent, data=facts)
-    _announce(tx, {"type": event, **facts})
-
-
-def _announce(tx: Transaction, facts: Mapping[str, Any]) -> None:
-    tx.announce(publish_workflow(tx.project_id, facts))
+    tx.announce(publish_workflow(tx.project_id, {"type": event, **facts}))
