@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,15 @@ class Claim:
 BEST_READY = """(select id from tasks where project_id = $1 and status = 'pending'
                    order by priority, ready_at, id desc limit 1 for no key update skip locked)"""
 
+_INPUTS = """(select coalesce(json_agg(json_build_object(
+                   'id', d.id, 'title', d.title, 'status', d.status, 'output', left(d.output::text, 8001),
+                   'children', array(select k.title from tasks k
+                                      where k.project_id = $1 and k.parent_id = d.id order by k.id limit 20))
+                   order by d.id), '[]')
+          from (select e.depends_on from task_deps e where e.project_id = $1 and e.task_id = {task}
+                 order by e.depends_on limit 50) e
+          join tasks d on d.project_id = $1 and d.id = e.depends_on)"""
+
 # One round trip: the row, its event, and what the worker needs. The outer status is checked again because the row may
 # have changed between the sub-select and the update.
 _CLAIM = f"""
@@ -51,14 +60,7 @@ with claimed as (
     returning xid::text as event_xid, id as event_id
 )
 select c.*, l.event_xid, l.event_id,
-       (select coalesce(json_agg(json_build_object(
-                   'id', d.id, 'title', d.title, 'status', d.status, 'output', left(d.output::text, 8001),
-                   'children', array(select k.title from tasks k
-                                      where k.project_id = $1 and k.parent_id = d.id order by k.id limit 20))
-                   order by d.id), '[]')
-          from (select e.depends_on from task_deps e where e.project_id = $1 and e.task_id = c.id
-                 order by e.depends_on limit 50) e
-          join tasks d on d.project_id = $1 and d.id = e.depends_on) as inputs
+       {_INPUTS.format(task="c.id")} as inputs
   from claimed c, logged l
 """
 
@@ -143,6 +145,15 @@ async def claim_task(
     if claim is not None and frontier is not None:
         frontier.found(claim.task)
     return claim
+
+
+async def as_claimed(connection: Connection, task: Task, agent: str) -> Claim:
+    """A ready task as its next claim would have it, while it stays unclaimed."""
+    claimed = replace(
+        task, status=TaskStatus.CLAIMED, assignee=agent, attempt=task.attempt + 1, claim_token=task.claim_token + 1
+    )
+    inputs = await connection.fetchval("select " + _INPUTS.format(task="$2"), task.project_id, task.id)
+    return Claim(claimed, tuple(json.loads(inputs)))
 
 
 def _claimed(tx: Transaction, record: Row | None) -> Claim | None:

@@ -6,7 +6,6 @@ One process holds as many as were asked for; any number of processes, on any num
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import re
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from loom.background import end
 from loom.config import logs_dir
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, TaskStateError
+from loom.graph import store
 from loom.graph.model import limits
-from loom.graph.model.task import TaskStatus
 from loom.graph.store import Claim
 from loom.graph.store.landings import LandingState
 from loom.landing.baseline import baseline
@@ -163,7 +162,8 @@ class Workers:
             raise TaskStateError(
                 "No task is ready, so there is nothing to show.", Words("See {} for what is there.", call("status"))
             )
-        claim = await _as_if_claimed(self._loom, ready.tasks[0].id, self._free[0])
+        task = (await self._loom.get(ready.tasks[0].id)).task
+        claim = await self._loom.look(lambda connection: store.as_claimed(connection, task, self._free[0]))
         with tempfile.TemporaryDirectory(prefix="loom-work-") as scratch:
             bench = self._bench(ProcessTrees(), await self._worktrees(), Path(scratch))
             errand = bench.errand(claim, self._free[0], Path.cwd(), None)
@@ -395,26 +395,6 @@ def loom_words() -> list[str]:
     """What starts this Loom, whatever the directory: in a worktree of Loom's own, `-m` alone would start that one."""
     script = Path(sys.executable).with_name("loom")
     return [str(script)] if script.is_file() else [sys.executable, "-P", "-m", "loom"]
-
-
-async def _as_if_claimed(loom: Loom, task_id: str, agent: str) -> Claim:
-    """A ready task as its next claim would have it."""
-    task = (await loom.get(task_id)).task
-    claimed = replace(
-        task, status=TaskStatus.CLAIMED, assignee=agent, attempt=task.attempt + 1, claim_token=task.claim_token + 1
-    )
-    needs = [(await loom.get(one)).task for one in task.depends_on]
-    inputs = tuple(
-        {
-            "id": one.id,
-            "title": one.title,
-            "status": one.status,
-            "output": None if one.output is None else json.dumps(one.output),
-            "children": None,
-        }
-        for one in needs
-    )
-    return Claim(claimed, inputs)
 
 
 def _prefix(given: str | None) -> str:
