@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loom.config import guarded
 from loom.db.connection import Pool
 from tests.cli.conftest import Cli
 
@@ -43,6 +44,21 @@ def test_a_setting_made_by_hand_is_trusted_and_one_that_came_along_is_not(cli: C
     assert "skills.command" in refused.err
     assert cli.ok("config", "trust", "--yes")["new"] == ["skills.command"]
     assert cli.ok("config", "show")["values"]["skills.command"]["value"] == "theirs --now"
+
+
+def test_what_is_recorded_as_trusted_is_what_was_asked_about(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.ok("config", "set", "skills.command", "mine --now")
+    path = cli.directory / ".loom" / "config.yaml"
+    mine = path.read_text()
+
+    def looked_at(root: Path) -> dict[str, str]:  # by somebody who writes the file, and knows when
+        path.write_text(mine.replace("mine", "theirs"))
+        seen = guarded(root)
+        path.write_text(mine)
+        return seen
+
+    monkeypatch.setattr("loom.cli.settings.guarded", looked_at)
+    assert cli.ok("config", "trust", "--yes")["new"] == ["skills.command"]
 
 
 def test_projects(cli: Cli) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from loom.bus.events import EventType
-from loom.exceptions import InvalidInputError, LoomError
+from loom.exceptions import FileError, InvalidInputError, LoomError
 from loom.graph.front import Loom
 from loom.landing.places import state_dir
 from loom.orchestration.workers.bench import JobPhase
@@ -143,6 +143,20 @@ async def test_a_hundred_megabytes_of_output(loom: Loom, command: Command, tmp_p
     assert len(output["text"]) <= 8_000
     assert (tmp_path / ".loom" / "logs" / f"{task_id}-1.log").stat().st_size < 1_001_000
     assert int(more) < 20_000
+
+
+async def test_where_no_log_can_be_kept_nothing_is_run_and_no_attempt_counts(
+    loom: Loom, project_loom: Project, tmp_path: Path
+) -> None:
+    task = await loom.create("A")
+    logs = tmp_path / ".loom" / "logs"
+    logs.parent.mkdir(exist_ok=True)
+    logs.write_text("a file of somebody's\n")
+    with pytest.raises(FileError, match=rf"^{logs}/{task.id}-1\.log cannot be written: .*\. Mend that"):
+        await Work(project_loom(), f"touch {tmp_path}/ran").finish()
+    found = await task_now(loom, task)
+    assert (found.status, found.attempt, (tmp_path / "ran").exists()) == ("pending", 0, False)
+    assert logs.read_text() == "a file of somebody's\n"
 
 
 # --- failing --------------------------------------------------------------------------------------------------------
