@@ -220,18 +220,19 @@ async def note_attempt(tx: Transaction, task_id: str, holder: Holder, data: Mapp
 async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
     """Takes a locked task back from a claim that ended by itself. The attempt stays counted, so that a task that kills
     its agents becomes a dead letter in the end; not that of work which was sent back and nobody took up again."""
-    if await _is_refunded(tx, task):
-        return await _lapsed(tx, task, reason, attempt=max(task.attempt - 1, 0))
+    landing = await _landing_of(tx, task)
+    if await _is_refunded(tx, task, landing):
+        return await _lapsed(tx, task, reason, landing, attempt=max(task.attempt - 1, 0))
     if task.attempt >= task.max_attempts:
-        await _leave(tx, task, reason)
+        await _take_off(tx, task, landing, reason)
         return await _bury(
             tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
         )
-    return await _lapsed(tx, task, reason, attempt=task.attempt)
+    return await _lapsed(tx, task, reason, landing, attempt=task.attempt)
 
 
-async def _lapsed(tx: Transaction, task: Task, reason: str, *, attempt: int) -> Task:
-    context = await _leave(tx, task, reason)
+async def _lapsed(tx: Transaction, task: Task, reason: str, landing: Landing | None, *, attempt: int) -> Task:
+    context = await _take_off(tx, task, landing, reason)
     saved = await store.update_task_status(
         tx, task, TaskStatus.PENDING, ready_at=await store.now(tx), attempt=attempt, lapsed=True, context=context
     )
@@ -276,7 +277,10 @@ async def give_back(
         for task in tasks.values()
         if holds(task, Holder(task.assignee or "", held[task.id], principal)) and not task.queued
     ]
-    return [await _lapsed(tx, task, reason, attempt=max(task.attempt - 1, 0)) for task in standing]
+    return [
+        await _lapsed(tx, task, reason, await _landing_of(tx, task), attempt=max(task.attempt - 1, 0))
+        for task in standing
+    ]
 
 
 async def into_play(tx: Transaction, task: Task, *, fresh: bool = False, context: str | None = None) -> Task:
@@ -505,22 +509,28 @@ async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Out
 async def _leave(tx: Transaction, task: Task, why: str) -> str | None:
     """Takes the work of a locked task out of the queue, or off its way there, because the claim that it has ends
     otherwise. Returns the task's context as JSON text, with a note of why it was sent back, where it was."""
+    return await _take_off(tx, task, await _landing_of(tx, task), why)
+
+
+async def _landing_of(tx: Transaction, task: Task) -> Landing | None:
+    """How the work of a locked task's claim stands, None where it does not land."""
     if not task.lands:
         return None
-    await leave_queue(tx, [task.id], why)
-    landing = await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
+    return await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
+
+
+async def _take_off(tx: Transaction, task: Task, landing: Landing | None, why: str) -> str | None:
+    if task.lands:
+        await leave_queue(tx, [task.id], why)
     if landing is None or landing.sent_back_at is None:
         return None
     text = "\n".join(part for part in (landing.reason, landing.note) if part)
     return add_note(task.context, text, by=_QUEUE, at=landing.sent_back_at)
 
 
-async def _is_refunded(tx: Transaction, task: Task) -> bool:
+async def _is_refunded(tx: Transaction, task: Task, landing: Landing | None) -> bool:
     """Whether a lapse does not count: the work was sent back, and nobody took it up again. That goes as often as the
     task may be tried at all."""
-    if not task.lands:
-        return False
-    landing = await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
     if landing is None or landing.state is not LandingState.SENT_BACK:
         return False
     return await landings.times_sent_back(tx.connection, tx.project_id, task.id) < task.max_attempts
