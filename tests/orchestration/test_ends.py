@@ -25,7 +25,7 @@ from loom.graph.model.task import Task
 from loom.graph.rules.claims import Holder
 from loom.orchestration.workers import session
 from loom.orchestration.workers.bench import JobPhase, JobProgress
-from loom.orchestration.workers.resting import resting
+from loom.orchestration.workers.resting import Rest, resting
 from loom.orchestration.workers.runners import RUNNERS, Command
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.orchestration.conftest import Command as LoomWork
@@ -258,6 +258,32 @@ async def test_a_provider_that_is_away_costs_no_attempt(
     await Shift(worker, "codex").finish()
     found = await task_now(loom, task)
     assert (found.status, found.attempt, codex.runs) == ("done", 1, 3)
+
+
+async def test_a_task_for_which_its_provider_is_always_away_fails_and_the_rest_is_done(
+    loom: Loom, project_loom: Project, codex: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.orchestration.workers.resting._AGAIN", (0.05, 0.1))
+    monkeypatch.setattr("loom.orchestration.workers.resting._AWAY", 3)
+    events = [BEGUN, {"type": "turn.failed", "error": {"message": "We’re currently experiencing high demand"}}]
+    away = {"events": events, "status": 1}
+    answer = [BEGUN, {**SAID, "item": {"id": "i", "type": "agent_message", "text": '{"a": 1}'}}, COMPLETED]
+    codex.plays(away, away, away, answer)
+    worker = project_loom(max_retries=0)
+    first, second = await worker.create("A", priority="p0"), await worker.create("B")
+    await Shift(worker, "codex").finish()
+    failed, done = await task_now(loom, first), await task_now(loom, second)
+    assert (failed.status, failed.attempt, done.status, codex.runs) == ("failed", 1, "done", 4)
+    assert "Its provider was away for it again and again" in (failed.dead_reason or "")
+
+
+async def test_a_provider_that_answers_others_each_time_is_not_away(loom: Loom) -> None:
+    rest = Rest(loom.config, "codex", 2)
+    assert not rest.blames("alone")
+    assert not rest.blames("alone")
+    for blamed in (False, False, True, False):
+        assert rest.blames("task") is blamed
+        rest.succeeded()
 
 
 async def test_who_is_not_logged_in_stops_and_no_task_suffers(loom: Loom, project_loom: Project, claude: Agent) -> None:

@@ -279,6 +279,9 @@ class Job:
     async def _without_a_report(self, end: End, why: str) -> _Report | _Ask:
         """What an end means of which nothing was handed in. `why`: what was not taken."""
         match end.kind:
+            case EndKind.AWAY if self._bench.rest.blames(self._task.id):
+                await self._tidy()
+                return await self._fail(f"Its provider was away for it again and again: {end.said}")
             case EndKind.LIMIT | EndKind.AWAY:
                 rest = self._bench.rest.take(end)
                 note = f"{rest.runner} rests until {rest.until.astimezone():%H:%M:%S}; {rest.why}"

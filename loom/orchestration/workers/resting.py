@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _AGAIN = (15.0, 900.0)  # seconds, where nobody says until when: at first, at most
 _AFTER = 2.0  # seconds after the moment that was told
+_ANSWERED = 2  # times that a provider answers others between two times that it is away for one task
+_AWAY = 12  # times that it is away for one task, which takes hours
 _FILE, _FILE_BYTES = "resting-{}.json", 4096
 _WHY_CHARACTERS = 300
 
@@ -49,6 +51,9 @@ class Rest:
         self._over = 0.0  # on the monotonic clock
         self._until = datetime.now(UTC)
         self._file = logs_dir(config) / _FILE.format(os.getpid())
+        self._answered = 0  # how often a run has ended in another way
+        # By task: how often its provider was away, how often after it had answered others, and `_answered` then.
+        self._away: dict[str, tuple[int, int, int]] = {}
 
     @property
     def left(self) -> float:
@@ -69,8 +74,19 @@ class Rest:
         self._publish(found)
         return found
 
+    def blames(self, task_id: str) -> bool:
+        """Whether it must be the task: its provider was away for it again, and had answered others each time before, or
+        nobody else was asked for long, as where its priority is the best."""
+        times, between, answered = self._away.pop(task_id, (0, 0, self._answered))
+        times, between = times + 1, between + (answered != self._answered)
+        if between >= _ANSWERED or times >= _AWAY:
+            return True
+        self._away[task_id] = times, between, self._answered
+        return False
+
     def succeeded(self) -> None:
         """A run has ended in another way: the next rest is a first one."""
+        self._answered += 1
         if not self.left:
             self.tried = False
             self._backoff.renew()
