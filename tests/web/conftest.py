@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import httpx2
@@ -40,14 +40,22 @@ class Board:
         return answer
 
 
+class _Server(uvicorn.Server):
+    """One that leaves the signals of the process to the tests."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """Serves an application on a free port of this machine."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, ws="none")
+    settings = uvicorn.Config(
+        app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1, ws="none", proxy_headers=False
     )
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    server = _Server(settings)
     serving = asyncio.create_task(server.serve([listener]))
     try:
         for _ in range(int(PATIENCE / 0.01)):
@@ -68,9 +76,6 @@ def letting_in(app: ASGIApp, front: Callable[[], Loom]) -> ASGIApp:
         await app(scope, receive, send)
 
     return let_in
-
-
-Opener = Callable[[Loom], Awaitable[Board]]
 
 
 @pytest.fixture

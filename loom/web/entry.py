@@ -1,0 +1,149 @@
+"""The way into a board: a link with a code for one use becomes a cookie, and the cookie says who comes.
+
+    entries = Entries()
+    url = f"http://127.0.0.1:{port}/enter?code={entries.code(principal, project)}"
+    application = Gate(board(), entries, serving, hosts={f"127.0.0.1:{port}"}, cookie="loom-1f0c")
+
+Codes and cookies live as long as the process does, which keeps only what they hash to. A cookie goes along with no
+request that another site's page makes, and what changes something says besides that it comes from a page of this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import secrets
+import time
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, NamedTuple, TypeVar
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from loom.graph.front import Loom
+from loom.graph.model.principals import Principal
+
+P = TypeVar("P")
+
+CODE_SECONDS = 60.0
+COOKIE_SECONDS = 7 * 86400.0  # since the last request with it
+_MOST = 1_000  # codes, and cookies, that are known at a time; the oldest go first
+_LOOKS = ("GET", "HEAD")
+
+
+class _Known(NamedTuple, Generic[P]):
+    """Whom a code or a cookie stands for, and until when."""
+
+    principal: Principal | None
+    project: P
+    until: float
+
+
+class Entries(Generic[P]):
+    """The codes and cookies of one process. `P` is how its projects are named."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._codes: dict[str, _Known[P]] = {}
+        self._cookies: dict[str, _Known[P]] = {}
+
+    def code(self, principal: Principal | None, project: P) -> str:
+        """A code that lets in once, within a minute. `principal`: None for who may do everything."""
+        return self._keep(self._codes, principal, project, CODE_SECONDS)
+
+    def admit(self, code: str) -> str | None:
+        """The cookie that a code is changed for; None where it was used, is too old, or none."""
+        known = self._codes.pop(_digest(code), None)
+        if known is None or known.until <= self._clock():
+            return None
+        return self._keep(self._cookies, known.principal, known.project, COOKIE_SECONDS)
+
+    def who(self, cookie: str) -> tuple[Principal | None, P] | None:
+        """Whom a cookie stands for, and in which project; None where it is no cookie, or has not come for long."""
+        digest = _digest(cookie)
+        known = self._cookies.pop(digest, None)
+        if known is None or known.until <= self._clock():
+            return None
+        self._cookies[digest] = known._replace(until=self._clock() + COOKIE_SECONDS)
+        return known.principal, known.project
+
+    def _keep(self, where: dict[str, _Known[P]], principal: Principal | None, project: P, seconds: float) -> str:
+        now = self._clock()
+        for digest in [digest for digest, known in where.items() if known.until <= now]:
+            del where[digest]
+        while len(where) >= _MOST:
+            del where[next(iter(where))]
+        secret = secrets.token_urlsafe(32)
+        where[_digest(secret)] = _Known(principal, project, now + seconds)
+        return secret
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+class Gate(Generic[P]):
+    """Stands before a board on this machine: lets in whoever has a code or a cookie, from pages of this board."""
+
+    def __init__(
+        self,
+        board: ASGIApp,
+        entries: Entries[P],
+        serving: Callable[[Principal | None, P], AbstractAsyncContextManager[Loom]],
+        *,
+        hosts: Collection[str],
+        cookie: str,
+    ) -> None:
+        """
+        Args:
+            serving: gives the front that acts for somebody in a project, for as long as a request takes.
+            hosts: by which names, with the port, it is reached.
+            cookie: the name of its cookie; boards on other ports of this machine see each other's.
+        """
+        self._board, self._entries, self._serving = board, entries, serving
+        self._hosts, self._cookie = hosts, cookie
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        refusal = self._elsewhere(request)
+        if refusal is None and scope["path"] == "/enter":
+            refusal = self._enter(request)
+        known = self._entries.who(request.cookies.get(self._cookie, "")) if refusal is None else None
+        if refusal is not None or known is None:
+            await (refusal or _refused(401, _NO_COOKIE))(scope, receive, send)
+            return
+        async with self._serving(*known) as loom:
+            scope.setdefault("state", {})["loom"] = loom
+            await self._board(scope, receive, send)
+
+    def _elsewhere(self, request: HTTPConnection) -> Response | None:
+        """A refusal for who means another host, or comes from another site's page."""
+        host = request.headers.get("host", "")
+        if host not in self._hosts:
+            return _refused(421, "This board is not reached by that name.")
+        if request.scope["method"] not in _LOOKS and request.headers.get("origin") != f"http://{host}":
+            return _refused(403, "That did not come from a page of this board.")
+        return None
+
+    def _enter(self, request: Request) -> Response:
+        cookie = self._entries.admit(request.query_params.get("code", ""))
+        if cookie is None:
+            return _refused(403, _NO_CODE)
+        entered = RedirectResponse("/", 303)
+        entered.set_cookie(self._cookie, cookie, httponly=True, samesite="strict", path="/")
+        return entered
+
+
+_NO_COOKIE = "This browser was not let in yet, or not for long. Run `loom board` in the project's directory."
+_NO_CODE = "This link was used already, or is older than a minute. Run `loom board` again for another."
+
+
+def _refused(code: int, words: str) -> Response:
+    page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=color-scheme content='light dark'>"
+    page += f"<title>Loom</title><h1>Loom</h1><p>{html.escape(words)}</p>"
+    headers = {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
+    return HTMLResponse(page, code, headers)

@@ -1,0 +1,118 @@
+"""Who comes into a board: codes, cookies, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+
+from loom.graph.front import Loom
+from loom.graph.model.principals import Principal, Role
+from loom.web.app import board
+from loom.web.entry import CODE_SECONDS, COOKIE_SECONDS, Entries, Gate
+from tests.web.conftest import PATIENCE, served
+
+EVE = Principal("eve", Role.READER)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_code_lets_in_once_and_within_a_minute() -> None:
+    clock = Clock()
+    entries = Entries[str](clock)
+    code = entries.code(EVE, "shop")
+    cookie = entries.admit(code)
+    assert cookie is not None
+    assert entries.who(cookie) == (EVE, "shop")
+    assert entries.admit(code) is None
+    late = entries.code(None, "shop")
+    clock.now += CODE_SECONDS
+    assert entries.admit(late) is None
+    for wrong in ("", "x", code, "\udc00"):
+        assert entries.admit(wrong) is None
+        assert entries.who(wrong) is None
+
+
+def test_a_cookie_holds_while_it_comes() -> None:
+    clock = Clock()
+    entries = Entries[str](clock)
+    cookie = entries.admit(entries.code(None, "shop")) or ""
+    for _ in range(3):
+        clock.now += COOKIE_SECONDS - 1
+        assert entries.who(cookie) == (None, "shop")
+    clock.now += COOKIE_SECONDS
+    assert entries.who(cookie) is None
+
+
+def test_what_is_kept_opens_nothing_and_is_not_without_end() -> None:
+    entries = Entries[int]()
+    codes = [entries.code(None, number) for number in range(1_100)]
+    kept = repr(vars(entries))
+    assert not any(code in kept for code in codes)
+    assert entries.admit(codes[0]) is None
+    assert entries.admit(codes[-1]) is not None
+
+
+@pytest.fixture
+async def gate(loom: Loom) -> AsyncIterator[tuple[str, Entries[str]]]:
+    """The address of a board with its gate, and its entries."""
+    entries = Entries[str]()
+
+    @asynccontextmanager
+    async def serving(principal: Principal | None, project: str) -> AsyncIterator[Loom]:
+        assert project == "shop"
+        yield loom if principal is None else loom.beside(principal=principal)
+
+    hosts = set[str]()
+    gated = Gate(board(), entries, serving, hosts=hosts, cookie="loom-x")
+    async with served(gated) as address:
+        hosts.add(address.removeprefix("http://"))
+        yield address, entries
+
+
+async def test_a_link_becomes_a_cookie_that_no_script_and_no_other_site_gets(gate: tuple[str, Entries[str]]) -> None:
+    address, entries = gate
+    async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as client:
+        for path in ("/", "/board", "/live", "/static/board.css", "/enter", "/enter?code=x", "/nowhere"):
+            answer = await client.get(path)
+            assert answer.status_code in (401, 403), path
+            assert "loom board" in answer.text
+        link = f"/enter?code={entries.code(None, 'shop')}"
+        entered = await client.get(link)
+        assert (entered.status_code, entered.headers["location"]) == (303, "/")
+        said = entered.headers["set-cookie"].lower()
+        assert "httponly" in said
+        assert "samesite=strict" in said
+        assert (await client.get("/")).status_code == 200
+        assert (await client.get(link)).status_code == 403
+    async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as other:
+        assert (await other.get(link)).status_code == 403
+        assert (await other.get("/")).status_code == 401
+
+
+async def test_nothing_is_done_for_another_sites_page(gate: tuple[str, Entries[str]], loom: Loom) -> None:
+    address, entries = gate
+    async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as client:
+        await client.get(f"/enter?code={entries.code(None, 'shop')}")
+        form = {"title": "Mine"}
+        for origin in (None, "null", "http://example.com", address.replace("127.0.0.1", "127.0.0.2")):
+            answer = await client.post("/new", data=form, headers={} if origin is None else {"origin": origin})
+            assert answer.status_code == 403
+        assert (await client.get("/", headers={"host": "rebound.example.com"})).status_code == 421
+        assert (await loom.find("Mine")).tasks == []
+        assert (await client.post("/new", data=form, headers={"origin": address})).status_code == 303
+
+
+async def test_a_principal_does_what_his_role_may(gate: tuple[str, Entries[str]]) -> None:
+    address, entries = gate
+    async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as client:
+        await client.get(f"/enter?code={entries.code(EVE, 'shop')}")
+        assert "New task" not in (await client.get("/")).text
+        assert (await client.post("/new", data={"title": "x"}, headers={"origin": address})).status_code == 403
