@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from loom.config import (
+    API_KEY_VARIABLE,
     KEYS,
     LoomConfig,
     find_project,
@@ -21,6 +22,7 @@ from loom.config import (
     is_trusted,
     load_config,
     path_in_repository,
+    secret,
     set_trusted,
     set_value,
     trust,
@@ -117,6 +119,68 @@ def test_every_variable_is_read() -> None:
     assert config.skills_api_key == "sk-1"
     assert "sk-1" not in repr(config) + repr(config.shown())
     assert "u:p" not in repr(config) + repr(config.shown())
+
+
+def test_what_is_secret_comes_from_files_too(tmp_path: Path) -> None:
+    values = {
+        "LOOM_DATABASE_URL": "postgresql://u:p@h/d",
+        "LOOM_REDIS_URL": "rediss://:p@h",
+        "LOOM_SKILLS_BASE_URL": "http://u:p@h",
+        "LOOM_SKILLS_API_KEY": "sk-1",
+        "LOOM_TOKEN": "t-1",
+    }
+    secrets = {rule.variable for rule in KEYS.values() if rule.variable and rule.secret} | {API_KEY_VARIABLE}
+    assert secrets <= set(values)
+    for name, value in values.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    given = {f"{name}_FILE": str(tmp_path / name) for name in values}
+    config = load(None, **given)
+    assert (config.database.url, config.redis.url) == (values["LOOM_DATABASE_URL"], values["LOOM_REDIS_URL"])
+    assert (config.skills.base_url, config.skills_api_key) == ("http://u:p@h", "sk-1")
+    assert config.sources["database.url"] == "LOOM_DATABASE_URL_FILE"
+    assert config.servers.backend == "external"
+    assert secret(given, "LOOM_TOKEN") == ("t-1", "LOOM_TOKEN_FILE")
+    assert secret({}, "LOOM_TOKEN") == ("", "LOOM_TOKEN")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "does not hold one line"),
+        (b"postgresql://h/d\npostgresql://h/e\n", "does not hold one line"),
+        (b"\xff\xfe", "cannot be read: it is no text"),
+        (b"x" * 70_000, "cannot be read: it is larger than 64 kB"),
+        (b"mysql://u:s3cret@h", "LOOM_DATABASE_URL_FILE must be a URL that begins with postgresql://"),
+    ],
+)
+def test_a_file_that_holds_no_secret_is_told_without_what_it_holds(
+    tmp_path: Path, data: bytes | None, why: str
+) -> None:
+    if data is not None:
+        (tmp_path / "url").write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        load(None, LOOM_DATABASE_URL_FILE=str(tmp_path / "url"))
+    assert why in caught.value.cause
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_secret_is_given_in_one_way(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="LOOM_REDIS_URL and LOOM_REDIS_URL_FILE are both set"):
+        load(None, LOOM_REDIS_URL="redis://h", LOOM_REDIS_URL_FILE=str(tmp_path))
+
+
+def test_a_command_for_passwords_is_a_programs_start(project: Path) -> None:
+    project_file(project).write_text("database: {url: 'postgresql://h/d', password_command: [evil]}\n")
+    config = load(project)
+    assert config.database.password_command == ()
+    assert "`database.password_command`" in config.warnings[0]
+    user_file("database: {password_command: [print-token, --for, loom]}\n")
+    config = load(project, LOOM_DATABASE_URL="postgresql://h/d")
+    assert config.database.password_command == ("print-token", "--for", "loom")
+    own = load(project)  # of the servers that Loom starts it knows the password
+    assert own.database.password_command == ()
+    assert any("`database.password_command` is ignored" in one for one in own.warnings)
 
 
 def test_only_what_differs_from_the_defaults_is_shown(project: Path) -> None:

@@ -26,7 +26,7 @@ from loom.config.keys import (
     SkillsConfig,
     WorkConfig,
 )
-from loom.config.loading import load_config
+from loom.config.loading import load_config, secret
 from loom.config.trust import GUARDED_BYTES, gone, guarded, is_trusted, set_trusted, trust, untrusted
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "load_config",
     "logs_dir",
     "path_in_repository",
+    "secret",
     "set_trusted",
     "set_value",
     "trust",

@@ -159,6 +159,7 @@ def _field(default: object, rule: Rule) -> Any:
 @dataclass(frozen=True)
 class DatabaseConfig:
     url: str | None = url("postgresql|postgres", "LOOM_DATABASE_URL")  # None: where the backend puts it
+    password_command: tuple[str, ...] = words(of="words", guarded=True)
     pool_min: int = whole(2, 0, 100)
     pool_max: int = whole(10, 1, 100)
     pooler: str = text("none", "one of none, session, transaction", "none|session|transaction")

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loom import caller
+from loom import caller, files
 from loom.config.files import find_project, read_layer, user_config_path, wrong
 from loom.config.keys import API_KEY_VARIABLE, KEYS, LoomConfig, UnfitError
 from loom.config.trust import hold_back
 from loom.exceptions import ConfigError
+
+_SECRET_BYTES = 64 * 1024
 
 
 def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] | None = None) -> LoomConfig:
@@ -71,7 +73,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
     config = LoomConfig(
         project_dir=root,
         agent_id=env.get("LOOM_AGENT_ID") or None,
-        skills_api_key=env.get(API_KEY_VARIABLE) or None,
+        skills_api_key=secret(env, API_KEY_VARIABLE)[0] or None,
         warnings=tuple(warnings),
         sources=sources,
         withheld=withheld,
@@ -112,17 +114,43 @@ def _here(path: Path = Path()) -> Path:
 def _drop_unused_addresses(values: dict[str, Any], sources: dict[str, str], warnings: list[str]) -> None:
     """Takes the servers' addresses out where Loom starts the servers, and says so."""
     backend = values.get("servers.backend", "embedded")
-    for key in ("database.url", "redis.url") if backend != "external" else ():
+    for key in ("database.url", "database.password_command", "redis.url") if backend != "external" else ():
         if values.pop(key, None) is not None:
             warnings.append(f"{sources[key]}: `{key}` is ignored, because `servers.backend` is {backend}.")
             sources[key] = "default"
 
 
+def secret(env: Mapping[str, str], name: str) -> tuple[str, str]:
+    """What a variable says that holds a secret, or the file that the one with _FILE behind its name leads to, as those
+    who run containers hand them out: LOOM_DATABASE_URL_FILE, LOOM_REDIS_URL_FILE, LOOM_SKILLS_BASE_URL_FILE,
+    LOOM_SKILLS_API_KEY_FILE, LOOM_TOKEN_FILE. Gives back the value, empty where there is none, and which of the two it
+    is from.
+
+    Raises:
+        ConfigError: both are set, or the file cannot be read or has no one line.
+    """
+    file = f"{name}_FILE"
+    if not (path := env.get(file, "")):
+        return env.get(name, ""), name
+    if env.get(name):
+        raise ConfigError(f"{name} and {file} are both set.", "Unset one of them.")
+    try:
+        text = files.read(Path(path).expanduser(), _SECRET_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
+        raise ConfigError(f"{file} leads to {path}, which cannot be read: {why}.", "Correct it or unset it.") from None
+    if not text or len(text.splitlines()) > 1:
+        raise ConfigError(f"{file} leads to {path}, which does not hold one line.", "Correct it or unset it.")
+    return text, file
+
+
 def _variable_layers(env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, rule in KEYS.items():
-        text = env.get(rule.variable, "") if rule.variable else ""
+        if not rule.variable:
+            continue
+        text, source = secret(env, rule.variable) if rule.secret else (env.get(rule.variable, ""), rule.variable)
         if text:
             try:
-                yield rule.variable, {key: rule.parse(text)}
+                yield source, {key: rule.parse(text)}
             except UnfitError:
-                raise wrong(f"The variable {rule.variable}", rule, text, "Correct it or unset it.") from None
+                raise wrong(f"The variable {source}", rule, text, "Correct it or unset it.") from None

@@ -92,6 +92,7 @@ async def open_pool(
     name: str = "loom",
     pooler: str = "none",
     schema: str | None = None,
+    password: Callable[[], Awaitable[str]] | None = None,
     met: Callable[[Connection], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
     """Opens a pool whose first connection answers.
@@ -103,6 +104,7 @@ async def open_pool(
         name: what the server's list of sessions shows.
         pooler: what stands between: none, or one that lends a server for a session or a transaction.
         schema: where names without one are looked up; default, and behind a pooler in any case: as the role has it.
+        password: gives the password for each new connection, instead of the one in `url`.
         met: is told of each new connection before anybody uses it.
 
     Raises:
@@ -121,6 +123,7 @@ async def open_pool(
             record_class=asyncpg.Record,
             loop=None,
             timeout=_CONNECT,
+            connect=None if password is None else _connecting(password),
             command_timeout=_STATEMENT,
             # What a connection could carry from one user to the next is never made, so there is nothing to reset,
             # and a round trip is saved at each release.
@@ -130,6 +133,15 @@ async def open_pool(
             statement_cache_size=0 if pooler == "transaction" else 100,
             server_settings={"application_name": name} | (_settings(schema) if pooler == "none" else {}),
         )
+
+
+def _connecting(password: Callable[[], Awaitable[str]]) -> Any:
+    """How a connection is made with a password of its own; the time that the server has begins once it is there."""
+
+    async def connect(*arguments: Any, **options: Any) -> Any:
+        return await asyncpg.connect(*arguments, **options, password=await password())
+
+    return connect
 
 
 def _settings(schema: str | None) -> dict[str, str]:

@@ -36,7 +36,11 @@ _LOG = logging.getLogger(__name__)
 
 async def open_pool(config: LoomConfig, endpoints: services.Endpoints, name: str, met: Met | None = None) -> db.Pool:
     """A pool as the configuration wants it; `name` and `met` as in `db.open_pool`. Raises DatabaseUnavailableError."""
-    settings = config.database
+    settings, password = config.database, None
+    if settings.password_command:
+        from loom.db.password import Password
+
+        password = Password(settings.password_command)
     return await db.open_pool(
         endpoints.database_url,
         min_size=settings.pool_min,
@@ -44,6 +48,7 @@ async def open_pool(config: LoomConfig, endpoints: services.Endpoints, name: str
         name=name,
         pooler=settings.pooler,
         schema=settings.schema,
+        password=password,
         met=met,
     )
 

@@ -28,7 +28,10 @@ LOG_BYTES = 10_000_000  # of one run's output in its log
 TAIL_BYTES = 300_000  # of standard output in memory: room for the longest output that a task may have
 _ERROR_BYTES = 16_000  # of standard error in memory
 _LEFT_BEHIND = 1.0  # seconds from SIGTERM to SIGKILL for what a command leaves behind
-_WITHHELD = ("LOOM_SKILLS_API_KEY",)  # what Loom itself uses, and nothing that it starts needs
+_WITHHELD = (
+    "LOOM_SKILLS_API_KEY",
+    "LOOM_SKILLS_API_KEY_FILE",
+)  # what Loom itself uses, and nothing that it starts needs
 _DRAIN = 1.0  # seconds for the end of the output, should a process have escaped with the pipe
 
 _WATCHDOG = 1.0  # seconds for the watchdog to find that nothing is left
