@@ -119,5 +119,5 @@ def _needs_yes(approve: Sequence[str], changed: Sequence[str]) -> bool:
 def _red(proofs: Sequence[Proof]) -> str:
     names = ", ".join(one.check_name for one in proofs)
     if all(one.exit_status is None for one in proofs):
-        return f"Nothing is proven by {names}: it changes what it looks at."
+        return f"Nothing is proven by {names}, for the reason that its output ends with."
     return f"{names} {'are' if proofs[1:] else 'is'} red."
