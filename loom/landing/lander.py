@@ -51,6 +51,7 @@ GROUP = 16
 _LEASE = 30.0  # seconds
 _ROUNDS = 20  # in which somebody else moves the target each time
 _LOST = 900.0  # seconds after which an intent whose commit is not here was left by a machine that is gone
+_OFFERED = 3  # times that it is tried to offer what has landed
 _PAUSE = 0.05  # seconds, times the rounds lost so far
 
 
@@ -91,6 +92,7 @@ class Lander:
         self._holder = f"{_host()}-{os.getpid()}"
         self._alone = False  # no other process of this user's on this machine lands
         self._untidy: set[str] = set()  # tasks whose places could not be removed yet
+        self._unoffered: dict[str, int] = {}  # tasks whose work could not be offered yet, and how often that was tried
 
     @classmethod
     async def of(cls, loom: Loom, worktrees: Worktrees, prover: Prover, name: str | None = None) -> Self:
@@ -483,13 +485,15 @@ class Lander:
                 await self._take_lease()
 
     async def _offer(self, report: Report) -> None:
-        """Has the user's command offer what has landed beside its target, because that cannot be pushed to."""
+        """Has the user's command offer what has landed beside its target, because that cannot be pushed to; what it
+        fails to offer is offered again with the next look."""
         config = self._loom.config.landing
         wanted = config.target or OWN
         if not (config.propose and config.remote) or self.target == wanted:
             return
-        for one in report.landed:
-            task = (await self._loom.get(one.task_id)).task
+        for task_id in (*self._unoffered, *(one.task_id for one in report.landed)):
+            tried = self._unoffered.pop(task_id, 0) + 1
+            task = (await self._loom.get(task_id)).task
             row = await self._row(task)
             if row is not None and row.commit_id is not None:
                 offered = Offer(task.id, task.title, row.branch, row.commit_id, wanted)
@@ -497,6 +501,8 @@ class Lander:
                     await offer(self._repository, config.remote, config.propose, offered)
                 except CommandError as error:
                     report.notes.append(f"{task.id} was not offered: {error}")
+                    if tried < _OFFERED:
+                        self._unoffered[task_id] = tried
 
     async def _row(self, task: Task) -> Landing | None:
         return await self._loom.look(

@@ -220,14 +220,19 @@ async def test_what_landed_beside_its_target_is_offered_once_by_the_users_comman
     assert not await offer(one.worktrees.repository, "origin", words, offered)
 
 
-async def test_a_command_that_fails_to_offer_is_told(one: Yard, shared: Shared) -> None:
-    landing = replace(one.loom.config.landing, propose=("sh", "-c", "echo no such account >&2; exit 3"))
+async def test_a_command_that_fails_to_offer_is_told_and_tried_again_so_many_times(one: Yard, shared: Shared) -> None:
+    said = shared.place / "said"
+    landing = replace(one.loom.config.landing, propose=("sh", "-c", f"echo x >> {said}; echo no account >&2; exit 3"))
     one.loom.config = replace(one.loom.config, landing=landing)
     shared.hook("update", 'test "$1" != refs/heads/main')
     task = await one.queued({"f": "1"})
-    report = await once(one)
+    lander = await one.lander()
+    report = await lander.once()
     assert [each.task_id for each in report.landed] == [task.id]
-    assert report.notes[-1] == f"{task.id} was not offered: `sh` ended with exit status 3: no such account"
+    told = f"{task.id} was not offered: `sh` ended with exit status 3: no account"
+    assert [report.notes[-1], (await lander.once()).notes, (await lander.once()).notes] == [told, [told], [told]]
+    assert (await lander.once()).notes == []
+    assert said.read_text() == "x\n" * 3
     assert not one.held()
 
 
