@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import shutil
 import stat
 import time
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +22,7 @@ from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
 
 _LOOKS = 0.1  # seconds between two at a lock that somebody has
+_MARK_BYTES = 10_000
 _SLOTS = 10_000
 
 
@@ -54,6 +57,41 @@ def own_directory(path: Path) -> Path:
             "Mend that, or name another place in XDG_STATE_HOME.",
         ) from None
     return path.parent.resolve() / path.name
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is kept of a worktree that was made whole, beside it: the directories that git is given for it, the commit
+    that its branch began from, and its slot."""
+
+    common_dir: str
+    git_dir: str
+    base: str
+    slot: int
+
+    @classmethod
+    def read(cls, path: Path, state: Path) -> Self | None:
+        """The mark in a file below the project's state, None if there is none."""
+        try:
+            told = json.loads(files.read(path, _MARK_BYTES, state))
+            return cls(str(told["common_dir"]), str(told["git_dir"]), str(told["base"]), int(told["slot"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, path: Path, state: Path) -> None:
+        """Says that a worktree is whole. Raises OSError."""
+        files.write(path, json.dumps(asdict(self)), 0o600, state)
+
+
+def worktrees(state: Path) -> Path:
+    """Where the worktrees of a project's tasks lie, each beside its mark."""
+    return state / "worktrees"
+
+
+def marked(state: Path) -> dict[Path, Mark]:
+    """The worktrees that are whole, and their marks."""
+    found = {path.with_suffix(""): Mark.read(path, state) for path in worktrees(state).glob("*.json")}
+    return {path: mark for path, mark in found.items() if mark is not None}
 
 
 class Lock:

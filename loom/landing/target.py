@@ -17,13 +17,14 @@ import re
 import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loom import files, texts
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.git import Repository
-from loom.landing import refs
+from loom.landing import places, refs
 from loom.landing.merging import is_ancestor
 
 OWN = "loom/landed"
@@ -57,7 +58,8 @@ class Tip:
 @dataclass(frozen=True, slots=True)
 class Target:
     """A branch of a repository on this machine. `start`: what it is made from, where it is Loom's own and not there
-    yet; `places`: where the worktrees of tasks lie, in which agents may check out what they like."""
+    yet; `places`: the project's directory for what is not in its repository, with the worktrees of tasks, in which
+    agents may check out what they like."""
 
     repository: Repository
     name: str = OWN
@@ -217,6 +219,8 @@ class Target:
 
         Raises TargetHeldError: it is in use by a rebase or bisection, or checked out more than once.
         """
+        if self.places is not None:
+            await asyncio.to_thread(_lead_home, self.places)
         common, own_dirs = await self._directories()
         for git_dir, top in ((common, None), *own_dirs.items()):
             if top is not None and self._belongs_to_a_task(top):
@@ -353,6 +357,20 @@ def pointer(git_dir: Path) -> str:
     if stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
         path.unlink()
     return files.read(path, _POINTER_BYTES, git_dir).decode(errors="surrogateescape").strip()
+
+
+def _lead_home(state: Path) -> None:
+    """Has what git keeps of the worktrees of tasks name these again. An agent who can commit can write there, and the
+    checkout of somebody else that he names would be taken for one of the branch that he is on."""
+    for top, mark in places.marked(state).items():
+        path, wanted = Path(mark.git_dir) / "gitdir", f"{top / '.git'}\n"
+        with suppress(OSError):  # it is just being removed
+            if path.parent.is_symlink():
+                continue
+            if path.is_symlink():
+                path.unlink()
+            if pointer(path.parent) != wanted.strip():
+                files.write(path, wanted, 0o644, path.parent)
 
 
 def _worktrees(common: Path) -> dict[Path, Path]:

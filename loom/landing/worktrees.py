@@ -14,13 +14,12 @@ that died: taken for a worktree, it would be one in which most files were delete
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import stat
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,7 @@ from loom.graph import store
 from loom.graph.model.task import TaskStatus
 from loom.landing import places, refs, setup
 from loom.landing.merging import is_ancestor, merge_base
-from loom.landing.places import Lock
+from loom.landing.places import Lock, Mark
 from loom.landing.target import commit_of, nothing_in_the_way, pointer
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
 _DIFF_BYTES = 50_000
-_MARK_BYTES = 10_000
 _SHOW_SECONDS = 30.0  # for git to show something
 _CHANGE_SECONDS = 600.0  # for git to write the files of a worktree
 _HELD_SECONDS = 60.0  # that another process may take to be done with a worktree: more than it takes to end a command
@@ -98,7 +96,7 @@ class Worktrees:
             project_dir: where the project is, in the work tree of the repository.
         """
         self.repository, self.state = repository, state
-        self._place = state / "worktrees"
+        self._place = places.worktrees(state)
         self._below = project_dir.relative_to(repository.work_tree)
         self._held: dict[str, _Hold] = {}
 
@@ -134,7 +132,7 @@ class Worktrees:
         if to_make:
             await nothing_in_the_way(repository)
             await _large_files_are_handled(repository)
-        places.own_directory(state / "worktrees")
+        places.own_directory(places.worktrees(state))
         return cls(repository, state, await asyncio.to_thread(directory.resolve))
 
     async def make(self, task_id: str, base: str | None = None) -> Worktree:
@@ -425,18 +423,14 @@ class Worktrees:
 
     def _mark(self, tree: Worktree) -> None:
         """Says that a worktree is whole."""
-        mark = _Mark(str(self._common), str(tree.repository.git_dir), tree.base, tree.slot)
-        files.write(self._mark_of(tree.task_id), json.dumps(asdict(mark)), 0o600, self.state)
+        mark = Mark(str(self._common), str(tree.repository.git_dir), tree.base, tree.slot)
+        mark.write(self._mark_of(tree.task_id), self.state)
 
     def _mark_of(self, task_id: str) -> Path:
         return self._place / f"{task_id}.json"
 
-    def _read_mark(self, task_id: str) -> _Mark | None:
-        try:
-            told = json.loads(files.read(self._mark_of(task_id), _MARK_BYTES, self.state))
-            return _Mark(str(told["common_dir"]), str(told["git_dir"]), str(told["base"]), int(told["slot"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def _read_mark(self, task_id: str) -> Mark | None:
+        return Mark.read(self._mark_of(task_id), self.state)
 
     def _read(self, task_id: str, slot: int) -> Worktree | None:
         """The worktree as its mark has it; None if it has none, or is not what the mark says."""
@@ -464,16 +458,6 @@ class Worktrees:
     def _common(self) -> Path:
         assert self.repository.common_dir is not None, "it was found"
         return self.repository.common_dir
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What is kept of a worktree that was made whole."""
-
-    common_dir: str
-    git_dir: str
-    base: str
-    slot: int
 
 
 @dataclass(frozen=True, slots=True)

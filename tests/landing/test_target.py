@@ -12,6 +12,7 @@ import pytest
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.landing import refs
 from loom.landing.target import OWN, Known, Target, Tip
+from loom.landing.worktrees import Worktrees
 from tests.landing.place import Place
 
 
@@ -380,6 +381,25 @@ async def test_an_agent_that_takes_the_target_into_its_hands_holds_nothing_up(
     assert place.tip(OWN) == new
     assert agents.tip() == old  # detached where it stood
     assert agents.status() == "M a.txt"
+
+
+async def test_an_agent_that_says_his_worktree_is_somebody_elses_has_nothing_written_there(
+    place: Place, tmp_path: Path
+) -> None:
+    old = place.tip()
+    trees = await Worktrees.of(place.top, tmp_path / "state")
+    tree = await trees.make("task")
+    target = await target_of(place, places=tmp_path / "state")
+    assert (await stands(target)).commit == old
+    git_dir = tree.repository.git_dir
+    assert git_dir is not None
+    Place(tree.path).git("symbolic-ref", "HEAD", f"refs/heads/{OWN}")
+    (git_dir / "gitdir").write_text(f"{place.top}/.git\n")  # the user's, who is on another branch there
+    new = landing(place, old, {"a.txt": "landed\n"})
+    assert await target.move(old, new)
+    assert place.tip(OWN) == new
+    assert (place.status(), place.tip(), place.git("symbolic-ref", "--short", "HEAD")) == ("", old, "main")
+    assert Place(tree.path).tip() == old
 
 
 async def test_what_the_user_has_merges_do_loses_nothing_here(place: Place) -> None:
