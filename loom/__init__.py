@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
-    from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Page
+    from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Outline, Page
     from loom.graph.store.tokens import AccessToken, NewToken
     from loom.wording import Call, Words
 
@@ -160,6 +160,7 @@ __all__ = [
     "NotFoundError",
     "OrchestrationConfig",
     "Outcome",
+    "Outline",
     "Page",
     "Phase",
     "PlanError",
@@ -261,6 +262,7 @@ _PLACES = {
     "NewToken": "graph.store.tokens",
     "OrchestrationConfig": "config",
     "Outcome": "graph.rules.claims",
+    "Outline": "graph.store.reading",
     "Page": "graph.store.reading",
     "Phase": "graph.store.glance",
     "Position": "bus.events",

@@ -54,7 +54,7 @@ from loom.graph.store.landing_views import LandingView
 from loom.graph.store.landings import Landing
 from loom.graph.store.listing import Found
 from loom.graph.store.messages import Message
-from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Page
+from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Outline, Page
 from loom.graph.store.tokens import AccessToken, NewToken
 from loom.graph.store.transaction import Bounds, Change, Transaction
 from loom.ids import TASK_ID
@@ -702,6 +702,11 @@ class Loom:
         if root is not None and not found.tasks:
             raise claims.not_found(root)
         return found
+
+    async def outline(self, *, limit: int = 10_000) -> Outline:
+        """The graph as `graph` has it, of each task only what it takes to draw it."""
+        async with self._links.reading() as connection:
+            return await reading.outline(connection, self.project_id, limit=max(1, min(limit, 10_000)))
 
     async def projects(self) -> list[projects.Project]:
         """All projects of this database, oldest first; for a principal this one."""

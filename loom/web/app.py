@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loom.exceptions import ConflictError, ForbiddenError, InvalidError, LoomError, NotFoundError, UnavailableError
-from loom.web import actions, live, pages, task
+from loom.web import actions, graph, live, pages, task
 from loom.web.rendering import page
 
 _LOG = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ def board() -> Starlette:
         routes=[
             Route("/", pages.now),
             Route("/board", pages.board),
+            Route("/graph", graph.show),
+            Route("/graph.json", graph.picture),
             Route("/events", pages.events),
             Route("/events.json", pages.events_json),
             Route("/doctor", pages.doctor),

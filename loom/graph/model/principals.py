@@ -58,6 +58,7 @@ NEEDS: Mapping[str, Role] = MappingProxyType(
         "inbox": Role.READER,
         "landings": Role.READER,
         "must_exist": Role.READER,
+        "outline": Role.READER,
         "projects": Role.READER,
         "ready": Role.READER,
         "since": Role.READER,

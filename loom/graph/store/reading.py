@@ -415,7 +415,7 @@ COUNTED = 10_000
 """How many tasks are counted at most of those that a view of the graph leaves out."""
 
 # Each part in the order of its index, so that it reads no more than it shows.
-_GRAPH = f"""
+_CHOSEN = """
 with chosen as (
     (select id, 1 as rank from tasks where project_id = $1 and status = 'claimed' order by assignee limit $2)
     union all
@@ -428,8 +428,41 @@ with chosen as (
     (select id, 5 from tasks where project_id = $1 and done_at is not null order by done_at desc limit $2)
     order by rank limit $2
 )
-select {COLUMNS}, (select count(*) from (select from tasks where project_id = $1 limit $3) n) as total
+"""
+_OF_ALL = "(select count(*) from (select from tasks where project_id = $1 limit $3) n) as total"
+_GRAPH = f"""{_CHOSEN}
+select {COLUMNS}, {_OF_ALL}
   from tasks t where project_id = $1 and id in (select id from chosen)
+ order by (done_at is not null), created_at, id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A graph without what its tasks are made of, so that ten thousand of them cost little: rows of id, title, state
+    and epic, edges as in `GraphView`, and how many tasks were left out."""
+
+    tasks: list[tuple[str, str, str, str | None]]
+    edges: list[tuple[str, str, bool]]
+    more: int = 0
+
+
+async def outline(connection: Connection, project_id: str, *, limit: int) -> Outline:
+    """The tasks of a project that `graph` has, with the states that a filter knows."""
+    records = await connection.fetch(_OUTLINE, project_id, limit, limit + COUNTED)
+    tasks = [(row["id"], row["title"], row["state"], row["parent_id"]) for row in records]
+    edges = await _edges(connection, project_id, [row["id"] for row in records])
+    return Outline(tasks, edges, (records[0]["total"] if records else 0) - len(tasks))
+
+
+_OUTLINE = f"""{_CHOSEN}
+select id, title, parent_id, {_OF_ALL},
+       case when status = 'pending' then 'ready'
+            when status = 'claimed' and lease_expires_at = 'infinity' then 'landing'
+            when status = 'failed' and retry_at is null then 'dead'
+            when status = 'failed' then 'retry'
+            else status end as state
+  from tasks where project_id = $1 and id in (select id from chosen)
  order by (done_at is not null), created_at, id
 """
 

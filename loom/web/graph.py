@@ -1,0 +1,82 @@
+"""The page of the graph: a picture that a browser draws, and the same as text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loom import texts
+from loom.graph.store.reading import Outline
+from loom.ids import TASK_ID
+from loom.web import placing
+from loom.web.pages import cursor
+from loom.web.placing import Node
+from loom.web.rendering import loom_of, page
+
+_WAVES = 12  # that are told as text
+_TOLD = 10  # tasks of each
+_LABEL = 80  # characters of a title in the picture
+_UNFOLDED = 50
+
+
+async def show(request: Request) -> Response:
+    """The page around the picture, with the waves as text."""
+    since = await cursor(request)
+    found = await loom_of(request).outline()
+    placed = await asyncio.to_thread(placing.place, found, _unfolded(request))
+    waves: dict[int, list[Node]] = {}
+    for node in placed.nodes:
+        if node.wave is not None and node.state != "epic":
+            waves.setdefault(node.wave, []).append(node)
+    critical = [placed.nodes[number] for number in placed.critical]
+    return page(
+        request,
+        "graph.html",
+        section="graph",
+        since=since,
+        count=len(found.tasks),
+        more=found.more,
+        shown=len(placed.nodes),
+        waves=[(wave, waves[wave][:_TOLD], len(waves[wave])) for wave in sorted(waves)[:_WAVES]],
+        more_waves=max(len(waves) - _WAVES, 0),
+        critical=[one for one in critical if one.state != "epic"],
+    )
+
+
+async def picture(request: Request) -> Response:
+    """Where everything is drawn, as JSON."""
+    found = await loom_of(request).outline()
+    return Response(await asyncio.to_thread(_drawn, found, _unfolded(request)), media_type="application/json")
+
+
+def _drawn(found: Outline, unfolded: list[str]) -> bytes:
+    placed = placing.place(found, unfolded)
+    nodes = [
+        (
+            one.id,
+            texts.shorten(texts.clean(one.title), _LABEL),
+            *one[2:5],
+            -1 if one.wave is None else one.wave,
+            *one[6:],
+        )
+        for one in placed.nodes
+    ]
+    edges = [end for edge in placed.edges for end in edge]
+    drawn = {
+        "nodes": nodes,
+        "edges": edges,
+        "critical": placed.critical,
+        "waves": placed.waves,
+        "folded": placed.folded,
+    }
+    return json.dumps(drawn, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _unfolded(request: Request) -> list[str]:
+    """The epics that the address asks to see inside of."""
+    asked = re.split("[, ]+", request.query_params.get("open", ""), maxsplit=_UNFOLDED)[:_UNFOLDED]
+    return [one for one in asked if TASK_ID.fullmatch(one)]
