@@ -30,6 +30,11 @@ def dead_letter_set(project_id: str) -> str:
     return _name(project_id, "tasks:dead_letter")
 
 
+def finished_versions(project_id: str) -> str:
+    """Hash: the row version of each finished task, whose own hash expires."""
+    return _name(project_id, "tasks:finished")
+
+
 def event_stream(project_id: str) -> str:
     """Stream: every event in order, its id made of the transaction and the event."""
     return _name(project_id, "events")

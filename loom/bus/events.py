@@ -28,6 +28,7 @@ class EventType(StrEnum):
     TASK_DEAD_LETTER = "task.dead_letter"
     TASK_CANCELLED = "task.cancelled"
     TASK_WAIVED = "task.waived"
+    TASK_REOPENED = "task.reopened"
     TASK_LANDING = "task.landing"
     TASK_LANDED = "task.landed"
     LANDING_SENT_BACK = "landing.sent_back"

@@ -54,6 +54,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "update": _Entry("tasks:update", "Change an unfinished task."),
         "cancel": _Entry("tasks:cancel", "Cancel an unfinished task."),
         "defer": _Entry("tasks:defer", "Put off tasks until somebody brings them back."),
+        "reopen": _Entry("tasks:reopen", "Have finished tasks done again."),
         "resolve": _Entry("tasks:resolve", "Decide about escalated or dead work."),
         "dead-letter": _Entry("tasks:dead_letter", "List, retry or cancel tasks that ran out of attempts."),
         "list": _Entry("listing:list_", "List tasks, all or those that a filter asks for."),

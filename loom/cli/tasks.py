@@ -29,7 +29,7 @@ from loom.graph.front import Loom
 from loom.texts import one_line
 
 _PRIORITY = click.Choice(["p0", "p1", "p2"], case_sensitive=False)
-_ACTION = click.Choice(["retry", "answer", "reassign", "waive", "cancel"])
+_ACTION = click.Choice(["retry", "answer", "reassign", "waive", "cancel", "reopen", "defer"])
 
 
 @click.command(cls=Command)
@@ -185,6 +185,22 @@ def defer(tasks: tuple[str, ...], reason: str | None, agent: str | None) -> None
 
 
 @click.command(cls=Command)
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("--reason", metavar="TEXT", help="Why.")
+@from_option("reason")
+@agent_option
+def reopen(tasks: tuple[str, ...], reason: str | None, file: str | None, agent: str | None) -> None:
+    """Have finished tasks done again; closed epics above them open. What waits for one and has begun goes on without
+    it, the rest waits. `-` reads ids from standard input."""
+    why = given_text(reason, file, "--reason")
+
+    async def change(loom: Loom, task: str) -> Reply:
+        return replies.outcome(await loom.reopen(task, reason=why))
+
+    _change_each(tasks, change, agent)
+
+
+@click.command(cls=Command)
 @click.argument("target", metavar="ID")
 @click.argument("action", type=_ACTION)
 @click.option("--note", metavar="TEXT", help="For the next worker; the answer itself for `answer`.")
@@ -203,6 +219,8 @@ def resolve(
     reassign  claim it for another agent
     waive     give it up; what waits for it goes on without it
     cancel    give it up; what waits for it stays blocked
+    reopen    have what is finished done again; see `loom reopen`
+    defer     put off what is ready or waits; see `loom defer`
     """
     text = given_text(note, file, "--note")
     if action == "reassign" and to is None:
@@ -336,6 +354,8 @@ def outcome_lines(reply: Reply) -> Iterator[str]:
         ("unblocked", "ready now"),
         ("closed_epics", "closed"),
         ("cancelled", "cancelled too"),
+        ("opened_epics", "open again"),
+        ("waived", "goes on without it"),
         ("held_up", "still waiting for it"),
     ):
         if ids := [one for one in reply.get(key, ()) if one != reply["id"]]:

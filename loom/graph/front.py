@@ -513,6 +513,18 @@ class Loom:
         why = "put off" if reason is None else limits.reason(reason)
         return await self._commit(lambda tx: resolving.defer(tx, task_id, why, agent))
 
+    async def reopen(self, task_id: str, *, reason: str | None = None, agent_id: str | None = None) -> Outcome:
+        """Puts a finished task into play again, with all its attempts; closed epics above it are open again. What waits
+        for it and has begun goes on without it, the rest waits.
+
+        Raises InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
+        """
+        from loom.graph.rules import reopening
+
+        task_id, agent = await self.id_of(task_id), self._session.name(agent_id)
+        why = None if reason is None else limits.reason(reason)
+        return await self._commit(lambda tx: reopening.reopen(tx, task_id, why, agent))
+
     async def resolve(
         self,
         target: str,
@@ -524,13 +536,18 @@ class Loom:
         by: str | None = None,
     ) -> Outcome:
         """Resolves an escalation, or dead or escalated work: retry, answer, reassign (to `agent_id`), waive, cancel.
+        Also reopen and defer, with `note` as the reason.
 
         Raises EscalationNotFoundError, TaskNotFoundError, TaskStateError, InvalidInputError.
         """
+        if action == "reopen":
+            return await self.reopen(target, reason=note, agent_id=by)
+        if action == "defer":
+            return await self.defer(target, reason=note, agent_id=by)
         if action not in resolving.Resolution.__members__.values():
             raise InvalidInputError(
                 Words("{} {} does not exist.", Argument("action"), texts.quote(str(action))),
-                "Use retry, answer, reassign, waive or cancel.",
+                "Use retry, answer, reassign, waive, cancel, reopen or defer.",
             )
         if not isinstance(target, str) or not target.startswith("esc-"):
             target = await self.id_of(target, "id")

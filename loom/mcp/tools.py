@@ -184,7 +184,7 @@ class Tools:
     async def loom_resolve(
         self,
         id: Annotated[str, Field(description="of a task or an escalation")],
-        action: Literal["retry", "answer", "reassign", "waive", "cancel"],
+        action: Literal["retry", "answer", "reassign", "waive", "cancel", "reopen", "defer"],
         note: Annotated[str | None, Field(description="for the next worker; the answer itself")] = None,
         agent_id: Annotated[str | None, Field(description="for reassign: to whom")] = None,
         downstream: bool = False,
@@ -192,7 +192,7 @@ class Tools:
         """Decide about failed or escalated work. retry: ready again with all its attempts. answer: as retry, and note
         goes to who asked. reassign: claimed for agent_id. waive: given up, and its dependents go on without it.
         cancel (any unfinished task or epic): given up, and its dependents stay blocked, or are cancelled too with
-        downstream=true."""
+        downstream=true. reopen (a finished task): to be done again. defer (ready or waiting): not before retry."""
         loom = self._loom()
         return replies.outcome(await loom.resolve(id, action, note=note, agent_id=agent_id, downstream=downstream))
 

@@ -142,6 +142,8 @@ def outcome(result: Outcome) -> Reply:
         closed_epics=list(result.closed),
         cancelled=[other for other in result.cancelled if other != one.id],
         held_up=list(result.held_up),
+        opened_epics=list(result.opened),
+        waived=list(result.waived),
         assignee=one.assignee if one.status is TaskStatus.CLAIMED else None,
         token=one.claim_token if one.status is TaskStatus.CLAIMED else None,
         retry_at=time(one.retry_at),

@@ -42,6 +42,24 @@ def test_a_task_is_put_off_and_brought_back(cli: Cli) -> None:
     assert cli("doctor").code == 0
 
 
+def test_finished_tasks_are_done_again(cli: Cli) -> None:
+    epic = cli.create("Epic", "--epic")
+    task = cli.create("Task", "--parent", epic)
+    after, begun = cli.create("After", "--depends-on", epic), cli.create("Begun", "--depends-on", epic)
+    cli.ok("done", task)
+    cli.ok("claim", begun)
+    reopened = cli("reopen", task[5:], "--reason", "half of it is missing")
+    assert reopened.code == 0
+    assert f"open again: {epic}" in reopened.out
+    assert f"goes on without it: {begun}" in reopened.out
+    assert cli.ok("show", after)["waits_for"] == [f"{epic} (epic)"]
+    assert "half of it is missing" in cli("history", task).out
+    again = cli("resolve", task, "reopen")
+    assert again.code == 1
+    assert "nothing to reopen" in again.err
+    assert cli("doctor").code == 0
+
+
 def test_a_cycle_is_refused_whichever_way_it_is_made(cli: Cli) -> None:
     first = cli.create("First")
     second = cli.create("Second", "--depends-on", first)

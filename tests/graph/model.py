@@ -70,6 +70,8 @@ class Effect:
     closed: set[str] = field(default_factory=set)
     held_up: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
+    opened: set[str] = field(default_factory=set)
+    waived: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -398,6 +400,31 @@ class Model:
             self.letters.append(Letter(process, agent, self.now))
         return Effect({task} if row.status == "pending" else set())
 
+    def reopen(self, task: str) -> Effect:
+        """Puts what is finished into play again, and what closed above it. Who has begun goes on without it."""
+        row, waived, opened = self._row(task), set[str](), set[str]()
+        if row.status not in FINISHED or any(self._children(task)):
+            raise Refused("task_state")
+        while row.status in FINISHED:
+            was, row.status = row.status, "pending" if row.id == task else "epic"
+            row.done_at, row.ready_at, row.attempt, row.lapsed, row.landing = None, self.now, 0, False, 0
+            for other in self.rows.values() if was == "done" else ():
+                if other.needs.get(row.id) and self._has_begun(other):
+                    other.needs[row.id] = False
+                    waived.add(other.id)
+            opened |= {row.id} - {task}
+            if row.parent is None:
+                break
+            row = self.rows[row.parent]
+        _refuse_cycle(self.rows)
+        self._settle()
+        ready = {task} if self.rows[task].status == "pending" else set[str]()
+        return Effect(ready, held_up=self._held_up(task), opened=opened, waived=waived)
+
+    def _has_begun(self, row: Row) -> bool:
+        below = [self.rows[one].status for one in self._below(row.id)] if row.status == "epic" else [row.status]
+        return any(status in ("claimed", "done") for status in below)
+
     # --- what lands ---------------------------------------------------------------------------------------------------
 
     def begin(self, task: str, agent: str, token: int | None) -> None:
@@ -655,14 +682,14 @@ def _refusal(row: Row, token: int | None) -> Refused:
 
 def _refuse_cycle(rows: Mapping[str, Row]) -> None:
     """A task's end waits for its start and for its children's ends, its start for the ends of what it needs and for its
-    parent's start; what is done waits for nothing. None of them may wait for itself."""
+    parent's start; what is finished waits for nothing. None of them may wait for itself."""
     clear, path = set[Node](), set[Node]()
 
     def look(node: Node) -> None:
         if node in path:
             raise Refused("dependency_cycle")
         task, start = node
-        if node in clear or task not in rows or rows[task].status == "done":
+        if node in clear or task not in rows or rows[task].status in FINISHED:
             return
         path.add(node)
         if not start:

@@ -12,7 +12,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -495,6 +495,11 @@ class Graph(RuleBasedStateMachine):
             predict,
         )
 
+    @rule(process=processes, which=numbers)
+    def reopen(self, process: str, which: int) -> None:
+        task = self.pick(which, "done", "cancelled")
+        self.led_to(self.looms[process].reopen(task), lambda _: self.model.reopen(task))
+
     @rule(process=processes, to=st.sampled_from(["ann", "dan", "*", "orchestrator"]), agent=names)
     def send(self, process: str, to: str, agent: str | None) -> None:
         self.play(
@@ -715,9 +720,7 @@ class Graph(RuleBasedStateMachine):
         def compare(outcome: Outcome | None) -> None:
             effect = predict(outcome)
             if outcome is not None and effect is not None:
-                assert (
-                    Effect(*map(set, (outcome.unblocked, outcome.closed, outcome.held_up, outcome.cancelled))) == effect
-                )
+                assert Effect(*(set(getattr(outcome, one.name)) for one in fields(Effect))) == effect
 
         self.play(call, compare)
 

@@ -182,7 +182,7 @@ async def test_the_cascade_is_not_planned_anew_each_time(loom: Loom, pool: Pool)
         for _ in range(12):
             first = await loom.create("first")
             second = await loom.create("second", depends_on=[first.id])
-            freed = await store.count_down_dependents(Transaction(connection, loom.project_id), [first.id])
+            freed = await store.count_dependents(Transaction(connection, loom.project_id), [first.id], -1)
             assert [task.id for task in freed.tasks] == [second.id]
         plans = await connection.fetch(f"select generic_plans, custom_plans {counted}")
     assert [(row["generic_plans"], row["custom_plans"]) for row in plans] == [(7, 5), (7, 5)]

@@ -204,6 +204,8 @@ async def test_dead_work_finds_its_way_out(agent: Agent) -> None:
     handed = await agent("resolve", id=second["id"], action="reassign", agent_id="expert")
     assert (handed["status"], handed["assignee"]) == ("claimed", "expert")
     assert (await agent("resolve", id=second["id"], action="cancel"))["status"] == "cancelled"
+    assert (await agent("resolve", id=second["id"], action="reopen", note="needed"))["status"] == "pending"
+    assert (await agent("resolve", id=second["id"], action="defer"))["status"] == "blocked"
 
 
 async def test_giving_back_and_changing(agent: Agent) -> None:

@@ -2,7 +2,8 @@
 -- hash. ARGV: layout, history, seconds of patience, both of the first as one word, which tells whose rebuild it is, and
 -- the generation that was found wanting, '*' for any: another one was built since.
 local now = tonumber(redis.call('TIME')[1])
-local held = redis.call('HMGET', KEYS[1], 'building', 'identity', 'generation', 'history')
+local held = redis.call('HMGET', KEYS[1], 'building', 'identity', 'generation', 'history', 'layout')
+if tonumber(held[5] or 0) > tonumber(ARGV[1]) then return false end  -- a newer Loom has it
 local function parts(history) return string.match(history or '', '^(.-)/(%x+)/(.*)$') end
 local system, timeline, database = parts(held[4])
 local own_system, own_timeline, own_database = parts(ARGV[2])

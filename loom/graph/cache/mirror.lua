@@ -1,5 +1,5 @@
 -- Writes tasks, stream entries and notices to the mirror in one step. KEYS: the mirror hash, the stream, the ready
--- queue, the dead letters, then the seven status sets. ARGV[1]: the job as JSON:
+-- queue, the dead letters, the versions of what is finished, then the seven status sets. ARGV[1]: the job as JSON:
 --   history, layout   whose mirror the caller writes; another one is left alone
 --   expect, position  (relay) the position this continues from, and the one it reaches
 --   generation        (rebuild) the rebuild that this belongs to, and for how many seconds more it is left alone
@@ -8,7 +8,7 @@
 --   tasks             {key, id, version, status, set, score, dead, ttl, fields}; no fields: only its id is kept
 --   entries           {stream id, fields}
 --   notices           {channel, text, enqueue, dequeue}
-local mirror, stream, ready, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local mirror, stream, ready, dead, finished = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local job = cjson.decode(ARGV[1])
 local held = redis.call('HMGET', mirror, 'layout', 'history', 'position', 'generation')
 if held[1] ~= job.layout or held[2] ~= job.history then return 'missing' end
@@ -27,15 +27,17 @@ local function sync_task(task)
   local newest = tonumber(task.version) - (job.generation and 0 or 1)
   local stale = known and tonumber(known) > newest
   if not known then
-    -- The hash of a finished task expires; nothing leads out of these two sets.
-    stale = not task.ttl and (redis.call('SISMEMBER', KEYS[5], task.id) == 1 or redis.call('SISMEMBER', KEYS[6], task.id) == 1)
+    -- The hash of a finished task expires; a later version may lead out of being finished, no earlier one does.
+    local last = redis.call('HGET', finished, task.id)
+    stale = last and tonumber(last) > tonumber(task.version)
   end
   if not stale then
-    for i = 5, #KEYS do
+    for i = 6, #KEYS do
       if KEYS[i] == task.set then redis.call('SADD', KEYS[i], task.id) else redis.call('SREM', KEYS[i], task.id) end
     end
     if task.score then add_to_ready_queue(task) else remove_from_ready_queue(task) end
     if task.dead then redis.call('SADD', dead, task.id) else redis.call('SREM', dead, task.id) end
+    if task.ttl then redis.call('HSET', finished, task.id, task.version) else redis.call('HDEL', finished, task.id) end
     redis.call('DEL', task.key)
     if task.fields then
       redis.call('HSET', task.key, unpack(task.fields))

@@ -29,7 +29,7 @@ from loom.graph.store.transaction import Change
 
 T = TypeVar("T")
 
-LAYOUT = "2"
+LAYOUT = "3"
 BATCH = 500  # tasks or entries that one script call carries
 _BATCH_BYTES = 1_000_000  # of their fields, for which Redis stands still
 _FIELD_BYTES = 2_048  # a longer context, output or list of files is left to Postgres
@@ -75,11 +75,12 @@ class Contents:
     sets: dict[str, set[str]]
     ready: dict[str, float]
     dead: set[str]
+    finished: dict[str, str]
 
     @property
     def ids(self) -> set[str]:
         """Every id that appears anywhere."""
-        return set(self.hashes).union(*self.sets.values(), self.ready, self.dead)
+        return set(self.hashes).union(*self.sets.values(), self.ready, self.dead, self.finished)
 
     def shows(self, task: Task) -> bool:
         """Whether all of this is as it should be for a task."""
@@ -90,6 +91,7 @@ class Contents:
             {status for status, ids in self.sets.items() if task.id in ids} == {str(task.status)}
             and self.ready.get(task.id) == score
             and (task.id in self.dead) == task.dead
+            and self.finished.get(task.id) == (str(task.version) if task.status.finished else None)
             and (found == _fields(task) or (found is None and task.status.finished))
         )
 
@@ -117,9 +119,8 @@ class Cache:
             channels.event_stream(project_id),
             channels.ready_queue(project_id),
             channels.dead_letter_set(project_id),
-            channels.status_set(project_id, TaskStatus.DONE),
-            channels.status_set(project_id, TaskStatus.CANCELLED),
-            *(channels.status_set(project_id, status) for status in TaskStatus if not status.finished),
+            channels.finished_versions(project_id),
+            *(channels.status_set(project_id, status) for status in TaskStatus),
         ]
         self._unseen = START  # readers ask Postgres until the relay has passed this event
         self.refused: str | None = None  # why this Redis is no mirror
@@ -283,7 +284,9 @@ class Cache:
                             hashes[name.removeprefix(prefix)] = fields
             sets = {str(s): await redis.smembers(channels.status_set(self._project, s)) for s in TaskStatus}
             ready = dict(await redis.zrange(channels.ready_queue(self._project), 0, -1, withscores=True))
-            return Contents(hashes, sets, ready, await redis.smembers(channels.dead_letter_set(self._project)))
+            dead = await redis.smembers(channels.dead_letter_set(self._project))
+            finished = await redis.hgetall(channels.finished_versions(self._project))
+            return Contents(hashes, sets, ready, dead, finished)
 
         return await self._try(run)
 

@@ -68,6 +68,13 @@ async def follow_epic(tx: Transaction, epic: Task, before: int, agent: str | Non
     return tuple(await _descend(tx, [epic.id], -1 if epic.waiting == 0 else 1, agent))
 
 
+async def hold_up(tx: Transaction, opened: list[str], agent: str | None) -> None:
+    """Has what waits for tasks that are open again wait, and what is in the epics among it."""
+    level = await store.count_dependents(tx, opened, 1)
+    _note(tx, level, agent)
+    await _descend(tx, list(level.epics), 1, agent)
+
+
 async def release_epic(tx: Transaction, epic_id: str, agent: str | None) -> None:
     """Counts anew what a locked epic waits for, of whose escalations some were closed, and has its children follow."""
     epic = (await store.lock(tx, [epic_id]))[epic_id]
@@ -82,7 +89,7 @@ _CLOSED = {TaskStatus.DONE: EventType.TASK_DONE, TaskStatus.CANCELLED: EventType
 
 
 async def _release(tx: Transaction, finished: list[str], agent: str | None) -> list[str]:
-    level = await store.count_down_dependents(tx, finished)
+    level = await store.count_dependents(tx, finished, -1)
     freed = _note(tx, level, agent)
     return freed + await _descend(tx, list(level.epics), -1, agent)
 

@@ -84,6 +84,7 @@ NEEDS: Mapping[str, Role] = MappingProxyType(
         "decompose": Role.PLANNER,
         "defer": Role.PLANNER,
         "import_tasks": Role.PLANNER,
+        "reopen": Role.PLANNER,
         "resolve": Role.PLANNER,
         "resolve.answer": Role.PLANNER,
         "update.anything": Role.PLANNER,

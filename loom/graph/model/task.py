@@ -25,7 +25,7 @@ class TaskStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Nothing leads out of this status."""
+        """Nothing but `reopen` leads out of this status."""
         return self in (TaskStatus.DONE, TaskStatus.CANCELLED)
 
 

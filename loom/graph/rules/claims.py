@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection
 
 _NOTES_KEPT = 20
-_REFUSED_BYTES = 8_000  # of the output of a late report
+_KEPT_BYTES = 8_000  # of an output that is in an event alone
 _SWEPT = 200  # tasks that one sweep takes of each kind
 _QUEUE = "landing"  # who writes a note of the landing queue's
 
@@ -75,6 +75,10 @@ class Outcome:
     """Unfinished tasks that still wait for this one, directly."""
     cancelled: tuple[str, ...] = ()
     """Tasks that were cancelled, this one among them."""
+    opened: tuple[str, ...] = ()
+    """Closed epics that are open again."""
+    waived: tuple[str, ...] = ()
+    """Tasks that were begun already and go on without what is done again."""
     landing: Landing | None = None
     """How far its work is on the way to its branch, where a report was kept until it is there."""
 
@@ -479,14 +483,16 @@ async def _keep_refused(tx: Transaction, task: Task, holder: Holder, output: str
         return
     if await store.events.has_refused(tx.connection, tx.project_id, task.id, token):
         return
-    kept = {"output": json.loads(output)} if len(output.encode()) <= _REFUSED_BYTES else _beginning(output)
-    data = {"refused": "done", "token": token, **kept}
+    data = {"refused": "done", "token": token, **kept_output(output)}
     tx.record_event(EventType.TASK_UPDATED, task.id, agent=holder.agent, data=data)
 
 
-def _beginning(output: str) -> dict[str, Any]:
+def kept_output(output: str) -> dict[str, Any]:
+    """What an event keeps of an output that no row has: not more of it than a reader wants."""
     whole = output.encode()
-    return {"output_begins": whole[:_REFUSED_BYTES].decode(errors="ignore"), "output_bytes": len(whole)}
+    if len(whole) <= _KEPT_BYTES:
+        return {"output": json.loads(output)}
+    return {"output_begins": whole[:_KEPT_BYTES].decode(errors="ignore"), "output_bytes": len(whole)}
 
 
 async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Outcome:

@@ -430,7 +430,7 @@ async def _may_gain(tx: Transaction, task: Task) -> None:
     if task.status is not TaskStatus.EPIC:
         return
     below = await deps.lock_reach(tx, [task.id], finished=True)
-    started = [f"{child} ({status})" for child, status in below.items() if status in _BEGUN]
+    started = [f"{child} ({status})" for child, status in below.items() if status in BEGUN]
     if started:
         begun = ", ".join(sorted(started)[:3])
         raise TaskStateError(
@@ -450,4 +450,4 @@ async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]
 
 _TOLD = 20
 _SHOWN = 200  # characters of a text
-_BEGUN = (TaskStatus.CLAIMED, TaskStatus.DONE)
+BEGUN = frozenset((TaskStatus.CLAIMED, TaskStatus.DONE))

@@ -63,7 +63,7 @@ from loom.graph.store.edges import (
 )
 from loom.graph.store.escalations import create_escalation
 from loom.graph.store.events import consequences
-from loom.graph.store.levels import Level, close_epic, count_children, count_down_dependents
+from loom.graph.store.levels import Level, close_epic, count_children, count_dependents
 from loom.graph.store.reach import below
 from loom.graph.store.reading import get_ready_tasks, get_task_dependencies, list_active_tasks
 from loom.graph.store.sweeping import PULSE, Pulse, due_retries, expired_claims, mark_complete, pulse
@@ -81,6 +81,7 @@ from loom.graph.store.tasks import (
     insert_tasks,
     list_all_tasks,
     lock,
+    lock_dependents,
     lock_graph,
     lock_statuses,
     lock_targets,
@@ -88,6 +89,8 @@ from loom.graph.store.tasks import (
     outline,
     place,
     rename_origins,
+    reopen_task,
+    some_children,
     update_task,
     update_task_status,
     waiting,
@@ -120,7 +123,7 @@ __all__ = [
     "complete_task",
     "consequences",
     "count_children",
-    "count_down_dependents",
+    "count_dependents",
     "create_escalation",
     "create_task",
     "diagnoses",
@@ -143,6 +146,7 @@ __all__ = [
     "list_active_tasks",
     "list_all_tasks",
     "lock",
+    "lock_dependents",
     "lock_graph",
     "lock_statuses",
     "lock_targets",
@@ -160,9 +164,11 @@ __all__ = [
     "rename_origins",
     "renew_due",
     "renew_leases",
+    "reopen_task",
     "replace_dependencies",
     "retention",
     "skill_runs",
+    "some_children",
     "tokens",
     "transaction",
     "update_task",

@@ -45,17 +45,23 @@ async def remove_edges(tx: Transaction, task_id: str, targets: Iterable[str]) ->
     )
 
 
-async def waive_edges(tx: Transaction, target: str, by: str, reason: str | None) -> list[str]:
-    """Marks every edge to a task as waived; returns the dependents. Count them down first."""
+async def waive_edges(
+    tx: Transaction, target: str, by: str, reason: str | None, *, of: Collection[str] | None = None
+) -> list[str]:
+    """Marks every edge to a task as waived, or those of some dependents; returns the dependents. Whoever counts them
+    down does so first."""
     records = await tx.connection.fetch(
         """
         update task_deps set waived_at = loom_now(), waived_by = $3, waive_reason = $4
-         where project_id = $1 and depends_on = $2 and waived_at is null returning task_id
+         where project_id = $1 and depends_on = $2 and waived_at is null
+           and ($5::text[] is null or task_id = any($5::text[]))
+        returning task_id
         """,
         tx.project_id,
         target,
         by,
         reason,
+        None if of is None else list(of),
     )
     return sorted(record["task_id"] for record in records)
 

@@ -234,12 +234,15 @@ async def held_up(connection: Connection, project_id: str, seconds: float) -> st
 async def consequences(
     connection: Connection, project_id: str, task_id: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the tasks that finishing a task unblocked and of the epics it closed: events of the same transaction."""
+    """Ids of the tasks that finishing a task, the last time, unblocked and of the epics it closed: events of the same
+    transaction."""
     records = await connection.fetch(
         """
         select e.type, e.task_id
           from events f join events e on e.project_id = f.project_id and e.xid = f.xid and e.id > f.id
          where f.project_id = $1 and f.task_id = $2 and f.type = 'task.done'
+           and f.version = (select max(version) from events
+                             where project_id = $1 and task_id = $2 and type = 'task.done')
            and e.type in ('task.unblocked', 'task.done', 'task.cancelled') order by e.id
         """,
         project_id,

@@ -54,7 +54,7 @@ RULES = {
     "what is being landed is queued, and what has landed is done": """
         select l.task_id from landings l join tasks t on t.project_id = l.project_id and t.id = l.task_id
          where l.project_id = $1
-           and ((l.state = 'landed' and t.status <> 'done')
+           and ((l.state = 'landed' and t.status <> 'done' and t.landing_token = l.token)
              or (l.state <> 'queued' and exists(select from landing_intents i where i.project_id = $1
                                                    and i.landing_id = l.id and i.closed_at is null)))""",
     "each change has one event": """

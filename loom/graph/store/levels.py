@@ -26,29 +26,31 @@ class Level:
     epics: tuple[str, ...]
 
 
-# What a finished task lets go of. The planner knows how long a given list is and nothing of a selected one, so that it
+# What waits for a task. The planner knows how long a given list is and nothing of a selected one, so that it
 # keeps one plan for all instead of making one for each, which costs it more than the statement.
-_LET_GO = """task_deps where project_id = $1 and depends_on = any(array(select unnest($2::text[])))
+_HELD = """task_deps where project_id = $1 and depends_on = any(array(select unnest($2::text[])))
                                      and waived_at is null"""
 
 
-async def count_down_dependents(tx: Transaction, finished: Sequence[str]) -> Level:
-    """Tells the dependents of finished tasks that they wait for one thing less each."""
+async def count_dependents(tx: Transaction, tasks: Sequence[str], step: int) -> Level:
+    """Tells the dependents of tasks that they wait for one thing less each, because it is finished (step -1), or for
+    one more, because it is open again (step 1)."""
     dependents = await tx.connection.fetch(
         f"""
         select id from tasks
-         where project_id = $1 and id = any(array(select task_id from {_LET_GO})) order by id for no key update
+         where project_id = $1 and id = any(array(select task_id from {_HELD})) order by id for no key update
         """,
         tx.project_id,
-        finished,
+        tasks,
     )
     if not dependents:
         return Level((), ())
     return _level(
         await tx.connection.fetch(
-            _COUNT % f"(select task_id as id, -count(*)::integer as step from {_LET_GO} group by task_id)",
+            _COUNT % f"(select task_id as id, $3::integer * count(*)::integer as step from {_HELD} group by task_id)",
             tx.project_id,
-            finished,
+            tasks,
+            step,
         )
     )
 

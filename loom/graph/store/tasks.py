@@ -207,6 +207,47 @@ async def update_task_status(
     return await update_task(tx, replace(task, status=status, **fields), context=context, output=output)
 
 
+async def reopen_task(tx: Transaction, task: Task, status: TaskStatus, waiting: int) -> Task:
+    """Gives a locked task that is finished a status of those that are not, as if nobody had worked on it; its token
+    stays, which only grows."""
+    record = await tx.connection.fetchrow(
+        f"""
+        update tasks t
+           set status = $3, waiting = $4, done_at = null, output = null, attempt = 0, lapsed = false,
+               landing_token = 0, retry_at = null, dead_reason = null,
+               ready_at = case when $3 = 'pending' then loom_now() end, version = version + 1, updated_at = loom_now()
+         where project_id = $1 and id = $2
+        returning {COLUMNS}
+        """,
+        tx.project_id,
+        task.id,
+        status,
+        waiting,
+    )
+    assert record is not None, "reopen_task takes a task that is locked"
+    return Task.from_record(record)
+
+
+async def lock_dependents(tx: Transaction, task_id: str) -> dict[str, TaskStatus]:
+    """Locks what waits for a task over edges that are not waived, in id order, and returns the statuses."""
+    records = await tx.connection.fetch(
+        "select id, status from tasks where project_id = $1 and id = any(array("
+        " select task_id from task_deps where project_id = $1 and depends_on = $2 and waived_at is null))"
+        " order by id for no key update",
+        tx.project_id,
+        task_id,
+    )
+    return {record["id"]: TaskStatus(record["status"]) for record in records}
+
+
+async def some_children(connection: Connection, project_id: str, task_id: str, limit: int) -> list[str]:
+    """Ids of some children of a task, whatever has become of them."""
+    records = await connection.fetch(
+        "select id from tasks where project_id = $1 and parent_id = $2 order by id limit $3", project_id, task_id, limit
+    )
+    return [record["id"] for record in records]
+
+
 async def cancel_tasks(tx: Transaction, task_ids: Sequence[str]) -> list[Task]:
     """Cancels those of these locked tasks that are unfinished; epics only where they have no children, since the others
     close by their children."""
