@@ -21,6 +21,7 @@ from loom.cli.help import pages as topics
 from loom.config import KEYS
 from loom.graph.front import Loom
 from loom.graph.model import plan
+from loom.orchestration.metrics import NAMES
 from loom.workflows import loader
 from tests.cli.conftest import Cli, bare, cli
 from tests.pages import ALL, DOCS, FOR_USERS, ROOT, examples, prose
@@ -115,7 +116,7 @@ def test_the_files_that_it_names_are_there(name: str) -> None:
 @pytest.mark.parametrize("name", FOR_USERS)
 def test_the_tools_and_topics_that_it_names_are_there(name: str) -> None:
     tools = set(re.findall(r"^## (loom_\w+)$", DOCS["docs/tools.md"], re.MULTILINE))
-    assert set(re.findall(r"\bloom_[a-z]+\b", FOR_USERS[name])) - tools - {"loom_local", "loom_now"} == set()
+    assert set(re.findall(r"\bloom_[a-z]+\b", FOR_USERS[name])) - tools - {"loom_local", "loom_now", *NAMES} == set()
     called = {words[0] for words in re.findall(r"\bloom help ([a-z-]+)", FOR_USERS[name])}
     assert called - set(topics()) - set(group.list_commands(click.Context(group))) == set()
 

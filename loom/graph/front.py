@@ -794,6 +794,11 @@ class Loom:
         await (await self._links.relay()).step()
         return cache.refused or (cache.complaint and f"Redis refuses: {cache.complaint}")
 
+    async def mirror_position(self) -> Position | None:
+        """How far the mirror has come; None where it is away, or made anew at this moment."""
+        state = await (await self._links.cache()).state()
+        return state.position if state is not None and state.usable else None
+
     # --- talking and waiting ------------------------------------------------------------------------------------------
 
     async def send(

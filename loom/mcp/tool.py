@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
@@ -19,7 +20,7 @@ from fastmcp.tools import FunctionTool, ToolResult
 from mcp_types import ToolAnnotations
 from pydantic import ValidationError as Invalid
 
-from loom import replies, texts
+from loom import calls, replies, texts
 from loom.background import apart
 from loom.exceptions import LoomError
 from loom.mcp.wording import agents
@@ -85,18 +86,26 @@ class LoomTool(FunctionTool):
 
     async def run(self, arguments: dict[str, Any]) -> ToolResult:
         """Runs the method. Raises only ToolError, whose text reaches the agent as it is."""
+        began, outcome = time.perf_counter(), "cancelled"
         try:
-            return await apart(super().run(self._taken(arguments)))
+            result = await apart(super().run(self._taken(arguments)))
+            outcome = "ok"
+            return result
         except LoomError as error:
-            text = _told(error)
+            text, outcome = _told(error), error.code
         except ValidationError as error:
-            text = f"invalid_input: {self._wanted(error)}"
+            text, outcome = f"invalid_input: {self._wanted(error)}", "invalid_input"
         except Exception as error:
             _LOG.exception("%s failed", self.name)
-            text = (
-                f"internal_error: {self.name} met an unexpected {type(error).__name__}. "
-                "Try again; `loom doctor` checks the project, and .loom/logs/mcp.log has the details."
+            text, outcome = (
+                (
+                    f"internal_error: {self.name} met an unexpected {type(error).__name__}. "
+                    "Try again; `loom doctor` checks the project, and .loom/logs/mcp.log has the details."
+                ),
+                "internal_error",
             )
+        finally:
+            calls.count(self.name, outcome, time.perf_counter() - began)
         raise ToolError(text, log_level=logging.DEBUG)
 
     def convert_result(self, raw_value: Any) -> ToolResult:

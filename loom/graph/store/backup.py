@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 DERIVED = frozenset({"task_texts", "landing_leases"})
 """Tables that others fill, and what holds for seconds: it is not copied, and goes with what is replaced."""
-APART = frozenset({"access_tokens", "notify_cursors"})
-"""What belongs to the servers rather than to the project: who may come in, and whom they have told. It stays."""
+APART = frozenset({"access_tokens", "notify_cursors", "metric_cursors", "metric_totals"})
+"""What belongs to the servers rather than to the project: who may come in, whom they have told, and what they have
+counted. It stays."""
 TOKENS = ("token", "claim_token", "landing_token")
 """Columns that fence off whoever has an older number."""
 _LONG = 86_400.0  # seconds, for a statement that goes over a whole table
