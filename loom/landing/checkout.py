@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +30,8 @@ from loom.landing.places import Lock, own_directory, remove, take_slot
 
 _SECONDS = 600.0  # for git to write the files of a commit
 _MOST = 1_000  # places
+_UNUSED_SECONDS = 7 * 86400.0
+_MADE = ("tree", "git", "tree.setup")  # in a place
 _TOLD = 5  # files that a sentence names
 _SHA256 = 64  # digits of an object's name
 
@@ -60,6 +64,7 @@ class Checkout:
         try:
             place, lock = _held(places)
             try:
+                os.utime(lock.fd)  # by which it is known when it was used last
                 return cls(place, lock, take_slot(), source)
             except BaseException:
                 lock.let_go()
@@ -154,9 +159,8 @@ class Checkout:
 
     async def _anew(self) -> None:
         """Makes the place from nothing."""
-        await asyncio.to_thread(remove, self.tree)
-        for name in ("git", "tree.setup"):
-            remove(self._place / name)
+        for name in _MADE:
+            await asyncio.to_thread(remove, self._place / name)
         self._settled = False
         self.tree.mkdir(mode=0o700)
         _make_git_dir(self._place / "git", len(self._commit))
@@ -179,6 +183,20 @@ class Checkout:
     async def _git(self, *words: str) -> str:
         ended = await self._own.run(*words, timeout=_SECONDS, pass_fds=(self.lock,))
         return ended.out.decode(errors="replace")
+
+
+def prune(places: Path) -> None:
+    """Removes what lies in the places below `places` that nobody has used for a week. Raises OSError."""
+    for place in places.glob("[0-9]*"):
+        lock = Lock.take(place / "lock")
+        if lock is None:
+            continue
+        try:
+            if time.time() - lock.path.stat().st_mtime > _UNUSED_SECONDS:
+                for name in _MADE:
+                    remove(place / name)
+        finally:
+            lock.let_go()
 
 
 def _held(places: Path) -> tuple[Path, Lock]:

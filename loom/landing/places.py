@@ -88,6 +88,11 @@ def worktrees(state: Path) -> Path:
     return state / "worktrees"
 
 
+def proving(state: Path) -> Path:
+    """Where the checkouts of a project lie that checks run in."""
+    return state / "proving"
+
+
 def marked(state: Path) -> dict[Path, Mark]:
     """The worktrees that are whole, and their marks."""
     found = {path.with_suffix(""): Mark.read(path, state) for path in worktrees(state).glob("*.json")}

@@ -33,7 +33,7 @@ from loom.graph.store.proofs import Proof
 from loom.landing import setup
 from loom.landing.checkout import Checkout
 from loom.landing.checks import Check
-from loom.landing.places import remove, state_dir
+from loom.landing.places import proving, remove, state_dir
 from loom.landing.snapshot import lending
 from loom.process import ProcessTrees, guard
 
@@ -89,7 +89,7 @@ class Prover:
     @classmethod
     def of(cls, loom: Loom, repository: Repository | None, tell: Callable[[str], None] = lambda name: None) -> Self:
         """The prover of a project and its repository. Raises FileError where there is no place for what it needs."""
-        return cls(loom, repository, state_dir(loom.config) / "proving", tell)
+        return cls(loom, repository, proving(state_dir(loom.config)), tell)
 
     async def __aenter__(self) -> Self:
         return self

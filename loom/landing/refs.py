@@ -18,6 +18,7 @@ from loom.exceptions import CommandError
 from loom.git import Repository
 
 _LOCKED_SECONDS = 5.0  # that another process may hold a ref
+_KEPT = 100  # commits that stood on a branch which was put back
 _STALE_SECONDS = 60.0  # after which a lock was left by a git that died: to move a ref takes milliseconds
 _OTHERWISE = re.compile(r"but expected|unable to resolve reference|reference is missing|reference already exists")
 _LOCK = re.compile(r"Unable to create '(.+\.lock)': File exists")
@@ -46,6 +47,13 @@ def kept(name: str, commit: str) -> str:
 def offered(task_id: str, commit: str) -> str:
     """The ref that notes that a branch was offered."""
     return f"refs/loom/offered/{task_id}/{commit}"
+
+
+async def forget_oldest(repository: Repository, name: str, but: str) -> None:
+    """Keeps of what stood on a branch the newest hundred commits, and the ref `but`. Raises CommandError."""
+    listed = await repository.text("for-each-ref", "--sort=-committerdate", "--format=%(refname)", kept(name, ""))
+    if over := [ref for ref in listed.splitlines()[_KEPT:] if ref != but]:
+        await change(repository, *(f"delete {ref}" for ref in over))
 
 
 async def commit_at(repository: Repository, name: str) -> str | None:

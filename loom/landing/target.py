@@ -175,6 +175,7 @@ class Target:
         else:
             await refs.change(self.repository, f"update {kept} {stands}")
             put = await self._back(checkout, stands, back)
+        await refs.forget_oldest(self.repository, self.name, but=kept)
         return Tip(back, f"Somebody moved {self.name}. It was put back; what was there is {kept}.") if put else None
 
     async def _persons_tip(self, stands: str | None, follows: str, at: Known) -> Tip | None:

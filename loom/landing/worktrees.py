@@ -30,7 +30,7 @@ from loom.exceptions import CommandError, FileError
 from loom.git import Repository
 from loom.graph import store
 from loom.graph.model.task import TaskStatus
-from loom.landing import places, refs, setup
+from loom.landing import checkout, places, refs, setup
 from loom.landing.merging import is_ancestor, merge_base
 from loom.landing.places import Lock, Mark
 from loom.landing.target import commit_of, nothing_in_the_way, pointer
@@ -485,7 +485,12 @@ async def over(loom: Loom, task_ids: Collection[str]) -> set[str]:
 
 
 async def tidy(loom: Loom, trees: Worktrees) -> dict[str, str]:
-    """Prunes what is left of all tasks that are over, whoever left it. Returns and raises as `Worktrees.prune`."""
+    """Prunes what is left of all tasks that are over, whoever left it, and the checkouts for checks that nobody has
+    used for long. Returns and raises as `Worktrees.prune`."""
+    try:
+        await asyncio.to_thread(checkout.prune, places.proving(trees.state))
+    except OSError as error:
+        raise _unwritable(error, places.proving(trees.state)) from None
     known = {*(one.task_id for one in trees.listed()), *await trees.branches()}
     return await trees.prune(await over(loom, known))
 

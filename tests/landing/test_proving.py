@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +23,9 @@ from loom.graph.store import proofs
 from loom.graph.store.proofs import Proof
 from loom.landing import checks
 from loom.landing.checks import Check
-from loom.landing.places import state_dir
+from loom.landing.places import Lock, proving, state_dir
 from loom.landing.proving import TIMED_OUT, Prover
+from loom.landing.worktrees import Worktrees, tidy
 from tests.test_process import alive, until_there
 from tests.test_reaper import LEAVES_ONE
 
@@ -211,6 +214,27 @@ async def test_a_check_sees_the_files_of_its_commit_and_nothing_else(
     shows = "import os; print(sorted(os.listdir()))"
     assert (await run(prover, gone, shows, keep=("kept",))).tail == "['.git', '.gitignore', 'kept']\n"
     assert (await run(prover, gone, f"{shows}; import mod")).exit_status == 1
+
+
+async def test_what_nobody_has_used_for_long_goes_and_is_made_again(
+    prover: Prover, commit: Committer, loom: Loom, shop: Path
+) -> None:
+    assert (await run(prover, commit(a="1"), "")).green
+    trees = await Worktrees.of_project(loom.config)
+    places = proving(trees.state)
+    await tidy(loom, trees)
+    assert (places / "1" / "tree" / "a").is_file()
+    os.utime(places / "1" / "lock", (time.time() - 8 * 86400,) * 2)
+    lock = Lock.take(places / "1" / "lock")
+    assert lock is not None
+    await tidy(loom, trees)
+    assert (places / "1" / "tree").exists(), "somebody is in it"
+    lock.let_go()
+    await tidy(loom, trees)
+    assert [one.name for one in (places / "1").iterdir()] == ["lock"]
+    assert (await run(prover, commit(a="2"), "print(open('a').read())")).tail == "2\n"
+    await tidy(loom, trees)
+    assert (places / "1" / "tree" / "a").is_file()
 
 
 async def test_the_environment_is_made(prover: Prover, commit: Committer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.landing import refs
 from loom.landing.target import OWN, Known, Target, Tip
 from loom.landing.worktrees import Worktrees
-from tests.landing.place import Place
+from tests.landing.place import ENV, Place
 
 
 async def known(tip: str | None = None, *intents: str) -> Known:
@@ -89,6 +89,22 @@ async def test_it_is_put_back_where_somebody_else_has_moved_it(place: Place, how
     if there:
         assert place.tip(refs.kept(OWN, there)) == there
         assert refs.kept(OWN, there) in tip.note
+
+
+async def test_of_what_somebody_put_there_the_newest_is_kept_and_what_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refs, "_KEPT", 2)
+    target = await target_of(place)
+    old = (await stands(target)).commit
+    made = []
+    for year in ("2031", "2033", "2032", "2030"):
+        monkeypatch.setitem(ENV, "GIT_COMMITTER_DATE", f"{year}-01-01T00:00:00")
+        made.append(landing(place, old, {"x": year}))
+        place.git("update-ref", f"refs/heads/{OWN}", made[-1])
+        assert refs.kept(OWN, made[-1]) in (await stands(target, old)).note
+    found = place.git("for-each-ref", "--format=%(objectname)", "refs/loom/kept").split()
+    assert sorted(found) == sorted(made[1:])  # the last one is the oldest, and was told just now
 
 
 async def test_what_loom_is_about_to_move_it_to_is_not_put_back(place: Place) -> None:
