@@ -123,6 +123,7 @@ _STATES = {
     "cancelled": "t.status = 'cancelled'",
 }
 _RANK = "array_position(array['claimed', 'pending', 'failed', 'blocked', 'epic'], t.status)"
+# Also of words: how well they fit counts for nothing, so that what is open stands first, and what is worked on now.
 _ORDER = f"{_RANK} nulls last, t.done_at desc, t.priority, t.ready_at, t.id"
 # The rows of some states, each part in the order of an index.
 _PARTS = (
