@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from loom.cli.demo.played import place
 from loom.db.connection import Pool
+from loom.process import guard
 from tests.cli.conftest import Cli
 
 
@@ -68,6 +72,30 @@ async def test_agents_pretend_to_do_a_plan_of_ones_own(empty: Cli, pool: Pool) -
     again = empty("demo", "plan.yaml")
     assert again.code == 0
     assert "nothing to do: all 4 tasks are finished" in again.out
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
+def test_no_agent_outlives_a_demo_that_is_killed(empty: Cli) -> None:
+    plan = "tasks:\n" + "".join(f"  - {{title: Task {number}}}\n" for number in range(200))
+    (empty.directory / "plan.yaml").write_text(plan)
+    place = str(empty.directory)
+
+    def agents() -> list[int]:
+        return guard.whose(lambda env: env.get("LOOM_PROJECT_DIR") == place and "LOOM_AGENT_ID" in env)
+
+    words = [sys.executable, "-m", "loom", "demo", "plan.yaml", "--agents", "2"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    with subprocess.Popen(words, cwd=empty.directory, env=empty.env, **quiet) as demo:  # type: ignore[call-overload]
+        until(lambda: len(agents()) >= 2)
+        demo.kill()
+    until(lambda: not agents())
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_it_does_not_pretend_to_do_real_work(cli: Cli) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Protocol
@@ -27,10 +26,8 @@ from loom.cli.transfer import bring_in
 from loom.config import LoomConfig, find_project, load_config, logs_dir
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
-from loom.process import environment
+from loom.process import ProcessTrees, Tree, environment
 from loom.texts import one_line
-
-_STOP_SECONDS = 5.0
 
 
 def play(file: str, agents: int) -> int:
@@ -71,20 +68,26 @@ async def _play(config: LoomConfig, text: str, name: str, agents: int, begin: fl
         story = _Story([f"agent-{number}" for number in range(1, agents + 1)], counts)
         since = (await loom.wait("any", timeout=0)).since
         worked = time.monotonic()
-        with _running(config, story.agents) as processes, _view(story) as view:
-            while True:
-                alive = any(process.poll() is None for process in processes)
-                seen = await loom.wait("any", since=since, timeout=0.5)
-                since = seen.since
-                for event in seen.events:
-                    await _note(loom, story, event)
-                story.counts = (await loom.status()).counts
-                view.show(story)
-                if not alive and not seen.changed:
-                    break
+        async with _running(config, story.agents) as running:
+            with _view(story) as view:
+                await _follow(loom, story, view, running, since)
         left = _unfinished(story.counts)
         _tell(story, left, config, time.monotonic() - begin, time.monotonic() - worked)
         return left
+
+
+async def _follow(loom: Loom, story: _Story, view: _View, running: asyncio.Future[Any], since: str) -> None:
+    """Shows what happens, until the agents have ended and nothing happens any more."""
+    while True:
+        ended = running.done()
+        seen = await loom.wait("any", since=since, timeout=0.5)
+        since = seen.since
+        for event in seen.events:
+            await _note(loom, story, event)
+        story.counts = (await loom.status()).counts
+        view.show(story)
+        if ended and not seen.changed:
+            return
 
 
 @dataclass
@@ -143,35 +146,29 @@ def _unfinished(counts: dict[str, int]) -> int:
 # --- the agents -----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _running(config: LoomConfig, names: Sequence[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The agents, each with a log of its own; none outlives this."""
+@asynccontextmanager
+async def _running(config: LoomConfig, names: Sequence[str]) -> AsyncIterator[asyncio.Future[Any]]:
+    """The end of the agents, each with a log of its own. Nothing that they started outlives this."""
     assert config.project_dir is not None
     logs = logs_dir(config)
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for name in names:
-            with files.log(logs / f"demo-{name}.log", logs.parent, anew=True) as log:
-                processes.append(
-                    subprocess.Popen(
+    trees: list[Tree] = []
+    with ProcessTrees() as started:
+        try:
+            for name in names:
+                trees.append(
+                    await started.start(
                         [sys.executable, "-P", "-m", "loom.cli.demo.player"],
-                        cwd=config.project_dir,
+                        text="",
                         env=environment({"LOOM_PROJECT_DIR": str(config.project_dir), "LOOM_AGENT_ID": name}),
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
+                        cwd=config.project_dir,
+                        log=files.log(logs / f"demo-{name}.log", logs.parent, anew=True),
                     )
                 )
-        yield processes
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            yield asyncio.gather(*(tree.wait() for tree in trees))
+        finally:
+            for tree in trees:
+                tree.stop()
+            await asyncio.gather(*(tree.wait() for tree in trees))
 
 
 # --- what is to be seen ---------------------------------------------------------------------------------------------
