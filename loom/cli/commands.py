@@ -82,6 +82,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "land": _Entry("land:land", "Land what waits, or bring the work on one task there."),
         "landing": _Entry("landing:landing", "What waits to land, and your yes or no to it."),
         "worktree": _Entry("worktrees:worktree", "List and prune the places that tasks are worked on in."),
+        "digest": _Entry("digest:digest", "What was done on a day, at what cost, and what waits for you."),
         "metrics": _Entry("metrics:metrics", "What is counted and measured, as Prometheus reads it."),
         "notify": _Entry("notify:notify", "Who is told what waits for a person, and whether that works."),
         "work": _Entry("work:work", "Run a command for each task until nothing is left to do."),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.config import LoomConfig
     from loom.graph.front import Loom
     from loom.graph.store.notices import Cursor
-    from loom.orchestration.notices.teller import Receiver
+    from loom.orchestration.notices.receivers import Receiver
 
 
 @click.group(cls=Group)
@@ -78,9 +78,9 @@ def _tried(config: LoomConfig, receiver: Receiver) -> str | None:
 
 
 def _receivers(config: LoomConfig) -> list[Receiver]:
-    from loom.orchestration.notices import teller
+    from loom.orchestration.notices.receivers import of_project
 
-    return teller.receivers(config)
+    return of_project(config)
 
 
 def _row(receiver: Receiver, cursor: Cursor | None) -> dict[str, Any]:

@@ -49,9 +49,9 @@ class Housekeeper:
             asyncio.create_task(leases, name="loom leases"),
         ]
         if self._loom.config.notify:
-            from loom.orchestration.notices import teller  # which needs much that others do without
+            from loom.orchestration import notices  # which needs much that others do without
 
-            self._tasks += teller.start(self._loom)
+            self._tasks += notices.start(self._loom)
 
     async def stop(self) -> None:
         """Ends; returns when nothing runs any more."""

@@ -27,6 +27,7 @@ from loom.graph import store
 from loom.graph.front import Loom
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.notices import news, senders, teller
+from loom.orchestration.notices.receivers import of_project
 from loom.workflows import runs
 from tests.graph.test_landings import TARGET
 from tests.graph.test_landings import begun as landing_begun
@@ -94,7 +95,7 @@ async def running(config: LoomConfig, processes: int = 1) -> AsyncIterator[list[
     async with AsyncExitStack() as stack:
         looms = [await stack.enter_async_context(Loom(config, agent=f"keeper{number}")) for number in range(processes)]
         for loom in looms:
-            await teller.Teller(loom, teller.receivers(config)).look()
+            await teller.Teller(loom, of_project(config)).look()
             housekeeper = Housekeeper(loom)
             housekeeper.start()
             stack.push_async_callback(housekeeper.stop)
@@ -270,7 +271,7 @@ async def test_a_process_that_is_killed_while_it_tells_loses_nothing(
     (home / ".loom").mkdir(parents=True)
     (home / ".loom" / "config.yaml").write_text(f"notify: {{me: {{webhook: '{receiver.url}'}}}}\n")
     config = told(loom.config, me=ReceiverConfig(webhook=receiver.url))
-    await teller.Teller(loom, teller.receivers(config)).look()
+    await teller.Teller(loom, of_project(config)).look()
     assert loom.config.database.url
     assert loom.config.redis.url
     env = {name: value for name, value in os.environ.items() if not name.startswith("LOOM_")} | {

@@ -15,6 +15,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `landing_views` | what there is to see of that |
 | `glance` | what whoever comes to a project wants to know first |
 | `metrics` `notices` | what has been counted of all that happened, and how far people were told of it |
+| `days` | what was done on a day |
 | `retention` | what has been kept long enough |
 | `backup` | all of them, copied out and put back |
 | `reading` | questions across all of them |

@@ -49,6 +49,11 @@ class Cursor:
         """Whether somebody tells it now."""
         return self.held_until is not None and self.held_until > self.now
 
+    @property
+    def rest(self) -> float:
+        """For how many seconds the receiver is to be left alone, since it could not be told."""
+        return 0.0 if self.retry_at is None else max((self.retry_at - self.now).total_seconds(), 0.0)
+
 
 _NEWEST = "select id from events where project_id = $1 order by events.xid desc, id desc limit 1"
 
@@ -121,6 +126,22 @@ async def told(tx: Transaction, receiver: str, holder: str, since: str) -> None:
         receiver,
         holder,
         since,
+    )
+
+
+async def written(tx: Transaction, receiver: str, holder: str, day: date) -> None:
+    """Notes that the digest of a day was written, and lets go of the cursor that the holder has taken."""
+    await tx.connection.execute(
+        """
+        update notify_cursors
+           set digest_of = $4, told_at = loom_now(), failures = 0, retry_at = null, error = null,
+               holder = null, held_until = null
+         where project_id = $1 and receiver = $2 and holder = $3
+        """,
+        tx.project_id,
+        receiver,
+        holder,
+        day,
     )
 
 

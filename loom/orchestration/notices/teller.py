@@ -9,12 +9,8 @@ under the same id: at least once, and once as long as nobody is killed within th
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-import os
 import secrets
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,10 +25,11 @@ from loom.graph.store import notices
 from loom.orchestration.housekeeping import Patience
 from loom.orchestration.notices import news, senders
 from loom.orchestration.notices.news import Bundle, News
+from loom.orchestration.notices.receivers import Receiver, cursors_of
 from loom.process import identity
 
 if TYPE_CHECKING:
-    from loom.config import LoomConfig, ReceiverConfig
+    from loom.config import LoomConfig
     from loom.db.connection import Connection
     from loom.graph.front import Loom
     from loom.graph.store.notices import Cursor
@@ -52,41 +49,14 @@ _KEEP = 60.0  # seconds; so often it is noted that there was nothing to tell
 
 
 @dataclass(slots=True)
-class Receiver:
-    """One receiver of a project's news: its row of the configuration, what its cursor is called, and how far this
-    process has looked beyond the cursor without finding anything."""
+class _Progress:
+    """How far this process has looked beyond a receiver's cursor, which stands at `seen`, without finding anything;
+    and whether it has said that the receiver cannot be told, since it last was."""
 
-    name: str
-    row: ReceiverConfig
-    key: str
-    seen: str = ""  # the cursor that `looked` goes on from
+    seen: str = ""
     looked: str = ""
     kept_at: float = 0.0
-    complained: bool = False  # that it cannot be told, since it last was
-
-    @classmethod
-    def of(cls, name: str, row: ReceiverConfig) -> Receiver:
-        """A receiver. Two that have a name in common and lead elsewhere are two."""
-        kind = row.kind or ""
-        where = [kind, getattr(row, kind)]
-        if kind in ("command", "obsidian"):  # what runs and lies here is not that of another machine or user
-            where += [socket.gethostname(), os.getuid()]
-        return cls(name, row, f"{name}/{hashlib.sha256(json.dumps(where).encode()).hexdigest()[:12]}")
-
-
-def receivers(config: LoomConfig) -> list[Receiver]:
-    """Who is told of this project."""
-    return [
-        Receiver.of(name, row)
-        for name, row in config.notify.items()
-        if row.kind and (not row.projects or {config.project_name, config.project_id} & set(row.projects))
-    ]
-
-
-def start(loom: Loom) -> list[asyncio.Task[None]]:
-    """Begins to tell people of a project, in the running event loop; returns what goes on until it is cancelled."""
-    wanted = receivers(loom.config)
-    return [asyncio.create_task(Teller(loom, wanted).run(), name="loom notices")] if wanted else []
+    complained: bool = False
 
 
 async def try_out(config: LoomConfig, receiver: Receiver) -> str | None:
@@ -104,6 +74,7 @@ class Teller:
 
     def __init__(self, loom: Loom, wanted: Sequence[Receiver]) -> None:
         self._loom, self._wanted = loom, wanted
+        self._progress = {one.key: _Progress() for one in wanted}
         self._process = identity.own()
         self._away = Backoff(*_AWAY, jitter=0.2)
 
@@ -119,16 +90,9 @@ class Teller:
     async def look(self) -> float | None:
         """Tells what there is to tell now. Returns within how many seconds to look again; None: not sooner than
         usual."""
-        keys = [one.key for one in self._wanted]
-        cursors = await self._cursors(keys)
-        if any(key not in cursors or cursors[key].strange for key in keys):
-            await self._loom.transact(lambda tx: notices.enter(tx, keys))
-            cursors = await self._cursors(keys)
+        cursors = await cursors_of(self._loom, self._wanted)
         rests = [await self._see_to(one, cursors[one.key]) for one in self._wanted]
         return min((rest for rest in rests if rest is not None), default=None)
-
-    async def _cursors(self, keys: Sequence[str]) -> dict[str, Cursor]:
-        return await self._loom.look(lambda connection: notices.cursors(connection, self._loom.project_id, keys))
 
     async def _follow(self, patience: Patience) -> None:
         loop, pauses = asyncio.get_running_loop(), Backoff(*_LOOKS)
@@ -147,13 +111,14 @@ class Teller:
 
     async def _see_to(self, receiver: Receiver, cursor: Cursor) -> float | None:
         """Tells one receiver what there is to tell. Returns as `look`."""
-        if rest := _rest_of(receiver, cursor):
+        if rest := max(cursor.rest, _quiet_left(receiver.row.quiet, cursor.now)):
             return rest
         died = cursor.held and await asyncio.to_thread(identity.is_gone, cursor.process)
         if cursor.held and not died:
             return _BUSY
-        if cursor.since != receiver.seen:  # somebody has told it something
-            receiver.seen = receiver.looked = cursor.since
+        progress = self._progress[receiver.key]
+        if cursor.since != progress.seen:  # somebody has told it something
+            progress.seen = progress.looked = cursor.since
         page = await self._page(receiver, cursor)
         if not page.news:
             await self._pass(receiver, cursor, page.since)
@@ -166,7 +131,7 @@ class Teller:
 
     async def _page(self, receiver: Receiver, cursor: Cursor) -> _Page:
         """What is to be told next of the events behind the cursor."""
-        config, since = self._loom.config, Since.parse(receiver.looked)
+        config, since = self._loom.config, Since.parse(self._progress[receiver.key].looked)
 
         async def read(connection: Connection) -> _Page:
             until = since.until or await store.events.snapshot(connection)
@@ -190,11 +155,11 @@ class Teller:
 
     async def _pass(self, receiver: Receiver, cursor: Cursor, since: str) -> None:
         """Remembers that there is nothing to tell up to there; now and then in the database, for who comes after."""
-        receiver.looked = since
-        now = asyncio.get_running_loop().time()
-        if now < receiver.kept_at + _KEEP:
+        progress, now = self._progress[receiver.key], asyncio.get_running_loop().time()
+        progress.looked = since
+        if now < progress.kept_at + _KEEP:
             return
-        receiver.kept_at = now
+        progress.kept_at = now
         newest = (await self._loom.look(lambda connection: store.pulse(connection, self._loom.project_id))).newest
         if not Since.parse(cursor.since).has_seen(newest):
             await self._loom.transact(lambda tx: notices.passed(tx, cursor, since))
@@ -212,13 +177,14 @@ class Teller:
             self._complain(receiver, why)
             return rest
         await self._loom.transact(lambda tx: notices.told(tx, receiver.key, holder, page.since))
-        receiver.complained = False
+        self._progress[receiver.key].complained = False
         return 0.0
 
     def _complain(self, receiver: Receiver, why: str) -> None:
         """Says once that a receiver is away."""
-        if not receiver.complained:
-            receiver.complained = True
+        progress = self._progress[receiver.key]
+        if not progress.complained:
+            progress.complained = True
             _LOG.warning("notify.%s could not be told, and is tried again: %s", receiver.name, why)
 
 
@@ -229,12 +195,6 @@ class _Page:
     news: Sequence[News]
     since: str
     more: bool
-
-
-def _rest_of(receiver: Receiver, cursor: Cursor) -> float:
-    """How many seconds a receiver is to be left alone: it was away, or it is quiet hours there."""
-    again = (cursor.retry_at - cursor.now).total_seconds() if cursor.retry_at is not None else 0.0
-    return max(again, _quiet_left(receiver.row.quiet, cursor.now), 0.0)
 
 
 def _quiet_left(span: str | None, now: datetime) -> float:
