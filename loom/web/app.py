@@ -47,6 +47,7 @@ def board() -> Starlette:
             Route("/", pages.now),
             Route("/board", pages.board),
             Route("/graph", graph.show),
+            Route("/graph/text", graph.as_text),
             Route("/graph.json", graph.picture),
             Route("/events", pages.events),
             Route("/events.json", pages.events_json),

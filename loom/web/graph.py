@@ -24,7 +24,12 @@ _UNFOLDED = 50
 
 
 async def show(request: Request) -> Response:
-    """The page around the picture, with the waves as text."""
+    """The page around the picture, which comes by itself."""
+    return page(request, "graph.html", section="graph", since=await cursor(request))
+
+
+async def as_text(request: Request) -> Response:
+    """The same as text: the longest way to the end, and the waves."""
     since = await cursor(request)
     found = await loom_of(request).outline()
     placed = await asyncio.to_thread(placing.place, found, _unfolded(request))
@@ -35,12 +40,11 @@ async def show(request: Request) -> Response:
     critical = [placed.nodes[number] for number in placed.critical]
     return page(
         request,
-        "graph.html",
+        "waves.html",
         section="graph",
         since=since,
         count=len(found.tasks),
         more=found.more,
-        shown=len(placed.nodes),
         waves=[(wave, waves[wave][:_TOLD], len(waves[wave])) for wave in sorted(waves)[:_WAVES]],
         more_waves=max(len(waves) - _WAVES, 0),
         critical=[one for one in critical if one.state != "epic"],
@@ -66,13 +70,8 @@ def _drawn(found: Outline, unfolded: list[str]) -> bytes:
         for one in placed.nodes
     ]
     edges = [end for edge in placed.edges for end in edge]
-    drawn = {
-        "nodes": nodes,
-        "edges": edges,
-        "critical": placed.critical,
-        "waves": placed.waves,
-        "folded": placed.folded,
-    }
+    drawn = {"nodes": nodes, "edges": edges, "critical": placed.critical, "waves": placed.waves}
+    drawn |= {"count": len(found.tasks), "more": found.more}
     return json.dumps(drawn, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -7,7 +7,7 @@ An epic is drawn behind its children, as what ends with them, or, folded, in the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
 
@@ -40,13 +40,12 @@ class Node(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A picture: nodes, edges as (from, to) by the places of nodes in the list, the nodes on the longest way to the
-    end, the first column of each wave, and the ids of the epics that are folded."""
+    end, and the first column of each wave."""
 
     nodes: list[Node]
     edges: list[tuple[int, int]]
     critical: list[int]
     waves: list[tuple[int, int]]
-    folded: list[str] = field(default_factory=list)
 
 
 @uncollected()
@@ -76,8 +75,7 @@ def place(found: Outline, unfolded: Collection[str] = ()) -> Placed:
     ]
     edges = [(source, number) for number, sources in enumerate(before) for source in sources]
     waves = [(starts[layer], layer - finished_columns) for layer in sorted(layers) if layer >= finished_columns]
-    folded = sorted(set(into.values()) - set(into))
-    return Placed(nodes, edges, _critical(states, depth, last), waves, folded)
+    return Placed(nodes, edges, _critical(states, depth, last), waves)
 
 
 # --- how --------------------------------------------------------------------------------------------------------------

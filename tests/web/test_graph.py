@@ -115,11 +115,12 @@ def test_ten_thousand_are_placed_in_a_few_times_what_it_takes_to_bring_them_in_o
 
 
 async def test_the_graph_is_there_as_text_and_as_a_picture(web: Board, loom: Loom) -> None:
-    assert "no tasks yet" in await web.get("/graph")
+    assert "/graph/text" in await web.get("/graph")
+    assert "no tasks yet" in await web.get("/graph/text")
     first = await loom.create("Lay the floor")
     second = await loom.create("Paint <b>the wall</b>", depends_on=[first.id])
     third = await loom.create("Hang a picture", depends_on=[second.id])
-    page = await web.get("/graph")
+    page = await web.get("/graph/text")
     assert "Can be done now" in page
     assert "Wave 3" in page
     assert "3 steps" in page

@@ -4,7 +4,7 @@
   const place = document.getElementById("picture");
   if (!place) return;
   const canvas = document.getElementById("canvas"), find = document.getElementById("find");
-  const chosenLine = document.getElementById("chosen"), text = document.getElementById("as-text");
+  const chosenLine = document.getElementById("chosen");
   const root = document.body.dataset.root, pen = canvas.getContext("2d", { alpha: false });
   const WIDE = 264, HIGH = 40, BOX = 224, TALL = 30; // of a cell, and of the box in it
   const SMALL = 0.34; // below this scale a task is a mark without words
@@ -12,7 +12,7 @@
 
   let nodes = [], edges = [], ways = new Set(), critical = [], waves = [], before = [], after = [], byId = new Map();
   let scale = 1, left = 0, top = 0, chosen = -1, hits = null, moving = 0, due = 0, unfolded = new Set(), bounds = [1, 1];
-  let colours = {}, ratio = 1;
+  let colours = {}, ratio = 1, whole = "";
 
   // --- what is drawn --------------------------------------------------------------------------------------------
 
@@ -45,6 +45,7 @@
     edges = drawn.edges;
     waves = drawn.waves;
     critical = drawn.critical;
+    whole = `${drawn.count || "No"} task${drawn.count === 1 ? "" : "s"}${nodes.length < drawn.count ? `, drawn as ${nodes.length}: epics are folded; open one to see inside` : ""}${drawn.more ? `; ${drawn.more} more are left out` : ""}.`;
     ways = new Set(critical.slice(1).map((to, at) => critical[at] * nodes.length + to));
     byId = new Map(nodes.map((node, at) => [node.id, at]));
     before = nodes.map(() => []);
@@ -52,6 +53,7 @@
     for (let at = 0; at < edges.length; at += 2) { after[edges[at]].push(edges[at + 1]); before[edges[at + 1]].push(edges[at]); }
     bounds = [Math.max(...nodes.map((one) => one.x)) + BOX, Math.max(...nodes.map((one) => one.y)) + TALL];
     chosen = held === undefined ? -1 : byId.get(held) ?? -1;
+    choose(chosen);
     search();
   }
 
@@ -242,7 +244,7 @@
   function choose(number, show = false) {
     chosen = number;
     const node = nodes[number];
-    chosenLine.replaceChildren();
+    chosenLine.replaceChildren(node ? "" : whole);
     if (node) {
       if (show) centre(node);
       const link = document.createElement("a");
@@ -332,7 +334,6 @@
   new ResizeObserver(later).observe(canvas);
 
   place.hidden = false;
-  text.open = false;
   ratio = Math.min(2, window.devicePixelRatio || 1);
   readColours();
   load().then(begin);
