@@ -29,6 +29,7 @@ from loom.services import Endpoints
 
 Opener = Callable[..., Awaitable[Loom]]
 _LET_GO = 10.0  # seconds; what a test that failed has left at work is ended then
+os.environ["LOOM_MCP_HUB"] = "never"  # no test leaves a hub behind; those that are about it ask for one
 USERS_HOME = str(Path.home())  # of whoever runs the tests, for the caches and settings of their tools
 
 

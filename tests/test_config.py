@@ -105,6 +105,7 @@ def test_every_variable_is_read() -> None:
         "LOOM_PROJECT_ID": PROJECT_ID.upper(),
         "LOOM_MCP_HOST": "::1",
         "LOOM_MCP_PORT": "1",
+        "LOOM_MCP_HUB": "never",
         "LOOM_LOG_LEVEL": "debug",
         "LOOM_CLAIM_TTL": "2",
         "LOOM_MAX_RETRIES": "0",

@@ -13,8 +13,10 @@ from loom.cli.output import dim, emit, heading, plural, table
 from loom.cli.shared import Command, note, open_project, progress, settings, wants_json
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, ServersError
+from loom.hub import running
 from loom.services import ServerHealth
 from loom.texts import one_line
+from loom.wording import Shell, Words
 
 
 @click.command(cls=Command)
@@ -62,6 +64,8 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
 
     progress("Bringing the database up to date.")
     asyncio.run(connect())
+    if not running.start(config) and config.mcp.hub != "never":
+        note("The hub could not be started; each session is served by a process of its own.")
     mcp = refresh_mcp(config.project_dir) if config.project_dir else "unchanged"
     return mcp, services.check(config)
 
@@ -97,6 +101,7 @@ def down(yes: bool) -> None:
             f"Other projects use these servers now: {names}.", "Run `loom down --yes` to stop them anyway."
         )
     progress("Stopping the servers.")
+    running.end(config)
     services.down(config)
     if wants_json():
         emit({"stopped": True})
@@ -105,11 +110,33 @@ def down(yes: bool) -> None:
 
 
 @click.command()
-def mcp() -> None:
-    """Serve Loom's tools to an agent's client over standard input and output."""
+@click.option("--direct", is_flag=True, help="Serve in this process, without the hub.")
+def mcp(direct: bool) -> None:
+    """Serve Loom's tools to an agent's client over standard input and output: through the hub, and in this process
+    where there is none."""
     from loom.mcp.server import run
 
     run()
+
+
+@click.command(cls=Command)
+def serve() -> None:
+    """Serve all sessions of this user from one process, in the foreground. `loom up`, and the first session, start it
+    in the background by themselves."""
+    from loom import bridge
+    from loom.hub import door
+
+    config = settings()
+    if running.answers(config):
+        raise ServersError(
+            "The hub serves already.", Words("To have it run here end it first: {}.", Shell("loom down"))
+        )
+
+    def tell() -> None:
+        socket = running.root_of(config) / bridge.SOCKET
+        emit({"socket": str(socket)}) if wants_json() else click.echo(f"Serving at {socket}; Ctrl-C ends it.")
+
+    door.run(config.servers.instance, ready=tell, log=False)
 
 
 def server_lines(health: Sequence[ServerHealth]) -> list[str]:

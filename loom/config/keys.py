@@ -180,6 +180,7 @@ class McpConfig:
     host: str = text("127.0.0.1", "a host name or address", r"[A-Za-z0-9._:\[\]-]+", variable="LOOM_MCP_HOST")
     port: int = whole(8765, 1, 65535, "LOOM_MCP_PORT")
     public_url: str | None = url("https|http")  # where people reach the board
+    hub: str = text("auto", "one of auto, never", "auto|never", variable="LOOM_MCP_HUB")
 
 
 @dataclass(frozen=True)

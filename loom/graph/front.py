@@ -955,6 +955,29 @@ class Loom:
         holder = self._session.holder(task_id, agent_id, token)
         await self._commit(lambda tx: claims.note_attempt(tx, task_id, holder, json.loads(text)))
 
+    async def take_up(self, but: Callable[[str, int], bool] = lambda task_id, token: False) -> None:
+        """Has the claims renewed here that the agent of this session holds by its name, such as those that were handed
+        out by a process that has died. They are not given back with the session, since another may have them too.
+
+        Args:
+            but: whether a claim, by its task's id and token, is looked after by somebody else.
+        """
+        async with self._links.reading() as connection:
+            held = await store.list_active_tasks(connection, self.project_id, self.agent)
+        for task in held:
+            if not but(task.id, task.claim_token):
+                self._session.take_up(task.id, task.claim_token, self._terms.lease_seconds)
+
+    def take_over(self, other: Loom) -> None:
+        """The claims that were handed out by another front of this project, whose session has ended, go on in this
+        one."""
+        self._session.take_over(other._session)
+
+    @property
+    def holds(self) -> Mapping[str, int]:
+        """The claims that were handed out here and are thought to stand: tokens by task id."""
+        return self._session.holds
+
     async def end_session(self) -> list[Task]:
         """Gives back, at once, the claims that this process handed out and that still stand; their attempts do not
         count. What still goes on comes to its end first."""

@@ -24,7 +24,8 @@ _LONGEST_RENEWAL = 60.0  # seconds
 @dataclass(slots=True)
 class _Held:
     """A claim that was handed out: under which name, and whether the call gave it, its token, when a call last touched
-    it, how many seconds its lease lasts, and when that was last asked for."""
+    it, how many seconds its lease lasts, and when that was last asked for. `ours`: nobody else can have it too, so that
+    it is given back when the session ends."""
 
     agent: str
     named: bool
@@ -32,6 +33,7 @@ class _Held:
     touched: float
     lease: float
     begun: float
+    ours: bool = True
 
 
 class Session:
@@ -89,6 +91,25 @@ class Session:
         self._held[task_id] = _Held(agent, named, token, time.monotonic(), lease_seconds, begun)
         self._more.set()
 
+    def take_up(self, task_id: str, token: int, lease_seconds: float) -> None:
+        """The agent of this session holds a claim that was not handed out here; it is renewed from now on, at once for
+        the first time."""
+        if task_id not in self._held:
+            now = time.monotonic()
+            self._held[task_id] = _Held(self.agent, False, token, now, lease_seconds, now - lease_seconds, ours=False)
+            self._more.set()
+
+    def take_over(self, other: Session) -> None:
+        """The claims of a session that has ended go on in this one."""
+        self._held = other._held | self._held
+        other._held = {}
+        self._more.set()
+
+    @property
+    def holds(self) -> Mapping[str, int]:
+        """The claims that are thought to stand, token by task id."""
+        return {task_id: held.token for task_id, held in self._held.items()}
+
     async def until_renewal(self, idle_seconds: float) -> None:
         """Returns when the claims that are wanted are to be renewed: when a third of the shortest lease is over."""
         while True:
@@ -142,8 +163,8 @@ class Session:
                 del self._held[task_id]
 
     def end(self) -> dict[str, int]:
-        """Forgets all claims, and returns them, token by task id."""
-        held = {task_id: one.token for task_id, one in self._held.items()}
+        """Forgets all claims, and returns those that are this session's alone, token by task id."""
+        held = {task_id: one.token for task_id, one in self._held.items() if one.ours}
         self._held.clear()
         return held
 

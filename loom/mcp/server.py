@@ -11,21 +11,19 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from io import TextIOWrapper
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
 from fastmcp import FastMCP
 
-from loom import files, texts
 from loom.exceptions import LoomError
-from loom.mcp import stdio
+from loom.mcp import logs, stdio
 from loom.mcp.prompts import add_prompts
 from loom.mcp.skill_tools import SkillPrompts, SkillTools
 from loom.mcp.tool import add_tools
@@ -61,15 +59,19 @@ _CLEAN_UP_WITHIN = 2.0  # seconds; clients kill a server that takes much longer 
 _LOG = logging.getLogger("loom.mcp.server")  # also when this is `__main__`
 
 
+_SERVED: ContextVar[Application] = ContextVar("loom_application")
+
+
 class Application:
     """The way to a project's front, made with the first call that needs it; and what runs beside the calls."""
 
-    def __init__(self, make: Callable[[], Loom]) -> None:
+    def __init__(self, make: Callable[[], Loom], *, alone: bool = True) -> None:
         """
         Args:
             make: gives the front; may raise LoomError, and is then asked again with the next call.
+            alone: nobody else in this process keeps the project in order; else only claims are renewed here.
         """
-        self._make = make
+        self._make, self._alone = make, alone
         self._loom: Loom | None = None
         self._reports: Reports | None = None
         self._housekeeper: Housekeeper | None = None
@@ -82,7 +84,7 @@ class Application:
 
             self._loom = self._make()
             self._housekeeper = Housekeeper(self._loom)
-            self._housekeeper.start()
+            self._housekeeper.start(order=self._alone)
         return self._loom
 
     def reports(self) -> Reports:
@@ -97,8 +99,16 @@ class Application:
         """Connects a moment later, quietly."""
         self._warming = asyncio.create_task(self._warm_up())
 
+    async def rest(self) -> Loom | None:
+        """Ends what runs beside the calls, save the renewal of claims. Returns the front, if one was needed."""
+        if self._warming is not None:
+            self._warming.cancel()
+        if self._reports is not None:
+            await self._reports.close()
+        return self._loom
+
     async def stop(self) -> None:
-        """Gives the claims of this process back, and its connections; takes at most two seconds."""
+        """Gives the claims that were handed out here back, and the connections; takes at most two seconds."""
         if self._warming is not None:
             self._warming.cancel()
         try:
@@ -131,7 +141,23 @@ def build(loom: Loom | Callable[[], Loom]) -> FastMCP:
         loom: the application object, or what makes it when it is first needed. When the server ends, the claims that
             it handed out are given back and its connections closed.
     """
-    return _server(Application(loom if callable(loom) else lambda: loom))
+    application = Application(loom if callable(loom) else lambda: loom)
+    return _server(application.loom, application.reports, _lifespan(application))
+
+
+def shared() -> FastMCP:
+    """A server for many clients at a time: each call is for the application that it is `serving`."""
+    return _server(lambda: _SERVED.get().loom(), lambda: _SERVED.get().reports())
+
+
+@contextmanager
+def serving(application: Application) -> Iterator[None]:
+    """Calls that come to a `shared` server in this block, and in the tasks that it starts, are for this application."""
+    token = _SERVED.set(application)
+    try:
+        yield
+    finally:
+        _SERVED.reset(token)
 
 
 def run(project_dir: Path | None = None) -> NoReturn:
@@ -140,7 +166,7 @@ def run(project_dir: Path | None = None) -> NoReturn:
     Args:
         project_dir: the project's directory or one below it; default: LOOM_PROJECT_DIR, else the current directory.
     """
-    _log_to(logging.StreamHandler(sys.stderr))
+    logging.getLogger().addHandler(logs.in_lines(logging.StreamHandler(sys.stderr)))
     logging.getLogger("fastmcp").setLevel(logging.WARNING)
     uvloop.run(_serve(project_dir))
 
@@ -150,18 +176,34 @@ async def _serve(project_dir: Path | None) -> NoReturn:
     told_to_leave = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, told_to_leave.set)
-    serving = asyncio.create_task(stdio.serve(_server(application)))
+    server = _server(application.loom, application.reports, _lifespan(application))
+    served = asyncio.create_task(stdio.serve(server))
     leaving = asyncio.create_task(told_to_leave.wait())
-    await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({served, leaving}, return_when=asyncio.FIRST_COMPLETED)
     await application.stop()
-    error = serving.exception() if serving.done() else None
+    error = served.exception() if served.done() else None
     if error is not None:
         _LOG.error("The server failed", exc_info=error)
     logging.shutdown()
     os._exit(0 if error is None else 1)  # an ordinary exit waits for the thread that reads stdin, for one line more
 
 
-def _server(application: Application) -> FastMCP:
+def _server(
+    loom: Callable[[], Loom],
+    reports: Callable[[], Reports],
+    lifespan: Callable[[FastMCP], AbstractAsyncContextManager[None]] | None = None,
+) -> FastMCP:
+    server = FastMCP(
+        "loom", instructions=INSTRUCTIONS, version=version_of_loom(), lifespan=lifespan, mask_error_details=True
+    )
+    add_tools(server, Tools(loom, reports))
+    add_tools(server, SkillTools(loom))
+    add_prompts(server)
+    server.add_provider(SkillPrompts(loom))
+    return server
+
+
+def _lifespan(application: Application) -> Callable[[FastMCP], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastMCP) -> AsyncIterator[None]:
         application.start()
@@ -170,12 +212,7 @@ def _server(application: Application) -> FastMCP:
         finally:
             await application.stop()
 
-    server = FastMCP("loom", instructions=INSTRUCTIONS, version=_version(), lifespan=lifespan, mask_error_details=True)
-    add_tools(server, Tools(application.loom, application.reports))
-    add_tools(server, SkillTools(application.loom))
-    add_prompts(server)
-    server.add_provider(SkillPrompts(application.loom))
-    return server
+    return lifespan
 
 
 def _open(project_dir: Path | None) -> Loom:
@@ -183,37 +220,14 @@ def _open(project_dir: Path | None) -> Loom:
 
     loom = Loom.here(project_dir)
     logging.getLogger("loom").setLevel(loom.config.log_level)
-    if loom.config.loom_dir is not None:
-        try:
-            _log_to(_LogFile(loom.config.loom_dir / "logs" / "mcp.log", maxBytes=1_000_000, backupCount=1))
-        except OSError as error:  # a project that cannot be written to is served all the same
-            _LOG.warning("No log is kept in %s: %s", loom.config.loom_dir / "logs", error.strerror)
+    if (log := logs.of_project(loom.config)) is not None:
+        logging.getLogger().addHandler(log)
     for warning in loom.config.warnings:
         _LOG.warning("%s", warning)
     return loom
 
 
-class _LogFile(RotatingFileHandler):
-    """The project's log, opened as a file that a stranger may have prepared."""
-
-    def _open(self) -> TextIOWrapper:
-        path = Path(self.baseFilename)
-        return TextIOWrapper(files.log(path, path.parent.parent), "utf-8", "backslashreplace", write_through=True)
-
-
-class _OneLine(logging.Formatter):
-    """A record is one line, whatever is in it, without the passwords of URLs."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return texts.logged(super().format(record))
-
-
-def _log_to(handler: logging.Handler) -> None:
-    handler.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-
-
-def _version() -> str:
+def version_of_loom() -> str:
     try:
         return version("loom-agents")
     except PackageNotFoundError:  # run from a source tree

@@ -40,18 +40,21 @@ class Housekeeper:
         self._sweep_at = self._relayed_at = -_RELAY_AT_LEAST
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Begins, in the running event loop. Connects with the first turn."""
-        order = self._persistently(self._keep_order, self._until_next, _LONGEST_BACKOFF)
-        leases = self._persistently(self._renew, self._loom.until_renewal, _RENEW_AGAIN)
-        self._tasks = [
-            asyncio.create_task(order, name="loom housekeeping"),
-            asyncio.create_task(leases, name="loom leases"),
-        ]
-        if self._loom.config.notify:
-            from loom.orchestration import notices  # which needs much that others do without
+    def start(self, *, order: bool = True) -> None:
+        """Begins, in the running event loop. Connects with the first turn.
 
-            self._tasks += notices.start(self._loom)
+        Args:
+            order: false where another front of this process does all but the renewal of this one's claims.
+        """
+        leases = self._persistently(self._renew, self._loom.until_renewal, _RENEW_AGAIN)
+        self._tasks = [asyncio.create_task(leases, name="loom leases")]
+        if order:
+            work = self._persistently(self._keep_order, self._until_next, _LONGEST_BACKOFF)
+            self._tasks.append(asyncio.create_task(work, name="loom housekeeping"))
+            if self._loom.config.notify:
+                from loom.orchestration import notices  # which needs much that others do without
+
+                self._tasks += notices.start(self._loom)
 
     async def stop(self) -> None:
         """Ends; returns when nothing runs any more."""

@@ -5,6 +5,7 @@
     redis/          Redis' append-only file
     run/            the Unix sockets (0700); elsewhere when the path would be too long for one
     *.lock          see `loom.services.launcher`; up.lock makes starting and stopping one at a time
+    hub.sock        where clients come to the hub (0600); hubs/ has a file for each that lives, see `loom.hub`
     *.log           what the servers print
 
 Reading this file is all that a command needs while the servers run, so this module imports little.
@@ -17,11 +18,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
-from loom import files
+from loom import bridge, files
 from loom.config import LoomConfig
 from loom.exceptions import ServersError
 from loom.services import Endpoints
-from loom.services.places import data_dir
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class State:
 
 
 def instance_dir(config: LoomConfig) -> Path:
-    return data_dir() / "instances" / config.servers.instance
+    return Path(bridge.instance_dir(config.servers.instance))
 
 
 def new_state(root: Path) -> State:

@@ -6,8 +6,9 @@ Never in the work tree, which `git clean` may empty at any time.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+
+from loom import bridge
 
 
 def is_root() -> bool:
@@ -16,13 +17,7 @@ def is_root() -> bool:
 
 def data_dir() -> Path:
     """`LOOM_DATA_DIR`, else the platform's place for a user's data; for root a place that other users can enter."""
-    if named := os.environ.get("LOOM_DATA_DIR"):
-        return Path(named).expanduser().absolute()
-    if is_root():
-        return Path("/var/lib/loom")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "loom"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "loom"
+    return Path(bridge.data_dir())
 
 
 def make_dir(path: Path) -> Path:

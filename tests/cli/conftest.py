@@ -150,6 +150,7 @@ def bare(tmp_path: Path) -> Cli:
     home.mkdir()
     directory.mkdir()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("LOOM_", "CLAUDE", "UV_"))}
+    env["LOOM_MCP_HUB"] = "never"
     env |= {
         "HOME": str(home),
         "LOOM_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",

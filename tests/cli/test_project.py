@@ -149,7 +149,9 @@ def embedded(bare: Cli) -> Iterator[Cli]:
     """A project with servers of its own that Loom starts; they are down again afterwards."""
     with tempfile.TemporaryDirectory(prefix="loom-", dir="/tmp") as place:
         Path(place).chmod(0o755)
-        cli = Cli(bare.directory, {k: v for k, v in bare.env.items() if not k.startswith("LOOM_")})
+        cli = Cli(
+            bare.directory, {k: v for k, v in bare.env.items() if not k.startswith("LOOM_") or k == "LOOM_MCP_HUB"}
+        )
         cli.env["LOOM_DATA_DIR"] = place
         yield cli
         cli("down", "--yes")

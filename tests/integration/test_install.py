@@ -43,6 +43,7 @@ def home(tmp_path: Path) -> Iterator[dict[str, str]]:
     place.mkdir(mode=0o755)
     (tmp_path / "project").mkdir()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("LOOM_", "VIRTUAL_ENV", "CLAUDE"))}
+    env["LOOM_MCP_HUB"] = "never"
     env |= {"HOME": str(tmp_path), "LOOM_DATA_DIR": str(place)}
     yield env
     before = dict(os.environ)

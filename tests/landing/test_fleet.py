@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(600)
 
 def _play(*words: str) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith("LOOM_")}
+    env["LOOM_MCP_HUB"] = "never"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=root, env=env, capture_output=True, text=True, timeout=580, check=False

@@ -84,6 +84,7 @@ class Server:
 @asynccontextmanager
 async def started(*command: str, **environment: str) -> AsyncIterator[Server]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("LOOM_", "CLAUDE_"))}
+    env["LOOM_MCP_HUB"] = "never"
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *(command or ("-m", "loom.mcp")),

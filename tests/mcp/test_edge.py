@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loom.graph.front import Loom
-from loom.mcp import stdio
+from loom.mcp import lines
 from tests.mcp.stdio import Server, started
 
 # --- calls that are cancelled ---------------------------------------------------------------------------------------
@@ -211,9 +211,10 @@ CALL = '{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":"loom_cr
 def test_a_line_that_is_no_message_is_answered_under_its_id(
     line: str, code: int | None, request_id: str | int | None
 ) -> None:
-    error = stdio.fault(line)
+    found = lines.parsed(line)
+    error = found.answer if isinstance(found, lines.Fault) else None
     if code is None:
-        assert error is None or not error.error.message
+        assert error is None
         return
     assert error is not None
     assert (error.error.code, error.id) == (code, request_id)

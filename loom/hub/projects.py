@@ -1,0 +1,108 @@
+"""The projects that the hub has open: one front each, with its connections and its housekeeper."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Hashable
+from contextvars import Context
+from dataclasses import replace
+
+from loom.background import end
+from loom.config import KEYS, LoomConfig
+from loom.graph.front import Loom
+from loom.hub import logs
+from loom.mcp.logs import of_project
+from loom.orchestration.housekeeping import Housekeeper
+
+_LOG = logging.getLogger(__name__)
+_CLOSES_WITHIN = 4.0  # seconds
+
+
+class OpenProject:
+    """One project under one configuration, and who uses it."""
+
+    def __init__(self, config: LoomConfig) -> None:
+        self.front = Loom(replace(config, agent_id=None, skills_api_key=None), agent="hub")
+        self.log = of_project(config)
+        self.users = 0
+        self.used_at = time.monotonic()
+        self._housekeeper = Housekeeper(self.front)
+        for warning in config.warnings:
+            _LOG.warning("%s", warning)
+        logging.getLogger("loom").setLevel(min(logging.getLevelName(config.log_level), _level()))
+
+    def start(self) -> None:
+        """Begins to keep it in order, on nobody's behalf."""
+
+        def begin() -> None:
+            with logs.of(self):
+                self._housekeeper.start()
+
+        Context().run(begin)
+
+    async def close(self) -> None:
+        """Gives back its connections; takes a few seconds at most."""
+        try:
+            async with asyncio.timeout(_CLOSES_WITHIN):
+                await self._housekeeper.stop()
+                await self.front.close()
+        except Exception as error:
+            _LOG.warning("A project could not be closed: %s", error or "no answer in time")
+        if self.log is not None:
+            self.log.close()
+
+
+class Projects:
+    """All of them, by configuration. One that nobody uses for a while is closed."""
+
+    def __init__(self, *, idle: float = 120.0) -> None:
+        """
+        Args:
+            idle: seconds that one stays open without a user.
+        """
+        self._idle = idle
+        self._open: dict[Hashable, OpenProject] = {}
+        self._closing: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def front(self, config: LoomConfig) -> Loom:
+        """The front of a project, for a use that ends before long; others are made `beside` it. Raises
+        ProjectNotFoundError."""
+        return self.project(config).front
+
+    def project(self, config: LoomConfig) -> OpenProject:
+        """A project, opened if need be. Whoever uses it for longer counts himself among its `users`. Raises
+        ProjectNotFoundError."""
+        key = (config.project_dir, config.withheld, *KEYS.of(config))
+        if key not in self._open:
+            project = OpenProject(config)
+            project.start()
+            self._open[key] = project
+        if self._closing is None:
+            self._closing = Context().run(asyncio.create_task, self._close_idle())
+        self._open[key].used_at = time.monotonic()
+        return self._open[key]
+
+    async def close(self) -> None:
+        """Closes all of them."""
+        if self._closing is not None:
+            await end([self._closing])
+        await asyncio.gather(*(project.close() for project in self._open.values()))
+        self._open.clear()
+
+    async def _close_idle(self) -> None:
+        while True:
+            await asyncio.sleep(self._idle / 4)
+            long_ago = time.monotonic() - self._idle
+            for key, project in list(self._open.items()):
+                if project.users == 0 and project.used_at < long_ago:
+                    del self._open[key]  # who comes meanwhile opens it anew
+                    await project.close()
+
+
+def _level() -> int:
+    return logging.getLogger("loom").level or logging.WARNING
