@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Brings Loom up on Google Cloud, or brings what is there up to date: run it again as often as you like.
+#
+#     PROJECT=my-project REGION=europe-west1 deploy/gcp/up.sh
+#     DRY_RUN=1 PROJECT=... REGION=... deploy/gcp/up.sh        # looks, and prints what it would do
+#
+# Cloud Run serves, Cloud SQL holds the truth and Memorystore the mirror, both at private addresses; the two URLs lie in
+# Secret Manager, which one service account may read. Each command that changes something is printed before it runs, and
+# none of them removes or replaces anything. A new version: IMAGE=... or a newer checkout, and again.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+: "${PROJECT:?names the project}" "${REGION:?names the region, such as europe-west1}"
+NAME="${NAME:-loom}"                 # of everything that is made
+NETWORK="${NETWORK:-default}"        # whose private addresses are used
+TIER="${TIER:-db-g1-small}"          # of Cloud SQL
+AVAILABILITY="${AVAILABILITY:-zonal}" # or regional: a standby in another zone, at twice the price
+DRY_RUN="${DRY_RUN:-}"
+export CLOUDSDK_CORE_PROJECT="$PROJECT" CLOUDSDK_CORE_DISABLE_PROMPTS=1
+
+there() { gcloud "$@" >/dev/null 2>&1; }
+run() {
+    printf '+ gcloud'
+    printf ' %q' "$@"
+    printf '\n'
+    [ -n "$DRY_RUN" ] || gcloud "$@"
+}
+
+# --- what is used, and by whom ------------------------------------------------------------------------------------------
+
+run services enable run.googleapis.com sqladmin.googleapis.com redis.googleapis.com secretmanager.googleapis.com \
+    servicenetworking.googleapis.com compute.googleapis.com artifactregistry.googleapis.com cloudbuild.googleapis.com
+
+account="$NAME-run@$PROJECT.iam.gserviceaccount.com"
+there iam service-accounts describe "$account" ||
+    run iam service-accounts create "$NAME-run" --display-name="Loom, as it serves"
+
+# --- private addresses --------------------------------------------------------------------------------------------------
+
+there compute addresses describe "$NAME-private" --global ||
+    run compute addresses create "$NAME-private" --global --purpose=VPC_PEERING --prefix-length=20 --network="$NETWORK"
+gcloud services vpc-peerings list --network="$NETWORK" --format='value(reservedPeeringRanges)' 2>/dev/null |
+    grep -qw "$NAME-private" ||
+    run services vpc-peerings connect --service=servicenetworking.googleapis.com --network="$NETWORK" \
+        --ranges="$NAME-private"
+
+# --- PostgreSQL ---------------------------------------------------------------------------------------------------------
+
+there sql instances describe "$NAME" ||
+    run sql instances create "$NAME" --database-version=POSTGRES_17 --edition=enterprise --tier="$TIER" \
+        --region="$REGION" --availability-type="$AVAILABILITY" --network="$NETWORK" --no-assign-ip \
+        --storage-auto-increase --backup-start-time=03:00 --enable-point-in-time-recovery \
+        --database-flags=cloudsql.iam_authentication=on --deletion-protection
+there sql databases describe "$NAME" --instance="$NAME" ||
+    run sql databases create "$NAME" --instance="$NAME"
+
+# A secret's value goes in by standard input, and the password by a file: neither is an argument that others could see.
+keep() { # NAME, its value on standard input
+    there secrets describe "$1" || run secrets create "$1" --replication-policy=automatic
+    echo "+ gcloud secrets versions add $1 --data-file=-"
+    if [ -n "$DRY_RUN" ]; then cat >/dev/null; else gcloud secrets versions add "$1" --data-file=- >/dev/null; fi
+    run secrets add-iam-policy-binding "$1" --member="serviceAccount:$account" \
+        --role=roles/secretmanager.secretAccessor --condition=None
+}
+if ! there secrets versions access latest --secret="$NAME-database-url"; then
+    password=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')
+    flags=$(mktemp)
+    trap 'rm -f "$flags"' EXIT
+    printf -- '--password: %s\n' "$password" >"$flags"
+    if there sql users describe "$NAME" --instance="$NAME"; then
+        run sql users set-password "$NAME" --instance="$NAME" --flags-file="$flags"
+    else
+        run sql users create "$NAME" --instance="$NAME" --flags-file="$flags"
+    fi
+    address=$(gcloud sql instances describe "$NAME" --format='value(ipAddresses[0].ipAddress)' || true)
+    printf 'postgresql://%s:%s@%s/%s?sslmode=require' "$NAME" "$password" "${address:-ADDRESS}" "$NAME" |
+        keep "$NAME-database-url"
+fi
+
+# --- Redis --------------------------------------------------------------------------------------------------------------
+
+there redis instances describe "$NAME" --region="$REGION" ||
+    run redis instances create "$NAME" --region="$REGION" --tier=basic --size=1 --redis-version=redis_7_2 \
+        --network="$NETWORK" --connect-mode=private-service-access --redis-config=maxmemory-policy=noeviction
+if ! there secrets versions access latest --secret="$NAME-redis-url"; then
+    address=$(gcloud redis instances describe "$NAME" --region="$REGION" --format='value(host)' || true)
+    printf 'redis://%s:6379' "${address:-ADDRESS}" | keep "$NAME-redis-url"
+fi
+
+# --- the image ----------------------------------------------------------------------------------------------------------
+
+if [ -z "${IMAGE:-}" ]; then
+    there artifacts repositories describe "$NAME" --location="$REGION" ||
+        run artifacts repositories create "$NAME" --location="$REGION" --repository-format=docker
+    uri=$(gcloud artifacts repositories describe "$NAME" --location="$REGION" --format='value(registryUri)' || true)
+    IMAGE="${uri:-REPOSITORY}/loom:$(git rev-parse --short HEAD)"
+    run builds submit . --config=deploy/gcp/build.yaml --substitutions="_IMAGE=$IMAGE"
+fi
+
+# --- the schema, and then who serves ------------------------------------------------------------------------------------
+
+number=$(gcloud projects describe "$PROJECT" --format='value(projectNumber)')
+url="${PUBLIC_URL:-https://$NAME-$number.$REGION.run.app}"
+common=(
+    --region="$REGION" --image="$IMAGE" --service-account="$account"
+    --network="$NETWORK" --subnet="${SUBNET:-$NETWORK}" --vpc-egress=private-ranges-only
+    --set-env-vars="LOOM_DATABASE_URL_FILE=/secrets/database/url,LOOM_REDIS_URL_FILE=/secrets/redis/url"
+    --set-secrets="/secrets/database/url=$NAME-database-url:latest,/secrets/redis/url=$NAME-redis-url:latest"
+)
+run run jobs deploy "$NAME-migrate" "${common[@]}" --args=migrate --max-retries=1 --task-timeout=30m
+run run jobs execute "$NAME-migrate" --region="$REGION" --wait
+run run deploy "$NAME" "${common[@]}" --port=8080 \
+    --args="serve,--http,--host,0.0.0.0,--port,8080,--behind-proxy,--public-url,$url" \
+    --min="${MIN:-1}" --max-instances="${MAX:-2}" --cpu=1 --memory=1Gi --no-cpu-throttling --concurrency=200 --timeout=3600 \
+    --startup-probe=httpGet.path=/readyz,httpGet.port=8080 --liveness-probe=httpGet.path=/livez,httpGet.port=8080 \
+    --allow-unauthenticated # Loom asks for its own tokens
+
+# `loom token add` needs a project: the job with other arguments, once for each.
+cat <<END
+
+Loom is served at $url. A token for a project of your own (the id stands in its .loom/config.yaml):
+  gcloud run jobs execute $NAME-migrate --project=$PROJECT --region=$REGION --wait \\
+      --update-env-vars=LOOM_PROJECT_ID=ID --args=token,add,YOU,--role,admin,--expires,1h
+It stands in the log of that execution and holds for an hour: make those that last with it.
+END
