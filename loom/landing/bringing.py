@@ -76,6 +76,7 @@ async def bring(loom: Loom, prover: Prover, worktree: Worktree, task: Task, agen
     """As `merge`, and proves what that makes.
 
     Raises:
+        TargetError: the setup fails for the target, too.
         ProofMissingError, ConfigError: a check is not in force.
         CommandError, FileError: git, or what makes a place to prove in, refuses.
     """
@@ -84,7 +85,7 @@ async def bring(loom: Loom, prover: Prover, worktree: Worktree, task: Task, agen
     if isinstance(merged, Back):
         return merged
     both, changed = merged
-    proofs = await prover.prove(both, wanted, agent=agent, task_id=task.id, token=task.claim_token)
+    proofs = await prover.prove(both, wanted, agent=agent, task_id=task.id, token=task.claim_token, base=tip)
     if red := tuple(one for one in proofs if not one.green):
         return Back(_red(red), "\n\n".join(f"{one.check_name}:\n{one.tail}" for one in red), red=red)
     approval = _needs_yes(loom.config.landing.approve, changed)

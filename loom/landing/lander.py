@@ -251,7 +251,11 @@ class Lander:
                 wanted[check.name] = check
         only = batch.rows[0] if count == 1 else None
         proofs = await self._prover.prove(
-            commit, list(wanted.values()), agent=only.agent if only else self._holder, again=only is not None
+            commit,
+            list(wanted.values()),
+            agent=only.agent if only else self._holder,
+            again=only is not None,
+            base=tip,
         )
         return next((proof for proof in proofs if not proof.green), None)
 

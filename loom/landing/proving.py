@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
 from loom.background import through
-from loom.exceptions import CommandError
+from loom.exceptions import CommandError, TargetError
 from loom.git import Repository
 from loom.graph.store import proofs
 from loom.graph.store.proofs import Proof
@@ -112,6 +112,7 @@ class Prover:
         token: int | None = None,
         again: bool = True,
         target: bool = False,
+        base: str | None = None,
         objects: Path | None = None,
     ) -> list[Proof]:
         """Proves a commit with these checks: runs those that have no proof yet. Returns what is known of each, in their
@@ -123,9 +124,12 @@ class Prover:
             again: it is one branch's work, which is told all that is wrong with it, and is blamed only for what is red
                 twice. False: a group's, which ends with the first check that is red, and does not wait for a turn.
             target: it is what work begins from, so that what its setup makes may be kept for others.
+            base: what the work was merged with. Where the setup fails for that too, as without a network, the work is
+                not blamed.
             objects: a directory with objects of the commit that the repository has not.
 
         Raises:
+            TargetError: the setup fails for the base too.
             CommandError: git, or what makes a place to work in, refuses; FileError: there is no place for it.
         """
         assert self._repository is not None, "a commit is of a repository"
@@ -134,7 +138,7 @@ class Prover:
         env = lending(objects) if objects else {}
         found = await self._repository.run("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}", env=env)
         tree = found.out.decode().strip()
-        work = _Work(agent, task_id, token, tree, commit, target)
+        work = _Work(agent, task_id, token, tree, commit, target, base)
         async with self._trees.setdefault(tree, asyncio.Lock()):  # whoever else asks for it has its proofs then
             known = await self.known(checks, tree=tree, commit=commit)
             if all(one.name in known for one in checks):
@@ -191,12 +195,17 @@ class Prover:
         cwd = place.tree / (below.relative_to(self._repository.work_tree) if self._within(below) else ".")
 
         async def run(check: Check) -> _Run:
-            await place.show(commit, (*config.work.keep, *check.keep), objects, refs)
+            async def made(of: str) -> CommandError | None:
+                await place.show(of, (*config.work.keep, *check.keep), objects, refs)
+                try:
+                    await self._set_up(place, cwd, keeps=work.target)
+                except CommandError as error:
+                    return error
+                return None
+
             begun = time.monotonic()
-            try:
-                await self._set_up(place, cwd, keeps=work.target)
-            except CommandError as error:
-                return _Run(None, time.monotonic() - begun, f"--- proves nothing: {error}")
+            if failed := await _blamed(made, commit, work.base):
+                return _Run(None, time.monotonic() - begun, f"--- proves nothing: {failed}")
             variables = {"LOOM_SLOT": str(place.slot)}
             ended = await self._run(check, cwd if cwd.is_dir() else place.tree, variables, (place.lock,))
             if changed := await place.changed():
@@ -228,6 +237,7 @@ class Prover:
                 log=self._places / "setup.log",
                 variables=(("LOOM_SLOT", str(place.slot)),),
                 keeps=keeps,
+                cleaned=True,
             ),
             config,
             self._trees_of_processes(),
@@ -326,6 +336,7 @@ class _Work:
     tree: str | None = None
     commit: str | None = None
     target: bool = False
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +349,21 @@ class _Run:
 
 
 _Runner = Callable[[Check], Awaitable[_Run]]
+
+
+async def _blamed(
+    made: Callable[[str], Awaitable[CommandError | None]], commit: str, base: str | None
+) -> CommandError | None:
+    """Why the setup fails for a commit, None: it does not. `made`: runs it for one, and says why it failed.
+
+    Raises TargetError where it fails for what the commit was merged with, too.
+    """
+    failed = await made(commit)
+    if failed is None or base is None:
+        return failed
+    if (too := await made(base)) is not None:
+        raise TargetError(f"What work lands on cannot be set up any more. {too.cause}", too.next_step)
+    return await made(commit)
 
 
 def _environment(check: Check, scratch: Path) -> dict[str, str]:

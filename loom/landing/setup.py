@@ -54,6 +54,7 @@ class Place:
         log: the file for what the setup prints.
         variables: what the setup finds in its environment, beside what this process has.
         keeps: whether its files are those of the target, so that its result may be kept for others.
+        cleaned: of what a setup has made there before, only what `work.keep` names is left.
     """
 
     tree: Path
@@ -63,6 +64,7 @@ class Place:
     log: Path
     variables: tuple[tuple[str, str], ...] = ()
     keeps: bool = False
+    cleaned: bool = False
 
 
 async def prepare(place: Place, config: LoomConfig, trees: ProcessTrees) -> None:
@@ -80,7 +82,7 @@ async def prepare(place: Place, config: LoomConfig, trees: ProcessTrees) -> None
         wanted = await asyncio.to_thread(_digest, place, config)
         done = place.tree.with_name(f"{place.tree.name}.setup")
         before = await asyncio.to_thread(_done, done, place.tree)
-        if before == wanted:
+        if before == wanted and (config.work.keep or not place.cleaned):
             return
         await asyncio.to_thread(_make_room, place, config.work.keep, fresh=before is None)
         await _set_up(place, config, trees, wanted)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from loom.config import CheckConfig, LoomConfig, SetupConfig, WorkConfig
+from loom.exceptions import TargetError
 from loom.git import Repository
 from loom.graph.front import Loom
 from loom.graph.store import proofs
@@ -83,8 +84,8 @@ def check(script: str, name: str = "unit", **options: Any) -> Check:
     return checks.in_force(LoomConfig(checks={name: row}))[name]
 
 
-async def run(prover: Prover, commit: str, script: str, **options: Any) -> Proof:
-    (proof,) = await prover.prove(commit, [check(script, **options)], agent="ada")
+async def run(prover: Prover, commit: str, script: str, base: str | None = None, **options: Any) -> Proof:
+    (proof,) = await prover.prove(commit, [check(script, **options)], agent="ada", base=base)
     return proof
 
 
@@ -515,3 +516,35 @@ async def test_a_setup_that_fails_or_changes_the_checkout_proves_nothing(
     assert why in proof.tail
     assert "not reached" not in proof.tail
     assert len(await recorded(loom)) == 1
+
+
+async def test_without_anything_kept_the_setup_is_run_for_each_check(
+    prover: Prover, loom: Loom, commit: Committer
+) -> None:
+    with_setup(loom, "import os; os.makedirs('made')")
+    for number in range(2):
+        assert (await run(prover, commit(lock="1", a=str(number)), "import os; print(os.listdir('made'))")).green
+
+
+async def test_who_is_not_to_blame_for_a_setup_that_fails_is_not_blamed(
+    prover: Prover, loom: Loom, commit: Committer, tmp_path: Path
+) -> None:
+    """It fails while `away` is there, and for a commit with a `bad` one."""
+    away, setups = tmp_path / "away", tmp_path / "setups"
+    script = f"""
+        import os, sys
+        open({str(setups)!r}, "a").write("x")
+        sys.exit("no network" if os.path.exists({str(away)!r}) or os.path.exists("bad") else 0)
+        """
+    with_setup(loom, script)
+    base, work, bad = commit(a="1"), commit(a="2"), commit(bad="1")
+    away.touch()
+    told = r"(?s)^What work lands on cannot be set up any more\. The setup `.*failed.*no network"
+    with pytest.raises(TargetError, match=told):
+        await run(prover, work, "", base=base)
+    away.unlink()
+    assert (await run(prover, work, "", base=base)).green
+    setups.unlink()
+    proof = await run(prover, bad, "print('not reached')", base=base)
+    assert (proof.exit_status, setups.read_text()) == (None, "xxx"), "its own, that of the base, and its own again"
+    assert "The setup" in proof.tail
