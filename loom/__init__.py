@@ -95,6 +95,8 @@ if TYPE_CHECKING:
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
     from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Outline, Page
+    from loom.graph.store.stats import Figures, Stats
+    from loom.graph.store.sticking import Cause, Root
     from loom.graph.store.tokens import AccessToken, NewToken
     from loom.wording import Call, Words
 
@@ -109,6 +111,7 @@ __all__ = [
     "Batch",
     "Blocker",
     "Call",
+    "Cause",
     "CheckConfig",
     "CheckFailedError",
     "Claim",
@@ -129,6 +132,7 @@ __all__ = [
     "Estimate",
     "Event",
     "EventType",
+    "Figures",
     "FileError",
     "Filter",
     "ForbiddenError",
@@ -184,6 +188,7 @@ __all__ = [
     "RestoreError",
     "RetentionConfig",
     "Role",
+    "Root",
     "RunAnsweredError",
     "RunLostError",
     "RunNotFoundError",
@@ -198,6 +203,7 @@ __all__ = [
     "SkillNotFoundError",
     "SkillsConfig",
     "Span",
+    "Stats",
     "Swept",
     "TargetError",
     "TargetHeldError",
@@ -228,6 +234,7 @@ _PLACES = {
     "Batch": "graph.importing",
     "Blocker": "graph.store.blockers",
     "Call": "wording",
+    "Cause": "graph.store.sticking",
     "CheckConfig": "config",
     "Claim": "graph.store.claiming",
     "Connections": "graph.connections",
@@ -240,6 +247,7 @@ _PLACES = {
     "Estimate": "graph.store.glance",
     "Event": "bus.events",
     "EventType": "bus.events",
+    "Figures": "graph.store.stats",
     "Filter": "graph.model.filters",
     "Found": "graph.store.listing",
     "Glance": "graph.project",
@@ -279,11 +287,13 @@ _PLACES = {
     "Renewal": "graph.rules.claims",
     "RetentionConfig": "config",
     "Role": "graph.model.principals",
+    "Root": "graph.store.sticking",
     "ServersConfig": "config",
     "SetupConfig": "config",
     "ShownLanding": "graph.store.landing_views",
     "SkillsConfig": "config",
     "Span": "graph.model.filters",
+    "Stats": "graph.store.stats",
     "Swept": "graph.rules.claims",
     "Task": "graph.model.task",
     "TaskStatus": "graph.model.task",

@@ -9,7 +9,7 @@ in Python or a column in the database, has the text itself, which names neither 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ class Words(str):
 def call(verb: str, /, **arguments: Any) -> Call:
     """A call as a part of `Words`; an argument of `...` is for the caller to find."""
     return Call(verb, tuple(arguments.items()))
+
+
+def listed(texts: Sequence[str], between: str = "; ") -> Words:
+    """Several texts as one, with something between them."""
+    return Words(between.join("{}" for _ in texts), *texts)
 
 
 def worded(text: str, face: Face) -> str:

@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     },
     "Work": {
         "ready": _Entry("looking:ready", "List what can be claimed now, best first."),
+        "stuck": _Entry("looking:stuck", "What does not go on by itself, why, and what it holds up."),
         "claim": _Entry("reports:claim", "Claim a task, or the best ready one."),
         "check": _Entry("checks:check", "Run the checks that work needs."),
         "done": _Entry("reports:done", "Finish a task."),
@@ -63,6 +64,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "show": _Entry("looking:show", "Tasks with all around them."),
         "history": _Entry("history:history", "What happened to a task, newest last."),
         "logs": _Entry("history:logs", "What the newest command for a task has printed."),
+        "stats": _Entry("stats:stats", "How it went lately, and when it may end."),
         "graph": _Entry("looking:graph", "The graph as waves of work, Mermaid or JSON."),
         "import": _Entry("transfer:import_", "Bring in tasks of Task Master, Beads, Loom or a plan."),
         "export": _Entry("transfer:export", "Write the whole project as JSON."),
@@ -149,7 +151,7 @@ class _Cli(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # whatever the locale, a title can be printed
-        if os.environ.get("NO_COLOR"):
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
             extra.setdefault("color", False)
         try:
             with _told(words):
@@ -218,10 +220,12 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
 
 
 def _near(word: str, known: Iterable[str]) -> list[str]:
-    """What was perhaps meant, if it is near."""
+    """What was perhaps meant, if it is near: the same letters in another order before anything else."""
     from difflib import get_close_matches
 
-    return get_close_matches(word, list(known), 1, _ALIKE)
+    names = list(known)
+    same = [name for name in names if sorted(name) == sorted(word)]
+    return same[:1] or get_close_matches(word, names, 1, _ALIKE)
 
 
 def _lines(cause: str, next_step: str) -> Iterator[str]:

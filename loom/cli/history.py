@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,28 +16,47 @@ from loom import files, replies
 from loom.cli.output import dim, emit
 from loom.cli.shared import Command, Reply, answer, limit_option, note, open_project, wants_json
 from loom.cli.talk import event_line
+from loom.cli.times import given_span
 from loom.config import LoomConfig, logs_dir
 from loom.exceptions import FileError
 from loom.graph.front import Loom
 from loom.texts import clean, colourless, mask, one_line
 
 _TAIL_BYTES = 64 * 1024  # of a log that are shown at first
+_DAY = 86400.0  # seconds
 _PAUSE = 0.2  # seconds between two looks at a log that is followed
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("task", required=False)
+@click.option("--agent", metavar="NAME", help="What this agent did, instead of what happened to one task.")
+@click.option("--since", metavar="AGO", callback=given_span, help="With --agent: begin 90s, 15m, 2h or 7d ago.")
 @limit_option(100)
-def history(task: str, limit: int) -> None:
-    """What happened to TASK, newest last: who claimed it, what was changed, what failed and why."""
+def history(task: str | None, agent: str | None, since: float | None, limit: int) -> None:
+    """What happened to TASK, newest last: who claimed it, what was changed, what failed and why. Or what an agent did,
+    within the last day unless told otherwise."""
+    if (task is None) == (agent is None):
+        raise click.UsageError("Give TASK or --agent.")
+    if since is not None and agent is None:
+        raise click.UsageError("--since goes with --agent.")
 
     async def work(loom: Loom) -> Reply:
-        events = await loom.history(task, limit=limit)
-        return {"events": [replies.event(one) for one in events], "count": len(events)}
+        if agent is None:
+            assert task is not None, "one of them is given"
+            events = await loom.history(task, limit=limit)
+            return {"events": [replies.event(one) for one in events], "count": len(events)}
+        begin = datetime.now(UTC) - timedelta(seconds=since or _DAY)
+        newest = await loom.events(agent=agent, limit=limit)
+        events = [one for one in reversed(newest) if one.created_at is not None and one.created_at >= begin]
+        titles = await loom.titles([one.task_id for one in events if one.task_id is not None])
+        rows = [replies.event(one) | replies.full(title=titles.get(one.task_id or "")) for one in events]
+        return {"events": rows, "count": len(rows)} | ({} if rows else {"note": f"{agent} did nothing in that time."})
 
     def lines(reply: Reply) -> Iterator[str]:
+        if "note" in reply:
+            yield reply["note"]
         for one in reply["events"]:
-            yield event_line(one)
+            yield event_line(one, one.get("title", ""))
             for name, change in (one.get("data") or {}).items():
                 if isinstance(change, dict) and (told := _change(change)):
                     yield dim(f"    {name}: {told}")
@@ -57,7 +77,12 @@ def logs(task: str, follow: bool) -> None:
             return await loom.id_of(task), loom.config
 
     task_id, config = asyncio.run(found())
-    path = _newest(task_id, logs_dir(config))
+    path = newest_log(task_id, logs_dir(config))
+    if path is None:
+        raise FileError(
+            f"No command for {task_id} has printed anything into {logs_dir(config)}.",
+            "Logs lie on the machine that ran `loom work`.",
+        )
     note(str(path))
     try:
         opened = files.read_log(path, _TAIL_BYTES, path.parent.parent)
@@ -74,15 +99,10 @@ def logs(task: str, follow: bool) -> None:
             click.echo(_more(file, decoder), nl=False)
 
 
-def _newest(task_id: str, directory: Path) -> Path:
-    """The log of the newest attempt at a task. Raises FileError: there is none here."""
+def newest_log(task_id: str, directory: Path) -> Path | None:
+    """The log of the newest attempt at a task; None where there is none here."""
     found = sorted(directory.glob(f"{task_id}-[0-9]*.log"), key=lambda path: path.lstat().st_mtime)
-    if not found:
-        raise FileError(
-            f"No command for {task_id} has printed anything into {directory}.",
-            "Logs lie on the machine that ran `loom work`.",
-        )
-    return found[-1]
+    return found[-1] if found else None
 
 
 def _more(file: BinaryIO, decoder: codecs.IncrementalDecoder) -> str:

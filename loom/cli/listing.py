@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import dim, plural, status, table
+from loom.cli.output import columns, dim, fitted, plural, status, table
 from loom.cli.shared import Command, Reply, answer, limit_option
 from loom.graph.front import Loom
 from loom.graph.model.filters import STATES
@@ -33,6 +33,7 @@ _MINUS = {"ignore_unknown_options": True}  # -label:later is the opposite of a p
 @click.option("--age", metavar="<2h|>7d", help="Made within, or before.")
 @click.option("--changed", metavar="<2h|>7d", help="Last changed within, or before.")
 @click.option("--finished", metavar="<2h|>7d", help="Done or cancelled within, or before.")
+@click.option("--failed", metavar="N", help="What has failed so many times, or more.")
 @limit_option(50)
 @click.option("--ids", is_flag=True, help="Print ids only, one a line, for other commands.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values with a head line.")
@@ -87,11 +88,22 @@ def _pairs(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rows(reply: Reply) -> Iterator[str]:
+    """A row for each; why it waits or has failed stands behind its title, on a terminal below it."""
+    tasks, below = reply["tasks"], columns() is not None
     rows = [
-        [one["id"], status(one["status"]), one["priority"], one["age"], one_line(one["title"]) + _more(one)]
-        for one in reply["tasks"]
+        [
+            one["id"],
+            status(one["status"]),
+            one["priority"],
+            one["age"],
+            one_line(one["title"]) + _more(one) + ("" if below else _why(one)),
+        ]
+        for one in tasks
     ]
-    yield from table(rows)
+    for line, one in zip(table(rows), tasks, strict=True):
+        yield line
+        if below and (why := _why(one)):
+            yield fitted(f"  {why}")
     if "more" in reply:
         yield dim(f"{plural(len(rows), 'task')} shown, and there are more: --limit N, or say more")
     if "note" in reply:
@@ -99,10 +111,16 @@ def _rows(reply: Reply) -> Iterator[str]:
 
 
 def _more(one: Mapping[str, Any]) -> str:
-    """What stands behind a title: labels, who is at it, what it waits for, why it has failed."""
+    """What stands behind a title: labels, and who is at it."""
     parts = [f"[{', '.join(one['labels'])}]"] if "labels" in one else []
     if "holder" in one:
         parts.append(one["holder"])
+    return "".join(dim(f"  {part}") for part in parts)
+
+
+def _why(one: Mapping[str, Any]) -> str:
+    """What it waits for, and why it has failed."""
+    parts = []
     if waits := one.get("waits_for"):
         further = f" and {len(waits) - _WAITS} more" if len(waits) > _WAITS else ""
         parts.append(f"waits for {', '.join(waits[:_WAITS])}{further}")

@@ -8,12 +8,25 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, diagnosed, dim, files_and_checks, heading, plural, pretty, table
+from loom.cli.output import (
+    block,
+    diagnosed,
+    dim,
+    fields,
+    files_and_checks,
+    fitted,
+    heading,
+    plural,
+    prose,
+    table,
+    titled,
+)
 from loom.cli.output import status as coloured
-from loom.cli.overview import overview_lines
+from loom.cli.overview import overview_lines, stuck_lines
 from loom.cli.shared import Command, Reply, answer, limit_option, several
 from loom.cli.tasks import dead_lines
 from loom.cli.times import until, when
+from loom.config import logs_dir
 from loom.graph.front import Loom
 from loom.texts import clean, one_line
 
@@ -38,6 +51,18 @@ def ready(priority: str | None, limit: int) -> None:
 
 
 @click.command(cls=Command)
+@limit_option(20)
+def stuck(limit: int) -> None:
+    """What does not go on by itself, however many work: why, what it holds up, and the command that lets it go on. What
+    holds up most stands first."""
+
+    async def work(loom: Loom) -> Reply:
+        return replies.stuck(await loom.stuck(limit=limit))
+
+    answer(work, stuck_lines)
+
+
+@click.command(cls=Command)
 @click.argument("task", required=False)
 @click.option(
     "--view",
@@ -54,7 +79,7 @@ def status(task: str | None, view: str, limit: int | None) -> None:
 
     async def work(loom: Loom) -> Reply:
         if task is not None:
-            return replies.detail(await loom.get(task))
+            return await _detail(loom, task)
         if view == "agents":
             return replies.agents(await loom.agents())
         if view == "escalations":
@@ -81,7 +106,7 @@ def show(tasks: tuple[str, ...]) -> None:
     """Tasks with all around them, as `loom status TASK` shows one. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
-        found = [replies.detail(await loom.get(one)) for one in several(tasks)]
+        found = [await _detail(loom, one) for one in several(tasks)]
         return {"tasks": found, "count": len(found)} if len(found) > 1 else found[0]
 
     def lines(reply: Reply) -> Iterator[str]:
@@ -118,6 +143,16 @@ def graph(shape: str, root: str | None, wanted: str | None, limit: int) -> None:
             yield from _wave_lines(reply)
 
     answer(work, lines)
+
+
+async def _detail(loom: Loom, task: str) -> Reply:
+    """A task with all around it, and where it has failed what its command has printed, if that was on this machine."""
+    from loom.cli.history import newest_log
+
+    reply = replies.detail(await loom.get(task))
+    if reply["status"] == "failed" and (log := newest_log(reply["id"], logs_dir(loom.config))) is not None:
+        reply["log"] = str(log)
+    return reply
 
 
 def _resting(loom: Loom) -> dict[str, Any]:
@@ -190,11 +225,12 @@ def _diagnosis_line(one: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _detail_lines(reply: Reply) -> Iterator[str]:
-    yield f"{reply['id']}  {coloured(reply['status'])}  {reply['priority']}  {heading(one_line(reply['title']))}"
+    yield from titled(f"{reply['id']}  {coloured(reply['status'])}  {reply['priority']}  ", one_line(reply["title"]))
     yield from table([[dim(name), one_line(text)] for name, text in _facts(reply) if text is not None], "  ")
     for key in ("done_when", "context", "output"):
         if key in reply:
-            yield from block(key.replace("_", " "), pretty(reply[key]))
+            show = block if isinstance(reply[key], str) else fields
+            yield from show(key.replace("_", " "), reply[key])
     for key, words in (("dependencies", "depends on"), ("dependents", "is waited for by"), ("children", "holds")):
         if key in reply:
             yield f"  {heading(words)}"
@@ -227,6 +263,7 @@ def _facts(reply: Reply) -> Iterator[tuple[str, Any]]:
     yield "waits for", "; ".join(reply["waits_for"]) if "waits_for" in reply else None
     yield "attempt", reply.get("attempt")
     yield "dead because", reply.get("dead_reason")
+    yield "log", f"{reply['log']} (`loom logs {reply['id']}`)" if "log" in reply else None
     if "landed" in reply:
         one = reply["landed"]
         yield "landed", f"on {one['target']} as {one['commit'][:12]} at {when(one['at'])}"
@@ -247,7 +284,8 @@ def _proof(one: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _neighbour(one: Mapping[str, Any]) -> Sequence[str]:
-    return one["id"], coloured(one["status"]), one_line(one["title"]) + (" (waived)" if "waived" in one else "")
+    waits = dim(f"  waits for {'; '.join(one['waits_for'])}") if "waits_for" in one else ""
+    return one["id"], coloured(one["status"]), one_line(one["title"]) + (" (waived)" if "waived" in one else "") + waits
 
 
 def _wave_lines(reply: Reply) -> Iterator[str]:
@@ -255,12 +293,12 @@ def _wave_lines(reply: Reply) -> Iterator[str]:
         yield reply["note"]
     for wave in reply.get("waves", ()):
         yield heading(f"wave {wave['wave']}") + dim(f"  {plural(wave['count'], 'task')}")
-        yield from (f"  {clean(one)}" for one in wave["tasks"])
+        yield from (fitted(f"  {clean(one)}") for one in wave["tasks"])
         if (more := wave["count"] - len(wave["tasks"])) > 0:
             yield dim(f"  and {more:,} more")
     for dead, held in reply.get("held_up_by_dead_work", {}).items():
-        yield f"{heading('stuck')}  {', '.join(held)} behind {dead}" + dim(
-            f"  `loom resolve {dead} retry`, waive or cancel"
+        yield from prose(
+            f"stuck: {', '.join(held)} behind {dead}, until `loom resolve {dead} retry`, waive or cancel", ""
         )
     if "more" in reply:
         yield dim(f"{plural(reply['more'], 'task')} more are not looked at: --limit N")

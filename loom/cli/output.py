@@ -7,6 +7,7 @@ in JSON.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import unicodedata
@@ -36,6 +37,11 @@ _COLOURS = {
     "epic": "magenta",
 }
 _VALUE = 300  # characters of one thing that a diagnosis says
+_LEAST = 12  # columns of a terminal that a column of a table keeps
+_ITEM = re.compile(r"(?:[-*+>]|\d{1,3}[.)])\s+")
+_CODE = ("    ", "\t")
+_PARTS = re.compile(r"\x1b\[[0-9;]*m|.", re.DOTALL)
+_PLAIN = "\x1b[0m"
 
 
 def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
@@ -66,24 +72,82 @@ def dim(text: str) -> str:
     return click.style(text, fg="bright_black")
 
 
+def columns() -> int | None:
+    """How wide the terminal is; None where what is printed goes elsewhere, and nothing is cut or wrapped."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def table(rows: Iterable[Sequence[str]], indent: str = "") -> Iterator[str]:
-    """Rows of cells in aligned columns; on a terminal the last column is cut where a line would be broken."""
+    """Rows of cells in aligned columns; on a terminal they fit, the last column being cut first, then the widest."""
     cells = [list(row) for row in rows]
     if not cells:
         return
     widths = [max(_width(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
-    room = shutil.get_terminal_size().columns - len(indent) - sum(widths) - 2 * len(widths)
+    room = columns()
+    if room is not None:
+        room = max(room - len(indent) - 2 * len(widths), 0)
+        last = min(_LEAST, max(_width(row[-1]) for row in cells))
+        while sum(widths) + last > room and max(widths, default=0) > _LEAST:
+            widths[widths.index(max(widths))] -= 1
+        room -= sum(widths)
     for row in cells:
-        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=False))
-        last = _cut(row[-1], room) if sys.stdout.isatty() and room >= 20 else row[-1]
-        yield (indent + "  ".join([*padded, last])).rstrip()
+        fitted = [_cut(cell, width) for cell, width in zip(row, widths, strict=False)]
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(fitted, widths, strict=True))
+        yield (indent + "  ".join([*padded, row[-1] if room is None else _cut(row[-1], max(room, 1))])).rstrip()
+
+
+def fitted(line: str) -> str:
+    """A line that is cut where a terminal ends."""
+    room = columns()
+    return line if room is None else _cut(line, room)
+
+
+def prose(text: str, indent: str = "  ") -> Iterator[str]:
+    """A text of several lines as text: on a terminal wrapped at words as Markdown is, code and tables left alone."""
+    room, fenced = columns(), False
+    begun: list[str] = []  # lines of one paragraph
+    for line in clean(text).strip("\n").split("\n"):
+        body = line.lstrip()
+        fence = body.startswith(("```", "~~~"))
+        if room is not None and begun and (fence or not _goes_on(line, body)):
+            yield from _paragraph(begun, indent, room)
+            begun = []
+        if room is None or fenced or fence or not body or body.startswith("|") or line.startswith(_CODE):
+            yield f"{indent}{line}".rstrip()
+        else:
+            begun.append(line)
+        fenced ^= fence
+    if room is not None and begun:
+        yield from _paragraph(begun, indent, room)
+
+
+def titled(head: str, title: str) -> Iterator[str]:
+    """A title behind what stands before it; one that a terminal has no room for goes on below, wrapped at words."""
+    room = columns()
+    if room is None or _width(head) + _width(title) <= room:
+        yield f"{head}{heading(title)}"
+    else:
+        yield head.rstrip()
+        yield from (heading(line) for line in _wrapped(title, "  ", "  ", room))
 
 
 def block(label: str, text: str, indent: str = "  ") -> Iterator[str]:
     """A text of several lines under its label."""
     yield f"{indent}{heading(label)}"
-    for line in clean(text).strip().split("\n"):
-        yield f"{indent}  {line}"
+    yield from prose(text, f"{indent}  ")
+
+
+def fields(label: str, value: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
+    """What an object says, under its label: each text as text, everything else as YAML."""
+    yield f"{indent}{heading(label)}"
+    room = columns()
+    for name, one in value.items():
+        text, lead = clean(readable(one)).strip(), f"{indent}  {dim(one_line(name))}:"
+        if "\n" in text:
+            yield lead
+            yield from prose(text, f"{indent}    ")
+        else:
+            yield from [f"{lead} {text}"] if room is None else _wrapped(text, f"{lead} ", f"{indent}    ", room)
 
 
 def files_and_checks(reply: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -137,9 +201,39 @@ def _width(text: str) -> int:
 
 
 def _cut(text: str, room: int) -> str:
-    """As `texts.shorten`, measured in columns of a terminal."""
-    if _width(text) <= room or "\x1b" in text:
+    """As `texts.shorten`, measured in columns of a terminal; what is coloured stays so up to its end."""
+    if _width(text) <= room:
         return text
-    while _width(text) >= room:
-        text = text[:-1]
-    return f"{text}…"
+    kept, left, coloured = "", room - 1, False
+    for part in _PARTS.findall(text):
+        if part.startswith("\x1b"):
+            kept, coloured = kept + part, True
+        elif (left := left - _width(part)) >= 0:
+            kept += part
+        else:
+            break
+    return f"{kept}…" + (_PLAIN if coloured else "")
+
+
+def _goes_on(line: str, body: str) -> bool:
+    """Whether a line belongs to the paragraph that the lines before it have begun."""
+    return bool(body) and not body.startswith(("|", "#")) and not line.startswith(_CODE) and not _ITEM.match(body)
+
+
+def _paragraph(lines: Sequence[str], indent: str, room: int) -> Iterator[str]:
+    """Some lines as one paragraph; what begins an item of a list stands before the rest of it."""
+    first = lines[0].lstrip()
+    lead = indent + lines[0][: len(lines[0]) - len(first)]
+    item = _ITEM.match(first)
+    yield from _wrapped(" ".join(lines), lead, lead + " " * len(item[0] if item else ""), room)
+
+
+def _wrapped(text: str, lead: str, hanging: str, room: int) -> Iterator[str]:
+    """A line as several that fit, broken between words."""
+    line, begun = lead, False
+    for word in text.split():
+        if begun and _width(line) + 1 + _width(word) > room:
+            yield line
+            line, begun = hanging, False
+        line, begun = f"{line} {word}" if begun else line + word, True
+    yield line.rstrip()

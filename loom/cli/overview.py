@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loom.cli.output import dim, heading, plural, table
+from loom.cli.output import dim, fitted, heading, plural, prose, table
 from loom.cli.output import status as coloured
 from loom.cli.shared import Reply
 from loom.cli.times import span, when
@@ -14,11 +14,14 @@ from loom.texts import one_line, shorten
 _COUNTED = ("claimed", "blocked", "failed", "done", "cancelled", "epic")
 _BLOCKED = 5  # tasks that wait
 _TEXT = 60  # characters of a title above a question
-_NEEDS = {
-    "question": "asks",
+_WHY = {
+    "cancelled": "is cancelled",
+    "childless": "is an epic without children",
     "confirm": "wants a yes",
-    "landing": "wants a yes to land",
     "dead_letter": "is dead",
+    "deferred": "is put off",
+    "landing": "wants a yes to land",
+    "question": "asks",
 }
 
 
@@ -82,14 +85,26 @@ def _needs_lines(reply: Reply) -> Iterator[str]:
         return
     yield _head("needs you", reply["needs_you_count"] - len(asks), "loom status --view escalations")
     for one in asks:
-        about = "" if one.get("task_id") == one["id"] else one.get("task_id", "")
-        held = f", holds up {one['held_up']:,}" if "held_up" in one else ""
-        name = f"{about or one['id']}  {shorten(one_line(one['title']), _TEXT)}"
-        since = f", {one['age']} ago"
-        yield f"  {name}  {dim(_NEEDS[one['need']] + since + held)}"
-        if "text" in one:
-            yield f"    {one_line(one['text'])}"
-        yield f"    {one['answer']}"
+        named = one.get("task_id", one["id"])
+        yield from _standing(one | {"id": named}, _WHY[one["need"]], one["answer"])
+
+
+def stuck_lines(reply: Reply) -> Iterator[str]:
+    """What does not go on by itself."""
+    if "note" in reply:
+        yield reply["note"]
+    for one in reply["stuck"]:
+        yield from _standing(one, _WHY[one["cause"]], one["way_out"], "")
+
+
+def _standing(one: Mapping[str, Any], why: str, command: str, indent: str = "  ") -> Iterator[str]:
+    """Something that stands still: what it is, what is said of it, and the command that lets it go on."""
+    held = f", holds up {one['held_up']:,}" if "held_up" in one else ""
+    about = f"{why}, {one['age']} ago{held}"
+    yield fitted(f"{indent}{one['id']}  {shorten(one_line(one['title']), _TEXT)}  {dim(about)}")
+    if "text" in one:
+        yield from prose(one_line(one["text"]), f"{indent}  ")
+    yield f"{indent}  {command}"
 
 
 def _progress_lines(reply: Reply) -> Iterator[str]:
@@ -114,17 +129,22 @@ def _epic_lines(reply: Reply) -> Iterator[str]:
         return
     yield heading("epics") + (f" {dim('and more: `loom list status:epic`')}" if "more_epics" in reply else "")
     rows = [[one["id"], f"{one['done']:,} of {one['of']:,}", one_line(one["title"])] for one in epics]
-    yield from table(rows, "  ")
+    yield from _with_reasons(rows, epics)
 
 
 def _first_rows(name: str, tasks: Sequence[Mapping[str, Any]], count: int, command: str) -> Iterator[str]:
     """The first of so many tasks, and the command that shows them all."""
     yield _head(name, count - len(tasks), command)
     rows = [[one["id"], one["priority"], one["age"], one_line(one["title"])] for one in tasks]
+    yield from _with_reasons(rows, tasks)
+
+
+def _with_reasons(rows: Sequence[Sequence[str]], tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A row for each, and below it what it waits for."""
     for row, one in zip(table(rows, "  "), tasks, strict=True):
         yield row
         if "waits_for" in one:
-            yield dim(f"    waits for {one_line('; '.join(one['waits_for']))}")
+            yield fitted(dim(f"    waits for {one_line('; '.join(one['waits_for']))}"))
 
 
 def _head(name: str, more: int, command: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import dim, emit, heading, status
+from loom.cli.output import dim, emit, fitted, heading, prose, status
 from loom.cli.shared import (
     Command,
     Reply,
@@ -26,7 +26,7 @@ from loom.cli.shared import (
 from loom.cli.times import seconds, when
 from loom.exceptions import TaskNotFoundError
 from loom.graph.front import LONGEST_WAIT, Loom
-from loom.texts import clean, one_line, shorten
+from loom.texts import one_line, shorten
 
 
 @click.command(cls=Command)
@@ -68,7 +68,7 @@ def inbox(ack: tuple[int, ...], thread: str | None, everything: bool, limit: int
         for one in reply["messages"]:
             about = dim(f"{one['age']} ago, thread {one['thread_id']}")
             yield f"{heading(str(one['id']))}  from {one['from']}  {about}"
-            yield from (f"  {line}" for line in clean(one["text"]).split("\n"))
+            yield from prose(one["text"])
         if "more" in reply:
             yield dim(f"and {reply['more']:,} more: --limit N")
 
@@ -179,4 +179,4 @@ def event_line(one: Mapping[str, Any], title: str = "") -> str:
         one_line(title),
         dim(shorten(one_line(str(said)), 100)) if said else "",
     ]
-    return "  ".join(word for word in words if word)
+    return fitted("  ".join(word for word in words if word))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import plural, status, table
+from loom.cli.output import status, table
 from loom.cli.shared import (
     Command,
     Group,
@@ -63,20 +63,19 @@ def create(
     text = needed_text(title, file, "TITLE")
 
     async def work(loom: Loom) -> Reply:
-        return replies.created(
-            await loom.create(
-                text,
-                context=context,
-                depends_on=depends_on,
-                priority=priority,
-                parent_id=parent,
-                done_when=done_when,
-                epic=epic,
-                files=files,
-                checks=checks,
-                labels=labels,
-            )
+        made = await loom.create(
+            text,
+            context=context,
+            depends_on=depends_on,
+            priority=priority,
+            parent_id=parent,
+            done_when=done_when,
+            epic=epic,
+            files=files,
+            checks=checks,
+            labels=labels,
         )
+        return await _with_reason(loom, replies.created(made))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -229,7 +228,8 @@ def resolve(
         raise click.UsageError("answer needs --note TEXT or --from FILE.")
 
     async def work(loom: Loom) -> Reply:
-        return replies.outcome(await loom.resolve(target, action, note=text, agent_id=to, downstream=downstream))
+        made = await loom.resolve(target, action, note=text, agent_id=to, downstream=downstream)
+        return await _with_reason(loom, replies.outcome(made))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -291,13 +291,13 @@ def _change_each(names: tuple[str, ...], change: Callable[[Loom, str], Awaitable
     async def work(loom: Loom) -> Reply:
         tasks = await _ids(loom, names)
         if len(tasks) == 1:
-            return await change(loom, tasks[0])
+            return await _with_reason(loom, await change(loom, tasks[0]))
         for task in tasks:
             await loom.must_exist(task)
         changed = []
         for task in tasks:
             try:
-                changed.append(await change(loom, task))
+                changed.append(await _with_reason(loom, await change(loom, task)))
             except (ConflictError, InvalidError) as error:
                 refused.append({"id": task, "why": str(error.cause)})
         return {**_together(changed), **({"refused": refused} if refused else {})}
@@ -312,6 +312,14 @@ def _change_each(names: tuple[str, ...], change: Callable[[Loom, str], Awaitable
     answer(work, lines, agent=agent, changes=True)
     if refused:
         click.get_current_context().exit(1)
+
+
+async def _with_reason(loom: Loom, reply: Reply) -> Reply:
+    """A reply about one task, with what it waits for where it is blocked."""
+    if reply["status"] != "blocked" and "waiting" not in reply:
+        return reply
+    waits = replies.waits_for((await loom.blockers([reply["id"]])).get(reply["id"], []))
+    return {**reply, "waits_for": waits} if waits else reply
 
 
 async def _ids(loom: Loom, names: tuple[str, ...]) -> list[str]:
@@ -343,8 +351,8 @@ def outcome_lines(reply: Reply) -> Iterator[str]:
     yield f"{reply['id']}  {status(reply['status'])}  {one_line(reply['title'])}"
     if "assignee" in reply:
         yield f"  held by {reply['assignee']}, token {reply['token']}"
-    if "waiting" in reply:
-        yield f"  waits for {plural(reply['waiting'], 'thing')}; see `loom status {reply['id']}`"
+    if "waits_for" in reply:
+        yield f"  waits for {'; '.join(reply['waits_for'])}"
     if "retry_at" in reply:
         yield f"  will be tried again at {when(reply['retry_at'])}"
     if "dead_reason" in reply:

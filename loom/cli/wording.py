@@ -44,6 +44,7 @@ _OPTIONS: Mapping[str, str] = {
     "ack": "--ack ID",
     "agent": "--agent NAME",
     "agent_id": "--agent NAME",
+    "by": "--by WHAT",
     "checks": "--checks NAME",
     "labels": "--label NAME",
     "confirm": "--yes",

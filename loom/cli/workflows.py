@@ -27,6 +27,7 @@ from loom.cli.shared import (
     settings,
     wants_json,
 )
+from loom.cli.times import when
 from loom.cli.wording import people
 from loom.graph.front import Loom
 from loom.texts import clean, one_line, shorten
@@ -275,12 +276,12 @@ def _waiting_lines(reply: Reply) -> Iterator[str]:
             dead = f", dead: {', '.join(reply['dead'])}" if reply.get("dead") else ""
             yield f"  waits for tasks: {reply['open']:,} open, {reply['finished']:,} finished{dead}"
         case {"waits_for": "time"}:
-            yield f"  waits until {reply['until']}"
+            yield f"  waits until {when(reply['until'])}"
 
 
 def _time_lines(reply: Reply) -> Iterator[str]:
     if "until" in reply:
-        yield f"  answers count until {reply['until']}"
+        yield f"  answers count until {when(reply['until'])}"
 
 
 def _asked_lines(reply: Reply) -> Iterator[str]:

@@ -48,13 +48,16 @@ from loom.graph.rules import claims, editing, resolving, retention
 from loom.graph.rules.claims import Holder, Outcome, Refused, Renewal, Terms
 from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
-from loom.graph.store import Claim, listing, messages, projects, reading, tokens
+from loom.graph.store import Claim, listing, messages, projects, reading, sticking, tokens
+from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
 from loom.graph.store.landing_views import LandingView
 from loom.graph.store.landings import Landing
 from loom.graph.store.listing import Found
 from loom.graph.store.messages import Message
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Outline, Page
+from loom.graph.store.stats import GROUPS, Stats
+from loom.graph.store.sticking import Root
 from loom.graph.store.tokens import AccessToken, NewToken
 from loom.graph.store.transaction import Bounds, Change, Transaction
 from loom.ids import TASK_ID
@@ -626,6 +629,18 @@ class Loom:
             raise claims.not_found(task_id)
         return found
 
+    async def titles(self, task_ids: Sequence[str] | None = None, *, limit: int = 5_000) -> dict[str, str]:
+        """The titles of these tasks by id; without ids of so many, the unfinished ones first, then those that were
+        finished last."""
+        if task_ids is not None:
+            return await self.look(lambda connection: reading.titles_of(connection, self.project_id, task_ids))
+        return await self.look(lambda connection: reading.titles(connection, self.project_id, limit))
+
+    async def blockers(self, task_ids: Sequence[str]) -> dict[str, list[Blocker]]:
+        """What each of these tasks waits for that waits for something, of each the first few."""
+        named = [await self.id_of(one) for one in task_ids]
+        return await self.look(lambda connection: blockers(connection, self.project_id, named))
+
     async def history(self, task_id: str, *, limit: int = 100) -> list[Event]:
         """A task's newest events, oldest first. Raises TaskNotFoundError."""
         task_id, limit = await self.id_of(task_id), limits.page(limit)
@@ -675,6 +690,27 @@ class Loom:
         async with self._links.reading() as connection:
             return await project.get_glance(connection, status, limit)
 
+    async def stats(
+        self, *, seconds: float = 604800.0, by: str | None = None, offset: float = 0.0, limit: int = 50
+    ) -> Stats:
+        """How the project went in the last so many seconds: how much was done and has failed, how long it waited, was
+        worked on, proven and landed, and when it may end.
+
+        Args:
+            by: epic, agent, runner or day: also for each of these.
+            offset: seconds by which the days are those of a zone east of Greenwich.
+            limit: groups at most.
+
+        Raises InvalidInputError.
+        """
+        if by is not None and by not in GROUPS:
+            raise InvalidInputError(
+                Words("{} {} does not exist.", Argument("by"), texts.quote(str(by))), f"Use {', '.join(GROUPS)}."
+            )
+        back, limit, status = limits.seconds(seconds, "since", 1, _OLDEST), limits.page(limit), await self.status()
+        async with self._links.reading() as connection:
+            return await project.get_stats(connection, status, back, by=by, offset=offset, limit=limit)
+
     async def agents(self) -> list[AgentView]:
         """Who holds what, by name."""
         async with self._links.reading() as connection:
@@ -694,6 +730,12 @@ class Loom:
         """Dead tasks with what they hold up, oldest first."""
         async with self._links.reading() as connection:
             return await reading.dead_letters(connection, self.project_id, limit=limits.page(limit))
+
+    async def stuck(self, *, limit: int = 50) -> list[Root]:
+        """What does not go on by itself, what holds up most first: dead and cancelled work that others wait for,
+        questions, deferrals, landings that want a yes, epics without children."""
+        async with self._links.reading() as connection:
+            return await sticking.roots(connection, self.project_id, limits.page(limit))
 
     async def landings(self, *, limit: int = 20) -> LandingView:
         """What is queued to land, was sent back, and has landed, at most so many of each."""

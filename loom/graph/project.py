@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.model.task import Listed, TaskStatus
-from loom.graph.store import glance, landing_views, projects, reading
+from loom.graph.store import glance, landing_views, projects, reading, stats
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.glance import Ask, EpicProgress, Estimate, Progress
 from loom.graph.store.landing_views import LandingTally
 from loom.graph.store.projects import Project
+from loom.graph.store.stats import Stats
 from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ class ProjectStatus:
         unfinished = (TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.CLAIMED, TaskStatus.FAILED)
         return self.landing.landed + sum(self.counts[status] for status in unfinished)
 
+    @property
+    def left(self) -> int:
+        """How many tasks are still to be done: the unfinished ones, without epics and dead letters."""
+        going = (TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.CLAIMED)
+        return sum(self.counts[status] for status in going) + self.retries_due
+
 
 @dataclass(frozen=True, slots=True)
 class Glance:
@@ -71,6 +78,8 @@ class Glance:
     epics: list[EpicProgress]
     """The open ones that belong to no other epic, by priority."""
     more_epics: bool
+    epic_blockers: dict[str, list[Blocker]]
+    """What each of those waits for that waits for something."""
     estimate: Estimate | None
     """When all may be done; None where too little was done lately to say."""
 
@@ -119,8 +128,8 @@ async def get_project_status(
 async def get_glance(connection: Connection, status: ProjectStatus, limit: int) -> Glance:
     """The project that `status` is of, with at most `limit` things in each list."""
     project_id, counts = status.project_id, status.counts
-    left = sum(counts[one] for one in (TaskStatus.PENDING, TaskStatus.BLOCKED, TaskStatus.CLAIMED))
     epics = await glance.epics(connection, project_id, limit + 1) if counts[TaskStatus.EPIC] else []
+    held = [one.id for one in epics[:limit] if one.waits]
     asks = status.questions + status.dead_letters + status.landing.needs_yes
     if status.open_workflows:
         asks += await glance.confirms(connection, project_id)
@@ -132,5 +141,25 @@ async def get_glance(connection: Connection, status: ProjectStatus, limit: int) 
         next=await reading.get_ready_tasks(connection, project_id, limit=limit) if status.ready_count else [],
         epics=epics[:limit],
         more_epics=len(epics) > limit,
-        estimate=await glance.estimate(connection, project_id, left + status.retries_due),
+        epic_blockers=await blockers(connection, project_id, held) if held else {},
+        estimate=await glance.estimate(connection, project_id, status.left),
+    )
+
+
+async def get_stats(
+    connection: Connection, status: ProjectStatus, seconds: float, *, by: str | None, offset: float, limit: int
+) -> Stats:
+    """How the project that `status` is of went in the last so many seconds, as a whole and `by` one of `stats.GROUPS`;
+    see `store.stats`."""
+    project_id = status.project_id
+    since, until, partly = await stats.span(connection, project_id, seconds)
+    whole = await stats.figures(connection, project_id, since, until, None, 0, 1)
+    groups = [] if by is None else await stats.figures(connection, project_id, since, until, by, offset, limit)
+    return Stats(
+        since,
+        until,
+        partly,
+        whole[0] if whole else stats.NOTHING,
+        groups,
+        await glance.estimate(connection, project_id, status.left),
     )

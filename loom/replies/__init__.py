@@ -2,9 +2,10 @@
 
 from loom.replies.checks import Checking, checked, proof, reported
 from loom.replies.fitting import FIELD_CHARACTERS, REPLY_CHARACTERS, Reply, fit, full
-from loom.replies.glance import glance
+from loom.replies.glance import glance, stuck
 from loom.replies.landing import landings
 from loom.replies.parts import age
+from loom.replies.stats import stats
 from loom.replies.tasks import (
     agents,
     claimed,
@@ -26,6 +27,7 @@ from loom.replies.tasks import (
     task,
     token,
     waited,
+    waits_for,
 )
 
 __all__ = [
@@ -58,7 +60,10 @@ __all__ = [
     "proof",
     "reported",
     "row",
+    "stats",
+    "stuck",
     "task",
     "token",
     "waited",
+    "waits_for",
 ]

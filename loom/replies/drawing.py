@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loom import texts
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from loom.graph.store.reading import GraphView
 
 _WAVE_SHOWN = 10
+_NAMED = 3  # things that a task waits for
+_BLOCKED = TaskStatus.BLOCKED
 _NESTED = 20  # deeper epics are drawn beside the others
 _LABEL = 60
 # What Mermaid reads in a text between quotes, and what stands for it there.
@@ -65,11 +68,12 @@ def summary(found: GraphView) -> Reply:
     if not found.tasks:
         return {"waves": [], "count": 0, "note": "The project has no tasks yet."}
     unfinished = sum(not one.status.finished for one in found.tasks)
+    reasons = _reasons(found)
     shown = [
         {
             "wave": number,
             "count": len(wave),
-            "tasks": [_line(one, found) for one in wave[:_WAVE_SHOWN]],
+            "tasks": [_line(one, reasons.get(one.id, ())) for one in wave[:_WAVE_SHOWN]],
         }
         for number, wave in enumerate(waves(found), 1)
     ]
@@ -84,10 +88,20 @@ def summary(found: GraphView) -> Reply:
     )
 
 
-def _line(one: Task, found: GraphView) -> str:
-    unseen = waits_for(found.blockers.get(one.id, ()))
-    why = f" (waits for {'; '.join(unseen)})" if unseen else ""
-    return f"{one.id} {one.status}: {one.title}{why}"
+def _line(one: Task, why: Sequence[str]) -> str:
+    more = f"; and {len(why) - _NAMED} more" if len(why) > _NAMED else ""
+    told = f" (waits for {'; '.join(why[:_NAMED])}{more})" if why else ""
+    return f"{one.id} {one.status}: {one.title}{told}"
+
+
+def _reasons(found: GraphView) -> dict[str, list[str]]:
+    """What each blocked task waits for: what is not in view, and what the edges in view say."""
+    shown = {one.id: one for one in found.tasks}
+    reasons = {one.id: waits_for(found.blockers.get(one.id, ())) for one in found.tasks if one.status is _BLOCKED}
+    for task_id, target, waived in found.edges:
+        if task_id in reasons and target in shown and not waived and shown[target].status is not TaskStatus.DONE:
+            reasons[task_id].append(f"{target} ({shown[target].status})")
+    return {task_id: list(dict.fromkeys(why)) for task_id, why in reasons.items()}
 
 
 def held_up(found: GraphView) -> dict[str, list[str]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loom.replies.fitting import Reply, full
 from loom.replies.parts import age, time
-from loom.replies.tasks import overview, row
+from loom.replies.tasks import overview, row, waits_for
 
 if TYPE_CHECKING:
     from loom.graph.project import Glance
     from loom.graph.store.glance import Ask, EpicProgress, Estimate, Progress
+    from loom.graph.store.sticking import Root
 
 
 def glance(found: Glance) -> Reply:
@@ -20,10 +22,30 @@ def glance(found: Glance) -> Reply:
         needs_you_count=found.needs_you_count or None,
         in_progress=[_progress(one) for one in found.in_progress],
         next=[row(one) for one in found.next],
-        epics=[_epic(one) for one in found.epics],
+        epics=[_epic(one, found) for one in found.epics],
         more_epics=found.more_epics or None,
-        may_end=None if found.estimate is None else _estimate(found.estimate),
+        may_end=None if found.estimate is None else ending(found.estimate),
     )
+
+
+def stuck(found: Sequence[Root]) -> Reply:
+    """What does not go on by itself, and what it holds up."""
+    if not found:
+        return {"stuck": [], "count": 0, "note": "Everything goes on by itself."}
+    rows = [
+        full(
+            cause=one.cause,
+            id=one.id,
+            escalation=one.escalation,
+            title=one.title,
+            text=one.text or None,
+            age=age(one.since),
+            held_up=one.held_up or None,
+            way_out=one.way_out,
+        )
+        for one in found
+    ]
+    return {"stuck": rows, "count": len(rows)}
 
 
 def _ask(one: Ask) -> Reply:
@@ -56,9 +78,11 @@ def _progress(one: Progress) -> Reply:
     )
 
 
-def _epic(one: EpicProgress) -> Reply:
-    return {"id": one.id, "title": one.title, "priority": one.priority, "done": one.done, "of": one.of}
+def _epic(one: EpicProgress, found: Glance) -> Reply:
+    facts = {"id": one.id, "title": one.title, "priority": one.priority, "done": one.done, "of": one.of}
+    return facts | full(waits_for=waits_for(found.epic_blockers.get(one.id, ())))
 
 
-def _estimate(one: Estimate) -> Reply:
+def ending(one: Estimate) -> Reply:
+    """When it may end, and by what pace."""
     return {"at": time(one.at), "left": one.left, "done": one.done, "seconds": round(one.seconds)}

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.task import TaskStatus
 from loom.replies import landing
 from loom.replies.fitting import Reply, full
 from loom.replies.parts import age, time
-from loom.wording import Argument, Words, call
+from loom.wording import Argument, Moment, Words, call, listed
 
 if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.bus.events import Event
@@ -231,12 +232,12 @@ def detail(found: Detail) -> Reply:
         landed=landing.landed(found.landing),
         landing=None if found.task.status.finished else landing.on_its_way(found.landing),
         waits_for=waits_for(found.blockers),
-        dependencies=[_neighbour(one) for one in found.dependencies],
+        dependencies=[_neighbour(one, found.beside) for one in found.dependencies],
         dependents=[_neighbour(one) for one in found.dependents],
-        children=[_neighbour(one) for one in found.children],
+        children=[_neighbour(one, found.beside) for one in found.children],
         escalations=[_escalation(one) for one in found.escalations],
         proofs=[_proof(one) for one in found.proofs],
-        history=[event(one) for one in found.history],
+        history=[event(one) for one in reversed(found.history)],
     )
 
 
@@ -247,7 +248,7 @@ def _reason(found: Detail) -> str | None:
         told = [raised.message for raised in found.escalations if raised.kind == "failure"]
         return one.dead_reason or (told[0] if told else None)
     if one.status is TaskStatus.BLOCKED:
-        return f"It waits for {'; '.join(waits_for(found.blockers))}."
+        return Words("It waits for {}.", listed(waits_for(found.blockers)))
     return None if one.status.finished else landing.why(found.landing)
 
 
@@ -379,13 +380,19 @@ def event(one: Event) -> Reply:
 
 def _blocker(one: Blocker) -> str:
     if one.until is not None:
-        return f"{time(one.until)} (tried again)"
+        return Words("{} (tried again)", Moment(one.until))
     what = one.question or f"{one.status}{', without children' if one.childless else ''}"
     return f"{one.id} ({what})" + (f", as its epic {one.via} does" if one.via else "")
 
 
-def _neighbour(one: Neighbour) -> Reply:
-    return full(id=one.id, title=one.title, status=one.status, waived=one.waived or None)
+def _neighbour(one: Neighbour, waits: Mapping[str, Sequence[Blocker]] = MappingProxyType({})) -> Reply:
+    return full(
+        id=one.id,
+        title=one.title,
+        status=one.status,
+        waived=one.waived or None,
+        waits_for=waits_for(waits.get(one.id, ())),
+    )
 
 
 def _proof(one: Proof) -> Reply:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.cli.conftest import Cli
 
 
@@ -148,3 +150,42 @@ def test_a_filter_that_means_nothing_is_told(cli: Cli) -> None:
         assert refused.code in (1, 2)
         assert said in refused.err
         assert "Traceback" not in refused.err
+
+
+def test_whoever_leaves_a_task_blocked_is_told_what_it_waits_for(cli: Cli) -> None:
+    first = cli.create("first")
+    told = f"  waits for {first} (pending)\n"
+    assert told in cli.inside("create", "second", "--depends-on", first).out
+    third = cli.create("third")
+    assert told in cli.inside("update", third, "--add-dep", first).out
+    assert cli.ok("create", "an epic", "--epic", "--depends-on", first)["waits_for"] == [f"{first} (pending)"]
+
+
+def test_what_an_agent_did(cli: Cli) -> None:
+    task, other = cli.create("Write it"), cli.create("Not his")
+    cli.ok("claim", task, "--agent", "ada")
+    cli.ok("done", task, "--agent", "ada")
+    cli.ok("claim", other, "--agent", "bob")
+    found = cli.ok("history", "--agent", "ada")
+    assert [(one["type"], one["title"]) for one in found["events"]] == [
+        ("task.claimed", "Write it"),
+        ("task.done", "Write it"),
+    ]
+    assert [one["type"] for one in cli.ok("history", "--agent", "ada", "--limit", "1")["events"]] == ["task.done"]
+    assert "Write it" in cli.inside("history", "--agent", "ada", "--since", "2d").out
+    assert cli.inside("history", "--agent", "eve").out == "eve did nothing in that time.\n"
+    for words in ([], [task, "--agent", "ada"], [task, "--since", "1d"], ["--agent", "ada", "--since", "monday"]):
+        assert cli.inside("history", *words).code == 2, words
+
+
+def test_a_failure_names_its_log(cli: Cli) -> None:
+    task = cli.create("Upload")
+    assert "log" not in cli.ok("show", task)
+    logs = cli.directory / ".loom" / "logs"
+    logs.mkdir(exist_ok=True)
+    for attempt in (1, 2):
+        (logs / f"{task}-{attempt}.log").write_text("no luck\n")
+    os.utime(logs / f"{task}-1.log", (0, 0))
+    cli.ok("fail", task, "--reason", "no luck", "--no-retry")
+    assert cli.ok("show", task)["log"] == str(logs / f"{task}-2.log")
+    assert f"`loom logs {task}`" in cli.inside("status", task).out

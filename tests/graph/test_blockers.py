@@ -65,3 +65,29 @@ async def test_of_many_the_first_few(loom: Loom) -> None:
     many = [await loom.create(f"D{n}") for n in range(9)]
     task = await loom.create("T", depends_on=[one.id for one in many])
     assert len(await why(loom, task.id)) == 5
+
+
+async def test_what_is_shown_beside_a_task_says_it_too(loom: Loom) -> None:
+    first = await loom.create("first")
+    epic = await loom.create("E", epic=True)
+    child = await loom.create("C", parent_id=epic.id, depends_on=[first.id])
+    last = await loom.create("last", depends_on=[child.id])
+    waits = [f"{first.id} (pending)"]
+    assert [one["waits_for"] for one in replies.detail(await loom.get(epic.id))["children"]] == [waits]
+    assert [one["waits_for"] for one in replies.detail(await loom.get(last.id))["dependencies"]] == [waits]
+    assert await loom.blockers([child.id[5:], first.id]) == {child.id: (await loom.get(child.id)).blockers}
+
+
+async def test_the_waves_name_what_each_task_waits_for(loom: Loom) -> None:
+    many = [await loom.create(f"D{n}") for n in range(5)]
+    task = await loom.create("T", depends_on=[one.id for one in many])
+    (line,) = drawing.summary(await loom.graph())["waves"][1]["tasks"]
+    ids = sorted(one.id for one in many)
+    assert line == f"{task.id} blocked: T (waits for {'; '.join(f'{one} (pending)' for one in ids[:3])}; and 2 more)"
+
+
+async def test_an_epic_that_waits_says_so_at_a_glance(loom: Loom) -> None:
+    first = await loom.create("first")
+    epic = await loom.create("E", epic=True, depends_on=[first.id])
+    (shown,) = replies.glance(await loom.glance())["epics"]
+    assert (shown["id"], shown["waits_for"]) == (epic.id, [f"{first.id} (pending)"])

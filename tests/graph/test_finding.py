@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -34,6 +35,7 @@ _DAY = 86400.0
                                                      finished=Span(7 * _DAY, within=True))),
         ("holder:ada/1 file:src/a.py", Filter(holder="ada/1", file="src/a.py")),
         ('fix "status:ready"', Filter(words='fix "status:ready"')),
+        ("failed:2", Filter(failed=2)),
     ],
 )  # fmt: skip
 def test_what_a_filter_says(text: str, meant: Filter) -> None:
@@ -48,6 +50,8 @@ def test_what_a_filter_says(text: str, meant: Filter) -> None:
         ("-holder:ada", "no opposite of holder"),
         ("holder:ada holder:bob", "holder twice"),
         ("age:7d", "no time in “7d”"),
+        ("failed:often", "no number of failures in “often”"),
+        ("failed:0", "no number of failures"),
         ('"open', "without its other one"),
         ("label:" + ",".join("a" * 60), "60 values"),
         ("x" * 1001, "1,001 characters"),
@@ -102,6 +106,21 @@ async def test_what_a_filter_finds(loom: Loom) -> None:
         ("age:>1h", []),
         ("finished:<1h", ["Never"]),
     ):
+        assert await _titles(loom, text) == found, text
+
+
+async def test_what_has_failed_several_times(loom: Loom, clock: Callable[[float], Awaitable[None]]) -> None:
+    once, twice = await loom.create("once"), await loom.create("twice", labels=["net"])
+    for one in (once, twice):
+        await loom.fail(one.id, "no")
+    await clock(3600)
+    await loom.sweep()
+    await loom.fail(twice.id, "no")
+    await clock(3600)
+    await loom.sweep()
+    await loom.done(twice.id)
+    for text, found in (("failed:1", ["once", "twice"]), ("failed:2", ["twice"]), ("failed:3", []),
+                        ("failed:2 label:net", ["twice"]), ("failed:1 status:ready", ["once"])):  # fmt: skip
         assert await _titles(loom, text) == found, text
 
 

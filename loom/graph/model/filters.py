@@ -42,6 +42,7 @@ _SPAN = re.compile(r"([<>])(\d{1,5})([mhdw])")
 _TOKEN = re.compile(r'(-?)(?:([a-z-]+):)?("[^"]*"|[^\s"]\S*)')
 _CHARACTERS = 1_000
 _VALUES = 50  # behind one key
+_MOST_TIMES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class Filter:
     """Since it last changed."""
     finished: Span | None = None
     """Since it was done or cancelled."""
+    failed: int | None = None
+    """Attempts at it have failed so many times, or more."""
 
     def with_(self, **more: object) -> Filter:
         """The same with more of it given."""
@@ -153,6 +156,12 @@ def _span(text: str) -> Span:
     return Span(int(match[2]) * _UNITS[match[3]], within=match[1] == "<")
 
 
+def _times(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= _MOST_TIMES):
+        _refuse(f"has no number of failures in {texts.quote(text)}.", f"Write one from 1 to {_MOST_TIMES}.")
+    return int(text)
+
+
 _Key = tuple[str, Callable[[str], object], bool, bool]  # field, reader, whether it has an opposite, whether several
 _KEYS: Mapping[str, _Key] = {
     "status": ("states", _states, True, True),
@@ -165,6 +174,7 @@ _KEYS: Mapping[str, _Key] = {
     "age": ("age", _span, False, False),
     "changed": ("changed", _span, False, False),
     "finished": ("finished", _span, False, False),
+    "failed": ("failed", _times, False, False),
 }
 
 

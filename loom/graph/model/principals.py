@@ -44,6 +44,7 @@ ROLES = tuple(str(one) for one in Role)
 NEEDS: Mapping[str, Role] = MappingProxyType(
     {
         "agents": Role.READER,
+        "blockers": Role.READER,
         "dead_letters": Role.READER,
         "deferrals": Role.READER,
         "escalations": Role.READER,
@@ -62,7 +63,10 @@ NEEDS: Mapping[str, Role] = MappingProxyType(
         "projects": Role.READER,
         "ready": Role.READER,
         "since": Role.READER,
+        "stats": Role.READER,
         "status": Role.READER,
+        "stuck": Role.READER,
+        "titles": Role.READER,
         "wait": Role.READER,
         "workflow.list": Role.READER,
         "workflow.status": Role.READER,

@@ -16,6 +16,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `glance` | what whoever comes to a project wants to know first |
 | `metrics` `notices` | what has been counted of all that happened, and how far people were told of it |
 | `days` | what was done on a day |
+| `stats` `sticking` | how it went lately, and what does not go on by itself |
 | `retention` | what has been kept long enough |
 | `backup` | all of them, copied out and put back |
 | `reading` | questions across all of them |

@@ -98,13 +98,15 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class EpicProgress:
     """How far an open epic that belongs to no other one is: `done` of its children, which are `of`, cancelled ones left
-    out; `COUNTED` of each at most."""
+    out; `COUNTED` of each status at most."""
 
     id: str
     title: str
     priority: Priority
     done: int
     of: int
+    waits: bool
+    """Whether it waits for something, and its children with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,20 +220,29 @@ select t.id, t.title, t.priority, t.assignee, t.claimed_at, t.claim_token, t.lea
 async def epics(connection: Connection, project_id: str, limit: int) -> list[EpicProgress]:
     """Open epics that belong to no other one: by priority, the oldest first."""
     return [
-        EpicProgress(row["id"], row["title"], Priority(f"p{row['priority']}"), row["done"], row["done"] + row["open"])
+        EpicProgress(
+            row["id"],
+            row["title"],
+            Priority(f"p{row['priority']}"),
+            row["done"],
+            row["done"] + row["open"],
+            row["waiting"] > 0,
+        )
         for row in await connection.fetch(EPICS, project_id, limit, COUNTED)
     ]
 
 
+# A status lies between itself and itself: so the planner takes the children's index, however many of them it expects.
 EPICS = """
-select t.id, t.title, t.priority, d.done, o.open
+select t.id, t.title, t.priority, t.waiting, c.done, c.open
   from (select * from tasks where project_id = $1 and status = 'epic' and parent_id is null
          order by priority, created_at, id limit $2) t,
-       lateral (select count(*) as done from (select from tasks k where k.project_id = $1 and k.parent_id = t.id
-                                                and k.status = 'done' limit $3) n) d,
-       lateral (select count(*) as open from (select from tasks k where k.project_id = $1 and k.parent_id = t.id
-                                                and k.status in ('pending', 'blocked', 'claimed', 'failed', 'epic')
-                                              limit $3) n) o
+       lateral (select coalesce(sum(n.children) filter (where s.status = 'done'), 0)::int as done,
+                       coalesce(sum(n.children) filter (where s.status <> 'done'), 0)::int as open
+                  from unnest(array['pending', 'blocked', 'claimed', 'failed', 'epic', 'done']) s(status),
+                       lateral (select count(*) as children
+                                  from (select from tasks k where k.project_id = $1 and k.parent_id = t.id
+                                           and k.status between s.status and s.status limit $3) k) n) c
  order by t.priority, t.created_at, t.id
 """
 

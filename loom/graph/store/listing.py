@@ -1,8 +1,8 @@
 """Tasks that a filter asks for, so that a page costs the same among a hundred tasks and a million.
 
-What has an index of its own (words, labels, paths, an epic, what is waited for) is asked first, and of that at most
-`LOOKED_AT` rows are held against the rest of the filter. Without any, the rows of each status come in the order of its
-index, and as many of them at most are looked at.
+What has an index of its own (words, labels, paths, an epic, what is waited for, failures) is asked first, and of that
+at most `LOOKED_AT` rows are held against the rest of the filter. Without any, the rows of each status come in the order
+of its index, and as many of them at most are looked at.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOOKED_AT = 2_000
 """Rows that one page looks at, at most."""
 
+_FAILURES = 20_000  # the newest, which are looked at for what has failed several times
 _READ_AT_ONCE = 2_000  # tasks whose words are read in one statement
 
 
@@ -162,6 +163,11 @@ def _by_index(wanted: Filter, given: _Arguments) -> str | None:
         return f"select x.task_id as id from task_texts x where {_words(wanted, given)} limit {LOOKED_AT}"
     if wanted.file is not None:
         return f"select x.task_id as id from task_texts x where {_path(wanted.file, given)} limit {LOOKED_AT}"
+    if wanted.failed is not None:
+        return f"""select f.task_id as id
+                     from (select task_id from escalations where project_id = $1 and kind = 'failure'
+                            order by raised_at desc limit {_FAILURES}) f
+                    group by f.task_id having count(*) >= {given.add(wanted.failed)} limit {LOOKED_AT}"""
     if wanted.labels:
         return f"select t.id from tasks t where {_labels(wanted.labels, given)} limit {LOOKED_AT}"
     return None
@@ -190,6 +196,9 @@ def _around(wanted: Filter, given: _Arguments) -> Iterator[str]:
     if wanted.waits_for is not None:
         yield f"""exists (select from task_deps e where e.project_id = $1 and e.task_id = t.id
                              and e.depends_on = {given.add(wanted.waits_for)} and {HOLDS})"""
+    if wanted.failed is not None:
+        yield f"""(select count(*) from escalations q where q.project_id = $1 and q.task_id = t.id
+                                                     and q.kind = 'failure') >= {given.add(wanted.failed)}"""
     if wanted.words:
         yield f"exists (select from task_texts x where x.task_id = t.id and {_words(wanted, given)})"
     if wanted.file is not None:

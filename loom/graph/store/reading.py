@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 PROOFS = 10  # that are shown with a task
-
+_BESIDE = 20  # blocked tasks beside one, of which is told what they wait for
 
 _NAMED = 5  # tasks that a name may stand for and are told
 
@@ -61,6 +61,8 @@ class Detail:
     proofs: list[Proof]
     landing: Landing | None = None
     """What the newest claim that lands came to; None where none ever was."""
+    beside: dict[str, list[Blocker]] = field(default_factory=dict)
+    """What those of its dependencies and children wait for that are blocked, by id; of many the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,34 @@ async def named(connection: Connection, project_id: str, text: str) -> list[str]
     return list(dict.fromkeys([*begun, *(record["id"] for record in records)]))
 
 
+async def titles(connection: Connection, project_id: str, limit: int) -> dict[str, str]:
+    """The titles of so many tasks by id, the unfinished ones first, then those that were finished last."""
+    return {row["id"]: row["title"] for row in await connection.fetch(TITLES, project_id, limit)}
+
+
+async def titles_of(connection: Connection, project_id: str, task_ids: Sequence[str]) -> dict[str, str]:
+    """The titles of these tasks by id."""
+    query = "select id, title from tasks where project_id = $1 and id = any($2::text[])"
+    return {row["id"]: row["title"] for row in await connection.fetch(query, project_id, list(task_ids))}
+
+
+TITLES = """
+select id, title from (
+    (select id, title, 1 as rank from tasks where project_id = $1 and status = 'claimed' limit $2)
+    union all
+    (select id, title, 2 from tasks where project_id = $1 and status = 'pending'
+      order by priority, ready_at, id desc limit $2)
+    union all
+    (select id, title, 3 from tasks where project_id = $1 and status = 'failed' limit $2)
+    union all
+    (select id, title, 4 from tasks where project_id = $1 and status in ('blocked', 'epic')
+      order by priority, id limit $2)
+    union all
+    (select id, title, 5 from tasks where project_id = $1 and done_at is not null order by done_at desc limit $2)
+    order by rank limit $2) t
+"""
+
+
 async def counts(connection: Connection, project_id: str) -> dict[str, int]:
     """How many tasks are in each status."""
     records = await connection.fetch("select status, count(*) from tasks where project_id = $1 group by 1", project_id)
@@ -230,11 +260,15 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
     around: dict[str, list[Neighbour]] = {"dependent": [], "child": []}
     for row in await connection.fetch(_AROUND, project_id, task_id):
         around[row["kind"]].append(_neighbour(row))
-    waits = task.waiting > 0 or task.retry_at is not None
+    dependencies = await get_task_dependencies(connection, project_id, task_id) if task.depends_on else []
+    held = [one.id for one in (*dependencies, *around["child"]) if one.status is TaskStatus.BLOCKED][:_BESIDE]
+    own = [task_id] if task.waiting > 0 or task.retry_at is not None else []
+    waits = await blockers(connection, project_id, [*own, *held]) if own or held else {}
     return Detail(
         task,
-        blockers=(await blockers(connection, project_id, [task_id])).get(task_id, []) if waits else [],
-        dependencies=await get_task_dependencies(connection, project_id, task_id) if task.depends_on else [],
+        blockers=waits.pop(task_id, []),
+        beside=waits,
+        dependencies=dependencies,
         dependents=around["dependent"],
         children=around["child"],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
