@@ -96,6 +96,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "backup": _Entry("keeping:backup", "Write the whole project into a file."),
         "restore": _Entry("keeping:restore", "Put a project back from such a file."),
         "token": _Entry("tokens:token", "Say who may come in over HTTP, and as whom."),
+        "completion": _Entry("completion:completion", "Complete commands and names in bash, zsh and fish."),
     },
 }
 _ALIKE = 0.75  # of 1: a word and what was perhaps meant; `start` is not like `status`

@@ -179,6 +179,11 @@ def answer(
                 from loom.orchestration.housekeeping import once
 
                 await once(loom)
+            if sys.stderr.isatty():  # somebody is there to whose shell names are of use
+                sys.stdout.flush()
+                from loom.cli import names
+
+                await names.keep(loom, changed=changes)
 
     asyncio.run(whole())
 
