@@ -35,6 +35,7 @@ USERS_HOME = str(Path.home())  # of whoever runs the tests, for the caches and s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--servers", default="embedded", choices=["embedded", "docker"], help="where tests get servers")
+    parser.addoption("--write-screens", action="store_true", help="record what the commands print")
     parser.addoption(
         "--model-examples", type=int, help="random histories held against the model; default: a few fixed ones"
     )

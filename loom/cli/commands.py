@@ -99,7 +99,8 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "completion": _Entry("completion:completion", "Complete commands and names in bash, zsh and fish."),
     },
 }
-_ALIKE = 0.75  # of 1: a word and what was perhaps meant; `start` is not like `status`
+_ALIKE = 0.75  # of 1: a long word and what was perhaps meant
+_LONG = 8  # characters; short words are like many others
 _COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -221,12 +222,24 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
 
 
 def _near(word: str, known: Iterable[str]) -> list[str]:
-    """What was perhaps meant, if it is near: the same letters in another order before anything else."""
+    """What was perhaps meant, if it is near: one slip away, or of long words more or less the same."""
     from difflib import get_close_matches
 
     names = list(known)
-    same = [name for name in names if sorted(name) == sorted(word)]
-    return same[:1] or get_close_matches(word, names, 1, _ALIKE)
+    slips = [name for name in names if _is_a_slip(word, name)]
+    return slips[:1] or (get_close_matches(word, names, 1, _ALIKE) if len(word) >= _LONG else [])
+
+
+def _is_a_slip(word: str, name: str) -> bool:
+    """Whether letters were exchanged, or one is wrong, missing or too much."""
+    start = _common(word, name)
+    end = _common(word[start:][::-1], name[start:][::-1])
+    return sorted(word) == sorted(name) or max(len(word), len(name)) - start - end <= 1
+
+
+def _common(one: str, other: str) -> int:
+    """With how many of the same letters two words begin."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _lines(cause: str, next_step: str) -> Iterator[str]:

@@ -145,7 +145,7 @@ def fields(label: str, value: Mapping[str, Any], indent: str = "  ") -> Iterator
         text, lead = clean(readable(one)).strip(), f"{indent}  {dim(one_line(name))}:"
         if "\n" in text:
             yield lead
-            yield from prose(text, f"{indent}    ")
+            yield from prose(text, f"{indent}    ") if isinstance(one, str) else _indented(text, f"{indent}    ")
         else:
             yield from [f"{lead} {text}"] if room is None else _wrapped(text, f"{lead} ", f"{indent}    ", room)
 
@@ -213,6 +213,10 @@ def _cut(text: str, room: int) -> str:
         else:
             break
     return f"{kept}…" + (_PLAIN if coloured else "")
+
+
+def _indented(text: str, indent: str) -> Iterator[str]:
+    return (f"{indent}{line}" for line in text.split("\n"))
 
 
 def _goes_on(line: str, body: str) -> bool:

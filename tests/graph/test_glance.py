@@ -128,8 +128,8 @@ async def test_what_was_done_without_a_claim_says_nothing_of_a_pace(loom: Loom, 
     assert (await loom.glance()).estimate is None, "nothing is left"
 
 
-async def test_a_glance_at_a_hundred_thousand_tasks_reads_little_more_than_it_shows(loom: Loom, pool: Pool) -> None:
-    await fill(loom, pool, 100_000)
+async def test_a_glance_at_very_many_tasks_reads_little_more_than_it_shows(loom: Loom, pool: Pool) -> None:
+    await fill(loom, pool, 30_000)
     project = loom.project_id
     await pool.execute(
         "update tasks set status = 'epic' where id in (select id from tasks where status = 'blocked' limit 3)"
