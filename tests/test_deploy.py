@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from loom.orchestration import metrics
 from tests.conftest import USERS_HOME
 from tests.pages import ROOT
 
@@ -290,3 +291,16 @@ def test_a_linter_likes_the_scripts() -> None:
     if (linter := shutil.which("shellcheck")) is None:
         pytest.skip("shellcheck is not installed")
     subprocess.run([linter, *GCP.glob("*.sh")], check=True)
+
+
+# --- what is watched --------------------------------------------------------------------------------------------------
+
+
+def test_the_dashboard_shows_every_metric_and_no_other() -> None:
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    shown = set(re.findall(r"\bloom_[a-z_]+", asked))
+    assert {re.sub(r"_(sum|count)$", "", name) for name in shown} == set(metrics.NAMES)
+    places = [tuple(panel["gridPos"][side] for side in "xy") for panel in board["panels"]]
+    assert len(places) == len(set(places))
+    assert all("${source}" in json.dumps(panel["datasource"]) for panel in board["panels"])
