@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from loom.graph.importing import read as read_batch
     from loom.graph.importing.writing import Imported
     from loom.graph.model.filters import Filter, Span
+    from loom.graph.model.notes import Note
     from loom.graph.model.principals import Principal, Role
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
     from loom.graph.model.verdict import Verdict
@@ -162,6 +163,7 @@ __all__ = [
     "Neighbour",
     "NewToken",
     "NotFoundError",
+    "Note",
     "OrchestrationConfig",
     "Outcome",
     "Outline",
@@ -265,6 +267,7 @@ _PLACES = {
     "LoomConfig": "config",
     "McpConfig": "config",
     "Message": "graph.store.messages",
+    "Note": "graph.model.notes",
     "Need": "graph.store.glance",
     "Neighbour": "graph.store.reading",
     "NewToken": "graph.store.tokens",

@@ -29,6 +29,7 @@ class EventType(StrEnum):
     TASK_CANCELLED = "task.cancelled"
     TASK_WAIVED = "task.waived"
     TASK_REOPENED = "task.reopened"
+    TASK_NOTED = "task.noted"
     TASK_LANDING = "task.landing"
     TASK_LANDED = "task.landed"
     LANDING_SENT_BACK = "landing.sent_back"

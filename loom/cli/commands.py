@@ -75,6 +75,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "workflow": _Entry("workflows:workflow", "Steps that lead from a goal to its end, and survive a crash."),
     },
     "Talk": {
+        "note": _Entry("talk:note", "Keep a note on a task."),
         "message": _Entry("talk:message", "Send a message to an agent or to all."),
         "inbox": _Entry("talk:inbox", "Read and acknowledge messages."),
         "wait": _Entry("talk:wait", "Block until something changes."),

@@ -16,6 +16,7 @@ from loom.cli.output import (
     files_and_checks,
     fitted,
     heading,
+    note_lines,
     plural,
     prose,
     table,
@@ -231,6 +232,7 @@ def _detail_lines(reply: Reply) -> Iterator[str]:
         if key in reply:
             show = block if isinstance(reply[key], str) else fields
             yield from show(key.replace("_", " "), reply[key])
+    yield from note_lines(reply.get("notes", ()))
     for key, words in (("dependencies", "depends on"), ("dependents", "is waited for by"), ("children", "holds")):
         if key in reply:
             yield f"  {heading(words)}"

@@ -150,6 +150,15 @@ def fields(label: str, value: Mapping[str, Any], indent: str = "  ") -> Iterator
             yield from [f"{lead} {text}"] if room is None else _wrapped(text, f"{lead} ", f"{indent}    ", room)
 
 
+def note_lines(notes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What was written to a task, newest last, each note with its author and time."""
+    from loom.cli.times import when
+
+    for one in notes:
+        at = f", {when(one['at'])}" if "at" in one else ""
+        yield from block(f"note by {one_line(one['by'])}{at}", one["text"])
+
+
 def files_and_checks(reply: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a task touches and must pass, where it says so, with the words for it."""
     for key, words in (("files", "touches"), ("checks", "must pass")):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import block, files_and_checks, heading, pretty, status, table
+from loom.cli.output import block, files_and_checks, heading, note_lines, pretty, status, table
 from loom.cli.shared import (
     Command,
     Reply,
@@ -147,6 +147,7 @@ def _claim_lines(reply: Reply) -> Iterator[str]:
         yield from block("done when", reply["done_when"])
     if "context" in reply:
         yield from block("context", pretty(reply["context"]))
+    yield from note_lines(reply.get("notes", ()))
     for one in reply.get("dependencies", ()):
         label = f"{one['status']}: {one['id']} {one_line(one['title'])}"
         yield from block(label, pretty(one.get("output", one.get("children", {}))))

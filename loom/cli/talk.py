@@ -36,7 +36,7 @@ from loom.texts import one_line, shorten
 @from_option("text")
 @agent_option
 def message(to: str, text: str | None, thread: str | None, file: str | None, agent: str | None) -> None:
-    """Send TEXT to an agent by its name, to `orchestrator`, or to everyone (`*`)."""
+    """Send TEXT to an agent by its name, to `orchestrator`, or to everyone (`*`); to a task's id it is a note."""
     body = needed_text(text, file, "TEXT")
 
     async def work(loom: Loom) -> Reply:
@@ -44,6 +44,24 @@ def message(to: str, text: str | None, thread: str | None, file: str | None, age
 
     def lines(reply: Reply) -> Iterator[str]:
         yield f"message {reply['id']} to {reply['to']}, thread {reply['thread_id']}"
+
+    answer(work, lines, agent=agent, changes=True)
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@click.argument("text", required=False)
+@from_option("text")
+@agent_option
+def note(task: str, text: str | None, file: str | None, agent: str | None) -> None:
+    """Keep TEXT on TASK: whoever claims it, or looks at it, is shown its newest notes."""
+    body = needed_text(text, file, "TEXT")
+
+    async def work(loom: Loom) -> Reply:
+        return replies.message(await loom.note(task, body))
+
+    def lines(reply: Reply) -> Iterator[str]:
+        yield f"note {reply['id']} on {reply['to']}"
 
     answer(work, lines, agent=agent, changes=True)
 

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loom import ids, texts
 from loom.background import end
 from loom.bus.events import Event, EventType, Position
-from loom.bus.publisher import EVERYONE
 from loom.config import LoomConfig, load_config
 from loom.config.inside import inside_run, refuse_inside
 from loom.db import connection as db
@@ -252,7 +251,8 @@ class Loom:
             tasks = [task async for some in store.list_all_tasks(connection, self.project_id, 500) for task in some]
             waived = await store.waived_edges(connection, self.project_id)
             held = await store.escalations.holding(connection, self.project_id)
-        return native.export(shown.id, shown.name, tasks, waived, held)
+            notes = await messages.notes_of(connection, self.project_id, None)
+        return native.export(shown.id, shown.name, tasks, waived, held, notes)
 
     async def update(
         self,
@@ -471,7 +471,7 @@ class Loom:
     async def release(
         self, task_id: str, *, note: str | None = None, agent_id: str | None = None, token: int | None = None
     ) -> Outcome:
-        """Gives a claim back, its attempt refunded; a note goes into the task's context. Raises as `done`."""
+        """Gives a claim back, its attempt refunded; a note is kept on the task. Raises as `done`."""
         task_id = await self.id_of(task_id)
         note = None if note is None else limits.reason(note, "note")
         holder = self._session.holder(task_id, agent_id, token)
@@ -846,11 +846,18 @@ class Loom:
     async def send(
         self, to: str, message: str, *, thread_id: str | None = None, agent_id: str | None = None
     ) -> Message:
-        """Stores a message for an agent, for `orchestrator`, or for everyone (`*`), and announces it."""
-        recipient = to if to == EVERYONE else limits.agent_name(to, "to")
+        """Stores a message for an agent, for `orchestrator`, or for everyone (`*`), and announces it. To the id of a
+        task it is a note on that. Raises InvalidInputError, TaskNotFoundError."""
+        from loom.graph.rules import talking
+
+        recipient = limits.recipient(to)
         body, sender = limits.message(message), self._session.name(agent_id)
-        thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
-        return await self._commit(lambda tx: messages.send(tx, sender, recipient, body, thread))
+        thread = None if thread_id is None else limits.thread(thread_id)
+        return await self._commit(lambda tx: talking.send(tx, sender, recipient, body, thread))
+
+    async def note(self, task_id: str, text: str, *, agent_id: str | None = None) -> Message:
+        """Keeps a note on a task, for whoever works on it or looks at it. Raises as `send`."""
+        return await self.send(await self.id_of(task_id), text, agent_id=agent_id)
 
     async def inbox(
         self,
@@ -863,7 +870,7 @@ class Loom:
     ) -> messages.Inbox:
         """Acknowledges the messages named in `ack`, then reads. Raises MessageNotFoundError for one it lacks."""
         agent = self._session.name(agent_id)
-        thread = None if thread_id is None else limits.agent_name(thread_id, "thread_id")
+        thread = None if thread_id is None else limits.thread(thread_id)
         wanted = sorted({limits.message_id(one) for one in ack or ()})
 
         async def work(pool: db.Pool) -> messages.Inbox:

@@ -237,13 +237,16 @@ class Tools:
     @tool("Send a message")
     async def loom_message(
         self,
-        to: Annotated[str, Field(description="an agent, orchestrator, or * for all (shown for 24 h)")],
+        to: Annotated[
+            str, Field(description="agent, orchestrator, * for all (shown for 24 h), or a task's id for a note")
+        ],
         message: str,
         thread_id: str | None = None,
         agent_id: Agent = None,
     ) -> Reply:
         """Send a message to another agent; it is kept until its reader acknowledges it. Does not wait for an answer;
-        replies with the same thread_id stay together. A question about a claimed task is for loom_escalate."""
+        replies with the same thread_id stay together. A note stays on its task, and whoever claims it is shown it. A
+        question about a claimed task is for loom_escalate."""
         sent = await self._loom().send(to, message, thread_id=thread_id, agent_id=agent_id)
         return {key: value for key, value in replies.message(sent).items() if key not in ("text", "age")}
 

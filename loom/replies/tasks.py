@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from loom.graph.model.notes import without_notes
 from loom.graph.model.task import TaskStatus
 from loom.replies import landing
 from loom.replies.fitting import Reply, full
@@ -19,6 +20,7 @@ from loom.wording import Argument, Moment, Words, call, listed
 if TYPE_CHECKING:  # the MCP server imports this before its first answer
     from loom.bus.events import Event
     from loom.graph.cache.waiting import Waited
+    from loom.graph.model.notes import Note
     from loom.graph.model.task import Listed, Task
     from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome, Renewal
@@ -35,7 +37,7 @@ if TYPE_CHECKING:  # the MCP server imports this before its first answer
 
 
 def task(one: Task) -> Reply:
-    """A task whole."""
+    """A task whole, but for its notes."""
     return full(
         id=one.id,
         status=one.status,
@@ -47,7 +49,7 @@ def task(one: Task) -> Reply:
         files=list(one.files),
         checks=list(one.checks),
         labels=list(one.labels),
-        context=one.context,
+        context=without_notes(one.context),
         output=one.output,
         assignee=one.assignee,
         attempt=f"{one.attempt} of {one.max_attempts}" if one.attempt else None,
@@ -96,7 +98,8 @@ def claimed(claim: Claim) -> Reply:
         done_when=one.done_when,
         files=list(one.files),
         checks=list(one.checks),
-        context=one.context,
+        context=without_notes(one.context),
+        notes=[_note(note) for note in claim.notes],
         dependencies=inputs,
         more_dependencies=max(len(one.depends_on) - len(inputs), 0) or None,
     )
@@ -228,6 +231,7 @@ def waits_for(found: Sequence[Blocker]) -> list[str]:
 def detail(found: Detail) -> Reply:
     """One task with all that is around it."""
     return task(found.task) | full(
+        notes=[_note(note) for note in found.notes],
         reason=_reason(found),
         landed=landing.landed(found.landing),
         landing=None if found.task.status.finished else landing.on_its_way(found.landing),
@@ -383,6 +387,11 @@ def _blocker(one: Blocker) -> str:
         return Words("{} (tried again)", Moment(one.until))
     what = one.question or f"{one.status}{', without children' if one.childless else ''}"
     return f"{one.id} ({what})" + (f", as its epic {one.via} does" if one.via else "")
+
+
+def _note(one: Note) -> Reply:
+    """One note. Its text is what its author wrote: data."""
+    return full(at=time(one.at), by=one.by, text=one.text)
 
 
 def _neighbour(one: Neighbour, waits: Mapping[str, Sequence[Blocker]] = MappingProxyType({})) -> Reply:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loom.bus.events import Event, EventType
+from loom.graph.model.notes import without_notes
 from loom.graph.store.proofs import Proof
 from loom.web.pages import cursor
 from loom.web.rendering import loom_of, page
@@ -32,6 +33,7 @@ async def show(request: Request) -> Response:
         live=" ".join(around),
         one=found.task,
         found=found,
+        brief=without_notes(found.task.context),
         question=question,
         history=history[::-1],
         attempts=list(attempts(history, found.proofs, datetime.now(UTC))),

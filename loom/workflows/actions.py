@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom import process, texts
-from loom.bus.publisher import EVERYONE
 from loom.exceptions import InvalidInputError, WorkflowError
 from loom.graph.model import limits, plan
-from loom.graph.rules import plans, resolving
+from loom.graph.rules import plans, resolving, talking
 from loom.graph.rules.claims import Terms
-from loom.graph.store import messages, reading
+from loom.graph.store import reading
 from loom.graph.store.transaction import Transaction
 from loom.skills import decomposer, diagnosis
 from loom.skills.fields import Input
@@ -112,11 +111,11 @@ async def _resolve(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
 
 
 async def _send_message(loom: Loom, values: Mapping[str, Any], agent: str) -> Work:
-    to = values["to"] if values["to"] == EVERYONE else limits.agent_name(values["to"], "to")
+    to = limits.recipient(values["to"])
     body = limits.message(values["message"])
 
     async def write(tx: Transaction) -> Output:
-        return {"message_id": (await messages.send(tx, agent, to, body)).id}
+        return {"message_id": (await talking.send(tx, agent, to, body)).id}
 
     return write
 

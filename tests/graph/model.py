@@ -130,6 +130,7 @@ class Model:
     held: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
     named: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     letters: list[Letter] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)  # by whom, and on which task
     green: set[tuple[str, int]] = field(default_factory=set)  # claims for which every check is proven
     landings: list[Landing] = field(default_factory=list)
     announced: float = -1.0  # the newest end of a task when the project was last announced as complete
@@ -301,11 +302,13 @@ class Model:
         row.status, row.asked = "blocked", asker
         return Effect(held_up=self._held_up(task))
 
-    def release(self, process: str, task: str, agent: str | None, token: int | None) -> Effect:
+    def release(self, process: str, task: str, agent: str | None, token: int | None, *, note: bool) -> Effect:
         row, (who, token) = self._row(task), self._holder(process, task, agent, token)
         if not self._holds(row, who, token):
             raise _refusal(row, token)
         self._leave(row)
+        self._tell_why_sent_back(row)
+        self.notes += [(who, task)] * note
         self.held[process].pop(task, None)
         row.status, row.ready_at, row.attempt = "pending", self.now, row.attempt - 1
         return Effect()
@@ -345,6 +348,7 @@ class Model:
         ]
         for row in standing:
             self._leave(row)
+            self._tell_why_sent_back(row)
             row.status, row.ready_at, row.lapsed, row.attempt = "pending", self.now, True, row.attempt - 1
         return {row.id for row in standing}
 
@@ -387,6 +391,7 @@ class Model:
             raise Refused("task_state")
         if (action == "answer" and not (note and row.asked)) or (action == "reassign" and agent is None):
             raise Refused("invalid_input")
+        self.notes += [(process, task)] * note
         if action == "answer":
             self.letters.append(Letter(process, row.asked or "", self.now))
         self._close_escalations(row)
@@ -537,6 +542,10 @@ class Model:
             self._landing(row).state = "dropped"
             row.queued = False
 
+    def _tell_why_sent_back(self, row: Row) -> None:
+        if row.lands and self._landing(row).sent:
+            self.notes.append(("landing", row.id))
+
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def inbox(self, agent: str) -> list[int]:
@@ -664,6 +673,8 @@ class Model:
             row.status, row.failure = "failed", True
         else:
             row.status, row.ready_at = "pending", self.now
+        if not row.failure:
+            self._tell_why_sent_back(row)
 
     def _into_play(self, row: Row) -> None:
         row.status, row.ready_at, row.retry_at, row.lapsed = "pending", self.now, None, False

@@ -95,13 +95,16 @@ async def test_a_failure_that_is_not_to_be_retried_is_final(loom: Loom) -> None:
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_newest_twenty_notes_of_a_task_are_kept(loom: Loom) -> None:
+async def test_the_newest_twenty_notes_of_a_task_are_shown(loom: Loom) -> None:
     task = await loom.create("A")
     for n in range(22):
         await loom.claim(task.id)
         await loom.release(task.id, note=f"note {n}")
-    notes = (await loom.get(task.id)).task.context["notes"]
-    assert [note["text"] for note in notes] == [f"note {n}" for n in range(2, 22)]
+    notes = (await loom.get(task.id)).notes
+    assert [note.text for note in notes] == [f"note {n}" for n in range(2, 22)]
+    claim = await loom.claim(task.id)
+    assert claim is not None
+    assert claim.notes == tuple(notes)
 
 
 async def test_the_stream_is_trimmed(loom: Loom, config: LoomConfig, redis_conn: Redis, project: str) -> None:

@@ -196,7 +196,7 @@ async def test_however_its_claim_ends_the_work_leaves_the_queue(loom: Loom, far:
     now = (await loom.get(task.id)).task
     assert not now.queued
     if end == "release":
-        notes = [one["text"] for one in now.context["notes"]]
+        notes = [one.text for one in (await loom.get(task.id)).notes]
         assert notes == (["unit is red.\nE 1 != 2", "later"] if far == "sent back" else ["later"])
     await holds(loom)
 
@@ -240,8 +240,8 @@ async def test_nobodys_lapse_of_what_was_sent_back_is_refunded_and_tells_why(loo
     assert [one.id for one in (await loom.sweep())[0].expired] == [task.id]
     now = (await loom.get(task.id)).task
     assert (now.status, now.attempt, now.lapsed) == (PENDING, 0, True)
-    (note,) = now.context["notes"]
-    assert (note["by"], note["text"]) == ("landing", "unit is red.\nE 1 != 2")
+    (note,) = (await loom.get(task.id)).notes
+    assert (note.by, note.text) == ("landing", "unit is red.\nE 1 != 2")
     assert (await landing_of(loom, task.id)).state is LandingState.DROPPED
     await holds(loom)
 
@@ -254,7 +254,7 @@ async def test_the_lapse_of_who_took_it_up_again_counts(loom: Loom, clock: Clock
     await loom.sweep()
     now = (await loom.get(claim.task.id)).task
     assert (now.status, now.attempt) == (PENDING, 1)
-    assert now.context["notes"][0]["text"].startswith("unit is red.")
+    assert (await loom.get(claim.task.id)).notes[0].text.startswith("unit is red.")
 
 
 async def test_refunds_of_what_is_sent_back_have_an_end(open_loom: Opener, clock: Clock) -> None:

@@ -240,7 +240,7 @@ async def test_dead_work_is_requeued_waived_or_cancelled(loom: Loom) -> None:
     requeued = await loom.resolve(tasks[0].id, "retry", note="look in b.py")
     assert requeued.task.status == "pending"
     assert requeued.task.attempt == 0
-    assert requeued.task.context["notes"][0]["text"] == "look in b.py"
+    assert [one.text for one in (await loom.get(tasks[0].id)).notes] == ["look in b.py"]
     waived = await loom.resolve(tasks[1].id, "waive", note="not needed")
     assert waived.task.status == "cancelled"
     assert waived.unblocked == (after[1].id,)
@@ -263,7 +263,7 @@ async def test_a_question_blocks_until_it_is_answered(open_loom: Opener) -> None
     (question,) = await boss.escalations()
     answered = await boss.resolve(question.id, "answer", note="8080")
     assert answered.task.status == "pending"
-    assert answered.task.context["notes"][0]["text"] == "8080"
+    assert [one.text for one in (await boss.get(task.id)).notes] == ["8080"]
     assert "8080" in (await worker.inbox()).messages[0].body
     with pytest.raises(TaskStateError, match="already resolved: answer, by boss"):
         await boss.resolve(question.id, "retry")
@@ -288,7 +288,7 @@ async def test_releasing_refunds_the_attempt_and_lapsing_does_not(loom: Loom, cl
     await loom.claim(task.id)
     released = (await loom.release(task.id, note="half done in x.py")).task
     assert (released.status, released.attempt) == ("pending", 0)
-    assert released.context["notes"][0]["by"] == "tester"
+    assert [one.by for one in (await loom.get(task.id)).notes] == ["tester"]
     await loom.claim(task.id)
     await clock(601)
     await loom.sweep()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -303,7 +304,7 @@ class Graph(RuleBasedStateMachine):
         task, agent, token = self.who(which, who)
         self.led_to(
             self.looms[process].release(task, note="later" if remark else None, agent_id=agent, token=token),
-            lambda _: self.model.release(process, task, agent, token),
+            lambda _: self.model.release(process, task, agent, token, note=remark),
         )
 
     @rule(process=processes, which=st.none() | numbers, agent=names)
@@ -507,6 +508,17 @@ class Graph(RuleBasedStateMachine):
             lambda _: self.model.letters.append(Letter(agent or process, to, self.model.now)),
         )
 
+    @rule(process=processes, which=numbers, agent=names)
+    def note(self, process: str, which: int, agent: str | None) -> None:
+        task = self.pick(which)
+
+        def predict(_: object) -> None:
+            if task == NOBODY:
+                raise Refused("task_not_found")
+            self.model.notes.append((agent or process, task))
+
+        self.play(self.looms[process].note(task, "hello", agent_id=agent), predict)
+
     @rule(process=processes, agent=names, ack=st.none() | numbers)
     def inbox(self, process: str, agent: str | None, ack: int | None) -> None:
         number = None if ack is None or not self.letters else ack % len(self.letters)
@@ -589,7 +601,7 @@ class Graph(RuleBasedStateMachine):
 
     @invariant()
     def rows_are_as_they_should_be(self) -> None:
-        tasks, letters, escalations, broken, landed, order = self.run(self._read())
+        tasks, letters, notes, escalations, broken, landed, order = self.run(self._read())
         assert {task.id: self._shown(task) for task in tasks} == {
             row.id: {
                 "title": row.title,
@@ -625,6 +637,7 @@ class Graph(RuleBasedStateMachine):
         }
         assert order == [(one.task, one.token) for one in self.model.waiting_to_land()]
         assert [letter[1:] for letter in letters] == [(one.sender, one.recipient) for one in self.model.letters]
+        assert Counter(notes) == Counter(self.model.notes)
         assert broken == []
         self.letters = [letter[0] for letter in letters]
         self.escalations = [(one, task, is_open) for one, task, _, is_open in escalations]
@@ -634,12 +647,17 @@ class Graph(RuleBasedStateMachine):
             if row.token and (row.id, row.token) not in self.tokens
         ]
 
-    async def _read(self) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]:
+    async def _read(self) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any], list[Any], list[Any]]:
         project = self.config.project_id or ""
         ids = await self.watcher.fetch("select id from tasks where project_id = $1", project)
         tasks = await store.get_tasks(self.watcher, project, [one["id"] for one in ids])
         letters = await self.watcher.fetch(
-            "select id, sender, recipient from messages where project_id = $1 order by id", project
+            "select id, sender, recipient from messages where project_id = $1 and recipient not like 'loom-%'"
+            " order by id",
+            project,
+        )
+        notes = await self.watcher.fetch(
+            "select sender, recipient from messages where project_id = $1 and recipient like 'loom-%'", project
         )
         escalations = await self.watcher.fetch(
             "select id, task_id, kind, resolved_at is null from escalations where project_id = $1"
@@ -661,6 +679,7 @@ class Graph(RuleBasedStateMachine):
         return (
             list(tasks.values()),
             list(map(tuple, letters)),
+            list(map(tuple, notes)),
             list(map(tuple, escalations)),
             broken,
             list(map(tuple, landed)),

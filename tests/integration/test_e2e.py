@@ -137,7 +137,7 @@ async def test_full_agent_workflow(
     async with serve("carol") as carol, serve("alice") as alice:
         claim = await carol("claim")
         assert claim["id"] == build["id"]
-        assert claim["context"]["notes"][0]["text"] == "use the other machine"
+        assert claim["notes"][0]["text"] == "use the other machine"
         asked = await carol("escalate", task_id=build["id"], message="Which port?")
         assert asked["status"] == "blocked"
         (open_now,) = (await alice("status", view="escalations"))["escalations"]

@@ -188,7 +188,12 @@ async def test_a_question_comes_back_with_its_answer(agent: Agent) -> None:
     assert "8080" in inbox["messages"][0]["text"]
     read = await agent("inbox", agent_id="asker", ack=[inbox["messages"][0]["id"]])
     assert read["count"] == 0
-    assert (await agent("status", task_id=task["id"]))["context"]["notes"][0]["text"] == "8080"
+    assert (await agent("status", task_id=task["id"]))["notes"][0]["text"] == "8080"
+    sent = await agent("message", to=task["id"], message="Only on IPv6.")
+    assert sent["to"] == task["id"]
+    told = (await agent("claim", task_id=task["id"]))["notes"]
+    assert [one["text"] for one in told] == ["8080", "Only on IPv6."]
+    assert "task's id" in await agent.error("claim", agent_id=task["id"])
 
 
 async def test_dead_work_finds_its_way_out(agent: Agent) -> None:

@@ -74,7 +74,7 @@ async def test_fix_tasks_go_before_the_failed_one(loom: Loom) -> None:
     seen = await loom.get(task_id)
     assert set(seen.task.depends_on) == {first, second}
     assert (seen.task.attempt, seen.task.dead_reason, seen.task.waiting) == (0, None, 2)
-    assert seen.task.context["notes"][0]["text"] == "Run the parser's tests first."
+    assert [one.text for one in seen.notes] == ["Run the parser's tests first."]
     (closed,) = seen.escalations
     assert (closed.resolution, closed.resolved_by) == ("fix_first", "doctor")
     assert closed.diagnosis is not None
@@ -99,7 +99,7 @@ async def test_a_requeue_carries_the_note(loom: Loom, action: str) -> None:
     claim = await loom.claim(task_id)
     assert claim is not None
     assert claim.task.attempt == 1
-    assert claim.task.context["notes"][0]["by"] == "doctor"
+    assert [one.by for one in claim.notes] == ["doctor"]
     assert await loom.escalations() == []
     await holds(loom)
 

@@ -67,7 +67,8 @@ async def test_a_question_is_answered_once_and_the_second_who_answers_is_told(we
     assert "Nothing was changed" in lost.text
     task = (await loom.get(task_id)).task
     assert task.status == "pending"
-    assert sum(colour in json.dumps(task.context) for colour in ("Red", "Blue")) == 1
+    (note,) = (await loom.get(task_id)).notes
+    assert sum(colour in note.text for colour in ("Red", "Blue")) == 1
 
 
 async def test_what_was_done_is_said_and_nothing_else_can_be_made_to_be(web: Board) -> None:

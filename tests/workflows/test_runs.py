@@ -548,7 +548,7 @@ async def test_actions_on_the_graph(loom: Loom) -> None:
     assert (first.title, then.depends_on, seen["make"]["count"]) == ("First of 2", (first.id,), 2)
     assert seen["why"]["failures"][0]["message"] == "broken"
     assert seen["mend"] == {"id": dead.id, "status": "pending"}
-    assert (await loom.get(dead.id)).task.context["notes"][0]["text"] == f"see {first.id}"
+    assert [one.text for one in (await loom.get(dead.id)).notes] == [f"see {first.id}"]
     assert seen["see"]["count"] == 1
     assert seen["see"]["text"] == f"1 blocked\n\n{then.id} (blocked) Then\nnull"
     await holds(loom)

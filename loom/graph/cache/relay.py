@@ -113,6 +113,8 @@ def _notice(project_id: str, event: Event) -> Notice | None:
     match event.type:
         case EventType.MESSAGE_SENT:
             return send_agent_message(project_id, data["message"], event.agent or "", data["to"])
+        case EventType.TASK_NOTED:
+            return send_agent_message(project_id, data["message"], event.agent or "", event.task_id or "")
         case EventType.ESCALATION_RAISED | EventType.ESCALATION_RESOLVED:
             raised = event.type is EventType.ESCALATION_RAISED
             return publish_escalation(project_id, data["escalation"], event.task_id or "", raised=raised)

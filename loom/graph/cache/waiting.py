@@ -99,7 +99,10 @@ class Wait:
             case Awaited.READY:
                 return lambda channel, text: channel == updates and json.loads(text)["status"] == TaskStatus.PENDING
             case Awaited.TASK:
-                return lambda channel, text: channel == updates and json.loads(text)["id"] == self.task_id
+                notes = channels.agent_channel(project_id, self.task_id or "")
+                return lambda channel, text: (
+                    channel == notes or (channel == updates and json.loads(text)["id"] == self.task_id)
+                )
             case Awaited.INBOX:
                 return lambda channel, text: channel in inbox
             case Awaited.ESCALATION:

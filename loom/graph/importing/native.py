@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from loom.exceptions import ImportFormatError
 from loom.graph.importing.items import Batch, Item, exported, moment, origin, scalars
 from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model import plan
+from loom.graph.model.notes import Note, noted, without_notes
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.store.escalations import Escalation
 
@@ -38,13 +39,14 @@ def export(
     tasks: Iterable[Task],
     waived: Mapping[str, Collection[str]],
     held: Mapping[str, Escalation] = MappingProxyType({}),
+    notes: Mapping[str, Sequence[Note]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The export of a project. `waived` has, for tasks that have such, the dependencies whose edges are waived; `held`
-    the question or deferral that holds a task."""
+    the question or deferral that holds a task; `notes` what was written to it."""
     return {
         "loom_export": VERSION,
         "project": {"id": project_id, "name": project_name},
-        "tasks": [_entry(task, waived.get(task.id, ()), held.get(task.id)) for task in tasks],
+        "tasks": [_entry(task, waived.get(task.id, ()), held.get(task.id), notes.get(task.id, ())) for task in tasks],
     }
 
 
@@ -110,7 +112,7 @@ def plan_batch(data: object, name: str, known_as: str | None) -> Batch:
     return batch
 
 
-def _entry(task: Task, waived: Collection[str], held: Escalation | None) -> dict[str, Any]:
+def _entry(task: Task, waived: Collection[str], held: Escalation | None, notes: Sequence[Note]) -> dict[str, Any]:
     entry = {
         "id": task.id,
         "title": task.title,
@@ -119,7 +121,7 @@ def _entry(task: Task, waived: Collection[str], held: Escalation | None) -> dict
         "parent_id": task.parent_id,
         "depends_on": list(task.depends_on),
         "waived": sorted(waived),
-        "context": task.context,
+        "context": _noted(task.context, notes),
         "output": task.output,
         "done_when": task.done_when,
         "files": list(task.files),
@@ -130,6 +132,17 @@ def _entry(task: Task, waived: Collection[str], held: Escalation | None) -> dict
         "origin_id": task.origin_id,
     }
     return entry if held is None else entry | {"held": {"kind": held.kind, "message": held.message}}
+
+
+def _noted(context: dict[str, Any], notes: Sequence[Note]) -> dict[str, Any]:
+    """A context with the newest notes of its task, as `model.notes` reads them there."""
+    if not notes:
+        return context
+    told = [
+        {"at": one.at.isoformat(timespec="seconds") if one.at else "", "by": one.by, "text": one.text}
+        for one in noted(context, notes)
+    ]
+    return {**without_notes(context), "notes": told}
 
 
 def _item(task: Mapping[str, Any], prefix: str) -> Item:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from loom import texts
 from loom.bus.events import Position
+from loom.bus.publisher import EVERYONE
 from loom.exceptions import InvalidInputError
 from loom.graph.model.paths import is_own
 from loom.graph.model.task import Priority
@@ -128,6 +129,9 @@ def json_object(value: object, field: str, limit: int = JSON_BYTES) -> str:
     return text
 
 
+_NAME_LIKE = "Choose a name such as backend-1."
+
+
 def agent_name(value: object, field: str = "agent_id") -> str:
     """An agent's name: 1 to 64 letters, digits and `. _ : @ / -`. `field` names it in errors."""
     text = _string(value, field)
@@ -136,9 +140,23 @@ def agent_name(value: object, field: str = "agent_id") -> str:
         _refuse(
             field,
             f"{got}; a name has 1 to 64 letters, digits and . _ : @ / -",
-            "Choose a name such as backend-1.",
+            _NAME_LIKE,
         )
+    if TASK_ID.fullmatch(text.lower()):
+        _refuse(field, f"{texts.quote(text)} is a task's id, which no agent is named like.", _NAME_LIKE)
     return text
+
+
+def thread(value: object) -> str:
+    """The id of a thread of messages: as an agent's name, or a task's id."""
+    return text if TASK_ID.fullmatch(text := _string(value, "thread_id")) else agent_name(text, "thread_id")
+
+
+def recipient(value: object) -> str:
+    """Whom a message is for: an agent, everyone, or a task."""
+    if value == EVERYONE or (isinstance(value, str) and TASK_ID.fullmatch(value)):
+        return str(value)
+    return agent_name(value, "to")
 
 
 def token_name(value: object) -> str:

@@ -77,6 +77,7 @@ NEEDS: Mapping[str, Role] = MappingProxyType(
         "fail": Role.WORKER,
         "give_back": Role.WORKER,
         "heartbeat": Role.WORKER,
+        "note": Role.WORKER,
         "note_attempt": Role.WORKER,
         "release": Role.WORKER,
         "renew_claims": Role.WORKER,

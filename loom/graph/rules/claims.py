@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import EventType
@@ -23,7 +23,7 @@ from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import proofs
 from loom.graph.rules.proofs import Proven
-from loom.graph.store import escalations, landings, reading
+from loom.graph.store import escalations, landings, messages, reading
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.landings import Landing, LandingState
@@ -33,7 +33,6 @@ from loom.wording import Argument, Moment, Shell, Words, call
 if TYPE_CHECKING:
     from loom.db.connection import Connection
 
-_NOTES_KEPT = 20
 _KEPT_BYTES = 8_000  # of an output that is in an event alone
 _SWEPT = 200  # tasks that one sweep takes of each kind
 _QUEUE = "landing"  # who writes a note of the landing queue's
@@ -198,12 +197,12 @@ async def release(tx: Transaction, task_id: str, holder: Holder, note: str | Non
     task = await locked(tx, task_id)
     if not holds(task, holder):
         raise refusal(task, holder)
-    moment = await store.now(tx)
-    context = await _leave(tx, task, "It was given back.")
+    await _leave(tx, task, "It was given back.")
+    await _tell_why_sent_back(tx, task, await _landing_of(tx, task))
     if note:
-        context = add_note(json.loads(context) if context else task.context, note, by=holder.agent, at=moment)
+        await messages.note(tx, task_id, holder.agent, note)
     saved = await store.update_task_status(
-        tx, task, TaskStatus.PENDING, ready_at=moment, attempt=max(task.attempt - 1, 0), context=context
+        tx, task, TaskStatus.PENDING, ready_at=await store.now(tx), attempt=max(task.attempt - 1, 0)
     )
     data = {"note": note} if note else None
     tx.changed(saved, EventType.TASK_RELEASED, agent=holder.agent, token=task.claim_token, data=data)
@@ -228,7 +227,7 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
     if await _is_refunded(tx, task, landing):
         return await _lapsed(tx, task, reason, landing, attempt=max(task.attempt - 1, 0))
     if task.attempt >= task.max_attempts:
-        await _take_off(tx, task, landing, reason)
+        await _leave(tx, task, reason)
         return await _bury(
             tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
         )
@@ -236,9 +235,10 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
 
 
 async def _lapsed(tx: Transaction, task: Task, reason: str, landing: Landing | None, *, attempt: int) -> Task:
-    context = await _take_off(tx, task, landing, reason)
+    await _leave(tx, task, reason)
+    await _tell_why_sent_back(tx, task, landing)
     saved = await store.update_task_status(
-        tx, task, TaskStatus.PENDING, ready_at=await store.now(tx), attempt=attempt, lapsed=True, context=context
+        tx, task, TaskStatus.PENDING, ready_at=await store.now(tx), attempt=attempt, lapsed=True
     )
     tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
     return saved
@@ -287,7 +287,7 @@ async def give_back(
     ]
 
 
-async def into_play(tx: Transaction, task: Task, *, fresh: bool = False, context: str | None = None) -> Task:
+async def into_play(tx: Transaction, task: Task, *, fresh: bool = False) -> Task:
     """Makes a locked task pending, or blocked where it waits for something, its counter computed anew.
 
     An epic stays one. `fresh` starts the count of attempts anew. The caller notes the event.
@@ -297,18 +297,8 @@ async def into_play(tx: Transaction, task: Task, *, fresh: bool = False, context
     ready_at = await store.now(tx) if status is TaskStatus.PENDING else None
     return await store.update_task_status(
         tx, replace(task, attempt=0) if fresh else task, status, waiting=count, ready_at=ready_at, retry_at=None,
-        dead_reason=None, lapsed=False, context=context,
+        dead_reason=None, lapsed=False,
     )  # fmt: skip
-
-
-def add_note(context: Mapping[str, Any], text: str, *, by: str, at: datetime) -> str:
-    """A task's context with a note for its next worker, as JSON text; the newest 20 notes are kept."""
-    before = context.get("notes", [])
-    notes = [
-        *(before if isinstance(before, list) else [before]),
-        {"at": at.isoformat(timespec="seconds"), "by": by, "text": text},
-    ]
-    return json.dumps({**context, "notes": notes[-_NOTES_KEPT:]})
 
 
 async def refusal_to_claim(connection: Connection, project_id: str, task_id: str, agent: str) -> LoomError | None:
@@ -512,10 +502,11 @@ async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Out
     return Outcome(task, landing=landing)
 
 
-async def _leave(tx: Transaction, task: Task, why: str) -> str | None:
+async def _leave(tx: Transaction, task: Task, why: str) -> None:
     """Takes the work of a locked task out of the queue, or off its way there, because the claim that it has ends
-    otherwise. Returns the task's context as JSON text, with a note of why it was sent back, where it was."""
-    return await _take_off(tx, task, await _landing_of(tx, task), why)
+    otherwise."""
+    if task.lands:
+        await leave_queue(tx, [task.id], why)
 
 
 async def _landing_of(tx: Transaction, task: Task) -> Landing | None:
@@ -525,13 +516,11 @@ async def _landing_of(tx: Transaction, task: Task) -> Landing | None:
     return await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
 
 
-async def _take_off(tx: Transaction, task: Task, landing: Landing | None, why: str) -> str | None:
-    if task.lands:
-        await leave_queue(tx, [task.id], why)
-    if landing is None or landing.sent_back_at is None:
-        return None
-    text = "\n".join(part for part in (landing.reason, landing.note) if part)
-    return add_note(task.context, text, by=_QUEUE, at=landing.sent_back_at)
+async def _tell_why_sent_back(tx: Transaction, task: Task, landing: Landing | None) -> None:
+    """Tells whoever takes a task up next why its work was sent back, where it was."""
+    if landing is not None and landing.sent_back_at is not None:
+        text = "\n".join(part for part in (landing.reason, landing.note) if part)
+        await messages.note(tx, task.id, _QUEUE, text)
 
 
 async def _is_refunded(tx: Transaction, task: Task, landing: Landing | None) -> bool:

@@ -18,8 +18,8 @@ from loom.graph import store
 from loom.graph.model import limits, plan
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import diagnoses, editing, plans
-from loom.graph.rules.claims import add_note, into_play, not_found
-from loom.graph.store import escalations
+from loom.graph.rules.claims import into_play, not_found
+from loom.graph.store import escalations, messages
 from loom.graph.store.transaction import Transaction
 
 _EVIDENCE = 200  # characters kept of each line
@@ -93,10 +93,11 @@ async def mend(
     if left is not None:
         return Mended(task, escalation.id, left=left)
     await escalations.close(tx, [task.id], diagnosis.action, by=agent, note=diagnosis.note)
-    context = add_note(task.context, diagnosis.note, by=agent, at=await store.now(tx))
-    again = await into_play(tx, task, fresh=True, context=context)
+    again = await into_play(tx, task, fresh=True)
     data = {"action": diagnosis.action, "by": agent, "note": diagnosis.note} | ({"fixes": fixes} if fixes else {})
     tx.changed(again, EventType.TASK_RETRIED, agent=agent, data=data)
+    if diagnosis.note:
+        await messages.note(tx, task.id, agent, diagnosis.note)
     return Mended(again, escalation.id, fixes)
 
 

@@ -9,7 +9,7 @@ from loom.exceptions import EscalationNotFoundError, InvalidInputError, TaskStat
 from loom.graph import deps, store
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import editing
-from loom.graph.rules.claims import Outcome, Terms, add_note, into_play, leave_queue, not_found
+from loom.graph.rules.claims import Outcome, Terms, into_play, leave_queue, not_found
 from loom.graph.store import escalations, messages
 from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.transaction import Transaction
@@ -42,7 +42,7 @@ async def resolve(
     Args:
         target: id of a task or of an escalation.
         by: who decides.
-        note: kept in the task's context for its next worker; the answer itself for `answer`.
+        note: kept on the task for its next worker; the answer itself for `answer`.
         assignee: whom `reassign` gives the task to.
         downstream: whether `cancel` takes along what waits for the task.
     """
@@ -77,18 +77,24 @@ async def resolve(
             f"{task.id} is an epic, which nobody claims.",
             Words("Let its children go with {}.", call("resolve", id=task.id, action="retry")),
         )
-    moment = await store.now(tx)
-    context = add_note(task.context, note, by=by, at=moment) if note else None
-    again = await into_play(tx, task, fresh=True, context=context)
+    again = await into_play(tx, task, fresh=True)
     data = {"action": action, "by": by} | ({"note": note} if note else {})
     tx.changed(again, EventType.TASK_RETRIED, agent=by, data=data)
-    if action is Resolution.ANSWER and question is not None and question.raised_by and note:
-        await messages.send(tx, by, question.raised_by, f"Answer on {task.id}: {note}", task.id)
+    if note:
+        asker = question.raised_by if action is Resolution.ANSWER and question is not None else None
+        await _tell(tx, task.id, note, by, asker)
     if action is Resolution.REASSIGN:
         again = await _hand_over(tx, again, by, assignee, note, terms)
     if again.status is TaskStatus.EPIC:
         return Outcome(again, unblocked=await deps.follow_epic(tx, again, task.waiting, by))
     return Outcome(again, unblocked=(again.id,) if again.status is TaskStatus.PENDING else ())
+
+
+async def _tell(tx: Transaction, task_id: str, note: str, by: str, asker: str | None) -> None:
+    """Keeps what was said with a decision on its task, and sends it to who has asked."""
+    await messages.note(tx, task_id, by, note)
+    if asker is not None:
+        await messages.send(tx, by, asker, f"Answer on {task_id}: {note}", task_id)
 
 
 async def defer(tx: Transaction, task_id: str, reason: str, agent: str) -> Outcome:

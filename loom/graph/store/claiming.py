@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from loom.bus.events import Position
+from loom.graph.model.notes import Note, noted, read_note
 from loom.graph.model.task import Priority, Task, TaskStatus
 from loom.graph.store.events import record_events
+from loom.graph.store.messages import NOTES_TOLD
 from loom.graph.store.tasks import COLUMNS, update_task_status
 from loom.graph.store.transaction import Transaction
 
@@ -28,6 +30,8 @@ class Claim:
     inputs: tuple[dict[str, Any], ...]
     """What its direct dependencies left, at most 50 of them: `id`, `title`, `status`, `output` (JSON text, cut at 8,001
     characters; None where there is none), and `children`, the titles below a dependency that is an epic."""
+    notes: tuple[Note, ...] = ()
+    """The newest notes on the task, newest last."""
 
 
 BEST_READY = """(select id from tasks where project_id = $1 and status = 'pending'
@@ -60,7 +64,8 @@ with claimed as (
     returning xid::text as event_xid, id as event_id
 )
 select c.*, l.event_xid, l.event_id,
-       {_INPUTS.format(task="c.id")} as inputs
+       {_INPUTS.format(task="c.id")} as inputs,
+       {NOTES_TOLD.format(task="c.id")} as notes
   from claimed c, logged l
 """
 
@@ -152,8 +157,10 @@ async def as_claimed(connection: Connection, task: Task, agent: str) -> Claim:
     claimed = replace(
         task, status=TaskStatus.CLAIMED, assignee=agent, attempt=task.attempt + 1, claim_token=task.claim_token + 1
     )
-    inputs = await connection.fetchval("select " + _INPUTS.format(task="$2"), task.project_id, task.id)
-    return Claim(claimed, tuple(json.loads(inputs)))
+    around = f"select {_INPUTS.format(task='$2')} as inputs, {NOTES_TOLD.format(task='$2')} as notes"
+    record = await connection.fetchrow(around, task.project_id, task.id)
+    assert record is not None
+    return _claim(claimed, record)
 
 
 def _claimed(tx: Transaction, record: Row | None) -> Claim | None:
@@ -161,7 +168,12 @@ def _claimed(tx: Transaction, record: Row | None) -> Claim | None:
         return None
     task = Task.from_record(record)
     tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
-    return Claim(task, tuple(json.loads(record["inputs"])))
+    return _claim(task, record)
+
+
+def _claim(task: Task, record: Row) -> Claim:
+    notes = noted(task.context, (read_note(**one) for one in json.loads(record["notes"])))
+    return Claim(task, tuple(json.loads(record["inputs"])), tuple(notes))
 
 
 async def fail_task(tx: Transaction, task: Task, reason: str, *, retry_at: datetime | None) -> Task:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.filters import Filter, Span
+from loom.graph.model.notes import NOTES
 from loom.graph.model.task import Task
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.edges import HOLDS
@@ -69,12 +70,17 @@ async def read_texts(connection: Connection, project_id: str) -> bool:
             select task_id from task_texts where project_id = $1 and words is null
              order by task_id limit $2 for no key update skip locked)
         update task_texts x
-           set words = loom_words(t.title, t.done_when, t.context), paths = loom_paths(t.files)
+           set words = loom_words(t.title, t.done_when, t.context) || to_tsvector('english', coalesce((
+                   select string_agg(left(n.body, 8192), ' ')
+                     from (select body from messages where project_id = $1 and recipient = t.id
+                            order by id desc limit $3) n), '')),
+               paths = loom_paths(t.files)
           from due d join tasks t on t.project_id = $1 and t.id = d.task_id
          where x.project_id = $1 and x.task_id = d.task_id
         """,
         project_id,
         _READ_AT_ONCE,
+        NOTES,
     )
     return int(status.rpartition(" ")[2]) == _READ_AT_ONCE
 

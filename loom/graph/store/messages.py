@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from loom import texts
 from loom.bus.events import EventType
 from loom.bus.publisher import EVERYONE, send_agent_message
+from loom.graph.model.notes import NOTES, Note
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
 BROADCAST_HOURS = 24
+_TOLD = 500  # characters of a note that its event has
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; `recipient` is an agent's name or `*`."""
+    """One message; `recipient` is an agent's name, `*`, or the id of the task on which it is a note."""
 
     id: int
     sender: str
@@ -49,6 +52,49 @@ _COLUMNS = "m.id, m.sender, m.recipient, m.thread_id, m.body, m.created_at"
 
 async def send(tx: Transaction, sender: str, recipient: str, body: str, thread_id: str | None = None) -> Message:
     """Stores a message; without a `thread_id` it begins a thread that bears its own id."""
+    message = await _store(tx, sender, recipient, body, thread_id)
+    tx.record_event(EventType.MESSAGE_SENT, agent=sender, data={"message": message.id, "to": recipient})
+    tx.announce(send_agent_message(tx.project_id, message.id, sender, recipient))
+    return message
+
+
+async def note(tx: Transaction, task_id: str, by: str, text: str) -> Message:
+    """Stores a note on a task that is there."""
+    message = await _store(tx, by, task_id, text, task_id)
+    data = {"message": message.id, "text": texts.shorten(text, _TOLD)}
+    tx.record_event(EventType.TASK_NOTED, task_id, agent=by, data=data)
+    tx.announce(send_agent_message(tx.project_id, message.id, by, task_id))
+    return message
+
+
+async def notes_of(connection: Connection, project_id: str, task_ids: Sequence[str] | None) -> dict[str, list[Note]]:
+    """The newest notes of these tasks, or of all, by task, newest last."""
+    records = await connection.fetch(
+        """
+        select recipient, sender, body, created_at
+          from (select m.*, row_number() over (partition by recipient order by id desc) as place
+                  from messages m
+                 where project_id = $1 and recipient like 'loom-%' and ($2::text[] is null or recipient = any($2))) n
+         where place <= $3 order by recipient, id
+        """,
+        project_id,
+        task_ids,
+        NOTES,
+    )
+    found: dict[str, list[Note]] = {}
+    for one in records:
+        found.setdefault(one["recipient"], []).append(Note(one["sender"], one["body"], one["created_at"]))
+    return found
+
+
+NOTES_TOLD = f"""(select coalesce(json_agg(json_build_object(
+                   'by', n.sender, 'text', left(n.body, 8001), 'at', n.created_at) order by n.id), '[]')
+          from (select id, sender, body, created_at from messages
+                 where project_id = $1 and recipient = {{task}} order by id desc limit {NOTES}) n)"""
+"""The same of one task within a statement, as JSON, each up to 8,001 characters."""
+
+
+async def _store(tx: Transaction, sender: str, recipient: str, body: str, thread_id: str | None) -> Message:
     record = await tx.connection.fetchrow(
         f"""
         with n as (select nextval(pg_get_serial_sequence('messages', 'id')) as id)
@@ -63,10 +109,7 @@ async def send(tx: Transaction, sender: str, recipient: str, body: str, thread_i
         body,
     )
     assert record is not None
-    message = Message.from_record(record)
-    tx.record_event(EventType.MESSAGE_SENT, agent=sender, data={"message": message.id, "to": recipient})
-    tx.announce(send_agent_message(tx.project_id, message.id, sender, recipient))
-    return message
+    return Message.from_record(record)
 
 
 async def acknowledge(connection: Connection, project_id: str, agent: str, message_ids: Sequence[int]) -> list[int]:

@@ -9,8 +9,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from loom.bus.events import Event
+from loom.graph.model.notes import Note, noted
 from loom.graph.model.task import Listed, Priority, Task, TaskStatus
-from loom.graph.store import escalations, events, proofs
+from loom.graph.store import escalations, events, messages, proofs
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.escalations import Escalation
@@ -63,6 +64,8 @@ class Detail:
     """What the newest claim that lands came to; None where none ever was."""
     beside: dict[str, list[Blocker]] = field(default_factory=dict)
     """What those of its dependencies and children wait for that are blocked, by id; of many the first."""
+    notes: Sequence[Note] = ()
+    """Its newest notes, newest last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +276,7 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
         children=around["child"],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
         history=await events.of_task(connection, project_id, task_id, limit=history),
+        notes=noted(task.context, (await messages.notes_of(connection, project_id, [task_id])).get(task_id, ())),
         landing=await of_task(connection, project_id, task_id) if task.landing_token else None,
         proofs=await proofs.of_task(connection, project_id, task_id, PROOFS, token=task.claim_token)
         if task.claim_token

@@ -252,6 +252,8 @@ def _sections(facts: dict[str, Any]) -> Iterator[str]:
             yield f"\n{words}: {facts[key] if isinstance(facts[key], str) else ', '.join(facts[key])}"
     if "context" in facts:
         yield f"\nContext:\n{_shown(facts['context'])}"
+    if "notes" in facts:
+        yield f"\nNotes, newest last:\n{_shown(facts['notes'])}"
     dependencies: str | Sequence[Mapping[str, Any]] = facts.get("dependencies", ())
     if isinstance(dependencies, str):  # too long for a reply: the beginning of its JSON
         yield f"\nWhat it depends on:\n{dependencies}"

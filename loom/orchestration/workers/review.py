@@ -31,7 +31,7 @@ _OUTPUT_CHARACTERS = 60_000  # of the JSON that was handed in
 _PRINTED_BYTES = 8_000  # of each stream
 _REASON_CHARACTERS = 2_000  # at most 8 kB, whatever the script
 _PROOFS = 100  # runs of checks that are looked at
-_TASK = ("id", "title", "done_when", "files", "checks", "context")
+_TASK = ("id", "title", "done_when", "files", "checks", "context", "notes")
 # What is used of an answer, whatever a project's own skill of that name asks for.
 _NEEDED: Mapping[str, Any] = {
     "type": "object",
