@@ -188,3 +188,26 @@ def test_a_write_leaves_the_old_text_or_the_new_and_the_mode(inside: Path) -> No
         files.write(path, "\ud800")
     assert path.read_text() == "three"
     assert [one.name for one in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_new_file_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    if not nameless:  # as where files cannot be written before they have a name
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    path = tmp_path / "new"
+    with files.new(path) as file:
+        file.write(b"one")
+        assert not path.exists()
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"one", 0o600)
+    with pytest.raises(FileExistsError), files.new(path):
+        pass
+    other = tmp_path / "other"
+    with pytest.raises(ZeroDivisionError), files.new(other):
+        _ = 1 / 0
+    assert not other.exists()
+    with pytest.raises(FileExistsError), files.new(other):
+        other.write_bytes(b"somebody else's")
+    assert other.read_bytes() == b"somebody else's"
+    assert sorted(tmp_path.iterdir()) == [path, other]

@@ -113,18 +113,20 @@ async def test_a_restored_project_begins_a_new_history(
     before = Loom(config, agent="before")
     async with before as loom:
         task = await loom.create("A")
+        free = await loom.create("nobody's")
         claim = await loom.claim(task.id)
         assert claim is not None
         await write(config, tmp_path / "b")
         await loom.release(task.id)
         later = await loom.claim(task.id)
         assert later is not None
+        await loom.claim(free.id)
         await loom.create("lost with what came after the backup")
         await (await loom.relay()).step()
         history, number = loom._links.history, await pool.fetchval("select max(id) from events")
 
     async with restored(config, tmp_path / "b", replacing="test") as loom:
-        assert [one.title for one in (await loom.find("")).tasks] == ["A"]
+        assert [one.title for one in (await loom.find("")).tasks] == ["A", "nobody's"]
         assert loom._links.history != history
         assert loom._links.history.startswith(f"{history}+")
         cache = await loom._links.cache()
@@ -134,6 +136,9 @@ async def test_a_restored_project_begins_a_new_history(
         for token in (claim.task.claim_token, later.task.claim_token):
             with pytest.raises(ClaimConflictError):
                 await loom.done(task.id, token=token)
+        await loom.claim(free.id)
+        with pytest.raises(ClaimConflictError):
+            await loom.done(free.id, token=1)  # which the first claim since the backup had
         await loom.create("B")
         assert await pool.fetchval("select min(id) from events where data is null") > 0
         assert await pool.fetchval("select max(id) from events") > number, "no number is drawn twice"

@@ -170,10 +170,7 @@ async def bring_over(
 ) -> None:
     """Puts the project's rows from the schema that `beside` made where they belong, every token in them raised."""
     for table in found:
-        chosen = ", ".join(
-            f'case when "{one}" > 0 then "{one}" + {raise_by:d} else "{one}" end' if one in TOKENS else f'"{one}"'
-            for one in table.columns
-        )
+        chosen = ", ".join(_raised(one, raise_by) if one in TOKENS else f'"{one}"' for one in table.columns)
         renewed = ", ".join(f'"{one}" = excluded."{one}"' for one in table.columns if one != "id")
         await connection.execute(
             f"insert into {table.name} ({table.listed}) overriding system value"
@@ -214,6 +211,13 @@ async def begin_anew(connection: Connection, project_id: str, history: str) -> N
         project_id,
         f"{history}+{secrets.token_hex(8)}",
     )
+
+
+def _raised(column: str, by: int) -> str:
+    """Also the token of what nobody had claimed yet: it was perhaps claimed since. That a task does not land stays."""
+    if column == "landing_token":
+        return f"case when {column} > 0 then {column} + {by:d} else 0 end"
+    return f"{column} + {by:d}"
 
 
 def _count(tag: str) -> int:
