@@ -21,11 +21,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from loom import process
+from loom.background import through
 from loom.exceptions import CommandError
 from loom.texts import said
 from loom.wording import Shell, Words
@@ -175,6 +177,7 @@ class Repository:
         timeout: float = _SECONDS,
         out_bytes: int = _OUT_BYTES,
         pass_fds: Collection[int] = (),
+        whole: bool = False,
     ) -> process.Ended:
         """Runs git with these words, in the work tree. While another process has the index or the file of packed refs
         it is tried again for five seconds. Nothing of it lives when this returns or raises, also when cancelled.
@@ -187,6 +190,8 @@ class Repository:
             timeout: seconds.
             out_bytes: how much it may print; with more it is stopped, and the result is `cut`.
             pass_fds: descriptors that it inherits, such as a lock that is to last as long as it does.
+            whole: it goes on to its end also when this is cancelled, because it writes files that somebody works with:
+                half of them would be taken for his own changes.
 
         Raises:
             CommandError: it fails, with what it says last of why; it does not end in time; it cannot be started.
@@ -198,7 +203,8 @@ class Repository:
         words = (words[0], *_FLAGS.get(words[0], ()), *words[1:])
         until = time.monotonic() + _LOCKED_SECONDS
         while True:
-            ended = await self._started(call, _settings(await self._disarmed(), more), *words)
+            going = self._started(call, _settings(await self._disarmed(), more), *words)
+            ended = await (_to_its_end(going) if whole else going)
             if ended.cut or ended.status in accepted:
                 return ended
             if time.monotonic() > until or not _LOCKED.search(ended.err.decode(errors="replace")):
@@ -397,6 +403,12 @@ async def _new_enough(env: Mapping[str, str]) -> None:
             f"This is {said}, and Loom needs {OLDEST[0]}.{OLDEST[1]} or newer.", "Install a newer git, then try again."
         )
     _fit.add(path)
+
+
+async def _to_its_end(going: Coroutine[Any, Any, process.Ended]) -> process.Ended:
+    running = asyncio.create_task(going)
+    await through(running)
+    return running.result()
 
 
 def _against(key: str) -> tuple[str, str]:

@@ -303,7 +303,7 @@ async def _line(worktree: Repository, branch: str, target: str, base: str, found
             return Refusal(
                 (f"Your worktree is not on {branch}, which has your commits. Go back: `git checkout {branch}`.",)
             )
-        await worktree.run("read-tree", "--reset", "-u", tip, timeout=_FILES_SECONDS)
+        await worktree.run("read-tree", "--reset", "-u", tip, timeout=_FILES_SECONDS, whole=True)
         head = tip
     if found_line := await _first_with(worktree, target, (head, tip)):
         return found_line

@@ -170,12 +170,12 @@ async def bring_in(worktree: Repository, ours: str, target: str) -> str | Confli
         base = await worktree.text("merge-base", ours, target)
         await worktree.run(
             "merge", "--no-commit", "--no-ff", "--no-squash", "--no-autostash", "--quiet", target,
-            accepted=(0, 1), timeout=_FILES_SECONDS,
+            accepted=(0, 1), timeout=_FILES_SECONDS, whole=True,
         )  # fmt: skip
         await worktree.run("rev-parse", "--verify", "--quiet", "MERGE_HEAD")  # else it has refused to begin
         return Conflict(merged.files, await changed_by(worktree, base, target, merged.files))
     made = await commit_tree(worktree, merged, (ours, target), "Merge what has landed meanwhile")
-    await worktree.run("reset", "--quiet", "--hard", made, timeout=_FILES_SECONDS)
+    await worktree.run("reset", "--quiet", "--hard", made, timeout=_FILES_SECONDS, whole=True)
     return made
 
 

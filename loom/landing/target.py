@@ -293,7 +293,7 @@ class Target:
         """Has git change a checkout; what it says where it refuses."""
         until = time.monotonic() + _LOCKED_SECONDS
         while True:
-            ended = await checkout.run(*words, accepted=(0, 1, 2, 128), timeout=_FILES_SECONDS)
+            ended = await checkout.run(*words, accepted=(0, 1, 2, 128), timeout=_FILES_SECONDS, whole=True)
             if ended.status == 0:
                 return None
             said = ended.err.decode(errors="replace")

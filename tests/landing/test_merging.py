@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,21 @@ async def test_what_has_landed_meanwhile_comes_into_the_worktree(place: Place, t
     assert agent.read("landed") == "2"
     assert not agent.status()
     assert await bring_in(await agent.repository(), made, landed) == made
+
+
+async def test_who_is_stopped_while_the_files_are_written_leaves_all_of_them(place: Place, tmp_path: Path) -> None:
+    agent = place.worktree(tmp_path / "agent", "loom/x")
+    own = agent.commit("mine", {"c.txt": "c"})
+    landed = place.commit("landed", {f"many/{number}.txt": f"{number}\n" for number in range(3_000)})
+    bringing = asyncio.create_task(bring_in(await agent.repository(), own, landed))
+    async with asyncio.timeout(30):
+        while not (agent.top / "many" / "0.txt").exists():  # noqa: ASYNC110 - git does not say that it has begun
+            await asyncio.sleep(0)
+    bringing.cancel()
+    with suppress(asyncio.CancelledError):
+        await bringing
+    assert not agent.status()
+    assert len(list((agent.top / "many").iterdir())) == 3_000
 
 
 async def test_a_conflict_is_left_to_the_agent_with_its_markers_and_the_tasks_are_named(
