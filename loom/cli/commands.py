@@ -33,7 +33,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "up": _Entry("servers:up", "Start the servers and bring the project up to date."),
         "down": _Entry("servers:down", "Stop the servers; every byte is kept."),
         "migrate": _Entry("servers:migrate", "Bring the database's schema up to this version."),
-        "status": _Entry("looking:status", "The project at a glance, or one task with all around it."),
+        "status": _Entry("looking:status", "What needs you, who does what, what is next, when it may end."),
         "demo": _Entry("demo:demo", "See four agents change a program together, from nothing."),
         "doctor": _Entry("doctor:doctor", "Check servers, settings and the graph's invariants."),
         "help": _Entry("help:help_", "Read about a topic or a command."),
@@ -62,7 +62,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "list": _Entry("listing:list_", "List tasks, all or those that a filter asks for."),
         "search": _Entry("listing:search", "Look for words in tasks."),
         "show": _Entry("looking:show", "Tasks with all around them."),
-        "history": _Entry("history:history", "What happened to a task, newest last."),
+        "history": _Entry("history:history", "What happened to a task, or what an agent did, newest last."),
         "logs": _Entry("history:logs", "What the newest command for a task has printed."),
         "stats": _Entry("stats:stats", "How it went lately, and when it may end."),
         "graph": _Entry("looking:graph", "The graph as waves of work, Mermaid or JSON."),
@@ -154,8 +154,7 @@ class _Cli(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # whatever the locale, a title can be printed
-        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-            extra.setdefault("color", False)
+        extra.setdefault("color", output.coloured())
         try:
             with _told(words):
                 status = super().main(words, prog_name or "loom", complete_var, standalone_mode=False, **extra)
@@ -218,7 +217,7 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             output.emit({"error": {"code": code, "cause": cause, "next_step": next_step, **facts}})
         else:
             for line in [*_lines(cause, next_step), *_printed(facts.get("checks", ()))]:
-                click.echo(line, err=True)
+                click.echo(line, err=True, color=output.coloured())
         sys.exit(status)
 
 

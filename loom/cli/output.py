@@ -7,6 +7,7 @@ in JSON.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -55,6 +56,11 @@ def emit(value: Mapping[str, Any], *, whole: bool = True) -> None:
     if not text.isascii():
         text = UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
     click.echo(text)
+
+
+def coloured() -> bool | None:
+    """Whether colour is wanted: False where somebody has said no, None where it is for the terminal to say."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 def status(name: str) -> str:
@@ -109,7 +115,7 @@ def prose(text: str, indent: str = "  ") -> Iterator[str]:
     for line in clean(text).strip("\n").split("\n"):
         body = line.lstrip()
         fence = body.startswith(("```", "~~~"))
-        if room is not None and begun and (fence or not _goes_on(line, body)):
+        if room is not None and begun and (fence or begun[0].lstrip().startswith("#") or not _goes_on(line, body)):
             yield from _paragraph(begun, indent, room)
             begun = []
         if room is None or fenced or fence or not body or body.startswith("|") or line.startswith(_CODE):

@@ -67,11 +67,11 @@ def test_no_topic_hides_behind_a_command() -> None:
     assert set(pages()) & set(group.list_commands(click.Context(group))) == set()
 
 
-def on_a_terminal(cli: Cli, *words: str) -> str:
-    """What a command prints at a terminal."""
+def on_a_terminal(cli: Cli, *words: str, code: int = 0, **given: str) -> str:
+    """What a command prints at a terminal, with what is `given` in its environment; it ends with this status."""
     ours, theirs = os.openpty()
-    env = cli.env | {"TERM": "xterm-256color", "COLUMNS": "100"}
-    env.pop("NO_COLOR", None)
+    env = {name: value for name, value in cli.env.items() if name != "NO_COLOR"}
+    env |= {"TERM": "xterm-256color", "COLUMNS": "100"} | given
     command = subprocess.Popen(
         [sys.executable, "-m", "loom", *words], cwd=cli.directory, env=env, stdin=theirs, stdout=theirs, stderr=theirs
     )
@@ -83,5 +83,5 @@ def on_a_terminal(cli: Cli, *words: str) -> str:
     except OSError:  # how Linux says that nobody has the other end open
         pass
     os.close(ours)
-    assert command.wait(10) == 0
+    assert command.wait(10) == code
     return shown.decode()
