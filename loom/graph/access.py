@@ -15,6 +15,7 @@ INNER = frozenset(
         "close",
         "connect",
         "end_session",
+        "join_trace",
         "look",
         "mirror_position",
         "permit",

@@ -17,11 +17,11 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from loom import ids, texts
+from loom import ids, texts, tracing
 from loom.background import end
 from loom.bus.events import Event, EventType, Position
 from loom.config import LoomConfig, load_config
@@ -47,7 +47,7 @@ from loom.graph.rules import claims, editing, resolving, retention
 from loom.graph.rules.claims import Holder, Outcome, Refused, Renewal, Terms
 from loom.graph.rules.proofs import Proven
 from loom.graph.session import Session, default_agent
-from loom.graph.store import Claim, listing, messages, projects, reading, sticking, tokens
+from loom.graph.store import Claim, listing, messages, projects, reading, sticking, tokens, traces
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations, take
 from loom.graph.store.landing_views import LandingView
@@ -383,7 +383,8 @@ class Loom:
 
         while True:
             asked = time.monotonic()
-            made = await self._links.run(work, repeatable=False)
+            with tracing.transaction("claim"):
+                made = await self._links.run(work, repeatable=False)
             if isinstance(made, tuple):
                 break
             if wanted is None:
@@ -394,7 +395,18 @@ class Loom:
         claim, change = made
         self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds, asked, named=named)
         await self._mirror(change)
+        await self.join_trace(claim.task.id)
         return claim
+
+    async def join_trace(self, task_id: str) -> None:
+        """Links what goes on, where that is recorded as a trace, to the first that was recorded of a task, such as an
+        earlier attempt."""
+        if (mine := tracing.current()) is None:
+            return
+        with suppress(LoomError):  # it is no part of the work
+            first = await self._at_once(lambda tx: traces.keep(tx, task_id, mine))
+            if first != mine:
+                tracing.link(first)
 
     async def _lapse_if_over(self, task_id: str, refusal: LoomError) -> bool:
         return isinstance(refusal, ClaimConflictError) and await self._commit(
@@ -1087,6 +1099,7 @@ class Loom:
         of waiting for autovacuum to notice."""
         changed = 0
 
+        @wraps(work)
         async def counted(tx: Transaction) -> T:
             nonlocal changed
             result = await work(tx)
@@ -1147,7 +1160,8 @@ class Loom:
                 tx = self._transaction(connection)
                 return await work(tx), tx.change()
 
-        result, change = await self._links.run(attempt, repeatable=False)
+        with tracing.transaction(work):
+            result, change = await self._links.run(attempt, repeatable=False)
         await self._mirror(change)
         return result
 
@@ -1192,7 +1206,8 @@ class Loom:
             await store.events.record_events(tx)
             return result, tx.change()
 
-        result, change = await self._links.run(lambda pool: db.in_transaction(pool, attempt), repeatable=False)
+        with tracing.transaction(work):
+            result, change = await self._links.run(lambda pool: db.in_transaction(pool, attempt), repeatable=False)
         await self._mirror(change)
         if isinstance(result, Refused):
             raise result.error

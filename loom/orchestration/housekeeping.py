@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from loom import tracing
 from loom.background import Backoff, end
 from loom.bus.events import START
 from loom.exceptions import LoomError
@@ -46,6 +47,7 @@ class Housekeeper:
         Args:
             order: false where another front of this process does all but the renewal of this one's claims.
         """
+        tracing.begin()
         leases = self._persistently(self._renew, self._loom.until_renewal, _RENEW_AGAIN)
         self._tasks = [asyncio.create_task(leases, name="loom leases")]
         if order:
@@ -60,6 +62,7 @@ class Housekeeper:
         """Ends; returns when nothing runs any more."""
         await end(self._tasks)
         self._tasks = []
+        await tracing.flush()
 
     async def _keep_order(self) -> None:
         """A sweep if one is due, and a relay step if there is anything to carry."""

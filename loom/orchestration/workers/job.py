@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from loom import tracing
 from loom.background import end as end_tasks
 from loom.exceptions import (
     CheckFailedError,
@@ -115,12 +116,29 @@ class Job:
         await self._note(landing.state)
 
     async def _through(self, work: Coroutine[Any, Any, _Report]) -> None:
-        try:
-            phase, note = await work
-        finally:
-            self._leave()
+        task = self._task
+        what: tracing.Attributes = {
+            tracing.OPERATION: tracing.INVOKE_AGENT,
+            tracing.AGENT: self._agent,
+            tracing.TASK: task.id,
+            tracing.ATTEMPT: task.attempt,
+        }
+        with tracing.span(f"attempt {task.id}", what) as span:
+            await self._loom.join_trace(task.id)
+            try:
+                phase, note = await work
+            finally:
+                self._leave()
+            if span is not None:
+                span.set_attributes({tracing.OUTCOME: phase, **self._used()})
         self.queued = phase is JobPhase.QUEUED
         self._tell(phase, note)
+
+    def _used(self) -> dict[str, int]:
+        """What the attempt has used, for its span."""
+        usage = self._session.usage if self._session else None
+        known = {tracing.INPUT_TOKENS: usage.input_tokens, tracing.OUTPUT_TOKENS: usage.output_tokens} if usage else {}
+        return {name: value for name, value in known.items() if value is not None}
 
     def _tell(self, phase: JobPhase, note: str = "") -> None:
         task = self._task
@@ -234,6 +252,7 @@ class Job:
     def _environment(self, errand: Errand) -> dict[str, str]:
         """What the command finds in its environment, with a `loom` in its PATH to report with."""
         more = {**errand.environment(), "LOOM_OUTPUT_FILE": str(self._setting.handed_in)}
+        more |= tracing.environment()
         more |= self._worktree.variables | _committing_as(self._agent) if self._worktree else {}
         env = environment(more, without=_NOT_INHERITED)
         if shutil.which("loom") is None:
