@@ -414,7 +414,7 @@ def test_set_value_adds_to_and_replaces_what_is_there_in_any_style(project: Path
     assert load(project).warnings == ()
 
 
-# --- lists, flags, tables --------------------------------------------------------------------------------------------
+# --- lists, tables ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -426,7 +426,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Place:
-    shallow: bool = rules.flag(False)
+    depth: int = rules.whole(1, 0, 9)
     keep: tuple[str, ...] = rules.words()
 
 
@@ -444,7 +444,7 @@ class Own:
 OWN = Keys(Own)
 CHECKS = """\
 work:
-  place: {shallow: true, keep: [.venv, node_modules]}
+  place: {depth: 2, keep: [.venv, node_modules]}
 checks:
   unit: {command: [pytest, -q], protect: [tests/]}
   lint:
@@ -463,18 +463,18 @@ def own(path: Path) -> Own:
     return Own(**made)
 
 
-def test_lists_flags_and_tables_of_named_rows_are_read(project: Path) -> None:
+def test_lists_and_tables_of_named_rows_are_read(project: Path) -> None:
     path = project_file(project)
     path.write_text(CHECKS)
     found = own(path)
-    assert found.work.place == Place(True, (".venv", "node_modules"))
+    assert found.work.place == Place(2, (".venv", "node_modules"))
     assert found.checks == {
         "unit": Check(("pytest", "-q"), protect=("tests/",)),
         "lint": Check(("ruff", "check"), timeout=5),
     }
     assert dict(OWN.of(found))["checks.lint.timeout"] == 5
     assert list(OWN) == [
-        "work.place.shallow",
+        "work.place.depth",
         "work.place.keep",
         "checks.*.command",
         "checks.*.timeout",
@@ -485,8 +485,12 @@ def test_lists_flags_and_tables_of_named_rows_are_read(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("work: {place: {shallow: 1}}", "`work.place.shallow` must be true or false, and is '1' (int)."),
-        ("work: {place: {shallow: 'true'}}", "`work.place.shallow` must be true or false, and is 'true' (str)."),
+        ("work: {place: {depth: 10}}", "`work.place.depth` must be a whole number from 0 to 9, and is '10' (int)."),
+        (
+            "work: {place: {depth: true}}",
+            "`work.place.depth` must be a whole number from 0 to 9, and is 'True' (bool).",
+        ),
+        ("work: {place: {depth: '1'}}", "`work.place.depth` must be a whole number from 0 to 9, and is '1' (str)."),
         ("work: {place: [a]}", "`work.place` must be a mapping of keys."),
         (
             "work: {place: {keep: .venv}}",
@@ -502,7 +506,7 @@ def test_lists_flags_and_tables_of_named_rows_are_read(project: Path) -> None:
         ("checks: {" + "".join(f"c{n}: {{}}, " for n in range(101)) + "}", "`checks` must be a mapping of at most 100"),
     ],
 )
-def test_a_wrong_list_flag_or_row_is_named(project: Path, text: str, sentence: str) -> None:
+def test_a_wrong_list_number_or_row_is_named(project: Path, text: str, sentence: str) -> None:
     project_file(project).write_text(text)
     with pytest.raises(ConfigError) as caught:
         read_layer(project_file(project), [], OWN)
@@ -538,12 +542,12 @@ def test_set_value_writes_lists_flags_and_rows(project: Path) -> None:
     path = project_file(project)
     path.write_text("# ours\n" + CHECKS + "# the end\n")
     set_value(path, "work.place.keep", "[a, 'b, c']", OWN)
-    set_value(path, "work.place.shallow", "False", OWN)
+    set_value(path, "work.place.depth", "3", OWN)
     set_value(path, "checks.unit.timeout", "60", OWN)
     set_value(path, "checks.lint.command", '["ruff", "format"]', OWN)
     set_value(path, "checks.types", '{"command": ["mypy"], "timeout": 7}', OWN)
     assert path.read_text() == (
-        "# ours\nwork:\n  place: {shallow: false, keep: [a, 'b, c']}\nchecks:\n"
+        "# ours\nwork:\n  place: {depth: 3, keep: [a, 'b, c']}\nchecks:\n"
         "  types: {command: [mypy], timeout: 7}\n"
         "  unit: {timeout: 60, command: [pytest, -q], protect: [tests/]}\n"
         "  lint:\n    timeout: 5\n    command: [ruff, format]\n# the end\n"
@@ -560,7 +564,7 @@ def test_set_value_writes_lists_flags_and_rows(project: Path) -> None:
     [
         ("work.place.keep", "a b", "`work.place.keep` must be a list of at most 100 texts, written [one, two], and is"),
         ("work.place.keep", "[a", "must be a list of at most 100 texts, written [one, two], and is '[a' (str)."),
-        ("work.place.shallow", "yes", "`work.place.shallow` must be true or false, and is 'yes' (str)."),
+        ("work.place.depth", "yes", "`work.place.depth` must be a whole number from 0 to 9, and is 'yes' (str)."),
         ("checks.unit.nothing", "1", "There is no key `checks.unit.nothing`. The nearest valid key is `checks.unit."),
         ("checks", "{}", "There is no key `checks`."),
         ("work.place", "{}", "There is no key `work.place`."),
@@ -590,7 +594,7 @@ def test_a_guarded_key_guards_its_row_as_a_whole(project: Path) -> None:
     trusted = guarded_keys(layer, OWN)
     assert list(trusted) == ["checks.lint", "checks.unit"]
     hold_back(project, path, layer, warnings, OWN)
-    assert set(layer) == {"work.place.shallow", "work.place.keep"}
+    assert set(layer) == {"work.place.depth", "work.place.keep"}
     assert "`checks.lint`, `checks.unit` are ignored until you allow it" in warnings[0]
 
     store = user_config_path().with_name("trust.json")

@@ -54,7 +54,7 @@ class Rule:
     """
 
     wanted: str
-    type: type[str] | type[int] | type[float] | type[bool]
+    type: type[str] | type[int] | type[float]
     low: float = 0
     high: float = 0
     pattern: str = ""
@@ -85,10 +85,8 @@ class Rule:
         try:
             if self.most:
                 return self.accept(documents.load(text, depth=2))
-            if self.type is bool:
-                return {"true": True, "false": False}[text.lower()]
             return self.accept(text if self.type is str else self.type(text))
-        except (ValueError, KeyError):
+        except ValueError:
             raise UnfitError(f"{self.wanted}, written [one, two]" if self.most else self.wanted) from None
 
     def guards(self, value: object) -> bool:
@@ -101,7 +99,7 @@ class Rule:
         if isinstance(value, str):
             fits = re.fullmatch(self.pattern, value) is not None
         else:
-            fits = self.type is bool or self.low <= value <= self.high
+            fits = self.low <= value <= self.high
         if not fits:
             raise UnfitError(self.wanted)
         return self.type(value)
@@ -115,11 +113,6 @@ def whole(default: int, low: int, high: int, variable: str = "") -> Any:
 def number(default: float, low: float, high: float) -> Any:
     """A field for a number from `low` to `high`."""
     return _field(default, Rule(f"a number from {low:g} to {high:g}", float, low, high))
-
-
-def flag(default: bool) -> Any:
-    """A field for true or false."""
-    return _field(default, Rule("true or false", bool))
 
 
 def text(default: str | None, wanted: str = "text", pattern: str = _LINE, **more: Any) -> Any:
