@@ -114,6 +114,35 @@ def several(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def task_entries(text: str) -> list[dict[str, Any]]:
+    """The tasks of a text: JSON, as a plan has them, whole or an object a line; else a title on each line. Raises
+    InvalidInputError."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise click.UsageError("Standard input names no task.")
+    if lines[0][0] not in "{[":
+        return [{"title": line} for line in lines]
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = [_entry(number, line) for number, line in enumerate(lines, 1)]
+    if isinstance(found, dict):
+        found = found.get("tasks", [found])
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise InvalidInputError("What standard input has is no list of tasks.", 'Write objects like {"title": "…"}.')
+    return found
+
+
+def _entry(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        raise InvalidInputError(
+            f"Line {number} of standard input is not valid JSON.",
+            "Write it whole, an object a line, or titles alone.",
+        ) from None
+
+
 def input_pairs(pairs: Iterable[str]) -> dict[str, str]:
     """Inputs that came as NAME=VALUE, where VALUE may be @file."""
     found = {}

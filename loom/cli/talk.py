@@ -99,7 +99,7 @@ def inbox(ack: tuple[int, ...], thread: str | None, everything: bool, limit: int
     type=click.Choice(["ready", "task", "inbox", "escalation", "any"]),
     help="What to wait for; default any, or the task of --task.",
 )
-@click.option("--task", metavar="TASK", help="Wait for this task.")
+@click.option("--task", metavar="TASK", help="Wait for this task; for an epic also for the end of a child.")
 @click.option("--since", metavar="POSITION", help="From an earlier wait, so that nothing between is missed.")
 @click.option("--timeout", type=click.FloatRange(0, 86400), default=30.0, show_default=True, metavar="SECONDS")
 @agent_option

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -20,7 +20,9 @@ from loom.cli.shared import (
     json_option,
     limit_option,
     needed_text,
+    read_text,
     several,
+    task_entries,
     token_option,
 )
 from loom.cli.times import when
@@ -43,6 +45,7 @@ _ACTION = click.Choice(["retry", "answer", "reassign", "waive", "cancel", "reope
 @click.option("--files", multiple=True, metavar="PATH", help="A path of the repository that it is about; repeatable.")
 @click.option("--checks", multiple=True, metavar="NAME", help="A check that it is done only with; repeatable.")
 @click.option("--label", "labels", multiple=True, metavar="NAME", help="A word that it is found by; repeatable.")
+@click.option("--key", metavar="TEXT", help="Make it once: the same key again names the task that there is.")
 @from_option("title")
 @agent_option
 def create(
@@ -56,11 +59,21 @@ def create(
     files: tuple[str, ...],
     checks: tuple[str, ...],
     labels: tuple[str, ...],
+    key: str | None,
     file: str | None,
     agent: str | None,
 ) -> None:
-    """Create a task or an epic. It is ready at once unless it waits for others."""
+    """Create a task or an epic. It is ready at once unless it waits for others. For the title `-`, standard input has
+    a title on each line, or JSON: tasks as a plan has them, all of which are created or none."""
     text = needed_text(title, file, "TITLE")
+    common = {
+        "context": context, "depends_on": depends_on, "priority": priority, "parent": parent, "done_when": done_when,
+        "files": files, "checks": checks, "labels": labels, "type": "epic" if epic else None,
+    }  # fmt: skip
+    if text == "-":
+        entries = task_entries(read_text("-"))
+        answer(lambda loom: _create_all(loom, entries, common, key), _lines_together, agent=agent, changes=True)
+        return
 
     async def work(loom: Loom) -> Reply:
         made = await loom.create(
@@ -74,10 +87,23 @@ def create(
             files=files,
             checks=checks,
             labels=labels,
+            key=key,
         )
         return await _with_reason(loom, replies.created(made))
 
     answer(work, outcome_lines, agent=agent, changes=True)
+
+
+async def _create_all(
+    loom: Loom, entries: Sequence[Mapping[str, Any]], common: Mapping[str, Any], key: str | None
+) -> Reply:
+    """Creates tasks as a plan has them; `common` is what those have that do not say otherwise."""
+    named = {**common, "depends_on": [await loom.id_of(one, "depends_on") for one in common["depends_on"]]}
+    if common["parent"]:
+        named["parent"] = await loom.id_of(common["parent"], "parent_id")
+    given = {name: value for name, value in named.items() if value}
+    made = await loom.apply_plan({"tasks": [{**given, **entry} for entry in entries]}, key=key)
+    return _together([replies.created(one) for one in made])
 
 
 @click.command(cls=Command)

@@ -56,6 +56,7 @@ _OPTIONS: Mapping[str, str] = {
     "files": "--files PATH",
     "format": "--format FORMAT",
     "inputs": "--inputs JSON",
+    "key": "--key TEXT",
     "lease_seconds": "--lease SECONDS",
     "limit": "--limit N",
     "message": "--from FILE",

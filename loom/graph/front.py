@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, wraps
 from pathlib import Path
@@ -186,6 +187,7 @@ class Loom:
         files: Sequence[str] = (),
         checks: Sequence[str] = (),
         labels: Sequence[str] = (),
+        key: str | None = None,
         agent_id: str | None = None,
     ) -> Task:
         """Creates one task; it is ready at once unless it has open dependencies or waits with its parent.
@@ -194,6 +196,7 @@ class Loom:
             files: the paths that it is about, relative to the repository's root.
             checks: the names of the checks that it is done only with; an epic hands them down to its children.
             labels: words that it is found by.
+            key: an idempotency key: the same again makes nothing and returns the same task, as it is then.
 
         Raises InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
@@ -210,11 +213,12 @@ class Loom:
             files=limits.files(files),
             checks=limits.checks(checks),
             labels=limits.labels(labels),
+            origin_id=None if key is None else f"key/{limits.key(key)}",
         )
         agent = self._session.name(agent_id)
         if not self.may("create.anywhere"):
             return await self._commit(lambda tx: self._create_below(tx, task, agent))
-        if task.depends_on or task.parent_id:
+        if task.depends_on or task.parent_id or task.origin_id:
             return await self._commit(lambda tx: editing.create(tx, task, agent))
         return await self._at_once(lambda tx: editing.create_alone(tx, task, agent))
 
@@ -223,8 +227,12 @@ class Loom:
         await editing.must_be_below(tx, task, self.principal)
         return await editing.create(tx, task, agent)
 
-    async def apply_plan(self, given: object, *, agent_id: str | None = None) -> list[Task]:
+    async def apply_plan(self, given: object, *, key: str | None = None, agent_id: str | None = None) -> list[Task]:
         """Creates all tasks of a plan `{"tasks": [...]}` or none.
+
+        Args:
+            key: an idempotency key: of the same plan again only those tasks are made that were added to it, and those
+                that there are already are returned as they are then.
 
         Raises PlanError, InvalidInputError, TaskNotFoundError, TaskStateError, DependencyCycleError.
         """
@@ -232,8 +240,13 @@ class Loom:
         from loom.graph.rules import plans
 
         drafts, agent = plan.parse(given), self._session.name(agent_id)
-        planted = await self.transact(lambda tx: plans.plant(tx, drafts, agent=agent, max_attempts=self.max_attempts))
-        return planted.tasks
+        if key is not None:
+            prefix = f"key/{limits.key(key)}"
+            drafts = [
+                replace(draft, origin_id=f"{prefix}#{digest}")
+                for draft, digest in zip(drafts, plan.identities(drafts), strict=True)
+            ]
+        return await self.transact(lambda tx: plans.plant_once(tx, drafts, agent=agent, max_attempts=self.max_attempts))
 
     async def import_tasks(self, batch: Batch, *, agent_id: str | None = None) -> Imported:
         """Creates what an import brought and the project has not had before; leaves everything else alone."""
@@ -913,7 +926,7 @@ class Loom:
         """Blocks until something changes, for at most `timeout` seconds (60 at most).
 
         Args:
-            what: ready, task (with `task_id`), inbox, escalation or any.
+            what: ready, task (with `task_id`; of an epic also the end of a child), inbox, escalation or any.
             since: from an earlier wait; nothing that happened after it is missed.
         """
         if what not in waiting.Awaited.__members__.values():
@@ -927,11 +940,12 @@ class Loom:
                 "One task is waited for by its id, and an id names what is waited for.",
                 Words("Wait with {}, or without an id.", call("wait", what="task", task_id=...)),
             )
+        epic = False
         if task_id is not None:
             task_id = await self.id_of(task_id)
             self._session.touch(task_id)
-            await self.must_exist(task_id)
-        wanted = waiting.Wait(chosen, self._session.name(agent_id), task_id)
+            epic = (await self._known(task_id)).status is TaskStatus.EPIC
+        wanted = waiting.Wait(chosen, self._session.name(agent_id), task_id, epic)
         seconds = limits.seconds(timeout, "timeout", 0, LONGEST_WAIT)
         subscriber = await self._links.subscriber()
         return await self._links.run(
@@ -1167,12 +1181,17 @@ class Loom:
 
     async def must_exist(self, task_id: str) -> None:
         """Raises TaskNotFoundError unless there is such a task."""
+        await self._known(task_id)
+
+    async def _known(self, task_id: str) -> Task:
         cache = self._links.cache_in_use
-        if cache is not None and await cache.get_task(task_id) is not None:
-            return
-        async with self._links.reading() as connection:
-            if await store.get_task(connection, self.project_id, task_id) is None:
-                raise claims.not_found(task_id)
+        found = None if cache is None else await cache.get_task(task_id)
+        if found is None:
+            async with self._links.reading() as connection:
+                found = await store.get_task(connection, self.project_id, task_id)
+        if found is None:
+            raise claims.not_found(task_id)
+        return found
 
     async def _commit(self, work: Callable[[Transaction], Awaitable[T | Refused]]) -> T:
         """Runs one mutation: a transaction, its events, the mirror. Raises what a refusal carries, after the commit.

@@ -270,7 +270,7 @@ class Tools:
         self,
         ctx: Context,
         what: Literal["ready", "task", "inbox", "escalation", "any"] = "any",
-        task_id: Annotated[str | None, Field(description="for what=task")] = None,
+        task_id: Annotated[str | None, Field(description="for what=task; of an epic also its children")] = None,
         since: Annotated[str | None, Field(description="from the last wait, to miss nothing")] = None,
         timeout: Annotated[float, Field(ge=0, le=60)] = 30,
         agent_id: Agent = None,

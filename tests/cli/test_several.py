@@ -44,6 +44,28 @@ def test_a_task_is_put_off_and_brought_back(cli: Cli) -> None:
     assert cli("doctor").code == 0
 
 
+def test_tasks_come_from_lines_and_from_json_and_once_for_a_key(cli: Cli) -> None:
+    epic = cli.create("Epic", "--epic")
+    lines = ("create", "-", "--parent", epic[5:], "--label", "ui", "--key", "todo")
+    made = cli.ok(*lines, stdin="First\n\n  Second\n")
+    assert [one["title"] for one in made["tasks"]] == ["First", "Second"]
+    again = cli.ok(*lines, stdin="First\nSecond\nThird\n")
+    assert [one["id"] for one in again["tasks"][:2]] == [one["id"] for one in made["tasks"]]
+    assert cli.ok("list", "label:ui")["count"] == 3
+    plan = '[{"key": "a", "title": "A", "priority": "p0"}, {"title": "B", "depends_on": ["a"]}]'
+    first, second = cli.ok("create", "-", "--priority", "p2", stdin=plan)["tasks"]
+    assert (first["priority"], second["priority"], second["depends_on"]) == ("p0", "p2", [first["id"]])
+    rows = cli.ok("create", "-", stdin='{"title": "C"}\n{"title": "D"}\n')
+    assert rows["count"] == 2
+    refused = cli("create", "-", stdin='{"title": "E"}\n{"title": ')
+    assert refused.code == 2
+    assert "Line 2 of standard input is not valid JSON" in refused.err
+    assert cli("create", "-", stdin="\n").code == 2
+    one = cli.create("One", "--key", "release-1")
+    assert cli.create("One, again", "--key", "release-1") == one
+    assert cli.ok("show", "release-1")["title"] == "One"
+
+
 def test_finished_tasks_are_done_again(cli: Cli) -> None:
     epic = cli.create("Epic", "--epic")
     task = cli.create("Task", "--parent", epic)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom import texts
 from loom.background import Backoff
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _READY_COUNTED = 10  # ready tasks, at most
 _EVENTS = 50  # at most this many come back; `since` then stands after the last of them
 _PAGE = 1000  # events that one look reads
+_ENDS = frozenset((EventType.TASK_DONE, EventType.TASK_CANCELLED, EventType.TASK_DEAD_LETTER))
+_ENDED = frozenset((TaskStatus.DONE, TaskStatus.CANCELLED, TaskStatus.FAILED))
 # Seconds until the next look when nothing says to look earlier; each pause is twice the one before.
 _FIRST_LOOK = 0.5
 _LONGEST_HEARING = 15.0  # while notices arrive
@@ -76,6 +78,8 @@ class Wait:
     what: Awaited
     agent: str
     task_id: str | None = None
+    epic: bool = False
+    """Whether that task is one, whose children's ends are worth a look at once."""
 
     def wants(self, event: Event) -> bool:
         """Whether an event is what this waits for."""
@@ -101,7 +105,7 @@ class Wait:
             case Awaited.TASK:
                 notes = channels.agent_channel(project_id, self.task_id or "")
                 return lambda channel, text: (
-                    channel == notes or (channel == updates and json.loads(text)["id"] == self.task_id)
+                    channel == notes or (channel == updates and self._is_about(json.loads(text)))
                 )
             case Awaited.INBOX:
                 return lambda channel, text: channel in inbox
@@ -109,6 +113,9 @@ class Wait:
                 return lambda channel, text: channel == escalation
             case Awaited.ANY:
                 return lambda channel, text: True
+
+    def _is_about(self, change: Mapping[str, Any]) -> bool:
+        return change["id"] == self.task_id or (self.epic and change["status"] in _ENDED)
 
     def _is_for(self, event: Event) -> bool:
         to = event.data["to"] if event.data else None
@@ -154,7 +161,8 @@ async def _look(connection: Connection, project_id: str, wanted: Wait, since: Si
     while True:
         until = since.until or now
         events = await store.events.untold(connection, project_id, since, until, limit=_PAGE)
-        hits = [event for event in events if wanted.wants(event)]
+        ended = await _children_that_ended(connection, project_id, wanted, events)
+        hits = [event for event in events if wanted.wants(event) or (event.type in _ENDS and event.task_id in ended)]
         shown = hits[:_EVENTS]
         if len(hits) > _EVENTS:
             since = Since(since.seen, until, shown[-1].position)
@@ -166,6 +174,16 @@ async def _look(connection: Connection, project_id: str, wanted: Wait, since: Si
             return await _with_state(connection, project_id, wanted, Waited(True, str(since), shown))
         if since.seen == now:
             return Waited(False, str(since))
+
+
+async def _children_that_ended(
+    connection: Connection, project_id: str, wanted: Wait, events: Sequence[Event]
+) -> set[str]:
+    """The children of the task that is waited for, where some are among those that have ended."""
+    ended = [event.task_id for event in events if event.type in _ENDS and event.task_id] if wanted.task_id else []
+    if not ended or wanted.task_id is None:
+        return set()
+    return await reading.children_among(connection, project_id, wanted.task_id, ended)
 
 
 async def _standing(connection: Connection, project_id: str, wanted: Wait) -> Waited:

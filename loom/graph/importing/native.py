@@ -5,8 +5,6 @@ An export is `{"loom_export": 1, "project": {"id", "name"}, "tasks": [...]}`, it
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -102,13 +100,9 @@ def plan_batch(data: object, name: str, known_as: str | None) -> Batch:
     batch = Batch("plan", drafts, source={"tasks": len(drafts), "dependencies": count})
     if known_as is None:
         return batch
-    seen: Counter[str] = Counter()
-    for number, draft in enumerate(drafts):
-        within = f"title {draft.title}" if draft.key.lstrip("#") == str(number + 1) else f"key {draft.key}"
-        seen[within] += 1
-        digest = hashlib.sha256(f"{within}\n{seen[within]}".encode()).hexdigest()[:16]
-        drafts[number] = replace(draft, origin_id=origin(f"plan/{known_as}#{digest}"))
-        batch.former[draft.key] = origin(f"plan:{PurePath(name).name}:{digest}")
+    for number, digest in enumerate(plan.identities(drafts)):
+        drafts[number] = replace(drafts[number], origin_id=origin(f"plan/{known_as}#{digest}"))
+        batch.former[drafts[number].key] = origin(f"plan:{PurePath(name).name}:{digest}")
     return batch
 
 

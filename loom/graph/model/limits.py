@@ -26,6 +26,7 @@ from loom.ids import AGENT_NAME, TASK_ID
 from loom.wording import Argument, Words, call
 
 TITLE_CHARACTERS = 500
+KEY_CHARACTERS = 150
 DONE_WHEN_BYTES = 8 * 1024
 REASON_BYTES = 8 * 1024
 JSON_BYTES = 256 * 1024
@@ -157,6 +158,14 @@ def recipient(value: object) -> str:
     if value == EVERYONE or (isinstance(value, str) and TASK_ID.fullmatch(value)):
         return str(value)
     return agent_name(value, "to")
+
+
+def key(value: object) -> str:
+    """An idempotency key: some text on one line, of at most 150 characters."""
+    text = title(value, "key")
+    if len(text) > KEY_CHARACTERS:
+        _refuse("key", f"is {len(text)} characters long; the limit is {KEY_CHARACTERS}.", "Give a shorter one.")
+    return text
 
 
 def token_name(value: object) -> str:

@@ -8,6 +8,7 @@ on, and the store looks whether they do.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,18 @@ def order(drafts: Sequence[Draft]) -> list[Draft]:
         )
     # An epic's place is where it starts: its children come after it, and what depends on it after them.
     return [by_key[task] for node in nodes if (task := dependencies.task_of(node)) not in epics or node != task]
+
+
+def identities(drafts: Sequence[Draft]) -> list[str]:
+    """What tells each draft of a plan from the others, the same when the plan comes again: of its key, or where it has
+    none of its title."""
+    seen: Counter[str] = Counter()
+    found = []
+    for number, draft in enumerate(drafts):
+        within = f"title {draft.title}" if draft.key.lstrip("#") == str(number + 1) else f"key {draft.key}"
+        seen[within] += 1
+        found.append(hashlib.sha256(f"{within}\n{seen[within]}".encode()).hexdigest()[:16])
+    return found
 
 
 _SHAPE = 'Write {"tasks": [{"title": "…"}]} in YAML or JSON.'

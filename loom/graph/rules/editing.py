@@ -82,7 +82,12 @@ class Edit:
 
 
 async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
-    """Inserts one task, its status computed from its dependencies and its parent as they are now."""
+    """Inserts one task, its status computed from its dependencies and its parent as they are now. Where its origin id,
+    an idempotency key, has one already, it is that as it is now."""
+    if task.origin_id is not None:
+        await store.lock_key(tx, task.origin_id)
+        if known := await store.by_origin(tx, [task.origin_id]):
+            return known[task.origin_id]
     targets = task.depends_on
     refuse_protected(tx, task.files)
     if targets and task.parent_id:

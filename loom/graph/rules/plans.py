@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loom.bus.events import EventType
 from loom.graph import deps, store
@@ -55,6 +55,27 @@ async def plant(
             tx.changed(inserted[row.id], EventType.TASK_CREATED, agent=agent)
         await escalations.defer(tx, {ids[one.key]: one.deferred for one in drafts if one.deferred}, by=agent)
         return Planted(ids, [inserted[row.id] for row in rows])
+
+
+async def plant_once(tx: Transaction, drafts: Sequence[Draft], *, agent: str, max_attempts: int) -> list[Task]:
+    """As `plant`, of drafts whose origin ids come from an idempotency key: what there is already is taken as it is now.
+    Returns the tasks in the order of the drafts."""
+    await store.lock_graph(tx)
+    known = await store.by_origin(tx, [draft.origin_id for draft in drafts if draft.origin_id])
+    there = {draft.key: known[draft.origin_id] for draft in drafts if draft.origin_id in known}
+    ids = {key: task.id for key, task in there.items()}
+    new = [
+        replace(
+            draft,
+            parent=ids.get(draft.parent, draft.parent) if draft.parent else None,
+            depends_on=tuple(ids.get(name, name) for name in draft.depends_on),
+        )
+        for draft in drafts
+        if draft.key not in there
+    ]
+    planted = await plant(tx, new, agent=agent, max_attempts=max_attempts) if new else Planted({}, [])
+    made = {task.id: task for task in planted.tasks}
+    return [there[draft.key] if draft.key in there else made[planted.ids[draft.key]] for draft in drafts]
 
 
 def _rows(

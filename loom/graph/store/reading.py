@@ -348,6 +348,17 @@ async def ready_children(connection: Connection, project_id: str, epic_id: str, 
     return [record["id"] for record in records]
 
 
+async def children_among(connection: Connection, project_id: str, epic_id: str, task_ids: Sequence[str]) -> set[str]:
+    """Those of some tasks that are children of an epic."""
+    records = await connection.fetch(
+        "select id from tasks where project_id = $1 and id = any($2::text[]) and parent_id = $3",
+        project_id,
+        list(task_ids),
+        epic_id,
+    )
+    return {record["id"] for record in records}
+
+
 async def list_active_tasks(connection: Connection, project_id: str, agent: str | None = None) -> list[Task]:
     """All claimed tasks, or those of one agent, by agent and lease."""
     records = await connection.fetch(

@@ -120,6 +120,20 @@ async def lock_graph(tx: Transaction) -> None:
     await tx.connection.execute("select pg_advisory_xact_lock(hashtextextended('loom.graph:' || $1, 0))", tx.project_id)
 
 
+async def lock_key(tx: Transaction, key: str) -> None:
+    """Takes the lock on what is made under an idempotency key, until the transaction ends."""
+    name = f"loom.key:{tx.project_id}:{key}"
+    await tx.connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", name)
+
+
+async def by_origin(tx: Transaction, origins: Sequence[str]) -> dict[str, Task]:
+    """Those of the tasks with these origin ids that there are, by them."""
+    records = await tx.connection.fetch(
+        f"select {COLUMNS} from tasks t where project_id = $1 and origin_id = any($2::text[])", tx.project_id, origins
+    )
+    return {record["origin_id"]: Task.from_record(record) for record in records}
+
+
 async def waiting(tx: Transaction, task_id: str) -> int:
     """`waiting` of a locked task, counted anew from its definition."""
     count: int = await tx.connection.fetchval(
@@ -325,6 +339,7 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
         task.labels,
         agent,
         tx.stored(None),
+        task.origin_id,
     )
     if record is None:
         return None
@@ -338,8 +353,8 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
 _CREATE = f"""
 with created as (
     insert into tasks (project_id, id, title, status, priority, max_attempts, waiting, parent_id, context, done_when,
-                       files, checks, labels, ready_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, case when $4 = 'pending' then loom_now() end)
+                       files, checks, labels, origin_id, ready_at)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $16, case when $4 = 'pending' then loom_now() end)
     on conflict (project_id, id) do nothing
     returning {_FIELDS}
 ), logged as (
