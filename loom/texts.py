@@ -83,8 +83,8 @@ def mask(text: str) -> str:
 
 _KEY = re.compile(
     r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|AKIA[0-9A-Z]{16}|"
-    r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}|whsec_[\w+/=]{16,})|(?<=[Bb]earer )[\w.~+/=-]{16,}|"
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    r"loom_[0-9a-f]{12}_[\w-]{43}|whsec_[\w+/=]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})|"
+    r"(?<=[Bb]earer )[\w.~+/=-]{16,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.ASCII | re.DOTALL,
 )
 

@@ -104,3 +104,20 @@ def test_a_quoted_text_is_on_one_line_and_can_be_shown() -> None:
 )
 def test_mask_hides_passwords_only(text: str, shown: str) -> None:
     assert texts.mask(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("use sk-ant-api03-abcdefgh_ijkl now", "use *** now"),
+        ("ghp_abcdefghijklmnopqrstuv1234, AKIAABCDEFGHIJKLMNOP", "***, ***"),
+        (f"loom_0123456789ab_{'x' * 43}", "***"),
+        ("Authorization: Bearer abcdefghijklmnop.q", "Authorization: Bearer ***"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest", "***\nrest"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE", "***"),
+        ("postgresql://me:hunter2@db/x\u202e", "postgresql://me:***@db/x"),
+        ("task-sk-short, the risk-of-being-wrong-here, AKIA, Bearer of news", None),
+    ],
+)
+def test_what_leaves_the_machine_has_no_keys_in_it(text: str, shown: str | None) -> None:
+    assert texts.outward(text) == (text if shown is None else shown)
