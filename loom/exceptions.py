@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loom.wording import Words
+from loom.wording import Shell, Words, from_parts, parts_of
 
 
 class LoomError(Exception):
@@ -52,6 +52,15 @@ class LoomError(Exception):
 
     def __str__(self) -> str:
         return str(self.said)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """How an error stands in what travels as JSON."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            from_data, serialization=core_schema.plain_serializer_function_ser_schema(as_data)
+        )
 
 
 # --- what is not there ------------------------------------------------------------------------------------------------
@@ -263,6 +272,23 @@ class CommandError(UnavailableError):
     code = "command"
 
 
+class NotFromAfarError(UnavailableError):
+    """This needs the project's database, and the project is behind a server here."""
+
+    code = "not_from_afar"
+
+    @classmethod
+    def at(cls, url: str) -> NotFromAfarError:
+        """Of a project that the configuration leads to a server for."""
+        return cls(
+            f"This project is behind the server at {url}, where its database is.",
+            Words(
+                "Do it on a machine that has the database; {} leads a client of MCP to the server.",
+                Shell(f"loom init --remote {url}"),
+            ),
+        )
+
+
 class FileError(UnavailableError):
     """A file cannot be written."""
 
@@ -367,3 +393,38 @@ class AnswerError(InvalidError):
         super().__init__(cause, next_step)
         self.problems = problems
         self.answers = answers
+
+
+# --- on its way -------------------------------------------------------------------------------------------------------
+
+
+def as_data(error: LoomError) -> dict[str, Any]:
+    """An error as JSON has it, with all that faces word differently: the reverse of `from_data`."""
+    more = {name: value for name, value in vars(error).items() if name not in ("cause", "next_step")}
+    return {
+        "error": type(error).__name__,
+        "cause": parts_of(error.cause),
+        "next_step": parts_of(error.next_step),
+        "more": {name: _sent(value) for name, value in more.items()},
+    }
+
+
+def from_data(data: Mapping[str, Any]) -> LoomError:
+    """An error that `as_data` made JSON of; one of a kind that is not known here is a `LoomError`."""
+    kind = globals().get(str(data["error"]))
+    if not (isinstance(kind, type) and issubclass(kind, LoomError)):
+        kind = LoomError
+    error: LoomError = kind(from_parts(data["cause"]), from_parts(data["next_step"]))
+    vars(error).update({name: _received(value) for name, value in data.get("more", {}).items()})
+    return error
+
+
+def _sent(value: Any) -> Any:
+    """An attribute; texts, and those of a list, keep what faces word differently."""
+    return [parts_of(one) if isinstance(one, str) else one for one in value] if isinstance(value, tuple) else value
+
+
+def _received(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return tuple(one if isinstance(one, dict) else from_parts(one) for one in value)

@@ -117,6 +117,54 @@ def worded(text: str, face: Face) -> str:
     return "".join(part if isinstance(part, str) else face(part) for part in text.parts)
 
 
+def parts_of(text: str) -> str | list[Any]:
+    """A text as JSON has it, with what faces word differently: the reverse of `from_parts`."""
+    if not isinstance(text, Words):
+        return str(text)
+    return [part if isinstance(part, str) else _as_data(part) for part in text.parts]
+
+
+def from_parts(data: str | list[Any]) -> str:
+    """A text that `parts_of` made JSON of. Raises ValueError for anything else."""
+    if isinstance(data, str):
+        return data
+    parts = tuple(part if isinstance(part, str) else _from_data(part) for part in data)
+    words = str.__new__(Words, "".join(map(str, parts)))
+    words.parts = parts
+    return words
+
+
+def _as_data(part: Named) -> dict[str, Any]:
+    match part:
+        case Call(verb, arguments):
+            return {"call": verb, "arguments": [[name] if value is ... else [name, value] for name, value in arguments]}
+        case Moment(at):
+            return {"moment": at.isoformat()}
+        case Shell(line):
+            return {"shell": line}
+        case InputName(name):
+            return {"input": name}
+        case Argument(name):
+            return {"argument": name}
+
+
+def _from_data(data: Mapping[str, Any]) -> Named:
+    from datetime import datetime
+
+    match data:
+        case {"call": str(verb), "arguments": list(arguments)}:
+            return Call(verb, tuple((one[0], one[1] if len(one) > 1 else ...) for one in arguments))
+        case {"moment": str(at)}:
+            return Moment(datetime.fromisoformat(at))
+        case {"shell": str(line)}:
+            return Shell(line)
+        case {"input": str(name)}:
+            return InputName(name)
+        case {"argument": str(name)}:
+            return Argument(name)
+    raise ValueError("This is no part of a sentence.")
+
+
 def worded_reply(reply: Mapping[str, Any], face: Face) -> dict[str, Any]:
     """A reply with its sentences, however deep they lie in it, in the words of a face."""
     return {name: _worded_value(value, face) for name, value in reply.items()}

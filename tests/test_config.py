@@ -106,6 +106,7 @@ def test_every_variable_is_read() -> None:
         "LOOM_MCP_HOST": "::1",
         "LOOM_MCP_PORT": "1",
         "LOOM_MCP_HUB": "never",
+        "LOOM_SERVER_URL": "https://h",
         "LOOM_LOG_LEVEL": "debug",
         "LOOM_CLAIM_TTL": "2",
         "LOOM_MAX_RETRIES": "0",

@@ -37,7 +37,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "demo": _Entry("demo:demo", "See four agents change a program together, from nothing."),
         "doctor": _Entry("doctor:doctor", "Check servers, settings and the graph's invariants."),
         "help": _Entry("help:help_", "Read about a topic or a command."),
-        "serve": _Entry("servers:serve", "Serve all sessions of this user from one process."),
+        "serve": _Entry("serve:serve", "Serve all sessions of this user from one process, or a team over HTTP."),
         "mcp": _Entry("servers:mcp", "Serve the tools for agents over standard input and output."),
     },
     "Work": {

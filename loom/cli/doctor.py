@@ -14,7 +14,7 @@ import click
 from loom import services
 from loom.cli import installed
 from loom.cli.output import dim, emit, plural
-from loom.cli.shared import Command, open_project, progress, settings, wants_json
+from loom.cli.shared import Command, open_project, progress, settings_here, wants_json
 from loom.cli.wording import people
 from loom.config import LoomConfig
 from loom.exceptions import LoomError
@@ -42,7 +42,7 @@ class Remark:
 def doctor(deep: bool) -> None:
     """Check servers, settings, agents' wiring, skills, workflows, and every invariant of the graph. Exit status 1:
     something is bad."""
-    config = settings()
+    config = settings_here()
     remarks = [
         *_servers(config),
         *_installed(),

@@ -11,7 +11,7 @@ import click
 
 from loom import services
 from loom.cli.output import emit, plural
-from loom.cli.shared import Command, progress, settings, wants_json
+from loom.cli.shared import Command, progress, settings_here, wants_json
 from loom.cli.times import when
 from loom.config.inside import refuse_inside
 from loom.texts import one_line
@@ -29,7 +29,7 @@ def backup(file: Path) -> None:
     not read should not lie where it works: the file is for you alone (0600)."""
     from loom.graph.backup import write
 
-    made = asyncio.run(write(settings(), file, progress=progress))
+    made = asyncio.run(write(settings_here(), file, progress=progress))
     _tell(made, f"{file}, {_size(file.stat().st_size)}, holds", {"file": str(file), "bytes": file.stat().st_size})
 
 
@@ -47,7 +47,7 @@ def restore(file: Path, replacing: str | None) -> None:
     from loom.graph.backup import restore as put_back
 
     refuse_inside("What a project holds")
-    config = settings()
+    config = settings_here()
     services.up(config, progress)
     _tell(asyncio.run(put_back(config, file, replacing=replacing, progress=progress)), f"From {file}:", {})
 

@@ -50,7 +50,7 @@ def land(task: str | None, timeout: float, agent: str | None, token: int | None)
         waits = "queued" in reply or reply.get("status") == "landing"
         return reply
 
-    answer(work, _lines, agent=agent, changes=True)
+    answer(work, _lines, agent=agent, changes=True, here=True)
     if waits:
         click.get_current_context().exit(4)
 

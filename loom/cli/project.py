@@ -87,12 +87,19 @@ secrets*
 
 @click.command(cls=Command)
 @click.option("--name", metavar="NAME", help="The project's name; default: the name of the directory.")
+@click.option("--remote", metavar="URL", help="Work on the project of a server, with an access token for it.")
 @click.option("--yes", is_flag=True, help="Write and trust the setup and the checks that are proposed, without asking.")
-def init(name: str | None, yes: bool) -> None:
+def init(name: str | None, remote: str | None, yes: bool) -> None:
     """Make this directory a Loom project. Calling it again brings its files up to date and changes nothing else.
 
     What the project's files say of how it is set up and tested is proposed as `work.setup` and `checks`; your yes
-    writes it, and trusts it on this machine."""
+    writes it, and trusts it on this machine.
+
+    With --remote nothing runs here: commands and clients go to that server, with the token of LOOM_TOKEN, or for
+    commands of ~/.loom/credentials. No file of the project gets it."""
+    if remote is not None:
+        _join(_root(name), remote)
+        return
     made = initialise(_root(name), name)
     proposed = _proposed(made.root)
     runners = [one for one in _RUNNERS if shutil.which(one)]
@@ -122,6 +129,40 @@ def init(name: str | None, yes: bool) -> None:
     if runners:
         how = "--land" if load_config(made.root).landing.checks else "--worktree"  # what nothing proves does not land
         click.echo(f"{' and '.join(runners)} found. Once there are tasks: loom work --runner {runners[0]} {how}")
+
+
+def _join(root: Path, given: str) -> None:
+    """Leads commands and clients in `root` to the project of a server, and says what was written."""
+    url = given.rstrip("/").removesuffix("/mcp")
+    try:
+        KEYS["server.url"].accept(url)
+    except ValueError:
+        raise InvalidInputError(
+            f"--remote must be {KEYS['server.url'].wanted}.", "Give the server's address."
+        ) from None
+    try:
+        plan = _agent_files(root)
+        plan[root / ".mcp.json"] = _with_entry(root, _remote_entry(url))
+        plan[root / ".loom" / ".gitignore"] = _unless_there(root / ".loom" / ".gitignore", _IGNORED, root)
+        before = _read(root / ".loom" / "config.yaml", root)
+        (root / ".loom").mkdir(exist_ok=True)
+        set_trusted(root, "server.url", url)
+        after = _read(root / ".loom" / "config.yaml", root)
+        how = "unchanged" if after == before else "updated" if before else "written"
+        written = {".loom/config.yaml": how}
+        written |= {str(path.relative_to(root)): _write(path, text, root) for path, text in plan.items()}
+    except OSError as error:
+        raise FileError(
+            f"{error.filename or root} cannot be written: {error.strerror}.", "Make it writable, then run it again."
+        ) from None
+    if wants_json():
+        from loom.cli.output import emit
+
+        emit({"server": url, "directory": str(root), "files": written})
+        return
+    for line in table([[words, path] for path, words in written.items()]):
+        click.echo(line)
+    click.echo(f"Work goes to {url}. Next: put your token into LOOM_TOKEN, then loom status")
 
 
 def _proposed(root: Path) -> Proposal:
@@ -371,6 +412,20 @@ def _with_server(root: Path, server: Mapping[str, Any]) -> str | None:
     if old == merged:
         return None
     return json.dumps(whole | {"mcpServers": servers | {"loom": merged}}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _remote_entry(url: str) -> dict[str, Any]:
+    """How a client reaches a server. The token is the client's to fill in; no file has it."""
+    return {"type": "http", "url": f"{url}/mcp", "headers": {"Authorization": "Bearer ${LOOM_TOKEN}"}}
+
+
+def _with_entry(root: Path, entry: Mapping[str, Any]) -> str | None:
+    """`.mcp.json` with this as Loom's server, whatever it was before."""
+    whole = _read_mcp(root)
+    servers = whole.get("mcpServers", {})
+    if servers.get("loom") == entry:
+        return None
+    return json.dumps(whole | {"mcpServers": servers | {"loom": entry}}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _starts_loom(command: str) -> bool:

@@ -10,13 +10,12 @@ import click
 
 from loom import services
 from loom.cli.output import dim, emit, heading, plural, table
-from loom.cli.shared import Command, note, open_project, progress, settings, wants_json
+from loom.cli.shared import Command, note, open_project, progress, settings_here, wants_json
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, ServersError
 from loom.hub import running
 from loom.services import ServerHealth
 from loom.texts import one_line
-from loom.wording import Shell, Words
 
 
 @click.command(cls=Command)
@@ -24,7 +23,7 @@ def up() -> None:
     """Start the servers and bring the database and .mcp.json up to date. Calling it again changes nothing."""
     from loom.cli.project import not_ours, note_not_ours
 
-    config = settings()
+    config = settings_here()
     mcp, health = bring_up(config)
     if wants_json():
         servers = [{"name": one.name, "running": one.running, "where": one.where} for one in health]
@@ -79,7 +78,7 @@ def migrate(check: bool) -> None:
     who installs the new version first. It needs no project; calling it again changes nothing."""
     from loom.graph.connections import bring_forward
 
-    names = asyncio.run(bring_forward(settings(), look=check))
+    names = asyncio.run(bring_forward(settings_here(), look=check))
     if wants_json():
         emit({"missing" if check else "applied": names})
     elif check:
@@ -94,7 +93,7 @@ def migrate(check: bool) -> None:
 @click.option("--yes", is_flag=True, help="Stop them although other projects use them now.")
 def down(yes: bool) -> None:
     """Stop the servers. Every byte is kept; `loom up` starts them again."""
-    config = settings()
+    config = settings_here()
     if not yes and (others := _others(config)):
         names = ", ".join(f"{name} ({plural(number, 'connection')})" for name, number in others.items())
         raise ServersError(
@@ -117,26 +116,6 @@ def mcp(direct: bool) -> None:
     from loom.mcp.server import run
 
     run()
-
-
-@click.command(cls=Command)
-def serve() -> None:
-    """Serve all sessions of this user from one process, in the foreground. `loom up`, and the first session, start it
-    in the background by themselves."""
-    from loom import bridge
-    from loom.hub import door
-
-    config = settings()
-    if running.answers(config):
-        raise ServersError(
-            "The hub serves already.", Words("To have it run here end it first: {}.", Shell("loom down"))
-        )
-
-    def tell() -> None:
-        socket = running.root_of(config) / bridge.SOCKET
-        emit({"socket": str(socket)}) if wants_json() else click.echo(f"Serving at {socket}; Ctrl-C ends it.")
-
-    door.run(config.servers.instance, ready=tell, log=False)
 
 
 def server_lines(health: Sequence[ServerHealth]) -> list[str]:

@@ -17,7 +17,7 @@ from loom import texts
 from loom.cli import output
 from loom.cli.wording import people
 from loom.config import LoomConfig, load_config, places
-from loom.exceptions import InvalidInputError
+from loom.exceptions import InvalidInputError, NotFromAfarError
 from loom.wording import worded_reply
 
 if TYPE_CHECKING:
@@ -166,11 +166,24 @@ def settings() -> LoomConfig:
     return config
 
 
+def settings_here() -> LoomConfig:
+    """As `settings`, for what has to do with a database that is reached from here. Raises NotFromAfarError."""
+    config = settings()
+    if config.server.url is not None:
+        raise NotFromAfarError.at(texts.mask(config.server.url))
+    return config
+
+
 def open_project(agent: str | None = None, config: LoomConfig | None = None) -> Loom:
-    """The project of where we are, on behalf of `agent` or of who calls. Raises ProjectNotFoundError, ConfigError."""
+    """The project of where we are, on behalf of `agent` or of who calls; from afar where `server.url` says so. Raises
+    ProjectNotFoundError, ConfigError, TokenError."""
+    config = config or settings()
+    if config.server.url is not None:
+        from loom.remote.front import Remote
+
+        return Remote(config, agent=agent)
     from loom.graph.front import Loom
 
-    config = config or settings()
     if can_ask() and (owner := places.owner_elsewhere(config)):
         click.echo(f"The id of this project is that of the project in {owner}.", err=True)
         if click.confirm("Are both one project, with the same tasks?", err=True):
@@ -184,17 +197,19 @@ def answer(
     *,
     agent: str | None = None,
     changes: bool = False,
+    here: bool = False,
 ) -> None:
     """Runs one question or change and answers: with the reply as JSON, or with the lines that `show` makes of it.
 
     Args:
         changes: something was written, so that the mirror is worth a look afterwards; what has lapsed is looked for
             either way.
+        here: it takes the database, so that from afar it is refused.
     """
     as_json = wants_json()
 
     async def whole() -> None:
-        async with open_project(agent) as loom:
+        async with open_project(agent, settings_here() if here else None) as loom:
             if not changes:
                 await loom.sweep()
             reply = worded_reply(await work(loom), people())

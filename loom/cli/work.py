@@ -117,7 +117,7 @@ def work(
             agents=agents,
             prefix=agent,
             worktrees=worktree,
-            land=land is not None or loom.config.landing.target is not None,
+            land=land is not None or (loom.config.landing.target is not None and loom.keeps_order),
             target=land or None,
             baseline=not no_baseline,
             review=review,

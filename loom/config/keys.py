@@ -188,6 +188,15 @@ class ServersConfig:
 
 
 @dataclass(frozen=True)
+class ServerConfig:
+    """The server that the project is behind, reached over HTTP; without one its database is used."""
+
+    url: str | None = text(
+        None, "a URL that begins with https:// or http://", r"https?://[^\s]+", variable="LOOM_SERVER_URL", guarded=True
+    )
+
+
+@dataclass(frozen=True)
 class OrchestrationConfig:
     claim_ttl_seconds: int = whole(600, 1, 7 * 86400, "LOOM_CLAIM_TTL")
     deadline_seconds: int = whole(14400, 1, 30 * 86400)
@@ -308,6 +317,7 @@ class LoomConfig:
     redis: RedisConfig = field(default_factory=RedisConfig)
     mcp: McpConfig = field(default_factory=McpConfig)
     servers: ServersConfig = field(default_factory=ServersConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     orchestration: OrchestrationConfig = field(default_factory=OrchestrationConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     skills: SkillsConfig = field(default_factory=SkillsConfig)

@@ -25,6 +25,7 @@ INNER = frozenset(
         "still_admitted",
         "subscriber",
         "sweep",
+        "take_up",
         "transact",
         "until_renewal",
     }

@@ -33,6 +33,7 @@ from loom.exceptions import (
     InvalidInputError,
     LoomError,
     MessageNotFoundError,
+    NotFromAfarError,
     ProjectNotFoundError,
 )
 from loom.graph import project, store
@@ -84,6 +85,9 @@ _OLDEST = 100 * 365 * 86400.0
 class Loom:
     """One project, as one process sees it."""
 
+    keeps_order = True
+    """Whether this process is one that sweeps and mirrors, or a server does it."""
+
     def __init__(
         self,
         config: LoomConfig,
@@ -103,7 +107,10 @@ class Loom:
         Raises:
             ProjectNotFoundError: the configuration names no project.
             ForbiddenError: the agent's name is another principal's.
+            NotFromAfarError: the configuration leads to a server instead of a database.
         """
+        if config.server.url is not None:
+            raise NotFromAfarError.at(texts.mask(config.server.url))
         if config.project_id is None:
             raise ProjectNotFoundError(
                 "There is no Loom project here.", Words("Run {} in the project's directory.", Shell("loom init"))
@@ -126,6 +133,11 @@ class Loom:
     def agent(self) -> str:
         """The name of whoever calls without one."""
         return self._session.agent
+
+    @property
+    def names_begin(self) -> str:
+        """What the names of agents begin with that who calls may use; "" where they are anybody's."""
+        return f"{self.principal.name}/" if self.principal else ""
 
     @property
     def links(self) -> Connections:

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import uvloop
 from fastmcp import FastMCP
@@ -59,7 +59,7 @@ _CLEAN_UP_WITHIN = 2.0  # seconds; clients kill a server that takes much longer 
 _LOG = logging.getLogger("loom.mcp.server")  # also when this is `__main__`
 
 
-_SERVED: ContextVar[Application] = ContextVar("loom_application")
+_SERVED: ContextVar[Served] = ContextVar("loom_application")
 
 
 class Application:
@@ -145,13 +145,32 @@ def build(loom: Loom | Callable[[], Loom]) -> FastMCP:
     return _server(application.loom, application.reports, _lifespan(application))
 
 
-def shared() -> FastMCP:
-    """A server for many clients at a time: each call is for the application that it is `serving`."""
-    return _server(lambda: _SERVED.get().loom(), lambda: _SERVED.get().reports())
+class Served(Protocol):
+    """Whoever a call is for."""
+
+    def loom(self) -> Loom:
+        """The front. Raises LoomError while there is no project."""
+
+    def reports(self) -> Any:
+        """What reports work as done: as `landing.report.Reports`, of which the tools call `done`."""
+
+
+def shared(*, scoped: bool = False) -> FastMCP:
+    """A server for many clients at a time: each call is for the application that it is `serving`.
+
+    Args:
+        scoped: a principal sees only those tools of which his role may do something.
+    """
+    server = _server(lambda: _SERVED.get().loom(), lambda: _SERVED.get().reports())
+    if scoped:
+        from loom.mcp.scopes import Scopes
+
+        server.add_middleware(Scopes(lambda: _SERVED.get().loom()))
+    return server
 
 
 @contextmanager
-def serving(application: Application) -> Iterator[None]:
+def serving(application: Served) -> Iterator[None]:
     """Calls that come to a `shared` server in this block, and in the tasks that it starts, are for this application."""
     token = _SERVED.set(application)
     try:

@@ -50,7 +50,7 @@ class Housekeeper:
         tracing.begin()
         leases = self._persistently(self._renew, self._loom.until_renewal, _RENEW_AGAIN)
         self._tasks = [asyncio.create_task(leases, name="loom leases")]
-        if order:
+        if order and self._loom.keeps_order:
             work = self._persistently(self._keep_order, self._until_next, _LONGEST_BACKOFF)
             self._tasks.append(asyncio.create_task(work, name="loom housekeeping"))
             if self._loom.config.notify:

@@ -43,9 +43,11 @@ def fit(batch: Batch, tasks: Iterable[TaskOutline], project_id: str | None = Non
     known = {task.id: task for task in tasks}
     there = _recognised(batch, known.values(), project_id)
     report = Report(
-        one
-        for one in batch.report
-        if one.kind in _OF_THE_FILE or (one.key not in there and one.kind is not AdjustmentKind.STUCK)
+        [
+            one
+            for one in batch.report
+            if one.kind in _OF_THE_FILE or (one.key not in there and one.kind is not AdjustmentKind.STUCK)
+        ]
     )
     new = _without_emptied(batch.drafts, there, report)
     graph = _united(known.values(), new, there, report)

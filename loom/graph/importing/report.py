@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -91,24 +91,24 @@ class Adjustment:
         return f"{self.count:,} × {_WORDS[self.kind]}, such as {self.example}"
 
 
+@dataclass(slots=True)
 class Report:
     """Everything that an import changed, in the order in which it did."""
 
-    def __init__(self, cases: Iterable[Adjusted] = ()) -> None:
-        self._cases = list(cases)
+    cases: list[Adjusted] = field(default_factory=list)
 
     def add(self, kind: AdjustmentKind, key: str, example: str) -> None:
         """Takes down one case."""
-        self._cases.append(Adjusted(kind, key, example))
+        self.cases.append(Adjusted(kind, key, example))
 
     def __iter__(self) -> Iterator[Adjusted]:
-        return iter(self._cases)
+        return iter(self.cases)
 
     @property
     def adjustments(self) -> list[Adjustment]:
         """The cases counted, each kind with its first, in the order of `AdjustmentKind`."""
         by_kind: dict[AdjustmentKind, list[Adjusted]] = {}
-        for case in self._cases:
+        for case in self.cases:
             by_kind.setdefault(case.kind, []).append(case)
         return [
             Adjustment(kind, len(by_kind[kind]), by_kind[kind][0].example) for kind in AdjustmentKind if kind in by_kind

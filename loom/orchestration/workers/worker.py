@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.background import end
 from loom.config import logs_dir
-from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, TaskStateError
+from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, NotFromAfarError, TaskStateError
 from loom.graph import store
 from loom.graph.model import limits
 from loom.graph.store import Claim
@@ -103,14 +103,20 @@ class Workers:
         Raises:
             InvalidInputError: the prefix is no name, or too long.
             ConfigError, SkillNotFoundError: nobody could review.
+            NotFromAfarError: what is to land is proven and noted in the database, and that is behind a server here.
         """
+        if land and not loom.keeps_order:
+            raise NotFromAfarError(
+                "Work lands where the project's database is, and it is behind a server here.",
+                "Work without landing, and bring the branches there yourself.",
+            )
         self._loom, self._command, self._in_worktrees, self._tell = loom, list(command), worktrees or land, tell
         self._runner = runner or OwnCommand()
         self._lands, self._target, self._proves_first, self._say = land, target, baseline, say
         self._reviewer = Reviewer(loom) if review else None
         self._shift = Shift()
         self._agents = agents
-        self._free = [f"{_prefix(prefix)}-{number}" for number in range(1, agents + 1)]
+        self._free = [f"{_prefix(prefix, loom.names_begin)}-{number}" for number in range(1, agents + 1)]
         self._jobs: dict[str, asyncio.Task[None]] = {}  # by agent
         self._newest: dict[str, asyncio.Task[None]] = {}  # by task id
         self._running: dict[str, Running] = {}  # by task id
@@ -397,9 +403,9 @@ def loom_words() -> list[str]:
     return [str(script)] if script.is_file() else [sys.executable, "-P", "-m", "loom"]
 
 
-def _prefix(given: str | None) -> str:
+def _prefix(given: str | None, names_begin: str) -> str:
     """What the names of this process's workers have in common."""
-    prefix = "worker" if given is None else limits.agent_name(given, "agent")
+    prefix = f"{names_begin}worker" if given is None else limits.agent_name(given, "agent")
     if len(prefix) > _PREFIX:
         raise InvalidInputError(
             f"agent has {len(prefix)} characters; the limit is {_PREFIX}, because host, process and number follow.",

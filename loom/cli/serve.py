@@ -1,0 +1,86 @@
+"""`loom serve`: the hub, in the foreground; with --http for whoever has an access token."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from loom.cli.output import emit
+from loom.cli.shared import Command, settings_here, wants_json
+from loom.exceptions import ServersError
+from loom.wording import Shell, Words
+
+
+@click.command(cls=Command)
+@click.option("--http", is_flag=True, help="Over HTTP, to whoever has an access token.")
+@click.option("--host", metavar="HOST", help="Where to listen; default: `mcp.host`.")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="On which port; default: `mcp.port`.")
+@click.option("--public-url", metavar="URL", help="Where others reach it; default: `mcp.public_url`.")
+@click.option("--behind-proxy", is_flag=True, help="What stands before it does TLS.")
+@click.option(
+    "--cert", type=click.Path(exists=True, path_type=Path), metavar="FILE", help="A certificate, for TLS here."
+)
+@click.option("--key", type=click.Path(exists=True, path_type=Path), metavar="FILE", help="Its key.")
+def serve(
+    http: bool,
+    host: str | None,
+    port: int | None,
+    public_url: str | None,
+    behind_proxy: bool,
+    cert: Path | None,
+    key: Path | None,
+) -> None:
+    """Serve all sessions of this user from one process, in the foreground. `loom up`, and the first session, start it
+    in the background by themselves.
+
+    With --http serve the project to a team instead: MCP at /mcp, the board at /, and what `loom` itself asks on other
+    machines. Whoever comes needs a token of `loom token add`. Any number of these may serve a project behind one
+    address."""
+    if not http:
+        _serve_sessions()
+        return
+    if (cert is None) != (key is None):
+        raise click.UsageError("Give --cert and --key together.")
+    import uvloop
+
+    from loom.hub.listener import Place, listen
+    from loom.mcp.logs import in_lines
+
+    config = settings_here()
+    logging.getLogger("loom").handlers.clear()
+    logging.getLogger().addHandler(in_lines(logging.StreamHandler(sys.stderr)))
+    for name in ("fastmcp", "mcp", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    place = Place(
+        host or config.mcp.host,
+        port or config.mcp.port,
+        public_url or config.mcp.public_url,
+        behind_proxy=behind_proxy,
+        certificate=cert,
+        key=key,
+    )
+    uvloop.run(listen(config, place, lambda: _tell("url", place.url)))
+
+
+def _serve_sessions() -> None:
+    from loom import bridge
+    from loom.hub import door, running
+
+    config = settings_here()
+    if running.answers(config):
+        raise ServersError(
+            "The hub serves already.", Words("To have it run here end it first: {}.", Shell("loom down"))
+        )
+    socket = running.root_of(config) / bridge.SOCKET
+    door.run(config.servers.instance, ready=lambda: _tell("socket", str(socket)), log=False)
+
+
+def _tell(name: str, where: str) -> None:
+    if wants_json():
+        emit({name: where})
+    else:
+        click.echo(f"Serving at {where}; Ctrl-C ends it.")
+    sys.stdout.flush()

@@ -1,0 +1,339 @@
+"""The one guard before everything that is served over HTTP: who may come in, as whom, and with how much.
+
+Nothing behind it is reached without an access token that holds, or a browser's cookie that stands for one. Each request
+is looked at anew, in the database that all replicas share, so that a token that is revoked is over everywhere with the
+next request; one that goes on for long is looked at again meanwhile. What stands behind finds in `request.state.loom` a
+front of the token's project that acts for its principal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from loom import texts
+from loom.background import end
+from loom.caller import Caller, calling
+from loom.exceptions import (
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    LoomError,
+    NotFoundError,
+    TokenError,
+    UnavailableError,
+)
+from loom.graph.model.principals import Principal
+from loom.remote import codec
+from loom.web.entry import Entries
+
+if TYPE_CHECKING:
+    from loom.graph.store.tokens import AccessToken
+    from loom.hub.projects import OpenProject
+
+BODY_BYTES = 16 * 2**20
+"""The most that one request may bring."""
+
+PROBES = frozenset({"/livez", "/readyz"})
+"""What is answered to whoever asks, by a status alone: what starts, watches and balances servers has no token."""
+
+ENTRANCE = "/enter"
+"""Where a browser changes a code for a cookie."""
+
+_COOKIE = "loom"
+_LOOKS = ("GET", "HEAD")
+_BODIES_BYTES = 64 * 2**20  # of all requests that are being read
+_BODY_WITHIN = 30.0  # seconds for a body to come
+_TAKEN_WITHIN = 30.0  # seconds for a client to take what it is sent
+_AT_ONCE = 64  # requests of one token
+_LOOK_AGAIN = 5.0  # seconds between two looks at the token of a request that goes on
+_CLIENT = 100  # characters of what a client calls itself
+_TOKEN = re.compile(rb"loom_[0-9a-f]{12}_|(?:^|&)(?:access_)?token=", re.IGNORECASE)
+_STATUS: tuple[tuple[type[LoomError], int], ...] = (
+    (TokenError, 401),
+    (ForbiddenError, 403),
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (UnavailableError, 503),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Under which names this server is reached. `hosts`: what a Host header may say; `origins`: what an Origin may."""
+
+    hosts: frozenset[str]
+    origins: frozenset[str]
+
+    @classmethod
+    def of(cls, host: str, port: int, public_url: str | None, *, secure: bool = False) -> Addresses:
+        """Those of a listener, and of the URL that others know it by."""
+        names = {host, "localhost", "127.0.0.1", "::1"} - {"0.0.0.0", "::", ""}
+        hosts = {f"[{name}]:{port}" if ":" in name else f"{name.lower()}:{port}" for name in names}
+        origins = {f"{'https' if secure else 'http'}://{one}" for one in hosts}
+        if public_url:
+            parts = urlsplit(public_url)
+            hosts |= {parts.netloc.lower(), f"{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"}
+            origins |= {f"{parts.scheme}://{parts.netloc.lower()}"}
+        return cls(frozenset(hosts), frozenset(origins))
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Guard:
+    """Stands before an application, and lets in whoever shows a token that holds."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        addresses: Addresses,
+        admitted: Callable[[str, str], Awaitable[AccessToken | None]],
+        still_admitted: Callable[[AccessToken], Awaitable[bool]],
+        project: Callable[[AccessToken], Awaitable[OpenProject]],
+        ready: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """
+        Args:
+            admitted: gives the token for what somebody shows and the name of his program; None where it does not hold.
+            still_admitted: whether a token still holds.
+            project: opens the project of a token.
+            ready: whether this process can serve.
+        """
+        self._app, self._addresses, self._ready = app, addresses, ready
+        self._secure = any(one.startswith("https:") for one in addresses.origins)
+        self._admitted, self._still_admitted, self._project = admitted, still_admitted, project
+        self._entries: Entries[AccessToken] = Entries()
+        self._reading = 0  # bytes of bodies
+        self._going: dict[str, int] = {}  # requests, by the token's id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["path"] in PROBES:
+            well = scope["path"] == "/livez" or await self._ready()
+            await _answer(send, 200 if well else 503, b"", b"text/plain")
+            return
+        try:
+            if scope["path"] == ENTRANCE and scope["method"] == "GET":
+                await self._enter(scope, receive, send)
+            else:
+                await self._let_in(scope, receive, send)
+        except asyncio.CancelledError:  # the server ends
+            await _answer(send, 503, b"", b"text/plain", {b"retry-after": b"1", b"connection": b"close"})
+        except _RefusedError as refused:
+            await refuse(send, refused.status, refused.error)
+        except LoomError as error:
+            await refuse(send, status_of(error), error)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        self._judge_address(scope, headers)
+        client = texts.shorten(texts.one_line(headers.get("user-agent", "")), _CLIENT)
+        token = await self._known(scope, headers, client)
+        going = self._going.get(token.id, 0)
+        if going >= _AT_ONCE:
+            raise _RefusedError(
+                429, UnavailableError(f"{going} requests of this token go on already.", "Wait a while.")
+            )
+        self._going[token.id] = going + 1
+        body = b""
+        try:
+            body = await self._body(headers, receive)
+            await self._serve(token, client, scope, body, receive, send)
+        finally:
+            self._reading -= len(body)
+            self._going[token.id] -= 1
+            if not self._going[token.id]:
+                del self._going[token.id]
+
+    async def _known(self, scope: Scope, headers: Headers, client: str) -> AccessToken:
+        """The token that a request shows, or that its cookie stands for. Raises TokenError, ForbiddenError."""
+        if "authorization" in headers:
+            token = await self._admitted(_shown(headers), client)
+        elif (known := self._entries.who(HTTPConnection(scope).cookies.get(_COOKIE, ""))) is not None:
+            if scope["method"] not in _LOOKS and "origin" not in headers:
+                raise ForbiddenError("That did not come from a page of this board.", _ADDRESS)
+            token = known[1] if await self._still_admitted(known[1]) else None
+        else:
+            raise TokenError("Nobody comes in here without an access token.", f"{_SEND} {_ASK}")
+        if token is None:
+            raise TokenError("The access token is not known here, is over, or was revoked.", _ASK)
+        return token
+
+    def code(self, token: AccessToken) -> str:
+        """A code that lets a browser in once, within a minute, as who has this token."""
+        return self._entries.code(None, token)
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Gives a browser a cookie for its code."""
+        self._judge_address(scope, Headers(scope=scope))
+        cookie = self._entries.admit(HTTPConnection(scope).query_params.get("code", ""))
+        if cookie is None:
+            raise TokenError("This link was used already, or is older than a minute.", "Have another one made.")
+        entered = RedirectResponse("/", 303, {"cache-control": "no-store"})
+        entered.set_cookie(_COOKIE, cookie, httponly=True, secure=self._secure, samesite="strict", path="/")
+        await entered(scope, receive, send)
+
+    def _judge_address(self, scope: Scope, headers: Headers) -> None:
+        """Refuses what a browser was led to from elsewhere, and a token where everybody's logs have it."""
+        if _TOKEN.search(scope["query_string"]) or _TOKEN.search(scope.get("raw_path") or b""):
+            raise InvalidInputError(
+                "A token does not belong into a URL, where logs and histories keep it.",
+                "Revoke it, and send another one as `Authorization: Bearer`.",
+            )
+        host = headers.get("host", "").lower()
+        if host not in self._addresses.hosts:
+            error = ForbiddenError(f"{texts.quote(texts.shorten(host, 100))} is not where this server is.", _ADDRESS)
+            raise _RefusedError(421, error)
+        origin = headers.get("origin")
+        if origin is not None and origin.lower() not in self._addresses.origins:
+            raise ForbiddenError(f"{texts.quote(texts.shorten(origin, 100))} may not call this server.", _ADDRESS)
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """All that a request brings, within bounds of one and of all."""
+        told = headers.get("content-length", "0")
+        if not told.isdecimal() or int(told) > BODY_BYTES:
+            raise _too_large()
+        body = bytearray()
+        taken = 0
+        try:
+            async with asyncio.timeout(_BODY_WITHIN):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _RefusedError(400, InvalidInputError("The request has no end.", "Send it again."))
+                    body += message.get("body", b"")
+                    self._reading += len(body) - taken
+                    taken = len(body)
+                    if taken > BODY_BYTES:
+                        raise _too_large()
+                    if self._reading > _BODIES_BYTES:
+                        raise _RefusedError(503, UnavailableError("Too much is being read here.", "Try again soon."))
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            self._reading -= taken
+            raise _RefusedError(408, UnavailableError("The request did not come in time.", "Send it again.")) from None
+        except BaseException:
+            self._reading -= taken
+            raise
+        return bytes(body)
+
+    async def _serve(
+        self, token: AccessToken, client: str, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
+        project = await self._project(token)
+        loom = project.front.beside(principal=Principal(token.name, token.role, client))
+        scope.setdefault("state", {}).update(loom=loom, code=partial(self.code, token))
+        project.users += 1
+        answered = _Answered(send)
+        serving = asyncio.create_task(self._behind(scope, _replayed(body, receive), answered))
+        try:
+            held = await self._while_admitted(token, serving)
+        finally:
+            await end([serving])
+            project.users -= 1
+            await loom.close()
+        if not held and not answered.begun:
+            raise TokenError("The access token does not hold any more.", _ASK)
+
+    async def _behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with calling(Caller({})):  # whoever calls has nothing of this process's environment
+            await self._app(scope, receive, send)
+
+    async def _while_admitted(self, token: AccessToken, serving: asyncio.Task[None]) -> bool:
+        """Waits for an answer; false where the token does not hold any more, and it is to be cut off."""
+        while not serving.done():
+            await asyncio.wait([serving], timeout=_LOOK_AGAIN)
+            with suppress(UnavailableError):  # the database may be back for the next look
+                if not serving.done() and not await self._still_admitted(token):
+                    return False
+        serving.result()
+        return True
+
+
+class _RefusedError(Exception):
+    """Whoever came is not let in."""
+
+    def __init__(self, status: int, error: LoomError) -> None:
+        super().__init__(str(error))
+        self.status, self.error = status, error
+
+
+_SEND = "Send `Authorization: Bearer TOKEN`."
+_ASK = "Ask whoever runs the server for a new one; `loom token add` makes it."
+_ADDRESS = "Reach it by its own address; `loom serve --http --public-url` says which others know it by."
+
+
+def _too_large() -> _RefusedError:
+    return _RefusedError(
+        413, InvalidInputError(f"A request brings at most {BODY_BYTES // 2**20} MiB.", "Send less at a time.")
+    )
+
+
+def status_of(error: LoomError) -> int:
+    """The status that tells of an error."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
+
+
+async def refuse(send: Send, status: int, error: LoomError) -> None:
+    """Answers with an error, and ends the connection, whose body nobody has read."""
+    more = {b"www-authenticate": b'Bearer realm="loom"'} if status == 401 else {}
+    body = json.dumps(codec.refusal(error)).encode()
+    await _answer(send, status, body, b"application/json", more | {b"connection": b"close"})
+
+
+async def _answer(send: Send, status: int, body: bytes, kind: bytes, more: dict[bytes, bytes] | None = None) -> None:
+    headers = {b"content-type": kind, b"content-length": str(len(body)).encode(), b"cache-control": b"no-store"}
+    headers |= {b"x-content-type-options": b"nosniff"} | (more or {})
+    with suppress(OSError, TimeoutError):
+        sending = _Answered(send)
+        await sending({"type": "http.response.start", "status": status, "headers": list(headers.items())})
+        await sending({"type": "http.response.body", "body": body})
+
+
+def _shown(headers: Headers) -> str:
+    """The token that a request shows. Raises TokenError."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        raise TokenError("The Authorization header has no access token.", f"{_SEND} {_ASK}")
+    return token.strip()
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A request that was read, and after it whatever else comes, which is that the client has gone."""
+    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return replay
+
+
+class _Answered:
+    """Sends to a client, which has so long to take each part. `begun`: something was sent."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self.begun = send, False
+
+    async def __call__(self, message: Message) -> None:
+        self.begun = True
+        async with asyncio.timeout(_TAKEN_WITHIN):
+            await self._send(message)

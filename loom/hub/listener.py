@@ -1,0 +1,286 @@
+"""The hub over HTTP: MCP at `/mcp`, the front as JSON at `/api`, the board at `/`, all behind one guard.
+
+Nothing is remembered between two requests, so that any number of these may serve a project behind one address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from loom.config import LoomConfig
+from loom.exceptions import ConfigError, LoomError, ServersError, TokenError
+from loom.graph.front import Loom
+from loom.graph.rules.claims import Outcome
+from loom.graph.store.tokens import AccessToken
+from loom.hub import api
+from loom.hub.guard import Addresses, Guard
+from loom.hub.projects import OpenProject, Projects
+from loom.mcp.server import serving, shared
+from loom.web.app import board
+from loom.wording import Shell, Words
+
+_CONNECTIONS = 1_000  # open at a time
+_HEAD_BYTES = 32 * 1024  # of a request's line and headers
+_HEAD_WITHIN = 10.0  # seconds for them to come
+_KEPT = 20  # seconds that a connection is kept for another request
+_ENDS_WITHIN = 2  # seconds for what goes on when the server is told to end
+_READY_WITHIN = 2.0  # seconds for the database to answer
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to listen. `public_url`: under which others know it; `behind_proxy`: who stands before it does TLS;
+    `certificate`, `key`: files of its own, for TLS here."""
+
+    host: str
+    port: int
+    public_url: str | None = None
+    behind_proxy: bool = False
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"{'https' if self.certificate else 'http'}://{host}:{self.port}"
+
+
+class Team:
+    """The projects of one database, for whoever has a token of one of them."""
+
+    def __init__(self, config: LoomConfig, projects: Projects) -> None:
+        """
+        Args:
+            config: of the project where the server runs; others of its database are served under the same settings.
+        """
+        self._config, self._projects = config, projects
+        self._names: dict[str, str] = {}  # of other projects, by id
+
+    @property
+    def own(self) -> Loom:
+        """The front of the project where the server runs. Raises ProjectNotFoundError."""
+        return self._projects.project(self._config).front
+
+    async def admitted(self, secret: str, client: str) -> AccessToken | None:
+        """See `Loom.admitted`."""
+        return await self.own.admitted(secret, client)
+
+    async def still_admitted(self, token: AccessToken) -> bool:
+        """See `Loom.still_admitted`."""
+        return await self.own.still_admitted(token)
+
+    async def project(self, token: AccessToken) -> OpenProject:
+        """The project of a token."""
+        if token.project_id == self._config.project_id:
+            return self._projects.project(self._config)
+        if token.project_id not in self._names:
+            self._names = {one.id: one.name for one in await self.own.projects()}
+        name = self._names[token.project_id]
+        return self._projects.project(
+            replace(self._config, project_id=token.project_id, project_name=name, project_dir=None)
+        )
+
+    async def ready(self) -> bool:
+        """Whether the database answers."""
+        try:
+            async with asyncio.timeout(_READY_WITHIN):
+                await self.own.since(0)
+        except (LoomError, TimeoutError):
+            return False
+        return True
+
+
+def application(projects: Projects, config: LoomConfig, addresses: Addresses) -> Guard:
+    """All that is served, behind the guard."""
+    team = Team(config, projects)
+    mcp = shared(scoped=True).http_app("/mcp", stateless_http=True, json_response=True, host_origin_protection=False)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with mcp.lifespan(mcp):
+            yield
+
+    routes = [Route("/mcp", _Mcp(mcp)), Route("/metrics", _metrics), *api.routes(), Mount("/", board())]
+    return Guard(
+        Starlette(routes=routes, lifespan=lifespan),
+        addresses,
+        team.admitted,
+        team.still_admitted,
+        team.project,
+        team.ready,
+    )
+
+
+async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT comes.
+
+    Args:
+        ready: is called once clients can come.
+
+    Raises:
+        ConfigError: the place is open to others without TLS.
+        TokenError: it is, and nobody could come in.
+        ServersError: it cannot be listened on there.
+        LoomError: the database cannot be reached.
+    """
+    refuse_open(place)
+    projects = Projects()
+    try:
+        own = projects.project(config).front
+        await own.connect()
+        if not _is_local(place.host) and not any(one.revoked_at is None for one in await own.tokens()):
+            raise TokenError(
+                "Nobody has an access token yet.", Words("Make one with {}.", Shell("loom token add NAME --role ROLE"))
+            )
+        with bound_socket(place) as listener:
+            ready()
+            await server(projects, config, place, place.port).serve([listener])
+    finally:
+        await projects.close()
+
+
+def server(projects: Projects, config: LoomConfig, place: Place, port: int) -> uvicorn.Server:
+    """What serves connections of a socket, with bounds for each and for all."""
+    secure = place.certificate is not None
+    addresses = Addresses.of(place.host, port, place.public_url, secure=secure)
+    return uvicorn.Server(
+        uvicorn.Config(
+            application(projects, config, addresses),
+            http=_Connection,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,  # an address and a path for each call, which nobody reads
+            server_header=False,
+            proxy_headers=False,  # nothing here goes by where a request comes from
+            timeout_keep_alive=_KEPT,
+            timeout_graceful_shutdown=_ENDS_WITHIN,
+            h11_max_incomplete_event_size=_HEAD_BYTES,
+            ssl_certfile=place.certificate,
+            ssl_keyfile=place.key,
+        )
+    )
+
+
+def refuse_open(place: Place) -> None:
+    """Raises ConfigError where tokens would travel in the clear beyond this machine."""
+    if _is_local(place.host) or place.behind_proxy or place.certificate is not None:
+        return
+    raise ConfigError(
+        f"{place.host} can be reached from other machines, and tokens would travel in the clear.",
+        "Give --cert and --key, or --behind-proxy where something before it does TLS.",
+    )
+
+
+def bound_socket(place: Place) -> socket.socket:
+    """A socket that listens. Raises ServersError."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    try:
+        return socket.create_server((place.host, place.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ServersError(
+            f"{place.host} port {place.port} cannot be listened on: {error.strerror or error}.",
+            "Give another --port, or see who listens there.",
+        ) from None
+
+
+def _is_local(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+async def _metrics(request: Request) -> Response:
+    """What Prometheus reads of the project."""
+    from loom.orchestration import metrics
+
+    return Response(await metrics.exposition([request.state.loom]), media_type=metrics.CONTENT_TYPE)
+
+
+class _Mcp:
+    """The MCP server, each request for the front that the guard brought."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with serving(_Call(scope["state"]["loom"])):
+            await self._app(scope, receive, send)
+
+
+class _Call:
+    """What the tools of one call find: a front, and what reports work as done."""
+
+    def __init__(self, loom: Loom) -> None:
+        self._loom = loom
+
+    def loom(self) -> Loom:
+        return self._loom
+
+    def reports(self) -> _Call:
+        return self
+
+    async def done(
+        self,
+        task_id: str,
+        output: Mapping[str, Any] | None = None,
+        *,
+        agent_id: str | None = None,
+        token: int | None = None,
+        seconds: float | None = None,
+    ) -> Outcome:
+        """Finishes a task. Nothing is proven here: the work lies on another machine."""
+        return await self._loom.done(task_id, output, agent_id=agent_id, token=token)
+
+
+class _Connection(H11Protocol):
+    """A connection: one of so many, whose request has to begin, and its head to come, in time."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > _CONNECTIONS:
+            transport.abort()
+        else:
+            self._wait_for_a_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._head_is_there()
+        elif self._patience is None:
+            self._wait_for_a_head()
+
+    def _wait_for_a_head(self) -> None:
+        self._patience = self.loop.call_later(_HEAD_WITHIN, self.transport.abort)
+
+    def _head_is_there(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None

@@ -1,0 +1,120 @@
+"""The way to a server: one client, its token, and patience while the server begins anew."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from loom import bridge
+from loom.background import Backoff
+from loom.exceptions import ConfigError, LoomError, ServersError
+from loom.remote import codec
+from loom.texts import shorten
+
+_CONNECT = 10.0  # seconds
+_ANSWER = 60.0  # seconds beside those that a call asks to wait
+_PATIENCE = 60.0  # seconds that a server may be away before a call that may be repeated fails
+_PAUSES = (0.25, 5.0)  # seconds between two tries: at first, at most
+_AWAY = frozenset({502, 503, 504})  # what a proxy says while nobody is behind it
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Client:
+    """One server, for one token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        """
+        Args:
+            url: where the server is, without `/api`.
+
+        Raises:
+            ConfigError: the token would travel in the clear.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "https" and parts.hostname not in _LOCAL:
+            raise ConfigError(
+                f"{url} is not https, so that the access token could be read on its way.", "Reach the server by https."
+            )
+        self.url = url.rstrip("/")
+        self._http = httpx2.AsyncClient(
+            headers={"authorization": f"Bearer {token}", "user-agent": f"loom/{bridge.VERSION}"},
+            follow_redirects=False,  # the token is for this server alone
+            timeout=httpx2.Timeout(_ANSWER, connect=_CONNECT),
+        )
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+        await self._http.aclose()
+
+    async def greeting(self) -> dict[str, Any]:
+        """What the server says of itself and of who calls. Raises LoomError."""
+        found: dict[str, Any] = json.loads(await self._asked("GET", "", None, _ANSWER, repeatable=True))
+        return found
+
+    async def call(
+        self, operation: str, arguments: Mapping[str, Any], *, waits: float = 0.0, repeatable: bool = False
+    ) -> Any:
+        """Has the server do an operation of the front.
+
+        Args:
+            waits: how many seconds it may take by itself.
+            repeatable: doing it twice is as doing it once, so that it is tried again where its answer was lost.
+
+        Raises:
+            LoomError: as the operation; ServersError: the server does not answer.
+        """
+        body = codec.sent(operation, arguments)
+        data = await self._asked("POST", f"/{operation}", body, waits + _ANSWER, repeatable=repeatable)
+        try:
+            return codec.answered(operation, data)
+        except ValueError:
+            raise ServersError(
+                f"{self.url} answers {operation} in a way that this Loom does not know.",
+                "Have the server and this machine run the same version of Loom.",
+            ) from None
+
+    async def _asked(self, method: str, path: str, body: object, timeout: float, *, repeatable: bool) -> bytes:
+        loop, backoff = asyncio.get_running_loop(), Backoff(*_PAUSES)
+        until = loop.time() + _PATIENCE
+        while True:
+            try:
+                answer = await self._http.request(
+                    method, f"{self.url}/api{path}", json=body, timeout=httpx2.Timeout(timeout, connect=_CONNECT)
+                )
+                if answer.status_code not in _AWAY or codec.refused(_read(answer)) is not None:
+                    return self._judged(answer)
+                again, why = repeatable, f"status {answer.status_code}"
+            except httpx2.ConnectError as error:
+                again, why = True, str(error)
+            except httpx2.TransportError as error:
+                again, why = repeatable, str(error) or type(error).__name__
+            pause = backoff.rest()
+            if not again or loop.time() + pause > until:
+                raise ServersError(
+                    f"{self.url} does not answer ({shorten(why, 200)}).", "See that it runs, and try again."
+                )
+            await asyncio.sleep(pause)
+
+    def _judged(self, answer: httpx2.Response) -> bytes:
+        """The body of an answer. Raises what it refuses with."""
+        if answer.status_code == 200:
+            return answer.content
+        error = codec.refused(_read(answer))
+        if error is None:
+            raise LoomError(
+                f"{self.url} answers with status {answer.status_code}, which no server of Loom does here.",
+                "Look whether the URL is right.",
+            )
+        raise error
+
+
+def _read(answer: httpx2.Response) -> object:
+    try:
+        return answer.json()
+    except ValueError:
+        return None

@@ -1,0 +1,58 @@
+"""The access token for a server: LOOM_TOKEN, else the one that `~/.loom/credentials` has for it.
+
+The file has a line for each server, its URL and the token, and is readable by its owner alone. No file of a project is
+looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from loom import caller, files
+from loom.config import user_config_path
+from loom.config.loading import secret
+from loom.exceptions import ConfigError, TokenError
+from loom.wording import Shell, Words
+
+_BYTES = 64 * 1024
+
+
+def path() -> Path:
+    """Where the file is, or would be."""
+    return user_config_path().parent / "credentials"
+
+
+def token_for(url: str) -> str:
+    """The token to show the server at this URL.
+
+    Raises:
+        TokenError: there is none.
+        ConfigError: the file cannot be read, or others can read it too.
+    """
+    if given := secret(caller.environ(), "LOOM_TOKEN")[0].strip():
+        return given
+    for line in _lines():
+        words = line.split()
+        if len(words) == 2 and words[0].rstrip("/") == url.rstrip("/"):
+            return words[1]
+    raise TokenError(
+        f"There is no access token for {url}.",
+        f"Put yours into LOOM_TOKEN, or a line with the URL and the token into {path()}.",
+    )
+
+
+def _lines() -> list[str]:
+    where = path()
+    try:
+        if (mode := where.stat().st_mode & 0o077) and os.name == "posix":
+            raise ConfigError(
+                f"{where} can be read or written by others (mode {mode:03o} for them).",
+                Words("Run {}.", Shell(f"chmod 600 {where}")),
+            )
+        return files.read(where, _BYTES).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{where} cannot be read: {reason}.", "Correct that first.") from None

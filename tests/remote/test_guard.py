@@ -1,0 +1,310 @@
+"""Attacks on the listener: each ends in the right refusal, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import resource
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount, Route
+
+from loom.config import LoomConfig
+from loom.db.connection import Pool
+from loom.exceptions import ConfigError
+from loom.graph.front import Loom
+from loom.hub import guard, listener
+from loom.hub.guard import PROBES, Addresses
+from loom.hub.listener import Place, application, refuse_open
+from loom.hub.projects import Projects
+from tests.remote.conftest import PATIENCE, Serve, Served
+
+Clock = Callable[[float], Awaitable[None]]
+
+
+async def status(
+    served: Served, token: str | None, method: str = "POST", path: str = "/api/status", **headers: str
+) -> int:
+    async with served.http(token, **headers) as client:
+        answer = await client.request(method, path, json={} if method == "POST" else None)
+    if answer.status_code >= 400:
+        error = answer.json()["error"]
+        assert error["code"]
+        assert error["cause"]
+        assert answer.headers["connection"] == "close" or answer.status_code in (400, 404)
+    return answer.status_code
+
+
+# --- who comes in ---------------------------------------------------------------------------------------------------
+
+
+def paths(routes: list[BaseRoute], before: str = "") -> Iterator[str]:
+    for one in routes:
+        if isinstance(one, Mount):
+            yield from paths(list(one.routes or []), before + one.path)
+            yield f"{before}{one.path}/anything"
+        elif isinstance(one, Route):
+            yield before + re.sub(r"\{[^}]*\}", "x", one.path)
+
+
+async def test_no_route_is_open(served: Served, config: LoomConfig) -> None:
+    inner = application(Projects(), config, Addresses.of("127.0.0.1", 1, None))._app
+    assert isinstance(inner, Starlette)
+    found = set(paths(inner.routes))
+    assert {"/mcp", "/metrics", "/api", "/api/x", "/", "/events", "/static/anything"} <= found
+    async with served.http() as client:
+        for path in sorted(found | {"/nothing", "//api", "/api/../api/status"}):
+            for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"):
+                answer = await client.request(method, path)
+                assert answer.status_code == 401, (method, path)
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+        for path in sorted(PROBES):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+
+
+async def test_metrics_are_read_with_a_token(served: Served) -> None:
+    await served.loom.create("a task")
+    async with served.http(await served.token("prometheus", "reader")) as client:
+        answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "loom_tasks{" in answer.text
+
+
+async def test_who_shows_no_token_that_holds_is_not_let_in(served: Served, clock: Clock, pool: Pool) -> None:
+    good = await served.token("ann", "reader")
+    over = (await served.loom.add_token("old", "admin", seconds=60)).secret
+    gone = await served.token("gone", "admin")
+    assert await status(served, good) == 200
+    await clock(61)
+    await served.loom.revoke_tokens("gone")
+    for wrong in (over, gone, good[:-1] + "x", f"loom_{'0' * 12}_{'x' * 43}", "x", "'; drop table access_tokens"):
+        assert await status(served, wrong) == 401
+    assert await status(served, None, authorization=f"Basic {good}") == 401
+    assert await status(served, None) == 401
+
+
+async def test_a_token_is_of_one_project(served: Served, pool: Pool) -> None:
+    other = await pool.fetchval("insert into projects (id, name) values (gen_random_uuid(), 'yard') returning id::text")
+    made = await served.loom.create("here")
+    async with Loom(LoomConfig(**{**vars(served.config), "project_id": other})) as yard:
+        stranger = (await yard.add_token("ann", "admin")).secret
+    async with served.http(stranger) as client:
+        assert (await client.post("/api/get", json={"task_id": made.id})).status_code == 404
+        assert (await client.post("/api/ready", json={})).json()["tasks"] == []
+        assert (await client.get("/api")).json()["project"] == "yard"
+        assert (await client.post("/api/claim", json={"task_id": made.id})).status_code == 404
+
+
+async def test_what_is_revoked_is_over_on_all_replicas_also_what_goes_on(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_LOOK_AGAIN", 0.2)
+    one, two = await serve(), await serve()
+    secret = await one.token("ann", "reader")
+    async with one.http(secret) as client:
+        waiting = asyncio.create_task(client.post("/api/wait", json={"timeout": 60}))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await one.loom.revoke_tokens("ann")
+        assert await status(one, secret) == 401
+        assert await status(two, secret) == 401
+        async with asyncio.timeout(10):
+            assert (await waiting).status_code == 401
+
+
+@pytest.mark.parametrize("role", ["reader", "worker", "planner"])
+async def test_a_role_is_not_enough_over_http_either(served: Served, role: str) -> None:
+    token = await served.token(role, role)
+    for operation, body in (("cancel", {"task_id": "loom-00000000"}), ("add_token", {"name": "me", "role": "admin"})):
+        async with served.http(token) as client:
+            answer = await client.post(f"/api/{operation}", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+    for inner in ("transact", "look", "_commit", "permit", "close", "admitted", "beside", "__class__"):
+        async with served.http(token) as client:
+            assert (await client.post(f"/api/{inner}", json={})).status_code == 404
+    assert [one.name for one in await served.loom.tokens()] == [role]
+
+
+# --- where from -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_foreign_host_or_origin_is_refused(serve: Serve) -> None:
+    served = await serve(public_url="https://loom.example.org")
+    token, port = await served.token(), served.url.rpartition(":")[2]
+    for host in (
+        "evil.example.org",
+        f"evil.example.org:{port}",
+        "127.0.0.1.evil.org",
+        f"127.0.0.1:{port}.evil.org",
+        "",
+    ):
+        assert await status(served, token, host=host) == 421, host
+    for host in (f"localhost:{port}", "loom.example.org", "loom.example.org:443", "LOOM.example.org"):
+        assert await status(served, token, host=host) == 200, host
+    for origin in ("https://evil.example.org", "null", "http://loom.example.org", "https://loom.example.org.evil.org"):
+        assert await status(served, token, origin=origin) == 403, origin
+        assert await status(served, token, "POST", "/mcp", origin=origin) == 403, origin
+    for origin in ("https://loom.example.org", served.url):
+        assert await status(served, token, origin=origin) == 200, origin
+
+
+async def test_a_token_in_a_url_is_refused(served: Served) -> None:
+    token = await served.token()
+    for path in (f"/api?token={token}", f"/mcp?access_token={token}", f"/api/{token}", f"/tasks/x?x={token}"):
+        assert await status(served, token, "GET", path) == 400, path
+
+
+# --- how much -------------------------------------------------------------------------------------------------------
+
+
+async def raw(served: Served, data: bytes, *, seconds: float = 10) -> bytes:
+    """What a server says to bytes, until it ends the connection."""
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    heard = b""
+    with suppress(OSError):
+        writer.write(data)
+        async with asyncio.timeout(seconds):
+            while more := await reader.read(65536):
+                heard += more
+    writer.close()
+    return heard
+
+
+def head(served: Served, token: str, *more: str, path: str = "/api/status") -> bytes:
+    host = served.url.removeprefix("http://")
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {token}", *more]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+async def test_a_huge_body_is_refused_before_it_is_read(served: Served) -> None:
+    token = await served.token()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert b" 413 " in await raw(served, head(served, token, "Content-Length: 1000000000") + b"x" * 1_000_000)
+    chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+    assert b" 413 " in await raw(served, head(served, token, "Transfer-Encoding: chunked") + chunk * 40)
+    assert b" 401 " in await raw(served, head(served, "x", "Content-Length: 1000000000") + b"x" * 1_000_000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000, "kB"
+    assert await status(served, token) == 200
+
+
+async def test_what_all_bring_together_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_BODIES_BYTES", 100_000)
+    token = await served.token()
+    assert b" 503 " in await raw(served, head(served, token, "Content-Length: 200000") + b"x" * 200_000)
+    for _ in range(3):
+        assert await status(served, token) == 200, "nothing of it is still counted"
+
+
+async def test_header_bombs_are_refused(served: Served) -> None:
+    token = await served.token()
+    many = [f"X-{n}: {'x' * 200}" for n in range(1000)]
+    for bomb in (many, [f"X-Large: {'x' * 200_000}"]):
+        answer = await raw(served, head(served, token, *bomb))
+        assert b" 200 " not in answer
+    assert b" 200 " not in await raw(served, b"POST /" + b"x" * 200_000 + b" HTTP/1.1\r\n\r\n")
+    assert await status(served, token) == 200
+
+
+async def test_a_slow_client_is_let_go(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_HEAD_WITHIN", 0.5)
+    monkeypatch.setattr(guard, "_BODY_WITHIN", 0.5)
+    token = await served.token()
+    assert await raw(served, b"") == b""
+    assert await raw(served, b"POST /api/status HTTP/1.1\r\nHost: ") == b""
+    assert b" 408 " in await raw(served, head(served, token, "Content-Length: 10") + b"{")
+    # One that sends its head bit by bit has no more time for it.
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+
+    async def trickle() -> None:
+        for byte in head(served, token) * 10:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.05)
+
+    sending = asyncio.create_task(trickle())
+    with suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    assert not sending.done(), "it had more to say"
+    sending.cancel()
+    writer.close()
+
+
+async def test_open_connections_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_CONNECTIONS", 20)
+    token = await served.token()
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    opened = [socket.create_connection((host, int(port))) for _ in range(20)]
+    try:
+        await asyncio.sleep(0.2)
+        assert await raw(served, head(served, token, "Content-Length: 2") + b"{}") == b""
+    finally:
+        for one in opened:
+            one.close()
+    await asyncio.sleep(0.2)
+    assert await status(served, token) == 200
+
+
+async def test_requests_of_one_token_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_AT_ONCE", 2)
+    token = await served.token("ann", "reader")
+    async with served.http(token) as client:
+        waiting = [asyncio.create_task(client.post("/api/wait", json={"timeout": 3})) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        assert await status(served, token) == 429
+        assert await status(served, await served.token("bob", "reader")) == 200
+        await asyncio.gather(*waiting)
+    assert await status(served, token) == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b'"x"', b'{"a": "\\ud800"}', b"[" * 100_000, b'{"limit": "x"}', b'{"no": 1}']
+)
+async def test_what_is_no_call_is_told_in_a_sentence(served: Served, body: bytes) -> None:
+    async with served.http(await served.token()) as client:
+        answer = await client.post("/api/ready", content=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_input")
+    assert "Traceback" not in json.dumps(answer.json())
+
+
+# --- where it may be ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "loom.example.org"])
+def test_tokens_do_not_travel_in_the_clear(host: str, tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="in the clear"):
+        refuse_open(Place(host, 80))
+    refuse_open(Place(host, 80, behind_proxy=True))
+    refuse_open(Place(host, 80, certificate=tmp_path, key=tmp_path))
+    for own in ("127.0.0.1", "localhost", "::1"):
+        refuse_open(Place(own, 80))
+
+
+# --- the board ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_browser_is_let_in_by_a_code_for_one_use(served: Served) -> None:
+    token = await served.token("ann", "planner")
+    async with served.http(token) as client:
+        code = (await client.post("/api/enter")).json()["code"]
+        assert token not in code
+    async with served.http() as browser:
+        assert (await browser.get("/")).status_code == 401
+        entered = await browser.get("/enter", params={"code": code})
+        assert (entered.status_code, entered.headers["location"]) == (303, "/")
+        assert "HttpOnly" in entered.headers["set-cookie"]
+        assert "strict" in entered.headers["set-cookie"].lower()
+        assert (await browser.get("/")).status_code == 200
+        assert (await browser.post("/api/create", json={"title": "x"})).status_code == 403, "no page of the board's"
+        made = await browser.post("/api/create", json={"title": "x"}, headers={"origin": served.url})
+        assert made.status_code == 200
+        assert (await browser.get("/enter", params={"code": code})).status_code == 401
+        await served.loom.revoke_tokens("ann")
+        assert (await browser.get("/")).status_code == 401
