@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import BinaryIO
 
 import click
 
-from loom import files, replies
+from loom import replies
 from loom.cli.output import dim, emit
 from loom.cli.shared import Command, Reply, answer, limit_option, note, open_project, wants_json
 from loom.cli.talk import event_line
 from loom.cli.times import given_span
-from loom.config import LoomConfig, logs_dir
-from loom.exceptions import FileError
+from loom.config import LoomConfig
 from loom.graph.front import Loom
-from loom.texts import clean, colourless, mask, one_line
+from loom.orchestration.printed import Log
+from loom.texts import one_line
 
-_TAIL_BYTES = 64 * 1024  # of a log that are shown at first
 _DAY = 86400.0  # seconds
 _PAUSE = 0.2  # seconds between two looks at a log that is followed
 
@@ -77,37 +73,15 @@ def logs(task: str, follow: bool) -> None:
             return await loom.id_of(task), loom.config
 
     task_id, config = asyncio.run(found())
-    path = newest_log(task_id, logs_dir(config))
-    if path is None:
-        raise FileError(
-            f"No command for {task_id} has printed anything into {logs_dir(config)}.",
-            "Logs lie on the machine that ran `loom work`.",
-        )
-    note(str(path))
-    try:
-        opened = files.read_log(path, _TAIL_BYTES, path.parent.parent)
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}.", "Mend that, then run it again.") from None
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    with opened as file:
+    with Log(task_id, config) as log:
+        note(str(log.path))
         if wants_json():
-            emit({"id": task_id, "file": str(path), "text": _more(file, decoder)})
+            emit({"id": task_id, "file": str(log.path), "text": log.more()})
             return
-        click.echo(_more(file, decoder), nl=False)
+        click.echo(log.more(), nl=False)
         while follow:
             time.sleep(_PAUSE)
-            click.echo(_more(file, decoder), nl=False)
-
-
-def newest_log(task_id: str, directory: Path) -> Path | None:
-    """The log of the newest attempt at a task; None where there is none here."""
-    found = sorted(directory.glob(f"{task_id}-[0-9]*.log"), key=lambda path: path.lstat().st_mtime)
-    return found[-1] if found else None
-
-
-def _more(file: BinaryIO, decoder: codecs.IncrementalDecoder) -> str:
-    """What was printed since, fit to be shown; a character that is half written comes with its end."""
-    return clean(colourless(mask(decoder.decode(file.read()))))
+            click.echo(log.more(), nl=False)
 
 
 def _change(change: dict[str, object]) -> str:

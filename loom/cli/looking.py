@@ -148,7 +148,7 @@ def graph(shape: str, root: str | None, wanted: str | None, limit: int) -> None:
 
 async def _detail(loom: Loom, task: str) -> Reply:
     """A task with all around it, and where it has failed what its command has printed, if that was on this machine."""
-    from loom.cli.history import newest_log
+    from loom.orchestration.printed import newest_log
 
     reply = replies.detail(await loom.get(task))
     if reply["status"] == "failed" and (log := newest_log(reply["id"], logs_dir(loom.config))) is not None:

@@ -199,6 +199,12 @@ class Worktrees:
             f"The diff of both, without files that git does not know:\n{diff or 'nothing'}"
         )
 
+    async def brought(self, base: str, commit: str) -> str:
+        """What a commit brings beyond another one, as `changes` shows it. Raises CommandError."""
+        commits = await _shown(_LISTED_BYTES, self.repository, "log", "--oneline", f"{base}..{commit}")
+        diff = await _shown(_DIFF_BYTES, self.repository, "diff", "--patch-with-stat", _NOT_INTO, base, commit)
+        return f"The commits, newest first:\n{commits or 'none'}\n\nThe diff:\n{diff or 'nothing'}"
+
     async def drop(self, worktree: Worktree, *, force: bool = False, tip: str | None = None) -> str:
         """Removes a worktree and its branch, and lets it go. Without `force` it stays where something in it is not
         committed, and the branch where it has commits that no other branch has.

@@ -53,6 +53,8 @@ def board() -> Starlette:
             Route("/events.json", pages.events_json),
             Route("/doctor", pages.doctor),
             Route("/tasks/{task_id}", task.show),
+            Route("/tasks/{task_id}/log", task.log),
+            Route("/tasks/{task_id}/diff", task.diff),
             Route("/live", live.stream),
             *actions.ROUTES,
             Mount("/static", StaticFiles(directory=_STATIC), name="static"),

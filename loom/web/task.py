@@ -1,7 +1,8 @@
-"""The page of one task: all that is known of it, and all that can be done with it."""
+"""The page of one task: all that is known of it, and all that can be done with it; its log and diff beside that."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,9 +10,12 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
+from loom import texts
 from loom.bus.events import Event, EventType
 from loom.graph.model.notes import without_notes
 from loom.graph.store.proofs import Proof
+from loom.landing.worktrees import Worktrees
+from loom.orchestration.printed import Log
 from loom.web.pages import cursor
 from loom.web.rendering import loom_of, page
 
@@ -37,6 +41,33 @@ async def show(request: Request) -> Response:
         question=question,
         history=history[::-1],
         attempts=list(attempts(history, found.proofs, datetime.now(UTC))),
+    )
+
+
+async def log(request: Request) -> Response:
+    """The end of what the newest command for a task has printed, where it ran on this machine."""
+    loom = loom_of(request)
+    found = await loom.get(request.path_params["task_id"])
+
+    def read() -> tuple[str, str]:
+        with Log(found.task.id, loom.config) as opened:
+            return str(opened.path), opened.more()
+
+    path, text = await asyncio.to_thread(read)
+    return page(request, "text.html", one=found.task, what="What its newest command printed", path=path, text=text)
+
+
+async def diff(request: Request) -> Response:
+    """What the work on a task has changed: what its newest landing brings, else what lies in its worktree."""
+    loom = loom_of(request)
+    found = await loom.get(request.path_params["task_id"])
+    landing, trees = found.landing, await Worktrees.of_project(loom.config, to_make=False)
+    if landing is not None and landing.base and landing.commit_id:
+        text = await trees.brought(landing.base, landing.commit_id)
+    else:
+        text = await trees.changes(found.task.id, landing.target if landing else "HEAD")
+    return page(
+        request, "text.html", one=found.task, what="What it changes", path="", text=texts.clean(texts.mask(text))
     )
 
 
