@@ -35,6 +35,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "migrate": _Entry("servers:migrate", "Bring the database's schema up to this version."),
         "status": _Entry("looking:status", "What needs you, who does what, what is next, when it may end."),
         "demo": _Entry("demo:demo", "See four agents change a program together, from nothing."),
+        "board": _Entry("board:board", "Open the project in a browser: what agents do, seen and steered."),
         "doctor": _Entry("doctor:doctor", "Check servers, settings and the graph's invariants."),
         "help": _Entry("help:help_", "Read about a topic or a command."),
         "serve": _Entry("serve:serve", "Serve all sessions of this user from one process, or a team over HTTP."),

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
 
@@ -46,6 +46,9 @@ _BEGINS_WITHIN = 20.0  # seconds, for another that begins at the same time
 _ENDS_WITHIN = 5.0  # seconds, for claims to be given back
 _LOG_BYTES = 1_000_000
 _FILES = 65_536  # descriptors; each connection takes one
+
+if TYPE_CHECKING:
+    from loom.hub.boards import Boards
 
 Answer = Callable[[dict[str, Any], Caller], Awaitable[Mapping[str, Any]]]
 
@@ -115,8 +118,9 @@ class Hub:
         self.projects = Projects(idle=idle)
         self._mcp = shared()
         self.sessions = Sessions(self._mcp, self.projects, grace=grace)
-        self.answers: dict[str, Answer] = {"status": self._status, "retire": self._retire}
+        self.answers: dict[str, Answer] = {"status": self._status, "retire": self._retire, "board": self._board}
         """What a first line may want, beside `mcp`, and who answers it."""
+        self._boards: Boards | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._locks: list[int] = []
         self._listening: asyncio.Server | None = None
@@ -153,6 +157,8 @@ class Hub:
             self.retire()
             await end(self._connections)
             await self.sessions.close()
+            if self._boards is not None:
+                await self._boards.close()
             await self.projects.close()
         for lock in self._locks:
             os.close(lock)
@@ -253,6 +259,17 @@ class Hub:
     async def _retire(self, hello: dict[str, Any], caller: Caller) -> Mapping[str, Any]:
         self.retire()
         return {}
+
+    async def _board(self, hello: dict[str, Any], caller: Caller) -> Mapping[str, Any]:
+        """A link to the board of the caller's project; `agent` in the first line is what he is called there."""
+        from loom.hub.boards import Boards  # which brings a web server, for who asks
+
+        await self._admit(hello, caller)
+        with calling(caller):
+            config = await asyncio.to_thread(load_config)
+            if self._boards is None:
+                self._boards = Boards(self.root, self.projects)
+            return {"url": await self._boards.link(config, str(hello.get("agent", "board")))}
 
     # --- beginning and ending -----------------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await serving
+        listener.close()
 
 
 def letting_in(app: ASGIApp, front: Callable[[], Loom]) -> ASGIApp:

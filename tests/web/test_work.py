@@ -37,7 +37,6 @@ async def test_work_that_waits_for_a_yes_is_shown_with_its_diff_and_gets_it(web:
     assert "To land" not in await web.get("/")
     [queued] = (await yard.loom.landings()).queue
     assert queued.landing.approved_by == yard.loom.agent
-    await web.post(f"/do/approve/{task.id}", 409)
 
 
 async def test_work_is_sent_back_with_a_note(web: Board, yard: Yard) -> None:
