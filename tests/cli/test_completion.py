@@ -186,6 +186,16 @@ def test_in_a_worktree_the_names_are_those_of_the_project(cli: Cli, home: dict[s
     assert offered("bash", strange, Path("/"), ["loom", "show", ""]) == []
 
 
+def test_of_very_many_the_first_are_offered(cli: Cli, home: dict[str, str]) -> None:
+    shell("bash")
+    cli.create("one")
+    at_a_terminal(cli, "ready")
+    (names(cli) / "tasks").write_text("".join(f"loom-{number:08x}\tT\n" for number in range(5_000)))
+    found = offered("bash", home, cli.directory, ["loom", "show", "loom-"])
+    assert found == [f"loom-{number:08x}" for number in range(1_000)]
+    assert offered("bash", home, cli.directory, ["loom", "show", "loom-00001387"]) == ["loom-00001387"]
+
+
 def offered(name: str, env: dict[str, str], directory: Path, words: Sequence[str]) -> list[str]:
     """What bash would offer for the last of some words."""
     call = f'{script(name)}\nCOMP_WORDS=("$@") COMP_CWORD={len(words) - 1}; _loom; printf \'%s\\n\' "${{COMPREPLY[@]}}"'

@@ -24,14 +24,14 @@ _loom_place() {
   place=${XDG_STATE_HOME:-$HOME/.local/state}/loom/$id/completion
 }
 
-# The names of a kind ($1) that begin with $2: sets `names` and `titles`.
+# The names of a kind ($1) that begin with $2, of very many the first: sets `names` and `titles`.
 _loom_names() {
   local name title
   names=() titles=()
   _loom_place && [[ -f $place/$1 && $2 != *[!A-Za-z0-9._-]* ]] || return 0
   while IFS=$'\t' read -r name title; do
     [[ -n $name && $name != *[!A-Za-z0-9._-]* ]] && names+=("$name") && titles+=("$title")
-  done < <(grep -- "^$2" "$place/$1")
+  done < <(grep -m 1000 -- "^$2" "$place/$1")
 }
 
 # What may follow a command ($1): sets `offer`, words, and `kind`, of names.
