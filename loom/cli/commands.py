@@ -55,6 +55,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Graph": {
         "create": _Entry("tasks:create", "Create a task or an epic."),
         "update": _Entry("tasks:update", "Change an unfinished task."),
+        "edit": _Entry("edit:edit", "Change a task in your editor."),
         "cancel": _Entry("tasks:cancel", "Cancel an unfinished task."),
         "defer": _Entry("tasks:defer", "Put off tasks until somebody brings them back."),
         "reopen": _Entry("tasks:reopen", "Have finished tasks done again."),

@@ -297,6 +297,7 @@ class Loom:
         add_deps: Sequence[str] = (),
         drop_deps: Sequence[str] = (),
         parent_id: str | None = None,
+        seen: Mapping[str, Any] | None = None,
         agent_id: str | None = None,
         token: int | None = None,
     ) -> Outcome:
@@ -304,6 +305,8 @@ class Loom:
 
         Args:
             parent_id: the epic that it is moved into; "" takes it out of the one that it is in.
+            seen: fields of the task as they were when the change was decided on; it is refused where somebody else has
+                changed one since.
             files, checks: added to those that it has, which `no_files` and `no_checks` take away first. Whoever holds
                 the task, or is inside of a run that Loom started, takes none away and adds no path that a check
                 protects.
@@ -326,6 +329,7 @@ class Loom:
             add_deps=limits.depends_on(await self._ids_of(add_deps)),
             drop_deps=limits.depends_on(await self._ids_of(drop_deps)),
             parent_id=await self.id_of(parent_id, "parent_id") if parent_id else parent_id,
+            seen=seen,
         )
         if edit == editing.Edit():
             raise InvalidInputError(

@@ -51,6 +51,8 @@ class Edit:
     drop_deps: tuple[str, ...] = ()
     parent_id: str | None = None
     """The epic that it is moved into; "" takes it out of the one that it is in."""
+    seen: Mapping[str, Any] | None = None
+    """Fields as they were when the edit was made: it is refused where one is another by now."""
 
     def moves(self, task: Task) -> bool:
         """Whether it gives a task another place."""
@@ -323,6 +325,7 @@ def _may_change(tx: Transaction, task: Task, edit: Edit, holder: Holder) -> None
     holding = claims.holds(task, holder)
     if holder.token is not None and not holding:
         raise claims.refusal(task, holder)
+    _refuse_overwriting(task, edit.seen or {})
     if not edit.binds or not (holding or tx.bounds.at_work):
         return
     if not holding:
@@ -333,6 +336,15 @@ def _may_change(tx: Transaction, task: Task, edit: Edit, holder: Holder) -> None
             Words("Say what is wrong with it with {}.", call("escalate", task_id=task.id, message=...)),
         )
     _refuse_protected(tx, (path for path in edit.files if path not in task.files))
+
+
+def _refuse_overwriting(task: Task, seen: Mapping[str, Any]) -> None:
+    changed = [name for name, value in seen.items() if getattr(task, name) != value]
+    if changed:
+        raise TaskStateError(
+            f"Somebody else has changed {', '.join(changed)} of {task.id} meanwhile.",
+            Words("See {} for how it stands now.", call("status", task_id=task.id)),
+        )
 
 
 def _refuse_protected(tx: Transaction, files: Iterable[str]) -> None:
