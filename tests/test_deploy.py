@@ -18,9 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from loom.cli import cli as group
 from loom.orchestration import metrics
 from tests.conftest import USERS_HOME
 from tests.pages import ROOT
@@ -28,7 +30,20 @@ from tests.pages import ROOT
 DEPLOY = ROOT / "deploy"
 GCP = DEPLOY / "gcp"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+PROJECT = "00000000-0000-4000-8000-000000000001"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+
+
+def parses(words: list[str]) -> None:
+    """Holds that this is a command of Loom's with options that it has."""
+    command: click.Command = group
+    context = click.Context(group, info_name="loom")
+    words = [*words]
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words.pop(0))
+        assert found is not None
+        command, context = found, click.Context(found, parent=context)
+    command.make_parser(context).parse_args(words)
 
 
 # --- the image --------------------------------------------------------------------------------------------------------
@@ -107,6 +122,7 @@ def test_the_servers_of_one_machine_wait_for_the_schema_and_are_reached_over_tls
         one = services[name]
         assert (one["read_only"], one["cap_drop"], one["tmpfs"]) == (True, ["ALL"], ["/tmp"])
         assert one["secrets"] == ["database_url"]
+        parses(one["command"])
     for name, one in services.items():
         assert "PASSWORD" not in " ".join(key for key in one.get("environment", []) if not key.endswith("_FILE")), name
         assert re.search(r":\d", one["image"]) or one["image"] == "${IMAGE:-loom}", f"{name} has a version"
@@ -115,7 +131,7 @@ def test_the_servers_of_one_machine_wait_for_the_schema_and_are_reached_over_tls
 
 
 def test_compose_reads_its_file() -> None:
-    env = os.environ | {"DOMAIN": "loom.example.org"}
+    env = os.environ | {"DOMAIN": "loom.example.org", "LOOM_PROJECT_ID": PROJECT}
     for command in (["docker-compose"], ["docker", "compose"]):
         with suppress(OSError, subprocess.CalledProcessError):
             subprocess.run([*command, "version"], check=True, capture_output=True)
@@ -146,7 +162,9 @@ if words[:3] == ["services", "vpc-peerings", "list"]:
     print("loom-private" if made("services", "vpc-peerings", "connect") else "")
 elif "describe" in words and words[0] != "projects":
     at = words.index("describe")
-    if not made(*words[:at], "create", words[at + 1].partition("@")[0]):
+    verb = "deploy" if words[0] == "run" else "create"
+    kind = words[:1] if words[0] == "run" else words[:at]
+    if not made(*kind, verb, words[at + 1].partition("@")[0]):
         sys.exit(1)
     print({"sql": "10.0.0.3", "redis": "10.0.0.4", "artifacts": "images/loom"}.get(words[0], ""))
 elif words[0] == "projects":
@@ -170,7 +188,13 @@ def cloud(tmp_path: Path, calls: Path) -> Up:
     stand_in.chmod(0o755)
 
     def run(script: str, typed: str = "", **env: str) -> str:
-        known = {"PROJECT": "my-project", "REGION": "europe-west1", "CALLS": str(calls), "TMPDIR": str(tmp_path)}
+        known = {
+            "PROJECT": "my-project",
+            "REGION": "europe-west1",
+            "LOOM_PROJECT_ID": PROJECT,
+            "CALLS": str(calls),
+            "TMPDIR": str(tmp_path),
+        }
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
         done = subprocess.run(
             [GCP / script], env={"PATH": path} | known | env, input=typed, capture_output=True, text=True, timeout=60
@@ -249,6 +273,10 @@ def test_who_serves_may_read_two_secrets_and_nothing_else_and_the_database_is_pr
     }
     (database,) = (one["args"] for one in found if one["words"][:3] == ["sql", "instances", "create"])
     assert {"--no-assign-ip", "--deletion-protection", "--enable-point-in-time-recovery"} <= {*database}
+    served = [one["args"] for one in found if one["words"][:2] == ["run", "deploy"] or "jobs" in one["words"]]
+    for args in served:
+        for words in (word.removeprefix("--args=").split(",") for word in args if word.startswith("--args=")):
+            parses(words)
 
 
 def test_a_dry_run_changes_nothing(cloud: Up, calls: Path) -> None:

@@ -239,3 +239,14 @@ async def test_up_brings_forward_what_others_may_not(empty: str, bare: Cli, serv
     assert (refused.code, refused.json["error"]["code"]) == (1, "schema_too_old")
     bare.ok("up")
     bare.ok("status")
+
+
+async def test_a_server_of_a_team_brings_nothing_forward(empty: str, bare: Cli, servers: Endpoints) -> None:
+    bare.env.update(LOOM_DATABASE_URL=empty, LOOM_REDIS_URL=servers.redis_url)
+    bare.ok("init")
+    told = bare("serve", "--http")
+    assert (told.code, "error: The database has no tables of Loom's yet." in told.err) == (1, True)
+    await behind(empty)
+    told = bare("serve", "--http")
+    assert (told.code, "it lacks " in told.err, "Run `loom migrate`, once" in told.err) == (1, True, True)
+    assert await numbers(empty) == [one.number for one in migrations()[:-1]]

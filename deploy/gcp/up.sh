@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Brings Loom up on Google Cloud, or brings what is there up to date: run it again as often as you like.
 #
-#     PROJECT=my-project REGION=europe-west1 deploy/gcp/up.sh
-#     DRY_RUN=1 PROJECT=... REGION=... deploy/gcp/up.sh        # looks, and prints what it would do
+#     PROJECT=my-project REGION=europe-west1 LOOM_PROJECT_ID=... deploy/gcp/up.sh
+#     DRY_RUN=1 PROJECT=... REGION=... LOOM_PROJECT_ID=... deploy/gcp/up.sh    # looks, and prints what it would do
 #
 # Cloud Run serves, Cloud SQL holds the truth and Memorystore the mirror, both at private addresses; the two URLs lie in
 # Secret Manager, which one service account may read. Each command that changes something is printed before it runs, and
 # none of them removes or replaces anything. A new version: IMAGE=... or a newer checkout, and again.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-: "${PROJECT:?names the project}" "${REGION:?names the region, such as europe-west1}"
+: "${PROJECT:?names the project of the cloud}" "${REGION:?names the region, such as europe-west1}"
+: "${LOOM_PROJECT_ID:?is the id in your .loom/config.yaml; others can be served beside it}"
 NAME="${NAME:-loom}"                 # of everything that is made
 NETWORK="${NETWORK:-default}"        # whose private addresses are used
 TIER="${TIER:-db-g1-small}"          # of Cloud SQL
 AVAILABILITY="${AVAILABILITY:-zonal}" # or regional: a standby in another zone, at twice the price
+OWNER="${OWNER:-$(id -un)}"          # who gets the first access token
 DRY_RUN="${DRY_RUN:-}"
 export CLOUDSDK_CORE_PROJECT="$PROJECT" CLOUDSDK_CORE_DISABLE_PROMPTS=1
 
@@ -103,22 +105,22 @@ url="${PUBLIC_URL:-https://$NAME-$number.$REGION.run.app}"
 common=(
     --region="$REGION" --image="$IMAGE" --service-account="$account"
     --network="$NETWORK" --subnet="${SUBNET:-$NETWORK}" --vpc-egress=private-ranges-only
-    --set-env-vars="LOOM_DATABASE_URL_FILE=/secrets/database/url,LOOM_REDIS_URL_FILE=/secrets/redis/url"
+    --set-env-vars="LOOM_DATABASE_URL_FILE=/secrets/database/url,LOOM_REDIS_URL_FILE=/secrets/redis/url,LOOM_PROJECT_ID=$LOOM_PROJECT_ID"
     --set-secrets="/secrets/database/url=$NAME-database-url:latest,/secrets/redis/url=$NAME-redis-url:latest"
 )
 run run jobs deploy "$NAME-migrate" "${common[@]}" --args=migrate --max-retries=1 --task-timeout=30m
 run run jobs execute "$NAME-migrate" --region="$REGION" --wait
+# A server that others can reach begins only once somebody may come in.
+there run services describe "$NAME" --region="$REGION" ||
+    run run jobs execute "$NAME-migrate" --region="$REGION" --wait --args="token,add,$OWNER,--role,admin,--expires,1h"
 run run deploy "$NAME" "${common[@]}" --port=8080 \
     --args="serve,--http,--host,0.0.0.0,--port,8080,--behind-proxy,--public-url,$url" \
     --min="${MIN:-1}" --max-instances="${MAX:-2}" --cpu=1 --memory=1Gi --no-cpu-throttling --concurrency=200 --timeout=3600 \
     --startup-probe=httpGet.path=/readyz,httpGet.port=8080 --liveness-probe=httpGet.path=/livez,httpGet.port=8080 \
     --allow-unauthenticated # Loom asks for its own tokens
 
-# `loom token add` needs a project: the job with other arguments, once for each.
 cat <<END
 
-Loom is served at $url. A token for a project of your own (the id stands in its .loom/config.yaml):
-  gcloud run jobs execute $NAME-migrate --project=$PROJECT --region=$REGION --wait \\
-      --update-env-vars=LOOM_PROJECT_ID=ID --args=token,add,YOU,--role,admin,--expires,1h
-It stands in the log of that execution and holds for an hour: make those that last with it.
+Loom is served at $url. The first time, the log of the job $NAME-migrate has an access token for $OWNER, which
+holds for an hour: make those that last with it.
 END

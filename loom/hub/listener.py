@@ -139,9 +139,12 @@ async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) ->
         ConfigError: the place is open to others without TLS.
         TokenError: it is, and nobody could come in.
         ServersError: it cannot be listened on there.
+        SchemaTooOldError: the database lacks what this Loom needs, which is not for a server to bring.
         LoomError: the database cannot be reached.
     """
     refuse_open(place)
+    # The first server of a newer version would lock the others out of the database that they share.
+    config = replace(config, database=replace(config.database, migrate="never"))
     projects = Projects()
     try:
         own = projects.project(config).front
