@@ -1,0 +1,81 @@
+"""The board in a real browser, where LOOM_TEST_CHROMIUM names one and Playwright is installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from loom.graph.front import Loom
+from tests.web.conftest import Board
+from tests.web.test_board import asked
+
+playwright = pytest.importorskip("playwright.async_api", reason="without Playwright no browser is driven")
+CHROMIUM = os.environ.get("LOOM_TEST_CHROMIUM", "")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="LOOM_TEST_CHROMIUM names no browser")
+
+
+@pytest.fixture
+async def tab(web: Board) -> AsyncIterator[Any]:
+    """A tab as narrow as a telephone, which tells of every error."""
+    async with playwright.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = await browser.new_page(viewport={"width": 390, "height": 844})
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        yield page
+        await browser.close()
+        assert [one for one in errors if "409" not in one] == []
+
+
+async def test_a_page_follows_what_happens_and_waits_while_somebody_types(web: Board, loom: Loom, tab: Any) -> None:
+    await asked(loom, "Red or blue?")
+    await tab.goto(f"{web.address}/")
+    await loom.create("Paint the wall")
+    await tab.get_by_text("Paint the wall").wait_for()
+    await tab.get_by_label("Your answer").fill("Re")
+    [question] = await loom.escalations()
+    await loom.resolve(question.id, "answer", note="Blue")
+    await loom.create("Lay the floor")
+    await tab.locator("#live.held").wait_for()
+    assert await tab.get_by_text("Lay the floor").count() == 0
+    assert await tab.get_by_label("Your answer").input_value() == "Re"
+    await tab.get_by_role("button", name="Answer").click()
+    await tab.get_by_text("already resolved").wait_for()
+    await tab.get_by_label("Your answer").fill("")
+    await tab.get_by_label("Your answer").blur()
+    await tab.get_by_text("Lay the floor").wait_for()
+    assert await tab.get_by_label("Your answer").count() == 0
+
+
+async def test_a_question_is_answered_by_the_keyboard_alone(web: Board, loom: Loom, tab: Any) -> None:
+    task_id = await asked(loom, "Red or blue?")
+    await tab.goto(f"{web.address}/events")
+    await tab.keyboard.press("n")
+    await tab.get_by_label("Your answer").focus()
+    await tab.keyboard.type("Red")
+    await tab.keyboard.press("Tab")
+    await tab.keyboard.press("Enter")
+    await tab.get_by_text("Answered; the task goes on.").wait_for()
+    assert (await loom.get(task_id)).task.status == "pending"
+
+
+async def test_no_page_is_wider_than_a_telephone_and_the_graph_is_walked_by_keys(
+    web: Board, loom: Loom, tab: Any
+) -> None:
+    first = await loom.create("m" * 500)
+    await loom.create("Second", depends_on=[first.id], labels=["x" * 60])
+    for path in ("/", "/board", "/board?by=label", "/graph", "/graph/text", "/events", "/new", f"/tasks/{first.id}"):
+        await tab.goto(web.address + path)
+        assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+    await tab.goto(f"{web.address}/graph")
+    await tab.locator("#chosen", has_text="2 tasks").wait_for()
+    await tab.locator("#canvas").focus()
+    for _ in range(2):
+        await tab.keyboard.press("ArrowRight")
+    await tab.locator("#chosen", has_text="Second").wait_for()
+    await tab.keyboard.press("Enter")
+    await tab.wait_for_url("**/tasks/*")
