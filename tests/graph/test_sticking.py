@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from loom import replies
 from loom.cli.wording import people
 from loom.db.connection import Pool
 from loom.graph.front import Loom
-from loom.graph.store import sticking
+from loom.graph.store import reading, sticking
 from loom.graph.store.sticking import Cause
 from loom.wording import worded
 from tests.graph.test_landings import begun, enter
@@ -67,4 +69,21 @@ async def test_nothing_is_stuck(loom: Loom) -> None:
 
 async def test_of_very_many_that_wait_so_many_are_looked_at(loom: Loom, pool: Pool) -> None:
     await fill(loom, pool, 30_000)
-    assert await buffers(pool, sticking.ROOTS, loom.project_id, 20, sticking.COUNTED) <= 30_000
+    await pool.execute(
+        "update tasks set status = 'failed', waiting = 0, dead_reason = 'no' where id in"
+        " (select id from tasks where status = 'pending' limit 1000)"
+    )
+    await pool.execute("vacuum analyze tasks")
+    read = await buffers(pool, sticking.ROOTS, loom.project_id, 20, sticking._LOOKED_AT, sticking.COUNTED)
+    assert read <= 60_000
+
+
+async def test_of_what_is_held_up_so_many_are_counted(loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = await loom.create("dead")
+    for number in range(5):
+        await loom.create(f"T{number}", depends_on=[dead.id])
+    await loom.fail(dead.id, "no", retry=False)
+    monkeypatch.setattr(sticking, "COUNTED", 3)
+    monkeypatch.setattr(reading, "_HELD_UP", 2)
+    assert [one.held_up for one in await loom.stuck()] == [3]
+    assert [one.held_up_count for one in await loom.dead_letters()] == [2]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 PROOFS = 10  # that are shown with a task
+_HELD_UP = 2_000  # tasks that a dead one is told to hold up
 _BESIDE = 20  # blocked tasks beside one, of which is told what they wait for
 
 _NAMED = 5  # tasks that a name may stand for and are told
@@ -93,7 +94,7 @@ class AgentView:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead task, why it is dead, and how many unfinished tasks it holds up, directly or not."""
+    """A dead task, why it is dead, and how many unfinished tasks it holds up, directly or not; of very many some."""
 
     task: Task
     reason: str
@@ -408,12 +409,13 @@ async def dead_letters(connection: Connection, project_id: str, *, limit: int) -
                          where k.project_id = $1 and k.id = h.id and k.parent_id is not null
                     ) n(id)
                  )
-                 select h.id from held h where h.id <> t.id order by h.id
+                 select n.id from (select h.id from held h where h.id <> t.id limit $3) n order by n.id
                ) as held
           from tasks t where project_id = $1 and status = 'failed' and retry_at is null order by updated_at, id limit $2
         """,
         project_id,
         limit,
+        _HELD_UP,
     )
     return [
         DeadLetter(Task.from_record(row), row["dead_reason"] or "", row["held"][:20], len(row["held"]))

@@ -13,8 +13,10 @@ from loom.wording import Shell, Words, call
 if TYPE_CHECKING:
     from loom.db.connection import Connection
 
-COUNTED = 2_000
-"""How many tasks are counted at most that one of them holds up; and how many blocked ones are looked at."""
+COUNTED = 500
+"""How many tasks are counted at most that one of them holds up."""
+
+_LOOKED_AT = 2_000  # dead ones, questions, and blocked ones for what they wait for
 
 
 class Cause(StrEnum):
@@ -63,7 +65,7 @@ class Root:
 
 
 async def roots(connection: Connection, project_id: str, limit: int) -> list[Root]:
-    """What does not go on by itself: what holds up most first."""
+    """What does not go on by itself: what holds up most first; of very many those for which most wait directly."""
     return [
         Root(
             Cause(row["cause"]),
@@ -74,7 +76,7 @@ async def roots(connection: Connection, project_id: str, limit: int) -> list[Roo
             row["since"],
             row["held_up"],
         )
-        for row in await connection.fetch(ROOTS, project_id, limit, COUNTED)
+        for row in await connection.fetch(ROOTS, project_id, limit, _LOOKED_AT, COUNTED)
     ]
 
 
@@ -105,9 +107,15 @@ with blocked as materialized (
     select 'landing', l.task_id, null, t.title, null, l.queued_at
       from landings l join tasks t on t.project_id = $1 and t.id = l.task_id
      where l.project_id = $1 and l.state = 'queued' and l.needs_yes and l.approved_at is null
+), chosen as (
+    select r.* from roots r, lateral (
+               select count(*) as direct
+                 from (select from task_deps e join tasks t on t.project_id = $1 and t.id = e.task_id
+                        where e.project_id = $1 and e.depends_on = r.id and {HOLDS} limit 100) n) d
+     order by d.direct desc, r.since, r.id limit $2
 )
 select r.*, h.held_up
-  from roots r,
+  from chosen r,
        lateral (select count(*) - 1 as held_up from (
            with recursive held(id) as (
                select r.id
@@ -121,6 +129,6 @@ select r.*, h.held_up
                    select k.id from tasks p join tasks k on k.project_id = $1 and k.parent_id = p.id
                     where p.project_id = $1 and p.id = h.id and p.status = 'epic' and k.status = 'blocked'
                ) n(id))
-           select from held limit $3 + 1) n) h
- order by h.held_up desc, r.since, r.id limit $2
+           select from held limit $4 + 1) n) h
+ order by h.held_up desc, r.since, r.id
 """
