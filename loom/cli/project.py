@@ -393,7 +393,6 @@ def _mcp_server(root: Path) -> tuple[dict[str, Any], str]:
         "command": command,
         "args": words,
         "env": {"LOOM_PROJECT_DIR": "${CLAUDE_PROJECT_DIR:-.}"},
-        "alwaysLoad": True,  # else Claude Code's first request, sent before a server answers, goes without its tools
     }
     return entry, advice
 
