@@ -46,6 +46,7 @@ async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
 @asynccontextmanager
 async def serving(root: Path, **options: float) -> AsyncIterator[Hub]:
     """A hub in this process, its socket a real one."""
+    root.mkdir(parents=True, exist_ok=True)
     hub = Hub(root, **options)
     assert await hub.begin()
     ending = asyncio.create_task(hub.ended())

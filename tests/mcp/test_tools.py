@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +25,8 @@ from loom.mcp.server import build
 from loom.mcp.wording import agents
 from loom.wording import Argument, Shell, Words, call, worded
 from tests.conftest import Opener
+from tests.hub.conftest import serving
+from tests.hub.transport import HubTransport
 
 
 class Agent:
@@ -71,8 +75,15 @@ def no_nulls(value: Any) -> bool:
     return value is not None
 
 
-@pytest.fixture(params=["auto", "legacy"])
-async def agent(loom: Loom, request: pytest.FixtureRequest) -> AsyncIterator[Agent]:
+@pytest.fixture(params=["auto", "legacy", "hub"])
+async def agent(
+    loom: Loom, request: pytest.FixtureRequest, place: dict[str, str], tmp_path: Path
+) -> AsyncIterator[Agent]:
+    if request.param == "hub":
+        environ = place | {"HOME": os.environ["HOME"], "LOOM_AGENT_ID": loom.agent, "LOOM_MCP_HUB": "auto"}
+        async with serving(tmp_path / "default"), Client(HubTransport(tmp_path / "default", environ)) as client:
+            yield Agent(client)
+        return
     async with Client(build(loom), mode=request.param) as client:
         yield Agent(client)
 
