@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -17,9 +18,15 @@ def main() -> None:
     os.setsid()
     if os.fork():  # who leads no session gains no terminal
         os._exit(0)
+
+    def tell() -> None:
+        with suppress(OSError):  # whoever started it has not waited so long
+            os.write(said, b"1")
+        os.close(said)
+
     from loom.hub.door import run
 
-    run(sys.argv[1], ready=lambda: os.close(said) if os.write(said, b"1") else None)
+    run(sys.argv[1], ready=tell)
 
 
 main()

@@ -67,8 +67,14 @@ async def knock(root: Path, environ: dict[str, str], want: str = "mcp", **more: 
         "environ": environ,
         "session": environ.get("CLAUDE_CODE_SESSION_ID", ""),
     }
-    writer.write(json.dumps(hello | more).encode() + b"\n")
-    return Connection(reader, writer, json.loads(await asyncio.wait_for(reader.readline(), 30)))
+    made = Connection(reader, writer, {})
+    try:
+        writer.write(json.dumps(hello | more).encode() + b"\n")
+        made.said = json.loads(await asyncio.wait_for(reader.readline(), 30))
+    except (OSError, ValueError):
+        await made.hang_up()
+        raise
+    return made
 
 
 @pytest.fixture
