@@ -1,7 +1,8 @@
-"""`loom board`: the project in a browser, served by the hub."""
+"""`loom board`: the project in a browser, served by the hub, or by the server that the project is behind."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import webbrowser
@@ -27,10 +28,13 @@ _TRIES = 5  # each for as long as the bridge waits for an answer
 def board(only_print: bool) -> None:
     """Open this project's board in a browser: what agents do, seen and steered.
 
-    The link lets one browser in, once, within a minute; it stays let in. Nobody comes from another machine."""
+    The link lets one browser in, once, within a minute; it stays let in. Without a server of a team nobody comes from
+    another machine."""
     config = settings()
-    agent = open_project(config=config).agent
-    url = link(config, agent)
+    if config.server.url is not None:
+        url = asyncio.run(link_from_afar(config.server.url))
+    else:
+        url = link(config, open_project(config=config).agent)
     opened = not only_print and not wants_json() and can_open() and webbrowser.open(url)
     if wants_json():
         emit({"url": url, "project": config.project_name})
@@ -64,6 +68,18 @@ def link(config: LoomConfig, agent: str) -> str:
         )
     asked[0].close()
     return _url(asked[1])
+
+
+async def link_from_afar(server: str) -> str:
+    """A link to the board of a team's server, as whoever has the token for it. Raises TokenError, LoomError."""
+    from loom.remote.client import Client
+    from loom.remote.credentials import token_for
+
+    client = Client(server, token_for(server))
+    try:
+        return f"{client.url}/enter?code={await client.code()}"
+    finally:
+        await client.close()
 
 
 def can_open() -> bool:

@@ -56,6 +56,10 @@ class Client:
         found: dict[str, Any] = json.loads(await self._asked("GET", "", None, _ANSWER, repeatable=True))
         return found
 
+    async def code(self) -> str:
+        """A code for one use, within a minute, that lets a browser into the board. Raises LoomError."""
+        return str(json.loads(await self._asked("POST", "/enter", None, _ANSWER, repeatable=True))["code"])
+
     async def call(
         self, operation: str, arguments: Mapping[str, Any], *, waits: float = 0.0, repeatable: bool = False
     ) -> Any:
