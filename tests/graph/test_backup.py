@@ -196,6 +196,16 @@ async def test_the_same_project_is_restored_once_by_two(config: LoomConfig, empt
     assert sorted(type(one).__name__ for one in done) == ["Backup", "RestoreError"]
 
 
+async def test_without_redis_a_project_is_restored_all_the_same(config: LoomConfig, empty: str, tmp_path: Path) -> None:
+    async with Loom(config, agent="a") as loom:
+        await loom.create("A")
+    await write(config, tmp_path / "b")
+    away = replace(at(config, empty, config.project_id), redis=replace(config.redis, url="redis://127.0.0.1:1"))
+    await restore(away, tmp_path / "b")
+    async with Loom(away, agent="a") as loom:
+        assert [one.title for one in (await loom.find("")).tasks] == ["A"]
+
+
 async def test_who_has_nothing_to_write_is_told(config: LoomConfig, empty: str, tmp_path: Path) -> None:
     for settings in (at(config, empty), config, replace(config, project_id=None)):
         with pytest.raises(ProjectNotFoundError):
