@@ -273,7 +273,9 @@ def _facts(reply: Reply) -> Iterator[tuple[str, Any]]:
         yield "landing", f"{reply['landing']['state'].replace('_', ' ')}, for {reply['landing']['target']}"
         yield "because", reply.get("reason")
     yield from ((words, when(reply[key])) for key, words in _MOMENTS if key in reply)
-    yield "imported as", reply.get("origin_id")
+    origin = str(reply.get("origin_id") or "")
+    made_once = origin.startswith("key/")
+    yield "made for the key" if made_once else "imported as", origin.removeprefix("key/") or None
 
 
 _MOMENTS = (("retry_at", "tried again at"), ("created_at", "created"), ("done_at", "finished"))

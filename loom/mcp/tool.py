@@ -91,22 +91,20 @@ class LoomTool(FunctionTool):
             result = await apart(super().run(self._taken(arguments)))
             outcome = "ok"
             return result
-        except LoomError as error:
-            text, outcome = _told(error), error.code
-        except ValidationError as error:
-            text, outcome = f"invalid_input: {self._wanted(error)}", "invalid_input"
+        except (LoomError, ValidationError) as error:
+            text, outcome = self._refused(error)
         except Exception as error:
             _LOG.exception("%s failed", self.name)
-            text, outcome = (
-                (
-                    f"internal_error: {self.name} met an unexpected {type(error).__name__}. "
-                    "Try again; `loom doctor` checks the project, and .loom/logs/mcp.log has the details."
-                ),
-                "internal_error",
-            )
+            text, outcome = _unexpected(self.name, error), "internal_error"
         finally:
             calls.count(self.name, outcome, time.perf_counter() - began)
         raise ToolError(text, log_level=logging.DEBUG)
+
+    def _refused(self, error: LoomError | ValidationError) -> tuple[str, str]:
+        """What is said of a call that was refused, and the code of the refusal."""
+        if isinstance(error, LoomError):
+            return _told(error), error.code
+        return f"invalid_input: {self._wanted(error)}", "invalid_input"
 
     def convert_result(self, raw_value: Any) -> ToolResult:
         """A reply within an agent's means, the same in text and structured form."""
@@ -140,6 +138,13 @@ class LoomTool(FunctionTool):
             return f"There is no argument {name}; {self.name} takes {', '.join(self.parameters['properties'])}."
         _, _, rule = first["msg"].partition(" should ")
         return f"{name} should {rule}." if rule else f"{name}: {first['msg']}."
+
+
+def _unexpected(name: str, error: Exception) -> str:
+    return (
+        f"internal_error: {name} met an unexpected {type(error).__name__}. "
+        "Try again; `loom doctor` checks the project, and .loom/logs/mcp.log has the details."
+    )
 
 
 def _told(error: LoomError) -> str:

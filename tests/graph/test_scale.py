@@ -83,7 +83,7 @@ async def test_hot_statements_at_a_hundred_thousand_tasks(crowded: Loom, pool: P
         assert claim is not None
         await crowded.done(claim.task.id)
     # A claim looks from where work was last found; the look from the front, once a second, clears away what is dead.
-    behind = f"select coalesce({claiming.BEST_BEHIND})".replace("$5", "$2").replace("$6", "$3")
+    behind = f"select coalesce({claiming.BEST_BEHIND})".replace("$6", "$2").replace("$7", "$3")
     frontier = crowded.links.frontier
     assert await buffers(pool, behind, project, frontier._times, frontier._ids) <= BUFFERS
     await buffers(pool, store.BEST_READY, project)
@@ -125,7 +125,7 @@ async def test_a_claim_beside_a_held_snapshot_passes_over_nothing(loom: Loom, po
             claim = await loom.claim()
             assert claim is not None
         bounds = loom.links.frontier.bounds() or (loom.links.frontier._times, loom.links.frontier._ids)
-        behind = claiming.BEST_BEHIND.replace("$5", "$2").replace("$6", "$3")
+        behind = claiming.BEST_BEHIND.replace("$6", "$2").replace("$7", "$3")
         read = await buffers(pool, f"select coalesce({behind})", loom.project_id, *bounds)
         whole = await buffers(pool, f"select {store.BEST_READY}", loom.project_id)
     assert read <= 60
