@@ -24,7 +24,7 @@ from loom.exceptions import (
 from loom.graph.front import Loom
 from loom.graph.model.task import TaskStatus
 from loom.orchestration.workers.worker import Workers, command_line
-from loom.remote import client, credentials
+from loom.remote import client, codec, credentials
 from loom.remote.front import Remote
 from tests.cli.conftest import Cli, Result, bare
 from tests.remote.conftest import Served, serving
@@ -350,3 +350,16 @@ def test_what_is_no_address_of_a_server_is_refused(bare: Cli) -> None:
     refused = bare.inside("init", "--remote", "loom.example.org")
     assert (refused.code, "--remote must be a URL" in refused.err) == (2, True)
     assert list(bare.directory.iterdir()) == []
+
+
+async def test_a_board_is_opened_from_afar(two: Two, served: Served) -> None:
+    url = (await two.afar("board", "--print"))["url"]
+    assert url.startswith(f"{served.url}/enter?code=")
+    async with served.http() as browser:
+        assert (await browser.get(url)).status_code == 303
+        assert (await browser.get("/")).status_code == 200
+
+
+def test_each_operation_of_the_front_can_be_carried() -> None:
+    for operation in codec.OPERATIONS:
+        assert not codec.takes(operation, "")
