@@ -144,6 +144,14 @@ async def _defer(loom: Loom, target: str, form: Form) -> object:
     return await loom.defer(target, reason=_note(form))
 
 
+async def _reopen(loom: Loom, target: str, form: Form) -> object:
+    return await loom.reopen(target, reason=_note(form))
+
+
+async def _keep(loom: Loom, target: str, form: Form) -> object:
+    return await loom.note(target, form.get("note", ""))
+
+
 async def _edit(loom: Loom, target: str, form: Form) -> object:
     return await loom.update(target, title=form.get("title"), done_when=form.get("done_when"))
 
@@ -168,6 +176,8 @@ ACTIONS: dict[str, Action] = {
     "priority": _priority,
     "defer": _defer,
     "edit": _edit,
+    "note": _keep,
+    "reopen": _reopen,
     "yes": _confirming(yes=True),
     "no": _confirming(yes=False),
 }

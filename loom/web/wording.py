@@ -30,6 +30,8 @@ SAID = {
     "priority": "The priority is changed.",
     "defer": "Put off until it is tried again.",
     "edit": "Changed.",
+    "note": "Kept.",
+    "reopen": "It is done again.",
     "yes": "Answered with yes.",
     "no": "Answered with no.",
 }

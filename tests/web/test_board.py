@@ -112,6 +112,16 @@ async def test_a_task_is_made_changed_and_put_off(web: Board, loom: Loom) -> Non
     assert (task.title, task.priority, task.done_when, task.status) == ("Oil both hinges", "p0", None, "blocked")
 
 
+async def test_a_note_is_kept_and_finished_work_done_again(web: Board, loom: Loom) -> None:
+    task = await loom.create("Oil the hinge")
+    await web.post(f"/do/note/{task.id}", note="The left <b>one</b>.", back=f"/tasks/{task.id}")
+    assert "The left &lt;b&gt;one&lt;/b&gt;." in await web.get(f"/tasks/{task.id}")
+    await loom.done(task.id)
+    assert "Do it again" in await web.get(f"/tasks/{task.id}")
+    await web.post(f"/do/reopen/{task.id}", note="It squeaks.")
+    assert (await loom.get(task.id)).task.status == "pending"
+
+
 async def test_what_does_not_fit_is_told_in_a_sentence(web: Board, loom: Loom) -> None:
     task = await loom.create("Something")
     assert "is empty" in (await web.post("/new", 422, title="  ")).text
@@ -336,8 +346,8 @@ async def test_what_somebody_may_not_do_is_not_shown_and_refused_all_the_same(we
         return links | set(re.findall(r'action="/(?:do/)?(\w+)', shown)) - {"board", "events"}
 
     assert await offered(Role.READER) == set()
-    assert await offered(Role.WORKER) == set()
-    assert await offered(Role.PLANNER) == {"answer", "edit", "new", "priority", "several"}
+    assert await offered(Role.WORKER) == {"note"}
+    assert await offered(Role.PLANNER) == {"answer", "edit", "new", "note", "priority", "several"}
     assert await offered(Role.ADMIN) >= {"answer", "retry", "reassign", "waive", "cancel", "doctor"}
 
     web.let_in[""] = loom.beside(principal=Principal("eve", Role.READER))
