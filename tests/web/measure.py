@@ -42,7 +42,9 @@ def config() -> LoomConfig:
         found = services.up(LoomConfig(servers=ServersConfig(backend="embedded", instance="measure")))
         database, redis = found.database_url, found.redis_url
     servers = ServersConfig(backend="external")
-    return replace(made, database=DatabaseConfig(url=database), redis=RedisConfig(url=redis), servers=servers)
+    return replace(
+        made, database=DatabaseConfig(url=database, migrate="always"), redis=RedisConfig(url=redis), servers=servers
+    )
 
 
 async def fill(loom: Loom, count: int) -> None:
