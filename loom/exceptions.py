@@ -114,6 +114,12 @@ class WorkflowNotFoundError(NotFoundError):
     code = "workflow_not_found"
 
 
+class PageNotFoundError(NotFoundError):
+    """A server has nothing at this address."""
+
+    code = "page_not_found"
+
+
 class RunNotFoundError(NotFoundError):
     """The project has no run of a skill or of a workflow with that id."""
 
@@ -270,6 +276,18 @@ class CommandError(UnavailableError):
     """A program that somebody else has written, such as git or a worker's command, cannot be run, or refuses."""
 
     code = "command"
+
+
+class BusyError(UnavailableError):
+    """A server has as much to do as it can hold."""
+
+    code = "busy"
+
+
+class InternalError(UnavailableError):
+    """Something went wrong inside Loom; the log of who met it has the details."""
+
+    code = "internal"
 
 
 class NotFromAfarError(UnavailableError):

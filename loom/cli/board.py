@@ -15,7 +15,7 @@ from loom import bridge
 from loom.cli.output import dim, emit, heading
 from loom.cli.shared import Command, open_project, settings, wants_json
 from loom.config import LoomConfig
-from loom.exceptions import ConfigError, LoomError, ServersError
+from loom.exceptions import ConfigError, ServersError
 from loom.hub import running
 from loom.texts import one_line
 from loom.wording import Shell, Words
@@ -49,7 +49,7 @@ def link(config: LoomConfig, agent: str) -> str:
     Raises:
         ConfigError: the configuration wants no hub.
         ServersError: none can be started, or it does not answer.
-        LoomError: what the hub refuses.
+        ServersError: what the hub refuses.
     """
     if config.mcp.hub == "never":
         raise ConfigError(
@@ -92,7 +92,7 @@ def _url(answer: dict[str, Any]) -> str:
     if answer.get("ok"):
         return str(answer["url"])
     told = answer.get("error", {})
-    raise LoomError(str(told.get("cause", "The hub refuses.")), str(told.get("next", "")))
+    raise ServersError(str(told.get("cause", "The hub refuses.")), str(told.get("next", "")))
 
 
 def _lines(config: LoomConfig, url: str, *, opened: bool) -> Iterator[str]:

@@ -234,7 +234,7 @@ async def _must_be_free(
         given = "" if replacing is None else f", and its name is not {texts.one_line(replacing)}"
         raise RestoreError(
             f"The project {head.project} has something on these servers: {shown}{given}.",
-            Words("Restore it where it has nothing, or read {}.", Shell("loom restore --help")),
+            Words("Restore it where it has nothing, or read {}.", Shell("loom help restore")),
         )
 
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from loom import bridge, texts
-from loom.exceptions import InvalidInputError, LoomError, NotFoundError
+from loom.exceptions import InternalError, InvalidInputError, LoomError, PageNotFoundError
 from loom.hub.guard import status_of
 from loom.remote import codec
 
@@ -58,14 +58,18 @@ async def _operate(request: Request) -> Response:
     operation = request.path_params["operation"]
     try:
         if operation not in codec.OPERATIONS:
-            raise NotFoundError(f"There is no operation {texts.quote(operation[:100])}.", "")
+            raise PageNotFoundError(
+                f"There is no operation {texts.quote(operation[:100])}.", "Bring both sides to one version of Loom."
+            )
         arguments = codec.received(operation, _read(await request.body()))
         return Response(codec.answer(operation, await getattr(loom, operation)(**arguments)), media_type=_JSON)
     except LoomError as error:
         return JSONResponse(codec.refusal(error), status_of(error))
     except Exception as error:
         _LOG.exception("%s failed", operation)
-        told = LoomError(f"{operation} met an unexpected {type(error).__name__}.", "The server's log has the details.")
+        told = InternalError(
+            f"{operation} met an unexpected {type(error).__name__}.", "The server's log has the details."
+        )
         return JSONResponse(codec.refusal(told), 500)
 
 

@@ -27,6 +27,7 @@ from loom import texts
 from loom.background import end
 from loom.caller import Caller, calling
 from loom.exceptions import (
+    BusyError,
     ConflictError,
     ForbiddenError,
     InvalidInputError,
@@ -149,9 +150,7 @@ class Guard:
         token = await self._known(scope, headers, client)
         going = self._going.get(token.id, 0)
         if going >= _AT_ONCE:
-            raise _RefusedError(
-                429, UnavailableError(f"{going} requests of this token go on already.", "Wait a while.")
-            )
+            raise _RefusedError(429, BusyError(f"{going} requests of this token go on already.", "Wait a while."))
         self._going[token.id] = going + 1
         body = b""
         try:
@@ -226,11 +225,11 @@ class Guard:
                     if taken > BODY_BYTES:
                         raise _too_large()
                     if self._reading > _BODIES_BYTES:
-                        raise _RefusedError(503, UnavailableError("Too much is being read here.", "Try again soon."))
+                        raise _RefusedError(503, BusyError("Too much is being read here.", "Try again soon."))
                     more = message.get("more_body", False)
         except TimeoutError:
             self._reading -= taken
-            raise _RefusedError(408, UnavailableError("The request did not come in time.", "Send it again.")) from None
+            raise _RefusedError(408, BusyError("The request did not come in time.", "Send it again.")) from None
         except BaseException:
             self._reading -= taken
             raise

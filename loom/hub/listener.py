@@ -189,7 +189,11 @@ def refuse_open(place: Place) -> None:
         return
     raise ConfigError(
         f"{place.host} can be reached from other machines, and tokens would travel in the clear.",
-        "Give --cert and --key, or --behind-proxy where something before it does TLS.",
+        Words(
+            "Serve with a certificate ({}), or behind what does TLS ({}).",
+            Shell("loom serve --http --cert FILE --key FILE"),
+            Shell("loom serve --http --behind-proxy"),
+        ),
     )
 
 
@@ -204,7 +208,7 @@ def bound_socket(place: Place) -> socket.socket:
     except OSError as error:
         raise ServersError(
             f"{place.host} port {place.port} cannot be listened on: {error.strerror or error}.",
-            "Give another --port, or see who listens there.",
+            Words("Listen on another port ({}), or see who listens there.", Shell("loom serve --http --port PORT")),
         ) from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastmcp.exceptions import NotFoundError
+from fastmcp.exceptions import NotFoundError as UnknownTool
 from fastmcp.server.middleware import Middleware
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Scopes(Middleware):
     async def on_call_tool(self, context: Any, call_next: Any) -> Any:
         name = context.message.name
         if not self._sees(name):
-            raise NotFoundError(f"Unknown tool: {name!r}")
+            raise UnknownTool(f"Unknown tool: {name!r}")
         return await call_next(context)
 
     def _sees(self, name: str) -> bool:

@@ -23,7 +23,7 @@ class Log:
         if path is None:
             raise FileError(
                 f"No command for {task_id} has printed anything into {logs_dir(config)}.",
-                "Logs lie on the machine that ran `loom work`.",
+                "A log lies on the machine of the worker who ran the command.",
             )
         self.path = path
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -12,7 +12,7 @@ import httpx2
 
 from loom import bridge
 from loom.background import Backoff
-from loom.exceptions import ConfigError, LoomError, ServersError
+from loom.exceptions import ConfigError, ServersError
 from loom.remote import codec
 from loom.texts import shorten
 
@@ -110,7 +110,7 @@ class Client:
             return answer.content
         error = codec.refused(_read(answer))
         if error is None:
-            raise LoomError(
+            raise ConfigError(
                 f"{self.url} answers with status {answer.status_code}, which no server of Loom does here.",
                 "Look whether the URL is right.",
             )

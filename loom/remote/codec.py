@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import loom
 from loom import exceptions, texts
-from loom.exceptions import InvalidInputError, LoomError
+from loom.exceptions import InvalidInputError, LoomError, ServersError
 from loom.graph.access import operations
 from loom.graph.front import Loom
 from loom.wording import Argument, Words
@@ -109,5 +109,5 @@ def refused(found: object) -> LoomError | None:
         case {"error": {"data": {"error": str(), "cause": _, "next_step": _} as data}}:
             return exceptions.from_data(data)
         case {"error": {"code": str(code), "cause": str(cause)}}:
-            return LoomError(f"{cause} ({code})")
+            return ServersError(f"{cause} ({code})")
     return None

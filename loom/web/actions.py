@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from loom.exceptions import ConflictError, InvalidError, InvalidInputError, NotFoundError
+from loom.exceptions import ConflictError, InvalidError, InvalidInputError, NotFoundError, TaskStateError
 from loom.graph.front import Loom
 from loom.web.rendering import loom_of, page
 from loom.workflows import runs
@@ -73,7 +73,7 @@ async def several(request: Request) -> Response:
             failed.append(f"{target}: {error.cause}")
     if failed:
         done = len(chosen) - len(failed)
-        raise ConflictError(f"It was done with {done} of {len(chosen)}; not with {'; '.join(failed[:5])}")
+        raise TaskStateError(f"It was done with {done} of {len(chosen)}; not with {'; '.join(failed[:5])}")
     return _back(request, form, action)
 
 

@@ -21,7 +21,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from loom.exceptions import ConflictError, ForbiddenError, InvalidError, LoomError, NotFoundError, UnavailableError
+from loom.exceptions import (
+    ConflictError,
+    ForbiddenError,
+    InternalError,
+    InvalidError,
+    InvalidInputError,
+    LoomError,
+    NotFoundError,
+    PageNotFoundError,
+    UnavailableError,
+)
 from loom.web import actions, graph, live, pages, task
 from loom.web.rendering import page
 
@@ -84,14 +94,15 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _missing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    said = NotFoundError("There is no such page here.") if error.status_code == 404 else LoomError(str(error.detail))
+    missing = error.status_code == 404
+    said = PageNotFoundError("There is no such page here.") if missing else InvalidInputError(str(error.detail))
     return page(request, "trouble.html", code=error.status_code, error=said)
 
 
 async def _broken(request: Request, error: Exception) -> Response:
     """An error that nobody expected: logged, and shown without what is inside."""
     _LOG.error("The board failed at %s", request.url.path, exc_info=error)
-    said = LoomError("Something went wrong here; what it was is in the log.", "Load the page again.")
+    said = InternalError("Something went wrong here; what it was is in the log.", "Load the page again.")
     return page(request, "trouble.html", code=500, error=said)
 
 
