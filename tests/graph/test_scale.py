@@ -17,7 +17,7 @@ from loom.db.connection import Pool
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, TaskStatus
-from loom.graph.store import NewTask, claiming, reading
+from loom.graph.store import NewTask, blockers, claiming, reading
 from loom.graph.store.transaction import Transaction
 from tests.conftest import Opener
 
@@ -170,6 +170,15 @@ async def test_a_view_of_a_large_graph_reads_little_more_than_it_shows(crowded: 
     assert len(found.tasks) == 200
     assert found.more == reading.COUNTED
     assert {task.status for task in found.tasks} == {TaskStatus.PENDING}
+
+
+async def test_what_a_few_tasks_wait_for_is_read_without_all_edges(loom: Loom, pool: Pool) -> None:
+    """Also while there are so few edges that a look at all of them seems cheap."""
+    await fill(loom, pool, 4_000)
+    ten = [f"loom-{n:08x}" for n in range(2, 30) if n % 2 == 0 and n % 10][:10]
+    assert sorted(await loom.blockers(ten)) == ten
+    plan = await pool.fetch(f"explain {blockers._TASKS}", loom.project_id, ten, blockers.SHOWN)
+    assert not any("Seq Scan on task_deps" in line for (line,) in plan), "\n".join(line for (line,) in plan)
 
 
 async def test_the_cascade_is_not_planned_anew_each_time(loom: Loom, pool: Pool) -> None:

@@ -31,6 +31,7 @@ from tests.web.conftest import letting_in, served
 
 _EPICS = 40
 _EVERY = 0.05  # seconds between two changes
+_SETTLED = 5.0  # seconds in which the mirror takes in what the plan has made, beside which all else is slow
 _PAGES = ("/", "/board", "/graph", "/events")
 
 
@@ -138,6 +139,7 @@ async def measure(chromium: str, count: int, seconds: float) -> None:
         await fill(loom, count)
         keeper = Housekeeper(loom)
         keeper.start()
+        await asyncio.sleep(_SETTLED)
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         async with served(letting_in(board(), lambda: loom)) as address:
             await _sizes_and_first_bytes(address)

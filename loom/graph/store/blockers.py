@@ -57,7 +57,8 @@ with recursive up(task_id, at) as (
       join tasks t on t.project_id = $1 and t.id = u.at and t.parent_id is not null
 )
 """
-# A task waits for what it depends on, and for what the epics above it depend on, over edges that hold.
+# A task waits for what it depends on, and for what the epics above it depend on, over edges that hold. These are asked
+# for by themselves: so the planner takes the index for each task, however many it expects, and not all edges there are.
 _TASKS = f"""{_UP}, waits as (
     select u.task_id, u.at, d.id, d.status,
            d.status = 'epic' and not exists(select from tasks k where k.project_id = $1 and k.parent_id = d.id)
@@ -65,7 +66,8 @@ _TASKS = f"""{_UP}, waits as (
            row_number() over (partition by u.task_id order by u.at <> u.task_id, d.id) as place
       from up u
       join tasks t on t.project_id = $1 and t.id = u.at
-      join task_deps e on e.project_id = $1 and e.task_id = u.at and {HOLDS}
+      cross join lateral (select e.depends_on from task_deps e
+                           where e.project_id = $1 and e.task_id = u.at and {HOLDS} offset 0) e
       join tasks d on d.project_id = $1 and d.id = e.depends_on and d.status <> 'done'
 )
 select * from waits where place <= $3 order by task_id, place
