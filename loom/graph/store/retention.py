@@ -80,13 +80,20 @@ async def prune_events(tx: Transaction, days: int) -> int:
 
 
 async def prune_messages(tx: Transaction, days: int) -> int:
-    """Takes the oldest messages away that are older than so many days, read or not; returns how many."""
+    """Takes the oldest messages away that are older than so many days, read or not; returns how many. A note stays
+    for as long as its task is unfinished: whoever claims that next is to read it."""
     ids = [
         record["id"]
         for record in await tx.connection.fetch(
             """
-            select id from (select id, created_at from messages where project_id = $1 order by id limit $2) m
-             where created_at < loom_now() - make_interval(days => $3)
+            select id from messages m
+             where project_id = $1
+               and id < coalesce((select id from messages
+                                   where project_id = $1 and created_at >= loom_now() - make_interval(days => $3)
+                                   order by id limit 1), 9223372036854775807)
+               and coalesce((select t.status in ('done', 'cancelled') from tasks t
+                              where t.project_id = $1 and t.id = m.recipient), true)
+             order by id limit $2
             """,
             tx.project_id,
             BATCH,
