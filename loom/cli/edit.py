@@ -45,16 +45,23 @@ def edit(task: str, agent: str | None) -> None:
     path = Path(name)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(_written(before, shown))
-    while not _edited(before, shown, path, agent):
-        if not click.confirm("Edit it again?", default=True):
-            click.echo(f"Nothing was changed. What you wrote is in {path}")
+    try:
+        while not _edited(before, shown, path, agent):
+            click.confirm("Edit it again?", default=True, abort=True)
+    except BaseException as error:
+        click.echo(f"What you wrote is in {path}", err=True)
+        if isinstance(error, click.Abort):
             click.get_current_context().exit(1)
+        raise
     path.unlink()
 
 
 def _edited(before: Task, shown: Mapping[str, Any], path: Path, agent: str | None) -> bool:
     """Whether the person is through with it; where not, he was told why."""
-    click.edit(filename=str(path))
+    try:
+        click.edit(filename=str(path))
+    except ValueError as error:  # of a quote without its end
+        raise click.ClickException(f"The editor cannot be started by $VISUAL or $EDITOR as it is: {error}.") from None
     try:
         changed = _read(read_text(str(path)), shown)
         if not changed:
@@ -137,4 +144,5 @@ def _read(text: str, shown: Mapping[str, Any]) -> dict[str, Any]:
     if missing := [name for name in _FIELDS if name not in found]:
         raise InvalidInputError(f"The field {missing[0]} is missing.", "Put it back, with nothing behind it for none.")
     found |= {name: found[name] or [] for name in _LISTS} | {"context": found["context"] or {}}
+    found |= {name: "" for name in ("title", "priority") if found[name] is None}  # which is refused, as None is not
     return {name: value for name, value in found.items() if value != shown[name]}

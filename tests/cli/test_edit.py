@@ -9,12 +9,14 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Cli
 
 TRICKY = {"text": "two\nlines: # of it\n", "no": "no", "number": "1.0", "deep": [{"a": None}], "time": "2026-01-01"}
 
 
-def edited(cli: Cli, task: str, editor: str, tmp_path: Path, answer: str = "n\n") -> tuple[int, str]:
+def edited(cli: Cli, task: str, editor: str, tmp_path: Path, answer: str = "n\n", **env: str) -> tuple[int, str]:
     """The exit status and what was shown; `answer`: to whether it is to be edited again."""
     script = tmp_path / "editor"
     script.write_text(f"#!/bin/sh\n{editor}\n")
@@ -23,7 +25,7 @@ def edited(cli: Cli, task: str, editor: str, tmp_path: Path, answer: str = "n\n"
     command = subprocess.Popen(
         [sys.executable, "-m", "loom", "edit", task],
         cwd=cli.directory,
-        env=cli.env | {"EDITOR": str(script), "VISUAL": "", "TMPDIR": str(tmp_path), "PYTHON": sys.executable},
+        env=cli.env | {"EDITOR": str(script), "VISUAL": "", "TMPDIR": str(tmp_path), "PYTHON": sys.executable} | env,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -75,6 +77,37 @@ def test_what_does_not_hold_changes_nothing_and_is_not_lost(cli: Cli, tmp_path: 
     assert "title: Better" in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
     assert cli.ok("show", task)["title"] == "Task"
+
+
+@pytest.mark.parametrize("field", ["title", "priority"])
+def test_what_a_task_cannot_be_without_is_not_taken_away(cli: Cli, tmp_path: Path, field: str) -> None:
+    task = cli.create("Task")
+    code, shown = edited(cli, task, f"sed -i 's/^{field}: .*/{field}:/' \"$1\"", tmp_path)
+    assert code == 1
+    assert re.search(f"{field} .*(is empty|does not exist)", shown)
+    (path,) = kept(tmp_path)
+    assert f"\n{field}:\n" in path.read_text()
+
+
+@pytest.mark.parametrize(("editor", "said"), [("exit 3", "Editing failed"), (None, "No closing quotation")])
+def test_an_editor_that_fails_loses_nothing(cli: Cli, tmp_path: Path, editor: str | None, said: str) -> None:
+    task = cli.create("Task")
+    write = "sed -i 's/^title: .*/title: Better/' \"$1\"\n"
+    given = {"EDITOR": "vi '"} if editor is None else {}
+    code, shown = edited(cli, task, f"{write}{editor}", tmp_path, **given)
+    (path,) = kept(tmp_path)
+    assert (code, said in shown, str(path) in re.sub(r"\s", "", shown)) == (1, True, True)
+    assert ("title: Better" in path.read_text()) == (editor is not None)
+    assert cli.ok("show", task)["title"] == "Task"
+
+
+def test_who_breaks_off_is_told_where_his_text_is(cli: Cli, tmp_path: Path) -> None:
+    task = cli.create("Task")
+    code, shown = edited(
+        cli, task, "sed -i 's/^title: .*/title: Better/; s/^priority: .*/priority: p7/' \"$1\"", tmp_path, "\4"
+    )
+    (path,) = kept(tmp_path)
+    assert (code, str(path) in re.sub(r"\s", "", shown)) == (1, True)
 
 
 def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(cli: Cli, tmp_path: Path) -> None:
