@@ -20,6 +20,7 @@ import stat
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from loom.git import Repository
 from loom.graph import store
 from loom.graph.model.task import TaskStatus
 from loom.landing import checkout, places, refs, setup
-from loom.landing.merging import is_ancestor, merge_base
+from loom.landing.merging import commit_tree, is_ancestor, merge_base
 from loom.landing.places import Lock, Mark
 from loom.landing.target import commit_of, nothing_in_the_way, pointer
 
@@ -135,13 +136,15 @@ class Worktrees:
         places.own_directory(places.worktrees(state))
         return cls(repository, state, await asyncio.to_thread(directory.resolve))
 
-    async def make(self, task_id: str, base: str | None = None) -> Worktree:
+    async def make(self, task_id: str, base: str | None = None, *, later_than: datetime | None = None) -> Worktree:
         """The worktree of a task, held by this process until `leave` or `drop`: the one that an earlier attempt left,
         with all that lies in it and with nothing of that attempt running, else a new one.
 
         Args:
             base: the commit that a new one begins from; None: HEAD. A branch of the task with commits of its own is
                 gone on with.
+            later_than: when the task was reopened. Its work begins anew then, and what is from before on its branch, or
+                lies in its worktree, is kept at `refs/loom/kept`.
 
         Raises:
             CommandError: with what git says; somebody else works in it and does not end.
@@ -152,6 +155,8 @@ class Worktrees:
         except OSError as error:
             raise _unwritable(error, self._place) from None
         try:
+            if later_than is not None:
+                await self._set_aside(task_id, later_than.timestamp())
             if (tree := await asyncio.to_thread(self._read, task_id, hold.slot)) is None:
                 # To the end, also when cancelled: what is half made is only made again.
                 making = asyncio.create_task(self._add(task_id, base, hold))
@@ -329,6 +334,33 @@ class Worktrees:
                 await asyncio.to_thread(self._clear, task_id)
             raise
         return tree
+
+    async def _set_aside(self, task_id: str, seconds: float) -> None:
+        """Keeps the worktree that a task had before a time, and its branch, where only refs of Loom's own show them."""
+        branch, tree = branch_of(task_id), self.find(task_id)
+        tip = await refs.commit_at(self.repository, refs.branch(branch))
+        if tree is not None:
+            old = (await asyncio.to_thread(self._mark_of(task_id).stat)).st_mtime < seconds
+        else:
+            old = tip is not None and int(await self.repository.text("log", "-1", "--format=%ct", tip)) < seconds
+        if not old:
+            return
+        if tree is not None:
+            await asyncio.to_thread(_put_back, tree)
+        found = {tip, await self._with_all(tree) if tree is not None else None} - {None}
+        await refs.change(self.repository, *(f"update {refs.kept(branch, str(one))} {one}" for one in found))
+        await asyncio.to_thread(self._clear, task_id)
+        if tip is not None:
+            await refs.change(self.repository, f"delete {refs.branch(branch)} {tip}")
+
+    async def _with_all(self, tree: Worktree) -> str | None:
+        """The commit that HEAD of a worktree is, or one with all that lies there; None: there is no HEAD."""
+        head = await refs.commit_at(tree.repository, "HEAD")
+        if head is None or not await self._unsaved(tree):
+            return head
+        await tree.repository.run("add", "--all", "--", ":/", timeout=_CHANGE_SECONDS)
+        made = await tree.repository.text("write-tree")
+        return await commit_tree(tree.repository, made, (head,), f"What lay in the worktree of {tree.task_id}\n")
 
     async def _has_nothing(self, branch: str, start: str) -> bool:
         """Whether there is no such branch, or nothing on it that is not in the commit to begin from."""

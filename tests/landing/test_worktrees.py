@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,43 @@ async def test_a_git_that_hangs_is_stopped(
         with pytest.raises(LoomError, match=f"^`git {git}` did not end within 3 seconds, and was stopped"):
             await trees.changes("task")
     assert [alive(pid) for pid in pids(tmp_path / "started")] == [False]
+
+
+# --- anew -------------------------------------------------------------------------------------------------------------
+
+
+def kept(repository: Path, task: str) -> list[str]:
+    """What the commits hold that were set aside."""
+    listed = git(repository, "for-each-ref", "--format=%(refname)", f"refs/loom/kept/loom/{task}").split()
+    return sorted(git(repository, "show", "--format=", "--name-only", one).strip() for one in listed)
+
+
+async def test_a_task_that_was_reopened_begins_on_a_new_branch(trees: Worktrees, repository: Path) -> None:
+    tree = trees.find("task")
+    assert tree is not None
+    git(tree.path, "commit", "-q", "-m", "work")
+    (tree.path / "loose.txt").write_text("not committed\n")
+    reopened = datetime.now(UTC)
+    anew = await trees.make("task", later_than=reopened)
+    assert (anew.fresh, (anew.path / "new.txt").exists(), (anew.path / "loose.txt").exists()) == (True, False, False)
+    assert git(anew.path, "rev-parse", "HEAD") == git(repository, "rev-parse", "HEAD")
+    assert kept(repository, "task") == ["loose.txt", "new.txt"], "nothing of it is lost"
+    (anew.path / "more.txt").write_text("more\n")
+    again = await trees.make("task", later_than=reopened)
+    assert (again.fresh, (again.path / "more.txt").exists()) == (False, True), "what was made since is gone on with"
+
+
+async def test_a_branch_without_its_worktree_is_set_aside_too(trees: Worktrees, repository: Path) -> None:
+    tree = trees.find("task")
+    assert tree is not None
+    git(tree.path, "commit", "-q", "-m", "work")
+    assert "whose commits no other branch has" in await trees.drop(tree)
+    assert (await trees.make("task", later_than=datetime.fromtimestamp(0, UTC))).fresh is False
+    made = trees.find("task")
+    assert made is not None
+    await trees.drop(made)
+    tree = await trees.make("task", later_than=datetime.now(UTC) + timedelta(seconds=1))
+    assert (tree.fresh, (tree.path / "new.txt").exists(), kept(repository, "task")) == (True, False, ["new.txt"])
 
 
 # --- what there is of one ---------------------------------------------------------------------------------------------

@@ -154,6 +154,17 @@ async def test_who_finds_what_an_earlier_attempt_left_is_told_so(
     assert ["what an earlier attempt left" in (seen / name).read_text() for name in ("0", "1")] == [False, True]
 
 
+async def test_what_was_reopened_begins_anew_whatever_is_left_of_it(shop: Shop, loom: Loom, worker: Any) -> None:
+    task = await loom.create("A")
+    assert await Landing(worker(), "echo one > a.txt; exit 1").finish() != []
+    await loom.cancel(task.id)
+    shop.git("rev-parse", "--verify", "--quiet", f"loom/{task.id}")
+    await loom.reopen(task.id)
+    assert await Landing(worker(), "test ! -e a.txt && echo two > b.txt").finish() == []
+    assert shop.show("b.txt") == "two\n"
+    assert shop.git("for-each-ref", f"refs/loom/kept/loom/{task.id}") != ""
+
+
 async def test_what_is_red_goes_back_with_the_output_and_lands_when_it_is_mended(
     shop: Shop, loom: Loom, worker: Any, seen: Path
 ) -> None:

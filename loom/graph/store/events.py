@@ -8,6 +8,7 @@ open, and a wait goes by snapshots.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType, Position
@@ -138,6 +139,17 @@ async def has_ended(connection: Connection, project_id: str, task_id: str, token
             token,
         )
     )
+
+
+async def reopened_at(connection: Connection, project_id: str, task_id: str) -> datetime | None:
+    """When a task was put into play again last, None if it never was."""
+    at: datetime | None = await connection.fetchval(
+        "select max(created_at) from events where project_id = $1 and task_id = $2 and type = $3",
+        project_id,
+        task_id,
+        EventType.TASK_REOPENED,
+    )
+    return at
 
 
 async def replay_from(connection: Connection, project_id: str, count: int, later_than_id: int) -> Position:

@@ -37,6 +37,7 @@ from loom.exceptions import (
 from loom.git import Person
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
+from loom.graph.store import events
 from loom.graph.store.landings import LandingState
 from loom.landing.bringing import Back, Ready
 from loom.landing.keeping import kept
@@ -222,7 +223,11 @@ class Job:
         bench, task = self._bench, self._task
         if bench.worktrees is None:
             return
-        self._worktree = tree = await bench.worktrees.make(task.id, await bench.shore.tip() if bench.shore else None)
+        reopened = await self._loom.look(
+            lambda connection: events.reopened_at(connection, self._loom.project_id, task.id)
+        )
+        tip = await bench.shore.tip() if bench.shore else None
+        self._worktree = tree = await bench.worktrees.make(task.id, tip, later_than=reopened)
         if bench.shore:
             await bench.shore.begin(task, self._agent, tree)
 
