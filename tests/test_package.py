@@ -76,7 +76,7 @@ def test_every_name_is_there_and_every_error_is_among_them() -> None:
 def test_what_the_front_takes_and_gives_back_can_be_imported_from_loom() -> None:
     public = {getattr(loom, name) for name in loom.__all__}
     asked = [
-        *(method for name, method in vars(Loom).items() if inspect.isfunction(method) and _is_public(name)),
+        *(method for name, method in inspect.getmembers(Loom, inspect.isfunction) if _is_public(name)),
         *(one for one in public if dataclasses.is_dataclass(one) and one is not loom.Batch),  # handed on as it is
     ]
     named = {kind: asked_by for asked_by in asked for kind in _classes(asked_by)}

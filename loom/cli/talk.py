@@ -25,7 +25,8 @@ from loom.cli.shared import (
 )
 from loom.cli.times import seconds, when
 from loom.exceptions import TaskNotFoundError
-from loom.graph.front import LONGEST_WAIT, Loom
+from loom.graph.front import Loom
+from loom.graph.front.talking import LONGEST_WAIT
 from loom.texts import one_line, shorten
 
 

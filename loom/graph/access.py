@@ -37,15 +37,15 @@ def operations(front: type) -> list[str]:
     """What a front offers to whoever calls: its public methods that are awaited, but for the inner ones."""
     return [
         name
-        for name, method in vars(front).items()
-        if inspect.iscoroutinefunction(method) and not name.startswith("_") and name not in INNER
+        for name, method in inspect.getmembers(front, inspect.iscoroutinefunction)
+        if not name.startswith("_") and name not in INNER
     ]
 
 
 def guarded(front: T) -> T:
     """Has each operation of a front ask for permission first. Whoever is no principal is asked nothing."""
     for operation in operations(front):
-        setattr(front, operation, _guarded(operation, vars(front)[operation]))
+        setattr(front, operation, _guarded(operation, getattr(front, operation)))
     return front
 
 

@@ -20,7 +20,8 @@ from starlette.responses import Response
 from loom.background import end
 from loom.bus.events import Event, EventType
 from loom.exceptions import InvalidInputError, LoomError
-from loom.graph.front import LONGEST_WAIT, Loom
+from loom.graph.front import Loom
+from loom.graph.front.talking import LONGEST_WAIT
 from loom.web.rendering import loom_of
 
 _LOG = logging.getLogger(__name__)

@@ -115,7 +115,7 @@ def test_each_operation_of_the_front_says_which_role_it_needs() -> None:
     assert {name for name in NEEDS if not name.startswith("workflow.")} - offered - BEYOND == {
         name for name in NEEDS if name.startswith("resolve.") and name != "resolve.answer"
     }
-    assert set(vars(Loom)) >= INNER
+    assert set(dir(Loom)) >= INNER
 
 
 @pytest.mark.parametrize(
