@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loom.cli.output import dim, fitted, heading, plural, prose, table
+from loom.cli.output import diagnosed, dim, fitted, heading, plural, prose, table
 from loom.cli.output import status as coloured
 from loom.cli.shared import Reply
 from loom.cli.times import span, when
@@ -104,6 +104,8 @@ def _standing(one: Mapping[str, Any], why: str, command: str, indent: str = "  "
     yield fitted(f"{indent}{one['id']}  {shorten(one_line(one['title']), _TEXT)}  {dim(about)}")
     if "text" in one:
         yield from prose(one_line(one["text"]), f"{indent}  ")
+    if "diagnosis" in one:
+        yield from prose(f"diagnosed: {diagnosed(one['diagnosis'])}", f"{indent}  ")
     yield f"{indent}  {command}"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loom.replies.fitting import Reply, full
 from loom.replies.parts import age, time
-from loom.replies.tasks import overview, row, waits_for
+from loom.replies.tasks import diagnosis, overview, row, waits_for
 
 if TYPE_CHECKING:
     from loom.graph.project import Glance
@@ -58,6 +58,7 @@ def _ask(one: Ask) -> Reply:
         since=time(one.since),
         age=age(one.since),
         held_up=one.held_up or None,
+        diagnosis=None if one.diagnosis is None else diagnosis(one.diagnosis),
         answer=one.answer,
     )
 

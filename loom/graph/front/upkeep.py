@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from loom.bus.events import Position
 from loom.db import connection as db
@@ -108,7 +108,7 @@ class Upkeep(Seat):
             if not but(task.id, task.claim_token):
                 self._session.take_up(task.id, task.claim_token, self._terms.lease_seconds)
 
-    def take_over(self, other: Seat) -> None:
+    def take_over(self, other: Self) -> None:
         """The claims that were handed out by another front of this project, whose session has ended, go on in this
         one."""
         self._session.take_over(other._session)

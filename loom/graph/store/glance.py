@@ -3,10 +3,11 @@ and when it may end. Each question reads no more than it shows, among a hundred 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.task import FOREVER, Priority
 from loom.graph.store.edges import HOLDS
@@ -51,6 +52,8 @@ class Ask:
     since: datetime
     held_up: int
     """How many unfinished tasks depend on the task, `COUNTED` at most."""
+    diagnosis: dict[str, Any] | None = None
+    """What a model that was asked about the task's newest open escalation found, as `Escalation` has it."""
 
     @property
     def answer(self) -> Words:
@@ -131,6 +134,7 @@ async def needs_you(connection: Connection, project_id: str, limit: int) -> list
             row["text"] or "",
             row["since"],
             row["held_up"],
+            None if row["diagnosis"] is None else json.loads(row["diagnosis"]),
         )
         for row in await connection.fetch(NEEDS_YOU, project_id, limit, COUNTED)
     ]
@@ -138,7 +142,10 @@ async def needs_you(connection: Connection, project_id: str, limit: int) -> list
 
 # Of very many dead ones it is not the oldest that are shown.
 NEEDS_YOU = f"""
-select a.*, h.held_up
+select a.*, h.held_up,
+       (select d.diagnosis from escalations d
+         where d.project_id = $1 and d.task_id = a.task_id and d.resolved_at is null and d.diagnosis is not null
+         order by d.raised_at desc limit 1) as diagnosis
   from ((select 1 as rank, 'question' as need, q.id, q.task_id, t.title, q.message as text, q.raised_at as since
            from escalations q join tasks t on t.project_id = $1 and t.id = q.task_id
           where q.project_id = $1 and q.resolved_at is null and q.kind = 'question' order by q.raised_at limit $2)
