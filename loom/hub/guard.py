@@ -38,7 +38,7 @@ from loom.exceptions import (
 )
 from loom.graph.model.principals import Principal
 from loom.remote import codec
-from loom.web.entry import Entries
+from loom.web.entry import Entries, once_more
 
 if TYPE_CHECKING:
     from loom.graph.store.tokens import AccessToken
@@ -146,6 +146,9 @@ class Guard:
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         self._judge_address(scope, headers)
+        if "authorization" not in headers and (page := once_more(HTTPConnection(scope), _COOKIE)) is not None:
+            await page(scope, receive, send)
+            return
         client = texts.shorten(texts.one_line(headers.get("user-agent", "")), _CLIENT)
         token = await self._known(scope, headers, client)
         going = self._going.get(token.id, 0)

@@ -6,6 +6,7 @@
 
 Codes and cookies live as long as the process does, which keeps only what they hash to. A cookie goes along with no
 request that another site's page makes, and what changes something says besides that it comes from a page of this one.
+Who follows a link from another site, as one in a message, comes without his cookie, and is sent once more from here.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ class Gate(Generic[P]):
         refusal = self._elsewhere(request)
         if refusal is None and scope["path"] == "/enter":
             refusal = self._enter(request)
+        if refusal is None:
+            refusal = once_more(request, self._cookie)
         known = self._entries.who(request.cookies.get(self._cookie, "")) if refusal is None else None
         if refusal is not None or known is None:
             await (refusal or _refused(401, _NO_COOKIE))(scope, receive, send)
@@ -138,12 +141,29 @@ class Gate(Generic[P]):
         return entered
 
 
+def once_more(request: HTTPConnection, cookie: str) -> Response | None:
+    """For who has followed a link from another site, which his cookie does not go along with: a page that says nothing
+    and loads itself again, from this site. None for everybody else, and so for who comes back without a cookie.
+
+    Args:
+        cookie: its name.
+    """
+    told = [request.headers.get(f"sec-fetch-{what}") for what in ("site", "mode", "dest")]
+    if cookie in request.cookies or request.scope["method"] != "GET" or told != ["cross-site", "navigate", "document"]:
+        return None
+    return _bare("<meta http-equiv=refresh content=0><p><a href=''>To the board</a></p>", 200)
+
+
 _NO_COOKIE = "This browser was not let in yet, or not for long. Run `loom board` in the project's directory."
 _NO_CODE = "This link was used already, or is older than a minute. Run `loom board` again for another."
 
 
 def _refused(code: int, words: str) -> Response:
+    return _bare(f"<h1>Loom</h1><p>{html.escape(words)}</p>", code)
+
+
+def _bare(body: str, code: int) -> Response:
     page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=color-scheme content='light dark'>"
-    page += f"<title>Loom</title><h1>Loom</h1><p>{html.escape(words)}</p>"
+    page += f"<title>Loom</title>{body}"
     headers = {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
     return HTMLResponse(page, code, headers)

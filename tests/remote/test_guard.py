@@ -297,6 +297,8 @@ async def test_a_browser_is_let_in_by_a_code_for_one_use(served: Served) -> None
         assert token not in code
     async with served.http() as browser:
         assert (await browser.get("/")).status_code == 401
+        elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+        assert "http-equiv=refresh" in (await browser.get("/", headers=elsewhere)).text, "a cookie may come with it"
         entered = await browser.get("/enter", params={"code": code})
         assert (entered.status_code, entered.headers["location"]) == (303, "/")
         assert "HttpOnly" in entered.headers["set-cookie"]

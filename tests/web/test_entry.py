@@ -97,6 +97,28 @@ async def test_a_link_becomes_a_cookie_that_no_script_and_no_other_site_gets(gat
         assert (await other.get("/")).status_code == 401
 
 
+async def test_who_follows_a_link_from_another_site_is_sent_once_more_from_here(
+    gate: tuple[str, Entries[str]], loom: Loom
+) -> None:
+    address, entries = gate
+    await loom.create("Paint the wall")
+    elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as client:
+        first = await client.get("/board?q=wall", headers=elsewhere)
+        assert (first.status_code, first.headers["cache-control"]) == (200, "no-store")
+        assert "http-equiv=refresh content=0" in first.text
+        assert not any(word in first.text for word in ("wall", "board?", loom.config.project_name))
+        again = elsewhere | {"sec-fetch-site": "same-origin"}
+        assert (await client.get("/board", headers=again)).status_code == 401, "not once more without end"
+        for other in ({"sec-fetch-mode": "cors"}, {"sec-fetch-dest": "iframe"}, {"sec-fetch-site": "none"}):
+            assert (await client.get("/", headers=elsewhere | other)).status_code == 401, other
+        assert (await client.get("/", headers=elsewhere | {"host": "rebound.example.com"})).status_code == 421
+        posted = await client.post("/new", data={"title": "x"}, headers=elsewhere | {"origin": address})
+        assert posted.status_code == 401
+        await client.get(f"/enter?code={entries.code(None, 'shop')}", headers=elsewhere)
+        assert "Paint the wall" in (await client.get("/board", headers=again)).text
+
+
 async def test_nothing_is_done_for_another_sites_page(gate: tuple[str, Entries[str]], loom: Loom) -> None:
     address, entries = gate
     async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as client:
