@@ -205,7 +205,10 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "loom"
-            self._tell("usage", _sentence(error.format_message()), f"See `{path} --help`.", error.exit_code)
+            told, next_step = _sentence(error.format_message()), f"See `{path} --help`."
+            if self._as_json and self._command and getattr(error, "option_name", "") == "--json" and path == "loom":
+                next_step = f"Say it after the command: `loom {self._command} --json`."
+            self._tell("usage", told, next_step, error.exit_code)
         if isinstance(error, Exception):
             from loom.cli.logs import record
 

@@ -70,6 +70,7 @@ MEGABYTE = "x" * 1_000_000
         (["config", "set", "databse.url", "x"], "", 1, "database.url"),
         (["config", "set", "mcp.port", "many"], "", 1, "whole number"),
         (["stauts"], "", 2, "loom status"),
+        (["--json", "board"], "", 2, "after the command: `loom board --json`"),
         (["resolve", GONE, "reassign"], "", 2, "--to"),
         (["resolve", GONE, "explode"], "", 2, "explode"),
     ],
