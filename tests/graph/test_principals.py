@@ -149,6 +149,9 @@ async def test_a_worker_makes_tasks_below_what_it_holds_and_nowhere_else(loom: L
     assert (await ann.create("beside it", parent_id=epic.id)).parent_id == epic.id
     with pytest.raises(ForbiddenError):
         await ann.create("elsewhere", depends_on=[other.id])
+    with pytest.raises(ForbiddenError):  # which would make an epic of what anybody may claim
+        await ann.create("in another", depends_on=[inside.id], parent_id=other.id)
+    assert (await loom.get(other.id)).task.status is TaskStatus.PENDING
     with pytest.raises(ForbiddenError):
         await as_(loom, "ann_").create("beside it", parent_id=epic.id)
     assert (await as_(loom, "bob", Role.PLANNER).create("anywhere")).status is TaskStatus.PENDING

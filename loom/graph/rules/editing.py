@@ -108,8 +108,8 @@ async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
 
 
 async def must_be_below(tx: Transaction, task: NewTask, principal: Principal) -> None:
-    """Raises ForbiddenError unless a new task is below what a principal's agents hold: it waits for one of their tasks,
-    or stands in the epic of one."""
+    """Raises ForbiddenError unless a new task is below what a principal's agents hold: it stands in the epic of one of
+    their tasks, or in none and waits for one."""
     if not await store.holds_beside(tx.connection, tx.project_id, principal.name, task.depends_on, task.parent_id):
         raise ForbiddenError(
             f"{principal.name} is a {principal.role}, who makes tasks only below those that he holds.",

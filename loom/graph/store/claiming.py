@@ -239,14 +239,15 @@ async def renew_due(connection: Connection, project_id: str, agent: str) -> None
 async def holds_beside(
     connection: Connection, project_id: str, name: str, tasks: Sequence[str], epic: str | None
 ) -> bool:
-    """Whether an agent called `name`, or `name/` and something more, holds one of these tasks, or one in that epic."""
+    """Whether an agent called `name`, or `name/` and something more, holds a task in that epic, or without an epic one
+    of these tasks."""
     return bool(
         await connection.fetchval(
             """
             select exists(
                 select from tasks
                  where project_id = $1 and status = 'claimed' and (assignee = $2 or starts_with(assignee, $2 || '/'))
-                   and (id = any($3::text[]) or parent_id = $4))
+                   and (parent_id = $4 or $4::text is null and id = any($3::text[])))
             """,
             project_id,
             name,
