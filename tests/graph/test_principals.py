@@ -11,11 +11,20 @@ import pytest
 
 from loom.bus.events import Event
 from loom.db.connection import Pool
-from loom.exceptions import ClaimConflictError, ForbiddenError, InvalidInputError, LoomError, TaskStateError
+from loom.exceptions import (
+    ClaimConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    LoomError,
+    ProofMissingError,
+    TaskStateError,
+)
 from loom.graph.access import INNER, operations
 from loom.graph.front import Loom
 from loom.graph.model.principals import NEEDS, Principal, Role
 from loom.graph.model.task import TaskStatus
+from loom.graph.rules.proofs import Proven
+from loom.graph.store import proofs
 from loom.graph.store.tokens import AccessToken
 from tests.conftest import Opener
 
@@ -82,6 +91,20 @@ async def test_nobody_reports_on_another_principals_claim_whatever_he_knows(loom
     assert len(await loom.history(made.id)) == before
     assert list(await as_(loom, "ann").renew_claims({made.id: token})) == [made.id]
     assert (await as_(loom, "ann").done(made.id, {}, token=token)).task.status is TaskStatus.DONE
+
+
+async def test_a_principals_word_on_where_proofs_lie_counts_for_nothing(loom: Loom) -> None:
+    made = await loom.create("a task", checks=["unit"])
+    claim = await as_(loom, "ann").claim()
+    assert claim is not None
+    elsewhere = Proven({"unit": "a" * 64}, "an-old-tree")
+    number = await loom.transact(lambda tx: proofs.begin(tx, "lint", "a" * 64, agent="ci", tree="an-old-tree"))
+    await loom.transact(lambda tx: proofs.close(tx, number, exit_status=0, seconds=1.0, tail=""))
+    for role in Role:
+        if role >= Role.WORKER:
+            with pytest.raises(ProofMissingError):
+                await as_(loom, "ann", role).done(made.id, token=claim.task.claim_token, proven=elsewhere)
+    assert (await loom.done(made.id, token=claim.task.claim_token, proven=elsewhere)).task.status is TaskStatus.DONE
 
 
 async def test_a_report_names_its_task_and_nothing_is_remembered(loom: Loom) -> None:

@@ -125,7 +125,8 @@ class Working(Seat):
         """Finishes a task: its output is stored, dependents are readied and epics close, all at once.
 
         Args:
-            proven: where the proofs of the checks that it needs are to be found.
+            proven: where the proofs of the checks that it needs are to be found; of a principal, who could lead to
+                those of other work, it counts for nothing.
 
         Raises:
             ProofMissingError: a check that it needs is not proven; the claim stays.
@@ -136,9 +137,10 @@ class Working(Seat):
         """
         task_id, text = await self.id_of(task_id), limits.output(output)
         holder = self._session.holder(task_id, agent_id, token)
+        where = proven if self.principal is None else None
         return await self._report(
             task_id,
-            lambda tx: claims.done(tx, task_id, holder, self._terms, text, every=self._every_check, proven=proven),
+            lambda tx: claims.done(tx, task_id, holder, self._terms, text, every=self._every_check, proven=where),
         )
 
     async def fail(
