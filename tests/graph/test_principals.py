@@ -93,6 +93,24 @@ async def test_nobody_reports_on_another_principals_claim_whatever_he_knows(loom
     assert (await as_(loom, "ann").done(made.id, {}, token=token)).task.status is TaskStatus.DONE
 
 
+async def test_only_who_made_a_claim_notes_how_it_went(loom: Loom) -> None:
+    made = await loom.create("a task")
+    tokens = []
+    for name in ("ann", "bob"):
+        claim = await as_(loom, name).claim()
+        assert claim is not None
+        tokens.append(claim.task.claim_token)
+        if name == "ann":
+            await as_(loom, name).release(made.id, token=tokens[-1])
+    for token in (tokens[0], tokens[1] + 1):  # of before, and one that is not made yet
+        with pytest.raises(ClaimConflictError, match="not made by an agent of yours"):
+            await as_(loom, "bob").note_attempt(made.id, token, {"end": "mine"})
+    await as_(loom, "ann").note_attempt(made.id, tokens[0], {"end": "released"})
+    await as_(loom, "bob").note_attempt(made.id, tokens[1], {"end": "lost"})
+    ended = [one for one in await loom.history(made.id) if one.type == "attempt.ended"]
+    assert [(one.agent, (one.data or {})["end"]) for one in ended] == [("ann", "released"), ("bob", "lost")]
+
+
 async def test_a_principals_word_on_where_proofs_lie_counts_for_nothing(loom: Loom) -> None:
     made = await loom.create("a task", checks=["unit"])
     claim = await as_(loom, "ann").claim()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _KEPT_BYTES = 8_000  # of an output that is in an event alone
 _SWEPT = 200  # tasks that one sweep takes of each kind
 _QUEUE = "landing"  # who writes a note of the landing queue's
+_STOP = "Stop working on it: the result was not taken."
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +215,10 @@ async def note_attempt(tx: Transaction, task_id: str, holder: Holder, data: Mapp
     has become of the task meanwhile does not matter."""
     task = await locked(tx, task_id)
     assert holder.token is not None, "an attempt is a claim"
-    if holder.is_stranger_to(task):
-        raise refusal(task, holder)
+    if holder.principal is not None:  # others may have claimed it before, and since
+        made_by = await store.events.claimant(tx.connection, tx.project_id, task_id, holder.token)
+        if not holder.principal.owns(made_by):
+            raise _not_yours(task, holder)
     if not await store.events.has_ended(tx.connection, tx.project_id, task_id, holder.token):
         tx.record_event(EventType.ATTEMPT_ENDED, task_id, agent=holder.agent, token=holder.token, data=data)
 
@@ -432,15 +435,14 @@ def may_go_on(task: Task, token: int) -> bool:
 
 def refusal(task: Task, holder: Holder) -> LoomError:
     """Why a report on a task is not taken, with what happened instead."""
-    stop = "Stop working on it: the result was not taken."
     if holder.token is not None and task.claim_token != holder.token:
         return ClaimConflictError(
             f"Claim {holder.token} of {task.id} was lost; the newest is {task.claim_token}, and the task is"
             f" {task.status}{f' by {task.assignee}' if task.status is TaskStatus.CLAIMED else ''}.",
-            stop,
+            _STOP,
         )
     if holder.is_stranger_to(task):
-        return ClaimConflictError(f"Claim {holder.token} of {task.id} was not made by an agent of yours.", stop)
+        return _not_yours(task, holder)
     match task.status:
         case TaskStatus.CLAIMED:
             return ClaimConflictError(
@@ -462,7 +464,11 @@ def refusal(task: Task, holder: Holder) -> LoomError:
             again = Words("Claim it again with {} before you report on it.", call("claim", task_id=task.id))
             return ClaimConflictError(f"{task.id} is held by nobody now.", again)
         case _:
-            return TaskStateError(f"{task.id} is already {task.status}.", stop)
+            return TaskStateError(f"{task.id} is already {task.status}.", _STOP)
+
+
+def _not_yours(task: Task, holder: Holder) -> LoomError:
+    return ClaimConflictError(f"Claim {holder.token} of {task.id} was not made by an agent of yours.", _STOP)
 
 
 async def _keep_refused(tx: Transaction, task: Task, holder: Holder, output: str) -> None:

@@ -128,6 +128,17 @@ async def has_refused(connection: Connection, project_id: str, task_id: str, tok
     )
 
 
+async def claimant(connection: Connection, project_id: str, task_id: str, token: int) -> str | None:
+    """The agent that a claim of a task was handed out to; None where there was none, or its event is gone."""
+    found: str | None = await connection.fetchval(
+        "select agent from events where project_id = $1 and task_id = $2 and type = 'task.claimed' and token = $3",
+        project_id,
+        task_id,
+        token,
+    )
+    return found
+
+
 async def has_ended(connection: Connection, project_id: str, task_id: str, token: int) -> bool:
     """Whether it was noted already how an attempt went."""
     return bool(
