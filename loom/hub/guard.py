@@ -36,6 +36,7 @@ from loom.exceptions import (
     TokenError,
     UnavailableError,
 )
+from loom.graph.model import limits
 from loom.graph.model.principals import Principal
 from loom.remote import codec
 from loom.web.entry import Entries, once_more
@@ -242,7 +243,9 @@ class Guard:
         self, token: AccessToken, client: str, scope: Scope, body: bytes, receive: Receive, send: Send
     ) -> None:
         project = await self._project(token)
-        loom = project.front.beside(principal=Principal(token.name, token.role, client))
+        # A page that is kept open is no sign of life of the agent that is called as its principal is.
+        agent = None if "authorization" in Headers(scope=scope) else limits.board_agent(token.name)
+        loom = project.front.beside(agent=agent, principal=Principal(token.name, token.role, client))
         scope.setdefault("state", {}).update(loom=loom, code=partial(self.code, token))
         project.users += 1
         answered = _Answered(send)

@@ -32,6 +32,7 @@ def test_a_token_is_shown_once(cli: Cli) -> None:
 def test_what_is_no_token_is_refused_in_a_sentence(cli: Cli) -> None:
     assert "is no span such as" in cli("token", "add", "ann", "--role", "worker", "--expires", "soon").err
     assert "has a /" in cli("token", "add", "ann/one", "--role", "worker").err
+    assert "no room for names" in cli("token", "add", "a" * 59, "--role", "worker").err
     inside = cli("token", "add", "ann", "--role", "worker", LOOM_RUN="a.1.")
     assert "from inside a run" in inside.err
     assert cli.ok("token", "list")["tokens"] == []

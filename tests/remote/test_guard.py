@@ -9,6 +9,7 @@ import resource
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -288,6 +289,31 @@ def test_tokens_do_not_travel_in_the_clear(host: str, tmp_path: Any) -> None:
 
 
 # --- the board ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_that_is_kept_open_renews_nobodys_claims(served: Served, clock: Clock) -> None:
+    await served.loom.create("a task")
+    token = await served.token("ann", "planner")
+    async with served.http(token) as client:
+        held = (await client.post("/api/claim", json={"lease_seconds": 600})).json()["task"]
+        code = (await client.post("/api/enter")).json()["code"]
+    await clock(400)
+    async with served.http() as browser:
+        await browser.get("/enter", params={"code": code})
+        assert "ann/board" in (await browser.get("/")).text
+        until = (await served.loom.get(held["id"])).task.lease_expires_at
+        assert until is not None
+        assert until.isoformat() == datetime.fromisoformat(held["lease_expires_at"]).isoformat()
+        form = {"token": str(held["claim_token"])}
+        released = await browser.post(f"/do/release/{held['id']}", data=form, headers={"origin": served.url})
+        assert released.status_code == 303, "what is his agents' he may give back there"
+    async with served.http(token) as client:
+        await client.post("/api/claim", json={"lease_seconds": 600})
+        await clock(400)
+        await client.post("/api/ready", json={})
+        later = (await served.loom.get(held["id"])).task.lease_expires_at
+        assert later is not None
+        assert later > until + timedelta(seconds=600), "as what an agent asks does"
 
 
 async def test_a_browser_is_let_in_by_a_code_for_one_use(served: Served) -> None:

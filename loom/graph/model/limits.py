@@ -173,7 +173,14 @@ def token_name(value: object) -> str:
     name = agent_name(value, "name")
     if "/" in name:
         _refuse("name", f"{texts.quote(name)} has a /, which begins what its agents call themselves", "Leave it out.")
+    if not AGENT_NAME.fullmatch(board_agent(name)):
+        _refuse("name", f"is {len(name)} characters long, which leaves its agents no room for names", "Shorten it.")
     return name
+
+
+def board_agent(name: str) -> str:
+    """The agent that whoever has a token of this name is on the board."""
+    return f"{name}/board"
 
 
 def task_id(value: object, field: str = "task_id") -> str:
