@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loom import process
+from loom import caller, process
 from loom.background import through
 from loom.exceptions import CommandError
 from loom.texts import said
@@ -433,9 +433,9 @@ def _environment(
 
 
 def _started_in(directory: Path) -> Path:
-    """The work tree that a directory is in, if this process works in it too. Raises CommandError."""
+    """The work tree that a directory is in, if whoever calls works in it too. Raises CommandError."""
     top = _top(directory) or directory
-    if not Path.cwd().is_relative_to(top):
+    if not caller.directory().is_relative_to(top):
         raise CommandError(
             f"The git repository in {top} belongs to another user.", "Run it there, if you know what lies in it."
         )

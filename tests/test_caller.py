@@ -45,6 +45,9 @@ async def test_a_caller_is_served_with_his_own_variables(tmp_path: Path, monkeyp
     assert of_bob == ("claude-12345678", (tmp_path / "shop").resolve(), 600, None)
     assert caller.environ() is os.environ
     assert default_agent(load_config(tmp_path)) == "the-process"
+    (tmp_path / "shop" / "key").write_text("anns")
+    with calling(Caller({"LOOM_SKILLS_API_KEY_FILE": "shop/key"}, directory=tmp_path)):
+        assert load_config().skills_api_key == "anns"
     assert "its-key" not in repr(Caller({"ANTHROPIC_API_KEY": "its-key"}))
 
 

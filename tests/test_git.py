@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from loom import git as git_module
+from loom.caller import Caller, calling
 from loom.exceptions import CommandError
 from loom.git import Person, Repository
 from loom.landing.worktrees import Worktrees
@@ -398,6 +400,9 @@ async def test_a_repository_of_another_user_is_entered_only_where_one_works(
     repository = await Repository.around(hostile.top)
     assert await repository.text("rev-list", "--count", "HEAD") == "3"
     assert repository.safe == hostile.top
+    monkeypatch.chdir(tmp_path)
+    with calling(Caller(dict(os.environ), directory=hostile.top)):
+        assert (await Repository.around(hostile.top)).safe == hostile.top
 
 
 @pytest.mark.parametrize("version", ["2.17.1", "2.37.9"])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom import caller
 from loom.background import end
 from loom.config import LoomConfig
 from loom.config.files import common_dir
@@ -210,7 +211,7 @@ class Reports:
         return self._prover
 
     async def _snapshot(self, task: Task | None) -> Snapshot | None:
-        """The work as it lies there: in the worktree where this process runs, else in the project's directory. That of
+        """The work as it lies there: in the worktree where whoever calls is, else in the project's directory. That of
         a task in its worktree of Loom's is taken merged with what it lands on, if there is something to land on."""
         from loom.git import Repository
         from loom.landing import refs
@@ -219,7 +220,7 @@ class Reports:
         from loom.landing.snapshot import Snapshot
         from loom.landing.worktrees import Worktrees
 
-        config, here = self._loom.config, Path.cwd()
+        config, here = self._loom.config, caller.directory()
         repository = await repository_of(config)
         if repository is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from loom.caller import Caller, calling
 from loom.config import CheckConfig, LandingConfig
 from loom.exceptions import CheckFailedError, ClaimConflictError, ConfigError, ProofMissingError
 from loom.git import Repository
@@ -237,6 +239,21 @@ async def test_work_of_a_worktree_by_hand_is_taken_from_there(
     (tmp_path / "evil" / "mod.py").write_text("ONE = 1\n")
     with pytest.raises(CheckFailedError):
         await reports.done(await claimed(reports))
+
+
+async def test_work_of_whoever_is_served_is_taken_from_where_he_is(
+    place: Place, tmp_path: Path, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.commit(files={"mod.py": "ONE = 2\n"})
+    beside = place.worktree(tmp_path / "beside", "mine")
+    beside.write("mod.py", "ONE = 1\n")
+    monkeypatch.chdir(tmp_path)  # where the process is that serves
+    reports = reporter(place.top)
+    task = await claimed(reports)
+    with calling(Caller(dict(os.environ), directory=place.top)), pytest.raises(CheckFailedError):
+        await reports.done(task)
+    with calling(Caller(dict(os.environ), directory=beside.top)):
+        assert await finished(reports, task) == "done"
 
 
 def files(directory: Path, found: Snapshot) -> list[str]:
