@@ -198,13 +198,13 @@ async def test_a_task_is_named_by_the_id_that_it_had_elsewhere(loom: Loom, pool:
 
 async def test_a_number_that_is_a_trackers_name_and_begins_an_id_is_refused(loom: Loom, pool: Pool) -> None:
     imported, other = await loom.create("Imported"), await loom.create("Other")
-    await pool.execute("update tasks set origin_id = 'tasks.json#5' where id = $1", imported.id)
     await pool.execute("delete from task_texts")
+    await pool.execute("update tasks set id = 'loom-9abc0000', origin_id = 'tasks.json#5' where id = $1", imported.id)
     await pool.execute("update tasks set id = 'loom-5abc0000' where id = $1", other.id)
     with pytest.raises(InvalidInputError, match="stands for several tasks"):
         await loom.cancel("5")
     assert (await loom.get("loom-5")).task.id == "loom-5abc0000"
-    assert (await loom.get("tasks.json#5")).task.id == imported.id
+    assert (await loom.get("tasks.json#5")).task.id == "loom-9abc0000"
 
 
 async def test_a_task_has_at_most_twenty_labels(loom: Loom) -> None:
