@@ -7,6 +7,7 @@ import secrets
 import uuid
 
 TASK_ID = re.compile(r"loom-[0-9a-f]{8}")
+PROJECT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 AGENT_NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
 
 

@@ -18,13 +18,13 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import asyncpg
 
@@ -36,6 +36,7 @@ from loom.exceptions import BackupError, FileError, ProjectNotFoundError, Restor
 from loom.graph import project
 from loom.graph.connections import Connections, open_pool
 from loom.graph.store import backup, projects
+from loom.ids import PROJECT_ID
 from loom.wording import Shell, Words
 
 FORMAT = 1
@@ -45,7 +46,14 @@ _PIECE = 256 * 1024  # bytes that are handed on at a time
 _SHOWN = ("tasks", "messages", "events")  # of what a project has
 _TORN = (OSError, EOFError, zlib.error)  # what gzip says of a file that is torn, or none
 # What the server says of rows that fit into no table.
-_UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_UNFIT = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+)
+_LATEST = 1e11  # seconds since 1970 that a clock may show
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +237,12 @@ async def _must_be_free(
             "End its agents, boards and servers, then run it again.",
         )
     held = await backup.held(connection, there, head.project_id)
-    if held and replacing != head.project:
+    name = (await project.get_project(connection, head.project_id)).name if held else head.project
+    if held and replacing != name:
         shown = ", ".join(f"{count:,} {name}" for name, count in held.items() if name in _SHOWN) or "rows"
         given = "" if replacing is None else f", and its name is not {texts.one_line(replacing)}"
         raise RestoreError(
-            f"The project {head.project} has something on these servers: {shown}{given}.",
+            f"The project {name} has something on these servers: {shown}{given}.",
             Words("Restore it where it has nothing, or read {}.", Shell("loom help restore")),
         )
 
@@ -245,8 +254,8 @@ async def _fill(
     tables = {table.name: table for table in await backup.tables(connection, schema)}
     rows: dict[str, int] = {}
     while "rows" not in (facts := file.facts()):
-        table, columns = tables.get(facts.get("table", "")), facts.get("columns")
-        if table is None or table.name in rows or not isinstance(columns, list) or {*columns} - {*table.columns}:
+        table, columns = tables.get(str(facts.get("table"))), facts.get("columns")
+        if table is None or table.name in rows or not _are_of(columns, table.columns):
             raise file.damaged("it has a table that its version does not have")
         progress(f"Restoring {table.name}.")
         chosen = table._replace(columns=tuple(columns))
@@ -256,6 +265,11 @@ async def _fill(
     if facts["rows"] != rows or rows.get("projects") != 1 or file.more():
         raise file.damaged("it does not have the rows that it counts")
     return rows
+
+
+def _are_of(given: object, known: Collection[object]) -> TypeGuard[list[Any]]:
+    """Whether it is a list of some of what is known, each once."""
+    return isinstance(given, list) and all(given.count(one) == 1 and one in known for one in given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +302,9 @@ class _Reader:
         ):
             raise self.damaged("it does not begin like one")
         head = _Head(**{name: facts[name] for name in kinds})
-        known = {one.number for one in migrate.migrations()}
-        if facts["loom_backup"] > FORMAT or not known.issuperset(head.migrations):
+        if not (0 <= head.made_at <= _LATEST and PROJECT_ID.fullmatch(head.project_id)):
+            raise self.damaged("it does not begin like one")
+        if facts["loom_backup"] > FORMAT or not _are_of(head.migrations, [one.number for one in migrate.migrations()]):
             version = texts.one_line(head.version)
             raise BackupError(
                 f"{self.name} was made by Loom {version}, and this is {metadata.version('loom-agents')}, which is"

@@ -179,6 +179,10 @@ async def test_what_a_project_has_is_left_alone(config: LoomConfig, tmp_path: Pa
         await restore(config, file)
     with pytest.raises(RestoreError, match="its name is not tset"):
         await restore(config, file, replacing="tset")
+    first, *rest = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+    (tmp_path / "disguised").write_bytes(gzip.compress(b"".join([changed(first, project="other"), *rest])))
+    with pytest.raises(RestoreError, match=r"The project test has something .*, and its name is not other\."):
+        await restore(config, tmp_path / "disguised", replacing="other")
     with pytest.raises(BackupError, match="holds the project test, and this is another one"):
         await restore(replace(config, project_id=OTHER), file)
     with pytest.raises(FileError, match="it is there already"):
@@ -257,7 +261,19 @@ async def test_a_newer_a_foreign_and_a_torn_file_are_refused(
     for text, pattern in (
         ([changed(first, version="99.1", migrations=numbers), *lines[1:]], newer),
         ([changed(first, version="99.1", loom_backup=2), *lines[1:]], newer),
-        ([changed(first, project=7), *lines[1:]], "it does not begin like one"),
+        ([changed(first, version="99.1", migrations=[[1]]), *lines[1:]], newer),
+        ([changed(first, migrations=[numbers[-2]]), *lines[1:]], "is no whole backup"),
+        *(
+            ([changed(first, **wrong), *lines[1:]], "it does not begin like one")
+            for wrong in (
+                {"project": 7},
+                {"project_id": "../x"},
+                {"project_id": "a\0b"},
+                {"made_at": float("nan")},
+                {"made_at": -1e300},
+                {"made_at": 1e18},
+            )
+        ),
         ([b"[1]\n"], "something else where Loom writes what comes next"),
         ([b"x" * 50], "its end is missing"),
         ([], "its end is missing"),
@@ -268,6 +284,9 @@ async def test_a_newer_a_foreign_and_a_torn_file_are_refused(
         ([changed(first, project_id=OTHER), *lines[1:]], "it has rows of other projects"),
         ([first, changed(lines[1], table="pg_class"), *lines[2:]], "a table that its version does not have"),
         ([first, changed(lines[1], columns=["id", "x"]), *lines[2:]], "a table that its version does not have"),
+        ([first, changed(lines[1], table=["projects"]), *lines[2:]], "a table that its version does not have"),
+        ([first, changed(lines[1], columns=[["id"]]), *lines[2:]], "a table that its version does not have"),
+        ([first, changed(lines[1], columns=["id", "id"]), *lines[2:]], "a table that its version does not have"),
         ([*lines[:2], b"no row\n", *lines[3:]], "is no whole backup"),
     ):
         file.write_bytes(gzip.compress(b"".join(text)))
