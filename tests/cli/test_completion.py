@@ -180,6 +180,9 @@ def test_in_a_worktree_the_names_are_those_of_the_project(cli: Cli, home: dict[s
     beside.mkdir()
     (beside / ".git").write_text(f"gitdir: {cli.directory}/.git/worktrees/beside\n")
     assert offered("bash", home, beside, ["loom", "show", "loom-"]) == [first]
+    for leads_back in ("./.git/worktrees/x", f"{beside}/.git/worktrees/x"):
+        (beside / ".git").write_text(f"gitdir: {leads_back}\n")
+        assert offered("bash", home, beside, ["loom", "show", "loom-"]) == []
     assert offered("bash", home, cli.directory.parent, ["loom", "show", "loom-"]) == []
     assert offered("bash", home | {"LOOM_PROJECT_DIR": str(cli.directory)}, Path("/"), ["loom", "show", ""]) == [first]
     strange = home | {"LOOM_PROJECT_ID": "../../../../etc"}

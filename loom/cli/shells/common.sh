@@ -2,16 +2,16 @@
 
 # The project that we are in: sets `place`, the directory of its names.
 _loom_place() {
-  local dir=${LOOM_PROJECT_DIR:-$PWD} id=${LOOM_PROJECT_ID-} line
+  local dir=${LOOM_PROJECT_DIR:-$PWD} id=${LOOM_PROJECT_ID-} line led=
   while [[ -z $id ]]; do
     if [[ -f $dir/.loom/config.yaml ]]; then
       while IFS= read -r line; do
         [[ $line == project_id:* ]] && id=${line#project_id:} && break
       done <"$dir/.loom/config.yaml"
       [[ -n $id ]] || return 1
-    elif [[ -f $dir/.git ]] && IFS= read -r line <"$dir/.git" && [[ $line == *"/.git/worktrees/"* ]]; then
+    elif [[ -z $led && -f $dir/.git ]] && IFS= read -r line <"$dir/.git" && [[ $line == *"/.git/worktrees/"* ]]; then
       line=${line#gitdir: } # a worktree belongs to the repository that it was made from
-      dir=${line%%/.git/worktrees/*}
+      dir=${line%%/.git/worktrees/*} led=1 # once: the next might lead back
     elif [[ $dir == /* && $dir != / ]]; then
       dir=${dir%/*}
       dir=${dir:-/}

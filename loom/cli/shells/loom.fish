@@ -5,14 +5,16 @@
 function __loom_place
     set -l id $LOOM_PROJECT_ID
     set -l dir $PWD
+    set -l led
     test -n "$LOOM_PROJECT_DIR"; and set dir $LOOM_PROJECT_DIR
     while test -z "$id"
         if test -f $dir/.loom/config.yaml
             set id (string match -r -g '^project_id:([^#]*)' <$dir/.loom/config.yaml)[1]
             test -n "$id"; or return 1
-        else if test -f $dir/.git; and string match -q '*/.git/worktrees/*' <$dir/.git
+        else if test -z "$led"; and test -f $dir/.git; and string match -q '*/.git/worktrees/*' <$dir/.git
             # A worktree belongs to the repository that it was made from.
             set dir (string match -r -g '^gitdir: (.*?)/\.git/worktrees/' <$dir/.git)[1]
+            set led 1 # once: the next might lead back
         else if test "$dir" != /; and string match -q '/*' -- $dir
             set dir (string replace -r '/[^/]*$' '' -- $dir)
             test -n "$dir"; or set dir /
