@@ -168,6 +168,10 @@ def test_a_file_that_holds_no_secret_is_told_without_what_it_holds(
 
 
 def test_a_secret_is_given_in_one_way(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="LOOM_DATABASE_URL_FILE leads to ~nobody-here/url, and there is no such user"
+    ):
+        load(None, LOOM_DATABASE_URL_FILE="~nobody-here/url")
     with pytest.raises(ConfigError, match="LOOM_REDIS_URL and LOOM_REDIS_URL_FILE are both set"):
         load(None, LOOM_REDIS_URL="redis://h", LOOM_REDIS_URL_FILE=str(tmp_path))
 

@@ -136,6 +136,8 @@ def secret(env: Mapping[str, str], name: str) -> tuple[str, str]:
         raise ConfigError(f"{name} and {file} are both set.", "Unset one of them.")
     try:
         text = files.read(_here(Path(path).expanduser()), _SECRET_BYTES).decode().strip()
+    except RuntimeError:
+        raise ConfigError(f"{file} leads to {path}, and there is no such user.", "Correct it or unset it.") from None
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
         raise ConfigError(f"{file} leads to {path}, which cannot be read: {why}.", "Correct it or unset it.") from None
