@@ -156,7 +156,7 @@ before = [json.loads(line)["words"] for line in place.read_text().splitlines()] 
 with place.open("a") as file:
     file.write(json.dumps({"words": words, "args": sys.argv[1:], "stdin": given, "flags": flags}) + chr(10))
 made = lambda *wanted: any(one[:len(wanted)] == list(wanted) for one in before)
-if words[:3] == ["secrets", "versions", "access"]:
+if words[:3] == ["secrets", "versions", "describe"]:
     sys.exit(not made("secrets", "versions", "add", secret))
 if words[:3] == ["services", "vpc-peerings", "list"]:
     print("loom-private" if made("services", "vpc-peerings", "connect") else "")
@@ -210,7 +210,7 @@ def kept(calls: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 
 
-_LOOKS = {"describe", "list", "access"}
+_LOOKS = {"describe", "list"}
 
 
 def changes(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -258,6 +258,15 @@ def test_no_secret_is_an_argument_or_printed(cloud: Up, calls: Path) -> None:
     assert [one["stdin"] for one in kept(calls) if "loom-redis-url" in one["words"] and one["stdin"]] == [
         "redis://10.0.0.4:6379"
     ]
+
+
+def test_no_secret_is_read_and_each_is_kept_once_who_serves_may_read_it(cloud: Up, calls: Path) -> None:
+    cloud("up.sh")
+    words = [one["words"] for one in kept(calls)]
+    assert not [one for one in words if "access" in one]
+    for secret in ("loom-database-url", "loom-redis-url"):
+        steps = [one[1:-1] for one in words if one[0] == "secrets" and one[-1] == secret and "describe" not in one]
+        assert steps == [["create"], ["add-iam-policy-binding"], ["versions", "add"]]
 
 
 def test_who_serves_may_read_two_secrets_and_nothing_else_and_the_database_is_private(cloud: Up, calls: Path) -> None:

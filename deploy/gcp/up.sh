@@ -57,13 +57,15 @@ there sql databases describe "$NAME" --instance="$NAME" ||
 
 # A secret's value goes in by standard input, and the password by a file: neither is an argument that others could see.
 keep() { # NAME, its value on standard input
-    there secrets describe "$1" || run secrets create "$1" --replication-policy=automatic
+    there secrets describe "$1" </dev/null || run secrets create "$1" --replication-policy=automatic </dev/null
+    run secrets add-iam-policy-binding "$1" --member="serviceAccount:$account" \
+        --role=roles/secretmanager.secretAccessor --condition=None </dev/null
+    # Last: where there is a value, nothing of this is missing, should it have been broken off.
     echo "+ gcloud secrets versions add $1 --data-file=-"
     if [ -n "$DRY_RUN" ]; then cat >/dev/null; else gcloud secrets versions add "$1" --data-file=- >/dev/null; fi
-    run secrets add-iam-policy-binding "$1" --member="serviceAccount:$account" \
-        --role=roles/secretmanager.secretAccessor --condition=None
 }
-if ! there secrets versions access latest --secret="$NAME-database-url"; then
+# Asked without reading it: who may not read a secret would otherwise make a new password each time.
+if ! there secrets versions describe latest --secret="$NAME-database-url"; then
     password=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')
     flags=$(mktemp)
     trap 'rm -f "$flags"' EXIT
@@ -83,7 +85,7 @@ fi
 there redis instances describe "$NAME" --region="$REGION" ||
     run redis instances create "$NAME" --region="$REGION" --tier=basic --size=1 --redis-version=redis_7_2 \
         --network="$NETWORK" --connect-mode=private-service-access --redis-config=maxmemory-policy=noeviction
-if ! there secrets versions access latest --secret="$NAME-redis-url"; then
+if ! there secrets versions describe latest --secret="$NAME-redis-url"; then
     address=$(gcloud redis instances describe "$NAME" --region="$REGION" --format='value(host)' || true)
     printf 'redis://%s:6379' "${address:-ADDRESS}" | keep "$NAME-redis-url"
 fi
