@@ -42,6 +42,12 @@ class OpenProject:
 
         Context().run(begin)
 
+    @property
+    def tells(self) -> bool:
+        """Whether people are told of it, and it is still there."""
+        directory = self.front.config.project_dir
+        return self._housekeeper.tells and (directory is None or directory.exists())
+
     async def close(self) -> None:
         """Gives back its connections; takes a few seconds at most."""
         try:
@@ -55,7 +61,7 @@ class OpenProject:
 
 
 class Projects:
-    """All of them, by configuration. One that nobody uses for a while is closed."""
+    """All of them, by configuration. One that nobody uses for a while is closed, unless people are told of it."""
 
     def __init__(self, *, idle: float = 120.0) -> None:
         """
@@ -97,11 +103,22 @@ class Projects:
     async def _close_idle(self) -> None:
         while True:
             await asyncio.sleep(self._idle / 4)
-            long_ago = time.monotonic() - self._idle
-            for key, project in list(self._open.items()):
-                if project.users == 0 and project.used_at < long_ago:
+            for key, project in self._idle_ones():
+                if project.users == 0:
                     del self._open[key]  # who comes meanwhile opens it anew
                     await project.close()
+
+    def _idle_ones(self) -> list[tuple[Hashable, OpenProject]]:
+        """Those that nobody uses for a while. Of the configurations of a project the one that was used last tells
+        people, so that what a changed one does not name is not told any more."""
+        long_ago = time.monotonic() - self._idle
+        by_use = sorted(self._open.values(), key=lambda one: one.used_at)
+        last = {one.front.project_id: one for one in by_use}
+        return [
+            (key, one)
+            for key, one in self._open.items()
+            if one.users == 0 and one.used_at < long_ago and not (one is last[one.front.project_id] and one.tells)
+        ]
 
 
 def _level() -> int:

@@ -40,6 +40,12 @@ class Housekeeper:
         self._prune_at = time.monotonic() + _RELAY_AT_LEAST  # a process that lives briefly leaves it to others
         self._sweep_at = self._relayed_at = -_RELAY_AT_LEAST
         self._tasks: list[asyncio.Task[None]] = []
+        self._telling: list[asyncio.Task[None]] = []
+
+    @property
+    def tells(self) -> bool:
+        """Whether people are told, which ends with it."""
+        return bool(self._telling)
 
     def start(self, *, order: bool = True) -> None:
         """Begins, in the running event loop. Connects with the first turn.
@@ -56,12 +62,12 @@ class Housekeeper:
             if self._loom.config.notify:
                 from loom.orchestration import notices  # which needs much that others do without
 
-                self._tasks += notices.start(self._loom)
+                self._telling = notices.start(self._loom)
 
     async def stop(self) -> None:
         """Ends; returns when nothing runs any more."""
-        await end(self._tasks)
-        self._tasks = []
+        await end([*self._tasks, *self._telling])
+        self._tasks, self._telling = [], []
         await tracing.flush()
 
     async def _keep_order(self) -> None:
