@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom import replies
 from loom.config import LoomConfig
-from loom.exceptions import InvalidInputError, LoomError, PlanError, RunAnsweredError
+from loom.exceptions import ForbiddenError, InvalidInputError, LoomError, PlanError, RunAnsweredError
 from loom.graph.store.skill_runs import SkillRun
 from loom.replies import Reply
 from loom.skills import asking, decomposer, fields, gathering, loader, providers
@@ -29,8 +29,11 @@ async def skill(
     """Lists the skills, runs one, or takes the answer to an open run. Raises LoomError."""
     await loom.permit("skill")
     if run_id is not None:
+        found = await asking.get(loom, run_id)
         if output is None:
-            return ran(await asking.get(loom, run_id))
+            return ran(found)
+        if loom.principal is not None and not loom.principal.owns(found.agent):
+            raise ForbiddenError(f"{run_id} was begun by {found.agent}.", "Leave its answer to whoever began it.")
         answered = await asking.answer(loom, run_id, output)
         if answered.output != output:
             raise RunAnsweredError(

@@ -13,8 +13,16 @@ from fastmcp import Client
 from loom import replies
 from loom.config import LoomConfig
 from loom.db.connection import Pool
-from loom.exceptions import AnswerError, InvalidInputError, LoomError, ProviderError, RunNotFoundError
+from loom.exceptions import (
+    AnswerError,
+    ForbiddenError,
+    InvalidInputError,
+    LoomError,
+    ProviderError,
+    RunNotFoundError,
+)
 from loom.graph.front import Loom
+from loom.graph.model.principals import Principal, Role
 from loom.mcp.server import build
 from loom.skills import answers, asking, loader, tools
 from loom.skills.providers import CommandProvider
@@ -130,6 +138,17 @@ async def test_of_answers_given_at_once_one_is_recorded_and_the_others_are_told(
     (stands,) = [reply for reply in replies if isinstance(reply, dict)]
     assert (await tools.skill(bare_shop, None, run_id=run_id))["output"] == stands["output"]
     assert all("not recorded" in str(reply) for reply in replies if reply is not stands)
+
+
+async def test_a_principal_answers_only_runs_that_its_agents_began(bare_shop: Loom) -> None:
+    ann = bare_shop.beside(principal=Principal("ann", Role.WORKER))
+    for theirs in (bare_shop, bare_shop.beside(principal=Principal("bob", Role.PLANNER))):
+        run_id = (await tools.skill(theirs, "define_done", TASK))["run_id"]
+        with pytest.raises(ForbiddenError, match=f"was begun by {theirs.agent}"):
+            await tools.skill(ann, None, run_id=run_id, output=GOOD)
+        assert (await tools.skill(ann, None, run_id=run_id))["status"] == "open"
+    own = (await tools.skill(ann, "define_done", TASK))["run_id"]
+    assert (await tools.skill(ann, None, run_id=own, output=GOOD))["status"] == "done"
 
 
 async def test_an_agent_gets_the_whole_prompt(bare_shop: Loom) -> None:
