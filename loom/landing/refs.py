@@ -1,8 +1,8 @@
 """Refs of a repository that Loom moves: several at once or none, each only from the value that it is known to have.
 
 Beside the branches, Loom has refs of its own below `refs/loom/`: `held/COMMIT` keeps a commit from being collected that
-is about to land, `kept/BRANCH/COMMIT` is what stood on a branch that was put back, and `offered/TASK/COMMIT` notes that
-a branch was offered where its target cannot be pushed to.
+is about to land, `kept/BRANCH/COMMIT` is what stood on a branch that was put back or begun anew, and
+`offered/TASK/COMMIT` notes that a branch was offered where its target cannot be pushed to.
 """
 
 from __future__ import annotations
