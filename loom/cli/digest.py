@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from loom.config import LoomConfig
     from loom.graph.front import Loom
     from loom.orchestration.notices.digest import Digest
+
+_FIRST = date(1970, 1, 1)
 
 
 @click.command(cls=Command)
@@ -42,10 +45,10 @@ def digest(day: str | None, write: bool) -> None:
 
 
 def _read(day: str) -> date:
-    try:
-        return date.fromisoformat(day)
-    except ValueError:
-        raise InvalidInputError(f"--day is {day[:20]!r}, which is no day.", "Write it as in 2026-01-31.") from None
+    with suppress(ValueError):
+        if _FIRST <= (found := date.fromisoformat(day)) < date.max:
+            return found
+    raise InvalidInputError(f"--day is {day[:20]!r}, which is no day.", "Write it as in 2026-01-31, from 1970 on.")
 
 
 def _written(config: LoomConfig, found: Digest) -> Iterator[Path]:

@@ -164,6 +164,8 @@ def test_the_command_prints_it_and_writes_it_when_it_is_told_to(cli: Cli, tmp_pa
     assert cli.ok("digest", "--day", "2026-01-31")["done_count"] == 0
     refused = cli.inside("digest", "--day", "yesterday")
     assert (refused.code, "--day is 'yesterday', which is no day." in refused.err) == (2, True)
+    for beyond in ("0001-01-01", "9999-12-31"):
+        assert cli("digest", "--day", beyond).code == 2
     assert "`notify` names no directory" in cli.inside("digest", "--write").err
     home = Path(cli.env["HOME"]) / ".loom"
     home.mkdir(exist_ok=True)
