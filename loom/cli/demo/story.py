@@ -112,6 +112,7 @@ def _conclude(root: Path, begin: float) -> None:
     typed = [
         [f"git merge --ff-only {TARGET}", "bring what landed into your branch"],
         ["loom landing", "what landed, what was sent back and why"],
+        ["loom board", "all of it in a browser"],
         ["loom status", "the project at a glance"],
         ["loom down", "stop the servers; nothing is lost"],
     ]
