@@ -113,6 +113,13 @@ def test_the_files_that_it_names_are_there(name: str) -> None:
     assert [path for path in names if path.name not in known and path.stem not in known] == []
 
 
+def test_each_picture_is_shown_and_small() -> None:
+    shown = {path for text in DOCS.values() for path in re.findall(r'src(?:set)?="(pictures/[\w.-]+)"', text)}
+    there = {f"pictures/{path.name}": path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert shown == set(there)
+    assert max(there.values()) <= 60_000, "bytes, each"
+
+
 @pytest.mark.parametrize("name", FOR_USERS)
 def test_the_tools_and_topics_that_it_names_are_there(name: str) -> None:
     tools = set(re.findall(r"^## (loom_\w+)$", DOCS["docs/tools.md"], re.MULTILINE))

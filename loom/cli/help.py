@@ -81,8 +81,8 @@ def _usage(words: tuple[str, ...]) -> str | None:
 
 
 def _page(path: Path) -> str:
-    """A page's text without what is meant for those who write it."""
-    return re.sub(r"<!--.*?-->\n?", "", path.read_text("utf-8"), flags=re.DOTALL)
+    """A page's text without what is meant for those who write it, and without pictures."""
+    return re.sub(r"<!--.*?-->\n?|<picture>.*?</picture>\n+", "", path.read_text("utf-8"), flags=re.DOTALL)
 
 
 def _first_sentence(text: str) -> str:

@@ -46,6 +46,11 @@ def test_rich_is_imported_for_a_terminal_only(bare: Cli) -> None:
     assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip().partition(".")[0] == "rich"]
 
 
+def test_a_page_is_shown_without_its_pictures(bare: Cli) -> None:
+    assert "<picture>" in pages()["browser"].read_text()
+    assert "<" not in bare.ok("help", "browser")["text"]
+
+
 @pytest.mark.parametrize("words", [("status",), ("dead-letter",), ("dead-letter", "retry"), ("help",)])
 def test_a_command_is_helped_as_it_helps_itself(bare: Cli, words: tuple[str, ...]) -> None:
     own = bare.inside(*words, "--help")
