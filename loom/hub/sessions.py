@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from loom.background import end
+from loom.background import end, through
 from loom.caller import Caller, calling
 from loom.config import LoomConfig, load_config
 from loom.exceptions import LoomError
@@ -88,7 +88,7 @@ class Sessions:
                 _LOG.exception("A session failed")
             finally:
                 self._going.discard(session)
-                await self._leave(session)
+                await through(asyncio.create_task(self._leave(session)))  # who ends the hub asks again and again
 
     async def settled(self) -> None:
         """Returns when the claims of those that have ended are given back, or taken over."""

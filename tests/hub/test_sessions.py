@@ -18,6 +18,7 @@ from loom.graph.front import Loom
 from loom.graph.model.task import TaskStatus
 from loom.hub.door import Hub
 from loom.mcp import lines, wire
+from loom.mcp.server import Application
 from tests.conftest import Opener
 from tests.hub.conftest import Knock, knock, serving, until
 
@@ -82,6 +83,24 @@ async def test_a_hub_that_ends_gives_all_claims_back(root: Path, come: Knock, lo
     assert (await loom.status()).counts["pending"] == 2
     assert not (root / bridge.SOCKET).exists()
     assert list((root / "hubs").iterdir()) == []
+
+
+async def test_a_session_that_takes_its_time_to_leave_gives_its_claims_back_too(
+    root: Path, come: Knock, loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose checks have to be ended first."""
+    rest = Application.rest
+
+    async def slowly(application: Application) -> Loom | None:
+        await asyncio.sleep(0.5)
+        return await rest(application)
+
+    monkeypatch.setattr(Application, "rest", slowly)
+    await loom.create("One")
+    async with serving(root, grace=30.0):
+        here = await come(LOOM_AGENT_ID="ann")
+        assert (await here.call("loom_claim"))["token"]
+    assert (await loom.status()).counts["pending"] == 1
 
 
 async def test_a_claim_is_renewed_while_its_connection_lives_and_after_a_hub_has_died(
