@@ -44,6 +44,7 @@ class Client:
         self._http = httpx2.AsyncClient(
             headers={"authorization": f"Bearer {token}", "user-agent": f"loom/{bridge.VERSION}"},
             follow_redirects=False,  # the token is for this server alone
+            mounts={"http://": None},  # what is not https stays on this machine, and passes no proxy
             timeout=httpx2.Timeout(_ANSWER, connect=_CONNECT),
         )
 

@@ -222,6 +222,21 @@ def test_a_token_does_not_travel_in_the_clear() -> None:
         client.Client("http://loom.example.org", "loom_x")
 
 
+async def test_a_token_for_this_machine_passes_no_proxy(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(4096))
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as proxy:
+        for name in ("http_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        async with served.remote(monkeypatch) as remote:
+            assert (await remote.status()).counts is not None
+    assert heard == []
+
+
 async def test_a_servers_url_of_a_repository_counts_only_once_it_is_trusted(bare: Cli) -> None:
     (bare.directory / ".loom").mkdir()
     (bare.directory / ".loom" / "config.yaml").write_text("project_name: x\nserver:\n  url: https://evil.example.org\n")
