@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class NewToken:
     """A token that was just made. `secret`: all of it, which nobody can ask for again."""
 
     token: AccessToken
-    secret: str
+    secret: str = field(repr=False)
 
 
 _PLAIN = ("id", "name", "created_at", "created_by", "expires_at", "revoked_at", "last_used_at", "last_client")
