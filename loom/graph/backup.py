@@ -34,7 +34,7 @@ from loom.db import connection as db
 from loom.db import migrate
 from loom.exceptions import BackupError, FileError, ProjectNotFoundError, RestoreError
 from loom.graph import project
-from loom.graph.connections import Connections, open_pool
+from loom.graph.connections import Connections, open_pool, policy
 from loom.graph.store import backup, projects
 from loom.ids import PROJECT_ID
 from loom.wording import Shell, Words
@@ -106,6 +106,7 @@ async def restore(
         BackupError: the file is none, is damaged, was made by a newer Loom, or is of another project.
         RestoreError: the project has something, or processes are at work on it.
         ServersError, DatabaseUnavailableError, SchemaTooNewError: the database cannot be used.
+        SchemaTooOldError: it lacks migrations, which somebody else is to bring.
     """
     async with _connected(config) as pool:
 
@@ -115,7 +116,7 @@ async def restore(
 
         with db.translated():
             async with pool.acquire() as connection:
-                await migrate.migrate(connection, schema=config.database.schema)
+                await migrate.migrate(connection, schema=config.database.schema, policy=policy(config))
             done = await db.in_transaction(pool, whole)
     progress("Building the mirror anew.")
     links = Connections(replace(config, project_id=done.project_id, project_name=done.project), done.project_id)

@@ -190,7 +190,7 @@ class Connections:
         try:
             with db.translated():
                 async with pool.acquire() as connection:
-                    await migrate.migrate(connection, schema=self.config.database.schema, policy=_policy(self.config))
+                    await migrate.migrate(connection, schema=self.config.database.schema, policy=policy(self.config))
                     self.history = await project.create_project(connection, self.project_id, self.config.project_name)
                     await self._look_for_the_data(connection, texts.mask(self._endpoints.database_url))
         except BaseException:
@@ -243,7 +243,7 @@ class Connections:
         return self._endpoints.redis_url
 
 
-def _policy(config: LoomConfig) -> migrate.Policy:
+def policy(config: LoomConfig) -> migrate.Policy:
     """Whether whoever connects brings the schema forward."""
     if config.database.migrate is not None:
         return migrate.Policy(config.database.migrate)

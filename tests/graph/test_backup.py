@@ -18,7 +18,14 @@ import pytest
 from loom.config import LoomConfig
 from loom.db.connection import Pool
 from loom.db.migrate import migrate, migrations
-from loom.exceptions import BackupError, ClaimConflictError, FileError, ProjectNotFoundError, RestoreError
+from loom.exceptions import (
+    BackupError,
+    ClaimConflictError,
+    FileError,
+    ProjectNotFoundError,
+    RestoreError,
+    SchemaTooOldError,
+)
 from loom.graph.backup import restore, write
 from loom.graph.front import Loom
 from loom.graph.store import backup, projects
@@ -198,6 +205,21 @@ async def test_the_same_project_is_restored_once_by_two(config: LoomConfig, empt
     there = at(config, empty, config.project_id)
     done = await asyncio.gather(*(restore(there, tmp_path / "b") for _ in range(2)), return_exceptions=True)
     assert sorted(type(one).__name__ for one in done) == ["Backup", "RestoreError"]
+
+
+async def test_a_database_that_others_bring_forward_is_left_as_it_is(
+    config: LoomConfig, empty: str, tmp_path: Path
+) -> None:
+    async with Loom(config, agent="a") as loom:
+        await loom.create("A")
+    await write(config, tmp_path / "b")
+    there = at(config, empty, config.project_id)
+    never = replace(there, database=replace(there.database, migrate="never"))
+    with pytest.raises(SchemaTooOldError, match="Run `loom migrate`, once for all who share it"):
+        await restore(never, tmp_path / "b")
+    assert (await ask(empty, "select to_regclass('loom_migrations') as there"))[0]["there"] is None
+    await restore(there, tmp_path / "b")
+    await restore(never, tmp_path / "b", replacing="test")
 
 
 async def test_without_redis_a_project_is_restored_all_the_same(config: LoomConfig, empty: str, tmp_path: Path) -> None:
