@@ -223,8 +223,9 @@ class Job:
         bench, task = self._bench, self._task
         if bench.worktrees is None:
             return
-        reopened = await self._loom.look(
-            lambda connection: events.reopened_at(connection, self._loom.project_id, task.id)
+        project_id = self._loom.project_id
+        reopened = await self._shift.asked(
+            lambda: self._loom.look(lambda connection: events.reopened_at(connection, project_id, task.id))
         )
         tip = await bench.shore.tip() if bench.shore else None
         self._worktree = tree = await bench.worktrees.make(task.id, tip, later_than=reopened)
