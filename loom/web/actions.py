@@ -6,6 +6,7 @@ may do is judged by the front; a page only leaves out what it would refuse.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import parse_qsl, quote
 
@@ -123,9 +124,12 @@ def _resolving(action: str) -> Action:
     return resolve
 
 
+_TOKEN = re.compile(r"[0-9]{1,18}")
+
+
 async def _release(loom: Loom, target: str, form: Form) -> object:
     token = form.get("token", "")
-    return await loom.release(target, note=_note(form), token=int(token) if token.isdecimal() else None)
+    return await loom.release(target, note=_note(form), token=int(token) if _TOKEN.fullmatch(token) else None)
 
 
 async def _approve(loom: Loom, target: str, form: Form) -> object:
