@@ -64,15 +64,15 @@ class Place:
 
 
 class Team:
-    """The projects of one database, for whoever has a token of one of them."""
+    """One project, for whoever has a token of it. What its checks are, and who is told of it, stands in its
+    configuration, which no other project of the database shares."""
 
     def __init__(self, config: LoomConfig, projects: Projects) -> None:
         """
         Args:
-            config: of the project where the server runs; others of its database are served under the same settings.
+            config: of the project.
         """
         self._config, self._projects = config, projects
-        self._names: dict[str, str] = {}  # of other projects, by id
 
     @property
     def own(self) -> Loom:
@@ -80,23 +80,17 @@ class Team:
         return self._projects.project(self._config).front
 
     async def admitted(self, secret: str, client: str) -> AccessToken | None:
-        """See `Loom.admitted`."""
-        return await self.own.admitted(secret, client)
+        """See `Loom.admitted`. The token of another project is none here."""
+        token = await self.own.admitted(secret, client)
+        return token if token is not None and token.project_id == self._config.project_id else None
 
     async def still_admitted(self, token: AccessToken) -> bool:
         """See `Loom.still_admitted`."""
         return await self.own.still_admitted(token)
 
     async def project(self, token: AccessToken) -> OpenProject:
-        """The project of a token."""
-        if token.project_id == self._config.project_id:
-            return self._projects.project(self._config)
-        if token.project_id not in self._names:
-            self._names = {one.id: one.name for one in await self.own.projects()}
-        name = self._names[token.project_id]
-        return self._projects.project(
-            replace(self._config, project_id=token.project_id, project_name=name, project_dir=None)
-        )
+        """The project of a token that was admitted."""
+        return self._projects.project(self._config)
 
     async def ready(self) -> bool:
         """Whether the database answers."""
