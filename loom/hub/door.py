@@ -308,10 +308,10 @@ class Hub:
 
 def _caller(hello: dict[str, Any], pid: int | None) -> Caller:
     """Who calls, by a first line. Raises ValueError."""
-    environ, where, session = hello.get("environ", {}), hello.get("dir", "/"), hello.get("session", "")
-    if not isinstance(environ, dict) or not isinstance(where, str) or not isinstance(session, str):
+    variables, where, session = hello.get("environ", {}), hello.get("dir", "/"), hello.get("session", "")
+    if not isinstance(variables, dict) or not isinstance(where, str) or not isinstance(session, str):
         raise ValueError("the first line is not as it should be")
-    return Caller({str(name): str(value) for name, value in environ.items()}, pid, session, Path(where))
+    return Caller({str(name): str(value) for name, value in variables.items()}, pid, session, Path(where))
 
 
 def _writing(writer: asyncio.StreamWriter) -> wire.Write:
