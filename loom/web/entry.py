@@ -31,6 +31,7 @@ P = TypeVar("P")
 CODE_SECONDS = 60.0
 COOKIE_SECONDS = 7 * 86400.0  # since the last request with it
 _MOST = 1_000  # codes, and cookies, that are known at a time; the oldest go first
+_EACH = 100  # of one principal, who pushes nobody else out
 _LOOKS = ("GET", "HEAD")
 
 
@@ -74,11 +75,18 @@ class Entries(Generic[P]):
         now = self._clock()
         for digest in [digest for digest, known in where.items() if known.until <= now]:
             del where[digest]
+        own = [digest for digest, known in where.items() if _name(known.principal) == _name(principal)]
+        for digest in own[: max(len(own) - _EACH + 1, 0)]:
+            del where[digest]
         while len(where) >= _MOST:
             del where[next(iter(where))]
         secret = secrets.token_urlsafe(32)
         where[_digest(secret)] = _Known(principal, project, now + seconds)
         return secret
+
+
+def _name(principal: Principal | None) -> str:
+    return "" if principal is None else principal.name
 
 
 def _digest(secret: str) -> str:

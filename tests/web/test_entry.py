@@ -60,6 +60,14 @@ def test_what_is_kept_opens_nothing_and_is_not_without_end() -> None:
     assert entries.admit(codes[-1]) is not None
 
 
+def test_nobody_pushes_another_out() -> None:
+    entries = Entries[str]()
+    cookie = entries.admit(entries.code(Principal("ann", Role.ADMIN), "shop")) or ""
+    for _ in range(1_100):
+        entries.admit(entries.code(EVE, "shop"))
+    assert entries.who(cookie) is not None
+
+
 @pytest.fixture
 async def gate(loom: Loom) -> AsyncIterator[tuple[str, Entries[str]]]:
     """The address of a board with its gate, and its entries."""
