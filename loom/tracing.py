@@ -33,6 +33,7 @@ _API = "opentelemetry.trace"
 _ASKED_FOR = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NEEDED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 _LAST_MOMENT = 1.0  # seconds for what is recorded to be sent when a process ends
+_FRONT = "loom.graph.front."
 _LOG = logging.getLogger(__name__)
 
 Attributes = Mapping[str, str | int]
@@ -146,9 +147,13 @@ def _tracer_of(provider: TracerProvider) -> Tracer:
 
 
 def _kind(work: Callable[..., Any]) -> str:
-    """The name of a function, and of the method that one without a name stands in: `create`, `Record.finish`."""
-    name: str = getattr(work, "__qualname__", "") or getattr(getattr(work, "func", None), "__qualname__", "work")
-    return ".".join(part.lstrip("_") for part in name.split(".") if part[0] != "<").removeprefix("Loom.") or "work"
+    """The name of a function, and of the method that one without a name stands in: `create`, `Record.finish`. The
+    methods of the front are called by their own names."""
+    named = work if hasattr(work, "__qualname__") else getattr(work, "func", None)
+    parts = [part.lstrip("_") for part in getattr(named, "__qualname__", "work").split(".") if part[0] != "<"]
+    if getattr(named, "__module__", "").startswith(_FRONT):
+        del parts[0]
+    return ".".join(parts) or "work"
 
 
 def _is_there(package: str) -> bool:
