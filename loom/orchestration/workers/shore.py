@@ -192,8 +192,8 @@ class Shore:
             }
 
         for task_id, found in (await self._shift.asked(lambda: self._loom.look(look)) or {}).items():
-            if found is None or found.state is LandingState.QUEUED:
-                continue
+            if found is None or found.state is LandingState.QUEUED or self._waiting.get(task_id) != waiting[task_id]:
+                continue  # it waits on, or another look, at the same time, was first
             del self._waiting[task_id]
             if found.state is LandingState.LANDED and found.landed_commit:
                 self.landed[task_id] = found.landed_commit
