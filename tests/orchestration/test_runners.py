@@ -131,7 +131,7 @@ def test_codex_may_write_its_worktree_and_what_a_commit_there_needs(monkeypatch:
     assert server["required"] is True
     assert server["tool_timeout_sec"] > 60, "a report may take 50 s"
     assert server["env"]["LOOM_CLAIM_TOKEN"] == "7"
-    assert "LOOM_DATABASE_URL" in server["env_vars"]
+    assert {"LOOM_DATABASE_URL", "LOOM_RUN"} <= set(server["env_vars"]), "and it knows that it is inside of a run"
     assert "secret" not in " ".join(launch.words), "everybody can read a command line"
     assert launch.words[-3:] == ["--model", "m", "-"]
     again = RUNNERS["codex"].resume(errand(), "thread-1").words

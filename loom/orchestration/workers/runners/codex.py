@@ -18,6 +18,7 @@ from loom.orchestration.workers import result
 from loom.orchestration.workers.runners import until
 from loom.orchestration.workers.runners.row import End, EndKind, Errand, Events, Launch, Reader, Usage, number
 from loom.process import Ended
+from loom.process.guard import MARK
 
 _PROFILE = "loom"  # of the sandbox
 _COMMON = ("--json", "--skip-git-repo-check", "--ignore-rules")
@@ -128,7 +129,8 @@ def _settings(errand: Errand, writable: Sequence[Path]) -> list[str]:
         "tool_timeout_sec": 120,  # a report waits for checks
         "env": errand.environment(),
         # By name, so that no address with a password stands in a command line that everybody can read.
-        "env_vars": sorted(name for name in os.environ if name.startswith(("LOOM_", "XDG_", "PYTHON"))),
+        # The mark of the run too, by which Loom's server knows that it is inside of one.
+        "env_vars": sorted({MARK, *(name for name in os.environ if name.startswith(("LOOM_", "XDG_", "PYTHON")))}),
     }
     files: dict[str, Any] = {":root": "read", ":workspace_roots": {".": "write"}}
     files |= {str(path): "write" for path in writable}
