@@ -109,7 +109,7 @@ def merge(into: dict[str, Any], key: str, value: Any) -> None:
 
 def test_codex_may_write_its_worktree_and_what_a_commit_there_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOM_DATABASE_URL", "postgresql://u:secret@h/d")
-    launch = RUNNERS["codex"].start(errand(place=Path('/work/a "b" é')))
+    launch = RUNNERS["codex"].start(errand(place=Path('/somewhere/a "b" é')))
     found = settings_of(launch.words)
     assert found["approval_policy"] == "never"
     profile = found["permissions"][found["default_permissions"]]
