@@ -25,6 +25,8 @@ async def test_the_same_key_is_the_same_task(loom: Loom) -> None:
     for wrong in ("", "x" * 151, "a\nb"):
         with pytest.raises(InvalidInputError, match="key"):
             await loom.create("task", key=wrong)
+    with pytest.raises(InvalidInputError, match="limit is 150"):
+        await loom.create("task", key="x" * 501)
     await holds(loom)
 
 

@@ -162,10 +162,10 @@ def recipient(value: object) -> str:
 
 def key(value: object) -> str:
     """An idempotency key: some text on one line, of at most 150 characters."""
-    text = title(value, "key")
+    text = _string(value, "key").strip()
     if len(text) > KEY_CHARACTERS:
         _refuse("key", f"is {len(text)} characters long; the limit is {KEY_CHARACTERS}.", "Give a shorter one.")
-    return text
+    return title(text, "key")
 
 
 def token_name(value: object) -> str:
