@@ -96,13 +96,14 @@ if TYPE_CHECKING:
     from loom.graph.store.claiming import Claim
     from loom.graph.store.escalations import Escalation, EscalationKind
     from loom.graph.store.glance import Ask, EpicProgress, Estimate, Need, Phase, Progress
+    from loom.graph.store.graphs import GraphView, Outline
     from loom.graph.store.landing_views import Lander, LandingTally, LandingView, ShownLanding
     from loom.graph.store.landings import Landing, LandingState, RecordedTarget
     from loom.graph.store.listing import Found
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
     from loom.graph.store.proofs import Proof
-    from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Neighbour, Outline, Page
+    from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
     from loom.graph.store.stats import Figures, Stats
     from loom.graph.store.sticking import Cause, Root
     from loom.graph.store.tokens import AccessToken, NewToken
@@ -265,7 +266,7 @@ _PLACES = {
     "Filter": "graph.model.filters",
     "Found": "graph.store.listing",
     "Glance": "graph.project",
-    "GraphView": "graph.store.reading",
+    "GraphView": "graph.store.graphs",
     "Imported": "graph.importing.writing",
     "Inbox": "graph.store.messages",
     "Lander": "graph.store.landing_views",
@@ -285,7 +286,7 @@ _PLACES = {
     "NewToken": "graph.store.tokens",
     "OrchestrationConfig": "config",
     "Outcome": "graph.rules.claims",
-    "Outline": "graph.store.reading",
+    "Outline": "graph.store.graphs",
     "Page": "graph.store.reading",
     "Phase": "graph.store.glance",
     "Position": "bus.events",

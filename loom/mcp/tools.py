@@ -23,7 +23,7 @@ from loom.replies import Reply, drawing
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
-    from loom.graph.store.reading import GraphView
+    from loom.graph.store.graphs import GraphView
     from loom.landing.report import Reports
 
 _REPORT_EVERY = 5  # seconds between two signs of life of a call that waits

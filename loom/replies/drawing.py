@@ -15,7 +15,7 @@ from loom.replies.tasks import waits_for
 from loom.texts import clean
 
 if TYPE_CHECKING:
-    from loom.graph.store.reading import GraphView
+    from loom.graph.store.graphs import GraphView
 
 _WAVE_SHOWN = 10
 _NAMED = 3  # things that a task waits for

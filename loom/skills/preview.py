@@ -11,7 +11,7 @@ from loom.graph.model import dependencies
 from loom.graph.model.bulk import uncollected
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.store.reading import GraphView
+from loom.graph.store.graphs import GraphView
 from loom.replies import drawing
 
 _DRAWN = 60  # tasks in a chart

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loom import texts
-from loom.graph.store.reading import Outline
+from loom.graph.store.graphs import Outline
 from loom.ids import TASK_ID
 from loom.web import placing
 from loom.web.pages import cursor

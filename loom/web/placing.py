@@ -12,7 +12,7 @@ from math import sqrt
 from typing import NamedTuple
 
 from loom.graph.model.bulk import uncollected
-from loom.graph.store.reading import Outline
+from loom.graph.store.graphs import Outline
 
 FOLDED_BEYOND = 2_000
 """So many tasks are drawn one by one; of more, those in epics are folded into these."""

@@ -17,7 +17,7 @@ from loom.db.connection import Pool
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, TaskStatus
-from loom.graph.store import NewTask, blockers, claiming, reading
+from loom.graph.store import NewTask, blockers, claiming, graphs, reading
 from loom.graph.store.transaction import Transaction
 from tests.conftest import Opener
 
@@ -164,11 +164,11 @@ async def test_the_frontier_is_looked_up_again(loom: Loom) -> None:
 
 
 async def test_a_view_of_a_large_graph_reads_little_more_than_it_shows(crowded: Loom, pool: Pool) -> None:
-    read = await buffers(pool, reading._GRAPH, crowded.project_id, 200, 200)
+    read = await buffers(pool, graphs._GRAPH, crowded.project_id, 200, 200)
     assert read <= 200 * 12
     found = await crowded.graph(limit=200)
     assert len(found.tasks) == 200
-    assert found.more == reading.COUNTED
+    assert found.more == graphs.COUNTED
     assert {task.status for task in found.tasks} == {TaskStatus.PENDING}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from loom.graph.model.task import Priority, Task, TaskStatus
-from loom.graph.store.reading import GraphView
+from loom.graph.store.graphs import GraphView
 from loom.replies import drawing
 
 TITLES = (

@@ -10,7 +10,7 @@ import pytest
 
 from loom.graph.front import Loom
 from loom.graph.model import dependencies
-from loom.graph.store.reading import Outline
+from loom.graph.store.graphs import Outline
 from loom.web.placing import FOLDED_BEYOND, Placed, place
 from tests.web.conftest import Board
 

@@ -14,12 +14,13 @@ from loom.graph.model import filters, limits
 from loom.graph.model.filters import Filter
 from loom.graph.model.task import Priority
 from loom.graph.rules import claims
-from loom.graph.store import listing, projects, reading, sticking
+from loom.graph.store import graphs, listing, projects, reading, sticking
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations
+from loom.graph.store.graphs import GraphView, Outline
 from loom.graph.store.landing_views import LandingView
 from loom.graph.store.listing import Found
-from loom.graph.store.reading import AgentView, DeadLetter, Detail, GraphView, Outline, Page
+from loom.graph.store.reading import AgentView, DeadLetter, Detail, Page
 from loom.graph.store.stats import GROUPS, Stats
 from loom.graph.store.sticking import Root
 from loom.wording import Argument, Words
@@ -193,10 +194,10 @@ class Looking(Seat):
                 raise InvalidInputError("A root and a filter were given.", "Give one of them.")
             page = await self.find(wanted, limit=min(limit, limits.PAGE))
             async with self._links.reading() as connection:
-                return await reading.graph_of(connection, self.project_id, page.tasks, more=page.more)
+                return await graphs.graph_of(connection, self.project_id, page.tasks, more=page.more)
         root = None if root is None else await self.id_of(root, "root")
         async with self._links.reading() as connection:
-            found = await reading.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
+            found = await graphs.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
         if root is not None and not found.tasks:
             raise claims.not_found(root)
         return found
@@ -204,7 +205,7 @@ class Looking(Seat):
     async def outline(self, *, limit: int = 10_000) -> Outline:
         """The graph as `graph` has it, of each task only what it takes to draw it."""
         async with self._links.reading() as connection:
-            return await reading.outline(connection, self.project_id, limit=max(1, min(limit, 10_000)))
+            return await graphs.outline(connection, self.project_id, limit=max(1, min(limit, 10_000)))
 
     async def projects(self) -> list[projects.Project]:
         """All projects of this database, oldest first; for a principal this one."""
