@@ -16,7 +16,7 @@ from loom.config import LoomConfig
 from loom.exceptions import ForbiddenError
 from loom.graph.model import limits
 from loom.graph.model.principals import Principal
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 
 _LONGEST_RENEWAL = 60.0  # seconds
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from loom.exceptions import LandingError, LoomError, TaskStateError
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import landings as rules
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 from loom.graph.store import landings
 from loom.graph.store.landings import Landing, LandingState
 from loom.landing.bringing import Back, Ready, bring, enter

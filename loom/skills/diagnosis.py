@@ -22,7 +22,7 @@ from loom import files, replies, texts
 from loom.graph import store
 from loom.graph.model import limits
 from loom.graph.model.task import Task
-from loom.graph.rules import claims, mending
+from loom.graph.rules import holding, mending
 from loom.graph.rules.mending import Diagnosis, Remedy
 from loom.graph.store import escalations, landings, proofs
 from loom.graph.store.transaction import Transaction
@@ -55,7 +55,7 @@ async def material(loom: Loom, task_id: str) -> dict[str, Any]:
     async def read(connection: Connection) -> tuple[Task, list[Escalation], dict[str, Task], list[dict[str, Any]]]:
         task = await store.get_task(connection, loom.project_id, task_id)
         if task is None:
-            raise claims.not_found(task_id)
+            raise holding.not_found(task_id)
         raised = await escalations.of_tasks(connection, loom.project_id, [task_id])
         before = await store.get_tasks(connection, loom.project_id, task.depends_on[:_NEIGHBOURS])
         return task, raised, before, await _refused(connection, task)
@@ -162,7 +162,7 @@ async def carry_out(
     task_id = limits.task_id(task_id)
     task = await store.get_task(tx.connection, tx.project_id, task_id)
     if task is None:
-        raise claims.not_found(task_id)
+        raise holding.not_found(task_id)
     if found := problems(diagnosis, title=task.title):
         raise asking.wrong(SKILL, found)
     assert isinstance(diagnosis, dict), "the check says so"

@@ -22,7 +22,7 @@ from loom.exceptions import ClaimConflictError, LoomError, TaskStateError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import landings
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 from loom.graph.store import Claim
 from loom.graph.store import landings as rows
 from loom.graph.store.landings import Landing, LandingState

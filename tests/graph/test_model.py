@@ -39,7 +39,8 @@ from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.importing import read
 from loom.graph.rules import invariants, landings
-from loom.graph.rules.claims import Holder, Outcome
+from loom.graph.rules.claims import Outcome
+from loom.graph.rules.holding import Holder
 from loom.graph.rules.proofs import Proven
 from loom.graph.store import proofs
 from tests.conftest import horizon_passed

@@ -10,7 +10,7 @@ import pytest
 from loom.exceptions import CheckFailedError, ClaimConflictError, LandingError, TaskStateError
 from loom.graph.model.task import Task
 from loom.graph.rules import landings as rules
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 from loom.graph.store.landings import LandingState
 from loom.landing.byhand import ByHand
 from loom.landing.target import OWN

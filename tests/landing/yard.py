@@ -9,7 +9,7 @@ from loom.config import CheckConfig, LandingConfig, LoomConfig
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.graph.rules import landings as rules
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 from loom.graph.store import landings
 from loom.graph.store.landings import Landing
 from loom.landing.lander import Lander

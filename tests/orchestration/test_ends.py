@@ -22,7 +22,7 @@ from loom.config import WorkConfig
 from loom.exceptions import CommandError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 from loom.orchestration.workers import session
 from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.resting import Rest, resting

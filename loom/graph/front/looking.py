@@ -13,7 +13,7 @@ from loom.graph.front.seat import Seat
 from loom.graph.model import filters, limits
 from loom.graph.model.filters import Filter
 from loom.graph.model.task import Priority
-from loom.graph.rules import claims
+from loom.graph.rules import holding
 from loom.graph.store import graphs, listing, projects, reading, sticking
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations
@@ -66,7 +66,7 @@ class Looking(Seat):
         async with self._links.reading() as connection:
             found = await reading.detail(connection, self.project_id, task_id)
         if found is None:
-            raise claims.not_found(task_id)
+            raise holding.not_found(task_id)
         return found
 
     async def titles(self, task_ids: Sequence[str] | None = None, *, limit: int = 5_000) -> dict[str, str]:
@@ -199,7 +199,7 @@ class Looking(Seat):
         async with self._links.reading() as connection:
             found = await graphs.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
         if root is not None and not found.tasks:
-            raise claims.not_found(root)
+            raise holding.not_found(root)
         return found
 
     async def outline(self, *, limit: int = 10_000) -> Outline:

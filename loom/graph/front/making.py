@@ -13,7 +13,8 @@ from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import editing
-from loom.graph.rules.claims import Holder, Outcome
+from loom.graph.rules.claims import Outcome
+from loom.graph.rules.holding import Holder
 from loom.graph.store import messages
 from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Words

@@ -20,7 +20,7 @@ from loom.graph.model import limits, paths
 from loom.graph.model.principals import Principal
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import claims
+from loom.graph.rules import holding
 from loom.graph.rules.claims import Outcome, Refused, Terms
 from loom.graph.session import Session, default_agent
 from loom.graph.store import reading
@@ -200,7 +200,7 @@ class Seat:
             async with self._links.reading() as connection:
                 found = await store.get_task(connection, self.project_id, task_id)
         if found is None:
-            raise claims.not_found(task_id)
+            raise holding.not_found(task_id)
         return found
 
     async def look(self, question: Callable[[db.Connection], Awaitable[T]]) -> T:

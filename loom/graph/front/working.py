@@ -14,7 +14,7 @@ from loom.exceptions import ClaimConflictError, LoomError
 from loom.graph import store
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
-from loom.graph.rules import claims
+from loom.graph.rules import claims, holding
 from loom.graph.rules.claims import Outcome, Renewal, Terms
 from loom.graph.rules.proofs import Proven
 from loom.graph.store import Claim, traces
@@ -69,7 +69,7 @@ class Working(Seat):
                     return made, tx.change()
                 if wanted is None:
                     return None
-                return await claims.refusal_to_claim(connection, self.project_id, wanted, agent)
+                return await holding.refusal_to_claim(connection, self.project_id, wanted, agent)
 
         while True:
             asked = time.monotonic()

@@ -12,7 +12,7 @@ from loom.graph.importing.items import Batch
 from loom.graph.importing.report import Adjustment, AdjustmentKind
 from loom.graph.model.task import Task
 from loom.graph.rules import editing, plans
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 from loom.graph.store.transaction import Transaction
 
 

@@ -1,4 +1,4 @@
-"""The life of a claim: done, fail, escalate, release, lapse; and who may report what.
+"""The life of a claim: done, fail, escalate, release, lapse.
 
 Each function runs inside a `Transaction`. A report is about exactly one claim: the one its token names, else the one
 its agent holds. On a ready task that nobody holds, a report claims it first.
@@ -13,44 +13,24 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loom.bus.events import EventType
-from loom.exceptions import ClaimConflictError, LoomError, TaskNotFoundError, TaskStateError
+from loom.exceptions import LoomError
 from loom.graph import deps, store
 from loom.graph.model.principals import Principal
 from loom.graph.model.retry import RetryPolicy
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import proofs
+from loom.graph.rules import holding, leaving, proofs
+from loom.graph.rules.holding import Holder
 from loom.graph.rules.proofs import Proven
-from loom.graph.store import escalations, landings, messages, reading
-from loom.graph.store.blockers import Blocker, blockers
+from loom.graph.store import escalations, landings, messages
 from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.landings import Landing, LandingState
 from loom.graph.store.transaction import Transaction
-from loom.wording import Argument, Moment, Shell, Words, call
-
-if TYPE_CHECKING:
-    from loom.db.connection import Connection
 
 _KEPT_BYTES = 8_000  # of an output that is in an event alone
 _SWEPT = 200  # tasks that one sweep takes of each kind
-_QUEUE = "landing"  # who writes a note of the landing queue's
-_STOP = "Stop working on it: the result was not taken."
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who reports: an agent's name, and the token of the claim it reports on if it has one. `principal`: whose agent it
-    is, where somebody calls from afar, whom a token alone gives no claim of anybody else's."""
-
-    agent: str
-    token: int | None = None
-    principal: Principal | None = None
-
-    def is_stranger_to(self, task: Task) -> bool:
-        """Whether the newest claim of a task is another principal's."""
-        return self.principal is not None and self.token is not None and not self.principal.owns(task.assignee)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +79,14 @@ class Refused:
 
     error: LoomError
     task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What it came to that claims were renewed: the tasks that are still held, and of those that are not, why."""
+
+    tasks: list[Task]
+    lost: Mapping[str, LoomError]
 
 
 async def done(
@@ -161,7 +149,7 @@ async def fail(
     or `retry` is false. Either way an escalation records it. `output`, JSON text, is kept with the event."""
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
-        return Refused(refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
+        return Refused(holding.refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
     await _leave(tx, task, reason)
     kept = {} if output is None else {"output": json.loads(output)}
     moment = await store.now(tx)
@@ -183,7 +171,7 @@ async def escalate(tx: Transaction, task_id: str, holder: Holder, terms: Terms, 
     """Ends a claim with a question: the task is blocked until somebody resolves the escalation."""
     task = await _claim_to_report_on(tx, task_id, holder, terms)
     if isinstance(task, _Answered | Refused):
-        return Refused(refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
+        return Refused(holding.refusal(task.task, holder), task.task) if isinstance(task, _Answered) else task
     await _leave(tx, task, "Its worker asked a question.")
     saved = await store.update_task_status(tx, task, TaskStatus.BLOCKED, waiting=task.waiting + 1)
     tx.changed(saved, EventType.TASK_BLOCKED, agent=holder.agent, token=task.claim_token, data={"question": message})
@@ -195,11 +183,11 @@ async def escalate(tx: Transaction, task_id: str, holder: Holder, terms: Terms, 
 
 async def release(tx: Transaction, task_id: str, holder: Holder, note: str | None) -> Outcome:
     """Gives a claim back on purpose: the task is ready again and its attempt is refunded."""
-    task = await locked(tx, task_id)
-    if not holds(task, holder):
-        raise refusal(task, holder)
+    task = await holding.locked(tx, task_id)
+    if not holding.holds(task, holder):
+        raise holding.refusal(task, holder)
     await _leave(tx, task, "It was given back.")
-    await _tell_why_sent_back(tx, task, await _landing_of(tx, task))
+    await leaving.tell_why_sent_back(tx, task, await leaving.landing_of(tx, task))
     if note:
         await messages.note(tx, task_id, holder.agent, note)
     saved = await store.update_task_status(
@@ -210,15 +198,29 @@ async def release(tx: Transaction, task_id: str, holder: Holder, note: str | Non
     return Outcome(saved)
 
 
+async def renew(tx: Transaction, holders: Mapping[str, Holder]) -> Renewal:
+    """Renews the claims of tasks, each by its holder, where they still stand."""
+    tasks = await store.lock(tx, holders)
+    standing = {one.id: one.claim_token for one in tasks.values() if holding.holds(one, holders[one.id])}
+    await store.renew_leases(tx.connection, tx.project_id, standing)
+    renewed = await store.get_tasks(tx.connection, tx.project_id, list(standing))
+    lost = {
+        task_id: holding.refusal(tasks[task_id], holder) if task_id in tasks else holding.not_found(task_id)
+        for task_id, holder in holders.items()
+        if task_id not in standing
+    }
+    return Renewal(list(renewed.values()), lost)
+
+
 async def note_attempt(tx: Transaction, task_id: str, holder: Holder, data: Mapping[str, Any]) -> None:
     """Notes how the attempt went that a claim was, once for each claim: how its runs ended, and what they used. What
     has become of the task meanwhile does not matter."""
-    task = await locked(tx, task_id)
+    task = await holding.locked(tx, task_id)
     assert holder.token is not None, "an attempt is a claim"
     if holder.principal is not None:  # others may have claimed it before, and since
         made_by = await store.events.claimant(tx.connection, tx.project_id, task_id, holder.token)
         if not holder.principal.owns(made_by):
-            raise _not_yours(task, holder)
+            raise holding.not_yours(task, holder)
     if not await store.events.has_ended(tx.connection, tx.project_id, task_id, holder.token):
         tx.record_event(EventType.ATTEMPT_ENDED, task_id, agent=holder.agent, token=holder.token, data=data)
 
@@ -226,8 +228,8 @@ async def note_attempt(tx: Transaction, task_id: str, holder: Holder, data: Mapp
 async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
     """Takes a locked task back from a claim that ended by itself. The attempt stays counted, so that a task that kills
     its agents becomes a dead letter in the end; not that of work which was sent back and nobody took up again."""
-    landing = await _landing_of(tx, task)
-    if await _is_refunded(tx, task, landing):
+    landing = await leaving.landing_of(tx, task)
+    if await leaving.is_refunded(tx, task, landing):
         return await _lapsed(tx, task, reason, landing, attempt=max(task.attempt - 1, 0))
     if task.attempt >= task.max_attempts:
         await _leave(tx, task, reason)
@@ -235,16 +237,6 @@ async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
             tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
         )
     return await _lapsed(tx, task, reason, landing, attempt=task.attempt)
-
-
-async def _lapsed(tx: Transaction, task: Task, reason: str, landing: Landing | None, *, attempt: int) -> Task:
-    await _leave(tx, task, reason)
-    await _tell_why_sent_back(tx, task, landing)
-    saved = await store.update_task_status(
-        tx, task, TaskStatus.PENDING, ready_at=await store.now(tx), attempt=attempt, lapsed=True
-    )
-    tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
-    return saved
 
 
 async def lapse_if_over(tx: Transaction, task_id: str) -> bool:
@@ -282,10 +274,10 @@ async def give_back(
     standing = [
         task
         for task in tasks.values()
-        if holds(task, Holder(task.assignee or "", held[task.id], principal)) and not task.queued
+        if holding.holds(task, Holder(task.assignee or "", held[task.id], principal)) and not task.queued
     ]
     return [
-        await _lapsed(tx, task, reason, await _landing_of(tx, task), attempt=max(task.attempt - 1, 0))
+        await _lapsed(tx, task, reason, await leaving.landing_of(tx, task), attempt=max(task.attempt - 1, 0))
         for task in standing
     ]
 
@@ -304,69 +296,21 @@ async def into_play(tx: Transaction, task: Task, *, fresh: bool = False) -> Task
     )  # fmt: skip
 
 
-async def refusal_to_claim(connection: Connection, project_id: str, task_id: str, agent: str) -> LoomError | None:
-    """Why a task cannot be claimed by its id now; None: it can, it was given back in between."""
-    task = await store.get_task(connection, project_id, task_id)
-    if task is None:
-        return not_found(task_id)
-    other = Words("Claim another task with {}.", call("claim"))
-    match task.status:
-        case TaskStatus.PENDING:
-            return None
-        case TaskStatus.CLAIMED:
-            if task.queued:
-                return ClaimConflictError(
-                    f"{task.id} is done by {task.assignee} and waits in the landing queue.",
-                    Words("Take the best ready task with {}, or {}.", call("claim"), _wait_for(task)),
-                )
-            until = task.lease_expires_at.isoformat(timespec="seconds") if task.lease_expires_at else "its release"
-            if task.assignee == agent:
-                return ClaimConflictError(
-                    f"{task.id} is already claimed under your name, {agent}, until {until}.",
-                    Words(
-                        "Go on with it and report with {}, give it back with {}, or claim another one with {}.",
-                        call("done", task_id=task.id),
-                        call("release", task_id=task.id),
-                        call("claim"),
-                    ),
-                )
-            return ClaimConflictError(
-                f"{task.id} is claimed by {task.assignee} until {until}.",
-                Words("Take the best ready task with {}, or {}.", call("claim"), _wait_for(task)),
-            )
-        case TaskStatus.BLOCKED:
-            waits = (await blockers(connection, project_id, [task_id])).get(task_id, [])
-            for deferral in (one.id for one in waits if one.question == EscalationKind.DEFERRED):
-                into_play = call("resolve", id=deferral, action="retry")
-                other = Words(
-                    "Claim another task with {}, or put this one into play with {}.", call("claim"), into_play
-                )
-            return TaskStateError(f"{task.id} is blocked; it waits for {', '.join(map(_named, waits))}.", other)
-        case TaskStatus.FAILED:
-            return _failed(task)
-        case TaskStatus.EPIC:
-            children = ", ".join(await reading.ready_children(connection, project_id, task_id))
-            return TaskStateError(
-                f"{task.id} is an epic, which is not claimed.",
-                Words("Take one of its ready children with {}: {}.", call("claim", task_id=...), children)
-                if children
-                else "None of its children is ready now.",
-            )
-        case _:
-            return TaskStateError(f"{task.id} is already {task.status}.", other)
+async def first_answer(tx: Transaction, task: Task) -> Outcome:
+    """What the report that finished a task was told, read again from the events of its transaction."""
+    consequences = await store.consequences(tx.connection, tx.project_id, task.id)
+    return Outcome(task, *consequences)
 
 
-def _named(one: Blocker) -> str:
-    what = one.status or one.question or "a time"
-    return f"{one.id} ({what}{', without children' if one.childless else ''})"
+def kept_output(output: str) -> dict[str, Any]:
+    """What an event keeps of an output that no row has: not more of it than a reader wants."""
+    whole = output.encode()
+    if len(whole) <= _KEPT_BYTES:
+        return {"output": json.loads(output)}
+    return {"output_begins": whole[:_KEPT_BYTES].decode(errors="ignore"), "output_bytes": len(whole)}
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """What it came to that claims were renewed: the tasks that are still held, and of those that are not, why."""
-
-    tasks: list[Task]
-    lost: Mapping[str, LoomError]
+# --- how --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,19 +322,19 @@ async def _claim_to_report_on(
     tx: Transaction, task_id: str, holder: Holder, terms: Terms, *, late: bool = False
 ) -> Task | _Answered | Refused:
     """Locks the task that a report is about. Claims it first where nobody holds it and the report names no claim."""
-    task = await locked(tx, task_id)
-    if holds(task, holder):
+    task = await holding.locked(tx, task_id)
+    if holding.holds(task, holder):
         return task
     if holder.is_stranger_to(task):
-        raise refusal(task, holder)
+        raise holding.refusal(task, holder)
     if holder.token is not None:
         if task.claim_token != holder.token:
-            return Refused(refusal(task, holder), task)
+            return Refused(holding.refusal(task, holder), task)
         if task.status is TaskStatus.DONE:
             return _Answered(task)
-        if late and may_go_on(task, holder.token):
+        if late and holding.may_go_on(task, holder.token):
             return task
-        return Refused(refusal(task, holder), task)
+        return Refused(holding.refusal(task, holder), task)
     if task.status is TaskStatus.PENDING:
         claimed = await store.claim_task(
             tx,
@@ -401,94 +345,7 @@ async def _claim_to_report_on(
         )
         assert claimed is not None, "a locked pending task can be claimed"
         return claimed.task
-    raise refusal(task, holder)
-
-
-async def renew(tx: Transaction, holders: Mapping[str, Holder]) -> Renewal:
-    """Renews the claims of tasks, each by its holder, where they still stand."""
-    tasks = await store.lock(tx, holders)
-    standing = {one.id: one.claim_token for one in tasks.values() if holds(one, holders[one.id])}
-    await store.renew_leases(tx.connection, tx.project_id, standing)
-    renewed = await store.get_tasks(tx.connection, tx.project_id, list(standing))
-    lost = {
-        task_id: refusal(tasks[task_id], holder) if task_id in tasks else not_found(task_id)
-        for task_id, holder in holders.items()
-        if task_id not in standing
-    }
-    return Renewal(list(renewed.values()), lost)
-
-
-def holds(task: Task, holder: Holder) -> bool:
-    """Whether a task is claimed by this holder: by his token, or without one under his name."""
-    if task.status is not TaskStatus.CLAIMED or holder.is_stranger_to(task):
-        return False
-    return task.claim_token == holder.token if holder.token is not None else task.assignee == holder.agent
-
-
-def may_go_on(task: Task, token: int) -> bool:
-    """Whether a report of this claim is taken: it stands, or it has ended by itself and nothing has moved on since."""
-    if task.claim_token != token:
-        return False
-    lapsed = task.lapsed and task.waiting == 0 and (task.status is TaskStatus.PENDING or task.dead)
-    return lapsed or task.status is TaskStatus.CLAIMED
-
-
-def refusal(task: Task, holder: Holder) -> LoomError:
-    """Why a report on a task is not taken, with what happened instead."""
-    if holder.token is not None and task.claim_token != holder.token:
-        return ClaimConflictError(
-            f"Claim {holder.token} of {task.id} was lost; the newest is {task.claim_token}, and the task is"
-            f" {task.status}{f' by {task.assignee}' if task.status is TaskStatus.CLAIMED else ''}.",
-            _STOP,
-        )
-    if holder.is_stranger_to(task):
-        return _not_yours(task, holder)
-    match task.status:
-        case TaskStatus.CLAIMED:
-            return ClaimConflictError(
-                f"{task.id} is claimed, and not by {holder.agent}.",
-                Words("A report needs the claim that it is about: pass the {} that it returned.", Argument("token")),
-            )
-        case TaskStatus.BLOCKED:
-            return TaskStateError(
-                f"{task.id} is blocked and cannot be reported on.",
-                Words("See {} for what it waits for.", call("status", task_id=task.id)),
-            )
-        case TaskStatus.EPIC:
-            return TaskStateError(
-                f"{task.id} is an epic, which closes by itself when its children are finished.", "Work on its children."
-            )
-        case TaskStatus.FAILED:
-            return _failed(task)
-        case TaskStatus.PENDING:
-            again = Words("Claim it again with {} before you report on it.", call("claim", task_id=task.id))
-            return ClaimConflictError(f"{task.id} is held by nobody now.", again)
-        case _:
-            return TaskStateError(f"{task.id} is already {task.status}.", _STOP)
-
-
-def _not_yours(task: Task, holder: Holder) -> LoomError:
-    return ClaimConflictError(f"Claim {holder.token} of {task.id} was not made by an agent of yours.", _STOP)
-
-
-async def _keep_refused(tx: Transaction, task: Task, holder: Holder, output: str) -> None:
-    """Keeps what a late report brought, with an event: once for each claim that there was, and not more of it than a
-    reader wants, so that nobody fills the log by reporting again and again."""
-    token = holder.token
-    if token is None or not 0 < token <= task.claim_token:
-        return
-    if await store.events.has_refused(tx.connection, tx.project_id, task.id, token):
-        return
-    data = {"refused": "done", "token": token, **kept_output(output)}
-    tx.record_event(EventType.TASK_UPDATED, task.id, agent=holder.agent, data=data)
-
-
-def kept_output(output: str) -> dict[str, Any]:
-    """What an event keeps of an output that no row has: not more of it than a reader wants."""
-    whole = output.encode()
-    if len(whole) <= _KEPT_BYTES:
-        return {"output": json.loads(output)}
-    return {"output_begins": whole[:_KEPT_BYTES].decode(errors="ignore"), "output_bytes": len(whole)}
+    raise holding.refusal(task, holder)
 
 
 async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Outcome:
@@ -508,60 +365,26 @@ async def _keep(tx: Transaction, task: Task, holder: Holder, output: str) -> Out
     return Outcome(task, landing=landing)
 
 
-async def _leave(tx: Transaction, task: Task, why: str) -> None:
-    """Takes the work of a locked task out of the queue, or off its way there, because the claim that it has ends
-    otherwise."""
-    if task.lands:
-        await leave_queue(tx, [task.id], why)
+async def _keep_refused(tx: Transaction, task: Task, holder: Holder, output: str) -> None:
+    """Keeps what a late report brought, with an event: once for each claim that there was, and not more of it than a
+    reader wants, so that nobody fills the log by reporting again and again."""
+    token = holder.token
+    if token is None or not 0 < token <= task.claim_token:
+        return
+    if await store.events.has_refused(tx.connection, tx.project_id, task.id, token):
+        return
+    data = {"refused": "done", "token": token, **kept_output(output)}
+    tx.record_event(EventType.TASK_UPDATED, task.id, agent=holder.agent, data=data)
 
 
-async def _landing_of(tx: Transaction, task: Task) -> Landing | None:
-    """How the work of a locked task's claim stands, None where it does not land."""
-    if not task.lands:
-        return None
-    return await landings.of_claim(tx.connection, tx.project_id, task.id, task.claim_token)
-
-
-async def _tell_why_sent_back(tx: Transaction, task: Task, landing: Landing | None) -> None:
-    """Tells whoever takes a task up next why its work was sent back, where it was."""
-    if landing is not None and landing.sent_back_at is not None:
-        text = "\n".join(part for part in (landing.reason, landing.note) if part)
-        await messages.note(tx, task.id, _QUEUE, text)
-
-
-async def _is_refunded(tx: Transaction, task: Task, landing: Landing | None) -> bool:
-    """Whether a lapse does not count: the work was sent back, and nobody took it up again. That goes as often as the
-    task may be tried at all."""
-    if landing is None or landing.state is not LandingState.SENT_BACK:
-        return False
-    return await landings.times_sent_back(tx.connection, tx.project_id, task.id) < task.max_attempts
-
-
-async def leave_queue(tx: Transaction, task_ids: Collection[str], why: str) -> None:
-    """Takes what of these locked tasks is on its way to a branch off it, because their claims end otherwise. Raises
-    TaskStateError where one is being landed."""
-    await refuse_being_landed(tx, task_ids)
-    await landings.drop(tx, task_ids, why)
-
-
-async def refuse_being_landed(tx: Transaction, task_ids: Collection[str]) -> None:
-    """Raises TaskStateError where a branch is about to be moved that brings one of these locked tasks."""
-    intents = await landings.open_intents_of(tx.connection, tx.project_id, task_ids)
-    if intents:
-        raise TaskStateError(
-            f"{intents[0].task_id} is being landed on {intents[0].target} at this moment.",
-            Words(
-                "Wait for it with {}; where nobody lands, {} says what became of it.",
-                call("wait", what="task", task_id=intents[0].task_id),
-                Shell("loom land"),
-            ),
-        )
-
-
-async def first_answer(tx: Transaction, task: Task) -> Outcome:
-    """What the report that finished a task was told, read again from the events of its transaction."""
-    consequences = await store.consequences(tx.connection, tx.project_id, task.id)
-    return Outcome(task, *consequences)
+async def _lapsed(tx: Transaction, task: Task, reason: str, landing: Landing | None, *, attempt: int) -> Task:
+    await _leave(tx, task, reason)
+    await leaving.tell_why_sent_back(tx, task, landing)
+    saved = await store.update_task_status(
+        tx, task, TaskStatus.PENDING, ready_at=await store.now(tx), attempt=attempt, lapsed=True
+    )
+    tx.changed(saved, EventType.CLAIM_EXPIRED, agent=task.assignee, token=task.claim_token, data={"reason": reason})
+    return saved
 
 
 async def _bury(
@@ -576,39 +399,8 @@ async def _bury(
     return saved
 
 
-async def locked(tx: Transaction, task_id: str) -> Task:
-    """Locks a task for a change. Raises TaskNotFoundError."""
-    found = await store.lock(tx, [task_id])
-    if task_id not in found:
-        raise not_found(task_id)
-    return found[task_id]
-
-
-def not_found(task_id: str) -> TaskNotFoundError:
-    """The error for an id that the project does not have."""
-    return TaskNotFoundError(
-        f"There is no task {task_id} in this project.",
-        Words("See {} or {} for its tasks.", call("ready"), call("graph")),
-    )
-
-
-def _failed(task: Task) -> TaskStateError:
-    """The error for what cannot be done with failed work: when it is tried again, or what puts it into play."""
-    if task.retry_at is None:
-        return TaskStateError(
-            f"{task.id} has failed and is a dead letter.",
-            Words("It is put into play again with {}.", call("resolve", id=task.id, action="retry")),
-        )
-    return TaskStateError(
-        f"{task.id} has failed and waits to be tried again.",
-        Words(
-            "It is ready again at {}; until then take another one with {}, or {}.",
-            Moment(task.retry_at),
-            call("claim"),
-            _wait_for(task),
-        ),
-    )
-
-
-def _wait_for(task: Task) -> Words:
-    return Words("wait for this one with {}", call("wait", what="task", task_id=task.id))
+async def _leave(tx: Transaction, task: Task, why: str) -> None:
+    """Takes the work of a locked task out of the queue, or off its way there, because the claim that it has ends
+    otherwise."""
+    if task.lands:
+        await leaving.leave_queue(tx, [task.id], why)

@@ -20,8 +20,9 @@ from loom.graph.model.dependencies import detect_cycle, epic_start, tasks_of_cyc
 from loom.graph.model.paths import meet
 from loom.graph.model.principals import Principal
 from loom.graph.model.task import Priority, Task, TaskStatus
-from loom.graph.rules import claims
-from loom.graph.rules.claims import Holder, Outcome, leave_queue, not_found
+from loom.graph.rules.claims import Outcome
+from loom.graph.rules.holding import Holder, holds, not_found, refusal
+from loom.graph.rules.leaving import leave_queue
 from loom.graph.store import NewTask, escalations
 from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Words, call
@@ -322,14 +323,14 @@ async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | No
 
 def _may_change(tx: Transaction, task: Task, edit: Edit, holder: Holder) -> None:
     """Whoever holds a task, and who only works, adds to what it is held to and takes nothing of it away."""
-    holding = claims.holds(task, holder)
+    holding = holds(task, holder)
     if holder.token is not None and not holding:
-        raise claims.refusal(task, holder)
+        raise refusal(task, holder)
     _refuse_overwriting(task, edit.seen or {})
     if not edit.binds or not (holding or tx.bounds.at_work):
         return
     if not holding:
-        raise claims.refusal(task, holder)
+        raise refusal(task, holder)
     if edit.no_files or edit.no_checks:
         raise TaskStateError(
             f"Nothing that {task.id} is held to is taken away by whoever works on it.",

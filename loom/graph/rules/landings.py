@@ -21,8 +21,9 @@ from loom.exceptions import TaskStateError
 from loom.graph import deps, store
 from loom.graph.model import limits
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import claims
-from loom.graph.rules.claims import Holder, Outcome
+from loom.graph.rules import claims, holding, leaving
+from loom.graph.rules.claims import Outcome
+from loom.graph.rules.holding import Holder
 from loom.graph.store import escalations, landings
 from loom.graph.store.landings import Landing, LandingState
 from loom.graph.store.transaction import Transaction
@@ -39,9 +40,9 @@ async def begin(tx: Transaction, task_id: str, holder: Holder, *, target: str, b
         TaskNotFoundError, ClaimConflictError, TaskStateError: it is not the holder's claim.
         TaskStateError: the queue has it.
     """
-    task = await claims.locked(tx, task_id)
-    if not claims.holds(task, holder):
-        raise claims.refusal(task, holder)
+    task = await holding.locked(tx, task_id)
+    if not holding.holds(task, holder):
+        raise holding.refusal(task, holder)
     if task.queued:
         raise TaskStateError(
             f"The work on {task_id} waits in the landing queue.", Words("See {} for where it stands.", _see(task_id))
@@ -79,18 +80,18 @@ async def enter(
         InvalidInputError: the output is no object, or too large.
     """
     kept = None if output is None else limits.output(dict(output))
-    task = await claims.locked(tx, task_id)
+    task = await holding.locked(tx, task_id)
     landing = await landings.of_claim(tx.connection, tx.project_id, task_id, token)
     if landing is not None and landing.commit_id == commit_id and landing.state in (_QUEUED, _LANDED):
         return landing
-    if not claims.may_go_on(task, token):
-        raise claims.refusal(task, Holder(landing.agent if landing else "", token))
+    if not holding.may_go_on(task, token):
+        raise holding.refusal(task, Holder(landing.agent if landing else "", token))
     if landing is None:
         raise TaskStateError(
             f"Claim {token} of {task_id} was not begun as one that lands.",
             Words("Report on it with {}.", call("done", task_id=task_id)),
         )
-    await claims.refuse_being_landed(tx, [task_id])
+    await leaving.refuse_being_landed(tx, [task_id])
     if task.dead:
         await escalations.close(tx, [task_id], "done late", by=landing.agent)
     queued = await landings.enter(
@@ -187,13 +188,13 @@ async def forgo(tx: Transaction, task_id: str, token: int, *, output: Mapping[st
         InvalidInputError: the output is no object, or too large.
     """
     kept = limits.output(dict(output))
-    task = await claims.locked(tx, task_id)
+    task = await holding.locked(tx, task_id)
     landing = await landings.of_claim(tx.connection, tx.project_id, task_id, token)
     if landing is not None and task.status is TaskStatus.DONE and task.claim_token == token:
         return await claims.first_answer(tx, task)
-    if landing is None or not claims.may_go_on(task, token):
-        raise claims.refusal(task, Holder(landing.agent if landing else "", token))
-    await claims.leave_queue(tx, [task_id], "It brings nothing.")
+    if landing is None or not holding.may_go_on(task, token):
+        raise holding.refusal(task, Holder(landing.agent if landing else "", token))
+    await leaving.leave_queue(tx, [task_id], "It brings nothing.")
     if task.dead:
         await escalations.close(tx, [task_id], "done late", by=landing.agent)
     saved = await store.update_task_status(
@@ -229,7 +230,7 @@ async def send_back(tx: Transaction, landing_id: int, reason: str, note: str | N
             f"The work on {task.id} has {'landed' if landing.state is _LANDED else 'left the queue'}.",
             Words("See {} for where it stands.", _see(task.id)),
         )
-    await claims.refuse_being_landed(tx, [task.id])
+    await leaving.refuse_being_landed(tx, [task.id])
     reason = texts.shorten(reason, _REASON)
     await landings.send_back(tx, landing_id, reason, None if note is None else texts.shorten(note, _NOTE))
     saved = await landings.let_go(tx, task, landing.deadline_left) if task.queued else await store.update_task(tx, task)
@@ -284,7 +285,7 @@ _QUEUED, _LANDED = LandingState.QUEUED, LandingState.LANDED
 
 
 async def _gated(tx: Transaction, task_id: str) -> Landing:
-    task = await claims.locked(tx, task_id)
+    task = await holding.locked(tx, task_id)
     landing = await landings.of_claim(tx.connection, tx.project_id, task_id, task.claim_token)
     if landing is None or landing.state is not _QUEUED or not landing.needs_yes:
         raise TaskStateError(
@@ -300,7 +301,7 @@ async def _locked(tx: Transaction, landing_id: int) -> tuple[Landing, Task]:
         raise TaskStateError(
             f"There is no landing {landing_id}.", Words("See them with {}.", Shell("loom landing show"))
         )
-    task = await claims.locked(tx, known.task_id)
+    task = await holding.locked(tx, known.task_id)
     return (await landings.get(tx.connection, tx.project_id, [landing_id]))[landing_id], task
 
 

@@ -18,7 +18,8 @@ from loom.graph import store
 from loom.graph.model import limits, plan
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import diagnoses, editing, plans
-from loom.graph.rules.claims import into_play, not_found
+from loom.graph.rules.claims import into_play
+from loom.graph.rules.holding import not_found
 from loom.graph.store import escalations, messages
 from loom.graph.store.transaction import Transaction
 

@@ -14,7 +14,8 @@ from loom.exceptions import TaskStateError
 from loom.graph import deps, store
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import editing
-from loom.graph.rules.claims import Outcome, kept_output, locked
+from loom.graph.rules.claims import Outcome, kept_output
+from loom.graph.rules.holding import locked
 from loom.graph.store.transaction import Transaction
 from loom.wording import Words, call
 

@@ -9,7 +9,9 @@ from loom.exceptions import EscalationNotFoundError, InvalidInputError, TaskStat
 from loom.graph import deps, store
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import editing
-from loom.graph.rules.claims import Outcome, Terms, into_play, leave_queue, not_found
+from loom.graph.rules.claims import Outcome, Terms, into_play
+from loom.graph.rules.holding import not_found
+from loom.graph.rules.leaving import leave_queue
 from loom.graph.store import escalations, messages
 from loom.graph.store.escalations import EscalationKind
 from loom.graph.store.transaction import Transaction

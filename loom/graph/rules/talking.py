@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loom.graph import store
-from loom.graph.rules.claims import not_found
+from loom.graph.rules.holding import not_found
 from loom.graph.store import messages
 from loom.graph.store.messages import Message
 from loom.graph.store.transaction import Transaction

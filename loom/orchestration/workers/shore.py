@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from loom.background import Backoff, end
 from loom.exceptions import LoomError, ProofMissingError, TargetError
 from loom.graph.rules import landings as rules
-from loom.graph.rules.claims import Holder
+from loom.graph.rules.holding import Holder
 from loom.graph.store import landings
 from loom.graph.store.landings import LandingState
 from loom.landing import bringing, checks
