@@ -6,6 +6,8 @@ ended = await process.run(["make", "test"], env=env, cwd=place, timeout=600, out
 with process.ProcessTrees() as trees:                                                       # many at a time
     tree = await trees.start(words, text=prompt, env=env, cwd=place, log=file)
     ended = await tree.wait()
+
+status = process.shown(["loom", "work"], env=env, cwd=place)                                # whose output is ours
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import asyncio
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,6 +92,35 @@ async def run(
         return await trees.run(words, text=text, env=env, cwd=cwd, timeout=timeout, out_bytes=out_bytes)
 
 
+def shown(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, quiet: bool = False) -> int:
+    """Runs a command to its end that prints where this process does, and returns its exit status, negative for the
+    signal that killed it. Should this process be interrupted or die, kill -9 included, the command is ended: with
+    SIGTERM, and soon with SIGKILL. What it has started in sessions of its own is its own to end.
+
+    Args:
+        quiet: what it prints on standard output is thrown away.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    watchdog = _watchdog("")
+    try:
+        command = subprocess.Popen(
+            words, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if quiet else None,
+            start_new_session=True,
+        )  # fmt: skip
+        _tell(watchdog, f"+{command.pid}")
+        try:
+            return command.wait()
+        except BaseException:
+            for pause in guard.ending(lambda: guard.members("", [command.pid]), _LEFT_BEHIND):
+                command.poll()  # which takes leave of it, so that its group is seen to be gone
+                time.sleep(pause)
+            raise
+    finally:
+        _dismiss(watchdog)
+
+
 async def end_others(fits: Callable[[Mapping[str, str]], bool]) -> None:
     """Ends the processes of this machine whose environment fits, wherever they came from, and returns when none of them
     lives; without /proc none is found."""
@@ -110,21 +142,12 @@ class ProcessTrees:
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._watchdog = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, f"{self._mark}."],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(without=(guard.MARK,)),
-            cwd="/",
-            start_new_session=True,
-        )
+        self._watchdog = _watchdog(f"{self._mark}.")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._watchdog is not None:
-            with suppress(OSError, subprocess.TimeoutExpired):  # it ends by itself, too
-                self._watchdog.communicate(timeout=_WATCHDOG)
+            _dismiss(self._watchdog)
 
     async def start(
         self,
@@ -190,10 +213,8 @@ class ProcessTrees:
             await through(ended)
 
     def _tell(self, line: str) -> None:
-        if self._watchdog is not None and self._watchdog.stdin is not None:
-            with suppress(OSError):  # somebody has killed it
-                self._watchdog.stdin.write(f"{line}\n".encode())
-                self._watchdog.stdin.flush()
+        if self._watchdog is not None:
+            _tell(self._watchdog, line)
 
 
 class Tree(asyncio.SubprocessProtocol):
@@ -319,3 +340,31 @@ class _Log:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+# --- the watchdog -----------------------------------------------------------------------------------------------------
+
+
+def _watchdog(mark: str) -> subprocess.Popen[bytes]:
+    """Starts it: it ends what has the mark, and the groups that it was told of, once this process is gone."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", guard.__file__, mark],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(without=(guard.MARK,)),
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _tell(watchdog: subprocess.Popen[bytes], line: str) -> None:
+    assert watchdog.stdin is not None, "it was started with one"
+    with suppress(OSError):  # somebody has killed it
+        watchdog.stdin.write(f"{line}\n".encode())
+        watchdog.stdin.flush()
+
+
+def _dismiss(watchdog: subprocess.Popen[bytes]) -> None:
+    with suppress(OSError, subprocess.TimeoutExpired):  # it ends by itself, too
+        watchdog.communicate(timeout=_WATCHDOG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -91,8 +92,23 @@ def test_no_agent_outlives_a_demo_that_is_killed(empty: Cli) -> None:
     until(lambda: not agents())
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=str)
+@pytest.mark.timeout(200)
+def test_nothing_that_works_outlives_the_story_when_it_is_ended(empty: Cli, number: signal.Signals) -> None:
+    def at_work(what: str) -> list[int]:
+        return guard.whose(lambda env: env.get("LOOM_PROJECT_DIR") == str(empty.directory) and what in env)
+
+    words = [sys.executable, "-m", "loom", "demo"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    with subprocess.Popen(words, cwd=empty.directory, env=empty.env, **quiet) as demo:  # type: ignore[call-overload]
+        until(lambda: len(at_work("LOOM_TASK_ID")) >= 2, seconds=120)
+        demo.send_signal(number)
+    until(lambda: not at_work("DEMO_MEMORY"))
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.1)

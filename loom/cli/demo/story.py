@@ -10,7 +10,6 @@ import asyncio
 import json
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from loom.cli.output import dim, emit, heading, table
 from loom.cli.shared import wants_json
 from loom.exceptions import CommandError, TaskStateError
 from loom.git import Person, Repository
-from loom.process import environment
+from loom.process import environment, run, shown
 
 TARGET = "loom/landed"
 _CHECK = [sys.executable, "-m", "unittest", "-q"]
@@ -34,6 +33,7 @@ _SETTINGS = {
     "landing.checks": "[unit]",
     "orchestration.backoff_base_seconds": "1",  # nobody waits a minute for a demo
 }
+_PRINTED = 100_000  # bytes of a check's output
 _PERSON = Person("The demo", "demo@localhost")
 
 
@@ -130,8 +130,8 @@ def _red(root: Path, commits: Sequence[str]) -> list[str]:
         for commit in commits:
             _git(clone, "checkout", "-q", "--detach", commit)
             _git(clone, "clean", "-q", "-ffdx")
-            done = subprocess.run(_CHECK, cwd=clone, env=environment(), capture_output=True, check=False, timeout=60)
-            if done.returncode:
+            ended = asyncio.run(run(_CHECK, env=environment(), cwd=clone, timeout=60, out_bytes=_PRINTED))
+            if ended.status:
                 found.append(commit[:12])
     return found
 
@@ -152,24 +152,21 @@ def _total() -> int:
 def _loom(root: Path, *words: str, env: dict[str, str] | None = None, may_fail: bool = False) -> None:
     """Runs a command of Loom as a person would, who sees what it prints."""
     _say(dim(f"$ {shlex.join(['loom', *words])}"))
-    out = subprocess.DEVNULL if wants_json() else None
     more = {"LOOM_PROJECT_DIR": str(root), **(env or {})}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "loom", *words], cwd=root, env=environment(more), stdin=subprocess.DEVNULL,
-        stdout=out, check=False,
-    )  # fmt: skip
-    if done.returncode and not may_fail:
-        raise CommandError(f"`loom {words[0]}` ended with exit status {done.returncode}.", "See what it said above.")
+    command = [sys.executable, "-P", "-m", "loom", *words]
+    status = shown(command, env=environment(more), cwd=root, quiet=wants_json())
+    if status and not may_fail:
+        raise CommandError(f"`loom {words[0]}` ended with exit status {status}.", "See what it said above.")
 
 
 def _git(root: Path, *words: str) -> str:
     """What git says in a repository that this demo has made, as its own person. Raises CommandError."""
     repository = Repository(root)
 
-    async def run() -> str:
+    async def ask() -> str:
         return (await repository.run(*words, author=_PERSON, committer=_PERSON)).out.decode(errors="replace").strip()
 
-    return asyncio.run(run())
+    return asyncio.run(ask())
 
 
 def _resource(name: str) -> Path:
