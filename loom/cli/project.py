@@ -128,7 +128,8 @@ def init(name: str | None, remote: str | None, yes: bool) -> None:
     click.echo(f"{one_line(made.name)} is a Loom project. Next: loom up")
     if runners:
         how = "--land" if load_config(made.root).landing.checks else "--worktree"  # what nothing proves does not land
-        click.echo(f"{' and '.join(runners)} found. Once there are tasks: loom work --runner {runners[0]} {how}")
+        click.echo(f"{' and '.join(runners)} found. For a plan: loom decompose GOAL")
+        click.echo(f"Once there are tasks: loom work --runner {runners[0]} {how}")
 
 
 def _join(root: Path, given: str) -> None:

@@ -36,8 +36,8 @@ from loom.graph.front import Loom
 from loom.texts import clean, one_line
 
 _NO_PROVIDER = (
-    "No provider is configured that could make a plan.",
-    "Run `loom config set skills.command 'claude -p'`, or give the plan with --plan FILE.",
+    "No provider is configured that could make a plan, and neither `claude` nor `codex` is on PATH.",
+    "Install one of them, set skills.provider or skills.command, or give the plan with --plan FILE.",
 )
 
 
@@ -116,7 +116,10 @@ def run(
 def decompose(
     goal: str | None, file: str | None, plan_file: str | None, yes: bool, save: str | None, agent: str | None
 ) -> None:
-    """Turn GOAL, a specification, or both into tasks: make a plan, check it, show it, and write it after a yes."""
+    """Turn GOAL, a specification, or both into tasks: make a plan, check it, show it, and write it after a yes.
+
+    The configured provider makes it; without one Claude Code or Codex, whichever is installed, which read what they
+    want to know of the project and change nothing."""
     if not (goal or file or plan_file):
         raise click.UsageError("Give GOAL, --from FILE or --plan FILE.")
     spec = given_text(None, file, "GOAL") or ""
@@ -167,7 +170,7 @@ async def _plan(
         plan.read(given)
         assert isinstance(given, dict)
         return {"tasks": given["tasks"]}, None
-    provider = providers.choose(loom.config, loader.load(loom.config).get(decomposer.SKILL).provider)
+    provider = providers.at_hand(loom.config, loader.load(loom.config).get(decomposer.SKILL).provider)
     if provider is None:
         raise ConfigError(*_NO_PROVIDER)
     material = await gathering.gather(loom, goal, spec=spec)

@@ -4,9 +4,12 @@ model by script, a home with nothing in it, and nothing edited by hand."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,34 @@ def script(request: Request) -> Turn:
     return [*turns, say("It is done.")][len(request.results)]
 
 
+README = Path(__file__).parents[2] / "README.md"
+
+
+def typed_in(page: Path) -> list[str]:
+    """The lines from `loom init` to the merge, without what is said of them."""
+    block = page.read_text().partition("cd your-project\n")[2].partition("```")[0]
+    return [line.partition("  # ")[0].strip() for line in block.splitlines()]
+
+
+def at_a_terminal(line: str, env: dict[str, str], directory: Path) -> str:
+    """What a line comes to that must succeed, typed by somebody who says yes to what it asks."""
+    ours, theirs = os.openpty()
+    shell = subprocess.Popen(
+        ["sh", "-c", line], cwd=directory, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    shown, asked = b"", 0
+    with suppress(OSError):  # how Linux says that nobody has the other end open
+        while more := os.read(ours, 4096):
+            shown += more
+            if (times := shown.count(b"[y/N]:")) > asked:
+                os.write(ours, b"y\n")
+                asked = times
+    os.close(ours)
+    assert shell.wait(10) == 0, shown.decode()
+    return shown.decode()
+
+
 @pytest.mark.timeout(400)
 def test_from_init_to_the_merge(home: dict[str, str], tmp_path: Path) -> None:
     if shutil.which("make") is None:
@@ -54,17 +85,15 @@ def test_from_init_to_the_merge(home: dict[str, str], tmp_path: Path) -> None:
     runs("git", "commit", "-q", "-m", "One", env=home | person, cwd=project)
     with serving(script) as models:
         env = claude.asking(models.url, home)
-        hint = "Once there are tasks: loom work --runner claude --land"
-        assert hint in runs("loom", "init", "--yes", env=env, cwd=project)
-        runs("loom", "up", env=env, cwd=project)
-        runs("loom", "check", "--baseline", env=env, cwd=project)
-        runs("loom", "config", "set", "skills.command", "claude -p", env=env, cwd=project)
-        runs("loom", "decompose", "Add statistics", "--yes", env=env, cwd=project)
-        printed = runs(
-            "loom", "work", "--agents", "4", "--runner", "claude", "--land", env=env, cwd=project, timeout=300
-        )
-    (merge,) = re.findall(r"git merge .*", printed)
-    runs(*merge.split(), env=home, cwd=project)
+        typed, printed = typed_in(README), ""
+        assert [line.split()[0:2] for line in typed] == [
+            ["loom", "init"], ["loom", "up"], ["loom", "decompose"], ["loom", "work"], ["git", "merge"],
+        ]  # fmt: skip
+        for line in typed:
+            shown = at_a_terminal(line, env, project)
+            assert not line.startswith("loom init") or "Once there are tasks: loom work --runner claude --land" in shown
+            assert not line.startswith("git") or line in printed, "it says so at the end"
+            printed = shown
     runs("git", "clone", "-q", ".", tmp_path / "clone", env=home, cwd=project)
     for commit in runs("git", "log", "--first-parent", "--format=%h", env=home, cwd=project).split():
         runs("git", "checkout", "-q", commit, env=home, cwd=tmp_path / "clone")

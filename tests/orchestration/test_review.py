@@ -343,7 +343,7 @@ async def test_without_a_provider_nothing_is_claimed(loom: Loom, command: Comman
     code, out, err = await command.run("--review", "--", "true")
     assert (code, out) == (1, "")
     assert err.splitlines()[0] == "error: No provider is configured that could review."
-    assert "loom config set skills.command" in err
+    assert "loom config set skills.provider claude" in err
     assert (await task_now(loom, task)).claim_token == 0
 
 

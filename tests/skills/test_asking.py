@@ -25,7 +25,7 @@ from loom.graph.front import Loom
 from loom.graph.model.principals import Principal, Role
 from loom.mcp.server import build
 from loom.skills import answers, asking, loader, tools
-from loom.skills.providers import CommandProvider
+from loom.skills.commands import CommandProvider
 from tests.cli.conftest import Cli
 from tests.skills.conftest import Model
 

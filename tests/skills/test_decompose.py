@@ -513,7 +513,7 @@ def test_a_refused_answer_is_saved_all_the_same(terminal: Cli, model: Model) -> 
 
 
 def test_decompose_without_a_provider_says_what_to_do(cli: Cli) -> None:
-    result = cli.inside("decompose", "Add sign-in")
+    result = cli.inside("decompose", "Add sign-in", PATH="/usr/bin:/bin")
     assert result.code == 1
     assert "skills.command" in result.err
     assert cli.inside("decompose").code == 2

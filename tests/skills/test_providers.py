@@ -16,8 +16,12 @@ from loom.config import LoomConfig, SkillsConfig
 from loom.exceptions import ConfigError, ProviderError
 from loom.skills import providers
 from loom.skills.apis import AnthropicProvider, OpenAIProvider
+from loom.skills.commands import AGENTS, AgentProvider, CommandProvider
 from loom.skills.completion import Completion, Provider
-from loom.skills.providers import CommandProvider
+from tests.agents.installed import agent
+from tests.agents.models import TOKENS_IN, TOKENS_OUT, Request, run, say
+from tests.agents.models import Turn as Said
+from tests.agents.models import serving as models
 from tests.skills.api import Api, Turn, serving
 
 KEY = "sk-very-secret"
@@ -100,6 +104,85 @@ async def test_an_answer_without_end_is_cut_off(tmp_path: Path) -> None:
 async def test_a_command_does_not_see_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOM_SKILLS_API_KEY", KEY)
     assert KEY not in (await ask(script(tmp_path, "print(dict(os.environ))"))).text
+
+
+# --- agents ---------------------------------------------------------------------------------------------------------
+
+
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> AgentProvider:
+    """An agent's program that does what a script in Python does, alone on PATH."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    program = place / name
+    program.write_text(f"#!{sys.executable}\nimport json, sys\nsys.stdin.read()\n{text}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(place))
+    return AgentProvider(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", list(AGENTS))
+async def test_a_coding_agent_answers_and_changes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = agent(name)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here.txt").write_text("Here I am.")
+
+    def script(request: Request) -> Said:
+        return [run("cat here.txt"), run("echo x > made"), say('{"a": 1}')][len(request.results)]
+
+    with models(script) as scripts:
+        env = chosen.asking(scripts.url, {**os.environ, "HOME": str(tmp_path / "home")})
+        for gone in os.environ.keys() - env.keys():
+            monkeypatch.delenv(gone)
+        for variable, value in env.items():
+            monkeypatch.setenv(variable, value)
+        answer = await AgentProvider(name, tmp_path).complete("Hello.", schema=SCHEMA, timeout=100)
+    assert answer.text == '{"a": 1}'
+    assert (answer.input_tokens, answer.output_tokens) == (3 * TOKENS_IN, 3 * TOKENS_OUT)
+    assert "Here I am." in scripts.asked[-1].results[0]
+    assert not (tmp_path / "made").exists()
+    assert not any("loom" in tool for tool in scripts.asked[0].tools), "no servers"
+
+
+@pytest.mark.parametrize(
+    ("name", "event", "why"),
+    [
+        ("claude", {"type": "result", "subtype": "success", "is_error": True, "result": "Not logged in"}, "Not logged"),
+        ("claude", {"subtype": "success", "is_error": False, "stop_reason": "refusal", "result": "No"}, "answer: No"),
+        ("claude", {}, "status 1: it broke"),
+        ("codex", {"type": "turn.failed", "error": {"message": "Quota exceeded."}}, "Quota exceeded"),
+        ("codex", {"type": "turn.completed"}, "status 1: it broke"),
+    ],
+)
+async def test_an_agent_that_gives_no_answer_says_why(
+    name: str, event: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"print('Hello')\nprint(json.dumps({event!r}))\nprint('it broke', file=sys.stderr)\nsys.exit(1)"
+    with pytest.raises(ProviderError, match=why):
+        await ask(scripted(tmp_path, monkeypatch, name, text))
+
+
+async def test_an_agent_is_told_which_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = '{"result": sys.argv[-1], "subtype": "success"}'
+    claude = scripted(tmp_path, monkeypatch, "claude", f"print(json.dumps({told}))")
+    assert (await ask(claude, model="a-larger-one")).text == "a-larger-one"
+
+
+def test_a_person_is_answered_by_the_agent_that_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should nothing else be configured, and nobody but a person be there."""
+    scripted(tmp_path, monkeypatch, "codex", "").check()
+    nothing = LoomConfig()
+    found = providers.at_hand(nothing)
+    assert found is not None
+    assert found.name == "codex"
+    assert providers.choose(nothing) is None, "whoever calls over MCP answers itself"
+    assert providers.at_hand(LoomConfig(skills=SkillsConfig(provider="agent"))) is None
+    assert isinstance(providers.at_hand(LoomConfig(skills=SkillsConfig(command="cat"))), CommandProvider)
+    with pytest.raises(ConfigError, match="`claude` is not on PATH"):
+        AgentProvider("claude").check()
+    monkeypatch.setenv("LOOM_RUN", "one.")
+    assert providers.at_hand(nothing) is None, "an agent of Loom's own is no person"
 
 
 # --- the APIs -------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Brain:
         if provider is None:
             raise ConfigError(
                 "To diagnose failures a model must be asked, and no provider is set.",
-                "Set skills.command, such as `claude -p`, or skills.provider with its model and key.",
+                "Set skills.provider: `claude`, `codex`, or one with its model and key; or skills.command.",
             )
         provider.check(skill.model)
         return cls(loom, skill, provider)

@@ -97,7 +97,7 @@ class Reviewer:
         if provider is None:
             raise ConfigError(
                 "No provider is configured that could review.",
-                Words("Run {}, or work without a review.", Shell("loom config set skills.command 'claude -p'")),
+                Words("Run {}, or work without a review.", Shell("loom config set skills.provider claude")),
             )
         provider.check(self._skill.model)
         self._provider = provider
