@@ -9,20 +9,18 @@ none of it may ever end a process: an error is logged, and tried again.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from loom import tracing
-from loom.background import Backoff, end
+from loom.background import end
 from loom.bus.events import START
-from loom.exceptions import LoomError
+from loom.orchestration.patience import Patience
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
 
-_LOG = logging.getLogger(__name__)
 _GATHER = 0.2  # seconds from a commit to the relay step that carries it, with all that came meanwhile
 _LONGEST_BACKOFF = 60.0
 _RENEW_AGAIN = 1.0  # seconds; a lease does not wait
@@ -113,36 +111,6 @@ class Housekeeper:
             else:
                 patience.renew()
                 await rest()
-
-
-class Patience:
-    """With work that is tried again for ever: how long it rests after an error, longer each time. Each kind of error is
-    logged once until the work succeeds."""
-
-    def __init__(self, what: str, shortest: float, longest: float) -> None:
-        """
-        Args:
-            what: the work, as a sentence about it begins.
-            shortest: seconds to rest at first; longest: at most.
-        """
-        self._what, self._backoff = what, Backoff(shortest, longest)
-        self._told: set[str] = set()
-
-    def renew(self) -> None:
-        """The work has succeeded."""
-        self._told.clear()
-        self._backoff.renew()
-
-    def after(self, error: Exception) -> float:
-        """The work has failed; returns how many seconds to rest."""
-        kind = type(error).__name__
-        if kind not in self._told:
-            self._told.add(kind)
-            if isinstance(error, LoomError):
-                _LOG.warning("%s has to wait: %s", self._what, error)
-            else:
-                _LOG.error("%s failed and is tried again", self._what, exc_info=error)
-        return self._backoff.rest()
 
 
 async def once(loom: Loom) -> None:

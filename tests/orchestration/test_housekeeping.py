@@ -79,7 +79,7 @@ async def test_a_database_that_is_away_is_told_once(loom: Loom, caplog: pytest.L
 
         await soon(told_of)
         await asyncio.sleep(1)  # it is tried again
-    told = [record.getMessage() for record in caplog.records if record.name == "loom.orchestration.housekeeping"]
+    told = [record.getMessage() for record in caplog.records if record.name == "loom.orchestration.patience"]
     assert len(told) == 1
     assert told[0].startswith("Housekeeping has to wait: ")
 

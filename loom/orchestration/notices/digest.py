@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from loom import files, texts
 from loom.background import Backoff
 from loom.graph.store import days, notices
-from loom.orchestration.housekeeping import Patience
 from loom.orchestration.notices.receivers import Receiver, cursors_of
+from loom.orchestration.patience import Patience
 from loom.process import identity
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from loom.bus.events import Position
 from loom.graph import store
 from loom.graph.model.since import Since
 from loom.graph.store import notices
-from loom.orchestration.housekeeping import Patience
 from loom.orchestration.notices import news, senders
 from loom.orchestration.notices.news import Bundle, News
 from loom.orchestration.notices.receivers import Receiver, cursors_of
+from loom.orchestration.patience import Patience
 from loom.process import identity
 
 if TYPE_CHECKING:

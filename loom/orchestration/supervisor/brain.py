@@ -23,7 +23,7 @@ from loom.exceptions import AnswerError, ConfigError, InvalidInputError, LoomErr
 from loom.graph import store
 from loom.graph.rules import diagnoses
 from loom.graph.store.escalations import EscalationKind
-from loom.orchestration.housekeeping import Patience
+from loom.orchestration.patience import Patience
 from loom.skills import asking, diagnosis, loader, providers
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from loom.exceptions import DatabaseUnavailableError, ServersError
 from loom.graph.store import landing_views
-from loom.orchestration.housekeeping import Housekeeper, Patience
+from loom.orchestration.housekeeping import Housekeeper
+from loom.orchestration.patience import Patience
 from loom.orchestration.supervisor.flows import Carried, Flows
 from loom.workflows import runs
 
