@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from importlib import metadata, resources
+from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
+from loom import bridge
 from loom.db.connection import WHOLE
 from loom.exceptions import ConfigError, SchemaTooNewError, SchemaTooOldError
 from loom.wording import Shell, Words
@@ -63,7 +64,7 @@ def migrations() -> list[Migration]:
         if file.name.endswith(".sql"):
             sql = file.read_text("utf-8")
             stated = _NEEDS.match(sql)
-            known.append(Migration(int(file.name[:3]), file.name[4:-4], sql, stated[1] if stated else _own_version()))
+            known.append(Migration(int(file.name[:3]), file.name[4:-4], sql, stated[1] if stated else bridge.VERSION))
     return sorted(known)
 
 
@@ -119,7 +120,7 @@ async def apply(connection: Connection, known: Sequence[Migration]) -> list[str]
             "insert into loom_migrations (number, name, loom_version, needs) values ($1, $2, $3, $4)",
             migration.number,
             migration.name,
-            _own_version(),
+            bridge.VERSION,
             migration.needs,
         )
     return [migration.name for migration in lacking]
@@ -135,7 +136,7 @@ async def _lacking(connection: Connection, known: Sequence[Migration]) -> tuple[
 
 def _too_old(lacking: Sequence[Migration], empty: bool) -> SchemaTooOldError:
     names = ", ".join(migration.name for migration in lacking)
-    cause = "has no tables of Loom's yet" if empty else f"is older than this Loom, {_own_version()}: it lacks {names}"
+    cause = "has no tables of Loom's yet" if empty else f"is older than this Loom, {bridge.VERSION}: it lacks {names}"
     return SchemaTooOldError(
         f"The database {cause}.", Words("Run {}, once for all who share it.", Shell("loom migrate"))
     )
@@ -167,16 +168,12 @@ def _missing(applied: Mapping[int, str], known: Sequence[Migration]) -> list[Mig
     """What is to be applied. Raises SchemaTooNewError."""
     numbers = {migration.number for migration in known}
     needs = max((needs for number, needs in applied.items() if number not in numbers), key=_order, default="0")
-    if _order(needs) > _order(_own_version()):
+    if _order(needs) > _order(bridge.VERSION):
         raise SchemaTooNewError(
-            f"The database needs Loom {needs} or newer, and this is Loom {_own_version()}.",
+            f"The database needs Loom {needs} or newer, and this is Loom {bridge.VERSION}.",
             f"Install Loom {needs} or newer.",
         )
     return [migration for migration in known if migration.number not in applied]
-
-
-def _own_version() -> str:
-    return metadata.version("loom-agents")
 
 
 def _order(version: str) -> tuple[int, ...]:

@@ -22,13 +22,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import asyncpg
 
-from loom import files, services, texts
+from loom import bridge, files, services, texts
 from loom.config import LoomConfig
 from loom.db import connection as db
 from loom.db import migrate
@@ -139,12 +138,11 @@ async def _copy(
         raise ProjectNotFoundError(f"The database has no project {project_id}.") from None
     await backup.plain(connection)
     made_at = await backup.now(connection)
-    version = metadata.version("loom-agents")
     _put(
         file,
         {
             "loom_backup": FORMAT,
-            "version": version,
+            "version": bridge.VERSION,
             "made_at": made_at,
             "project_id": project_id,
             "project": found.name,
@@ -163,7 +161,7 @@ async def _copy(
             rows[table.name] = await backup.copy_out(connection, table, project_id, sink)
             file.write(_END)
     _put(file, {"rows": rows})
-    return Backup(project_id, found.name, version, datetime.fromtimestamp(made_at, UTC), rows)
+    return Backup(project_id, found.name, bridge.VERSION, datetime.fromtimestamp(made_at, UTC), rows)
 
 
 def _put(file: gzip.GzipFile, facts: Mapping[str, Any]) -> None:
@@ -308,8 +306,7 @@ class _Reader:
         if facts["loom_backup"] > FORMAT or not _are_of(head.migrations, [one.number for one in migrate.migrations()]):
             version = texts.one_line(head.version)
             raise BackupError(
-                f"{self.name} was made by Loom {version}, and this is {metadata.version('loom-agents')}, which is"
-                " older.",
+                f"{self.name} was made by Loom {version}, and this is {bridge.VERSION}, which is older.",
                 f"Install Loom {version} or newer; nothing was changed.",
             )
         return head

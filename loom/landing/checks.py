@@ -10,9 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
-from loom import process
+from loom import bridge, process
 from loom.config import CheckConfig, LoomConfig
 from loom.exceptions import ConfigError
 from loom.graph.model.task import Task
@@ -85,5 +84,5 @@ def protected(config: LoomConfig) -> tuple[str, ...]:
 def _check(name: str, row: CheckConfig, config: LoomConfig) -> Check:
     variables = process.environment(only=row.env)
     told = (row.command, sorted(variables.items()), row.keep, config.work.keep, config.work.setup.command)
-    digest = hashlib.sha256(json.dumps([*told, row.proofs, version("loom-agents")]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([*told, row.proofs, bridge.VERSION]).encode()).hexdigest()
     return Check(name, row.command, row.timeout, row.protect, row.keep, variables, row.proofs, digest)

@@ -15,13 +15,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import uvloop
 from fastmcp import FastMCP
 
+from loom import bridge
 from loom.exceptions import LoomError
 from loom.mcp import logs, stdio
 from loom.mcp.prompts import add_prompts
@@ -59,7 +59,7 @@ _CLEAN_UP_WITHIN = 2.0  # seconds; clients kill a server that takes much longer 
 _LOG = logging.getLogger("loom.mcp.server")  # also when this is `__main__`
 
 
-_SERVED: ContextVar[Served] = ContextVar("loom_application")
+_SERVING: ContextVar[Served] = ContextVar("loom_serving")
 
 
 class Application:
@@ -161,22 +161,22 @@ def shared(*, scoped: bool = False) -> FastMCP:
     Args:
         scoped: a principal sees only those tools of which his role may do something.
     """
-    server = _server(lambda: _SERVED.get().loom(), lambda: _SERVED.get().reports())
+    server = _server(lambda: _SERVING.get().loom(), lambda: _SERVING.get().reports())
     if scoped:
         from loom.mcp.scopes import Scopes
 
-        server.add_middleware(Scopes(lambda: _SERVED.get().loom()))
+        server.add_middleware(Scopes(lambda: _SERVING.get().loom()))
     return server
 
 
 @contextmanager
 def serving(application: Served) -> Iterator[None]:
     """Calls that come to a `shared` server in this block, and in the tasks that it starts, are for this application."""
-    token = _SERVED.set(application)
+    token = _SERVING.set(application)
     try:
         yield
     finally:
-        _SERVED.reset(token)
+        _SERVING.reset(token)
 
 
 def run(project_dir: Path | None = None) -> NoReturn:
@@ -213,7 +213,7 @@ def _server(
     lifespan: Callable[[FastMCP], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastMCP:
     server = FastMCP(
-        "loom", instructions=INSTRUCTIONS, version=version_of_loom(), lifespan=lifespan, mask_error_details=True
+        "loom", instructions=INSTRUCTIONS, version=bridge.VERSION, lifespan=lifespan, mask_error_details=True
     )
     add_tools(server, Tools(loom, reports))
     add_tools(server, SkillTools(loom))
@@ -244,13 +244,6 @@ def _open(project_dir: Path | None) -> Loom:
     for warning in loom.config.warnings:
         _LOG.warning("%s", warning)
     return loom
-
-
-def version_of_loom() -> str:
-    try:
-        return version("loom-agents")
-    except PackageNotFoundError:  # run from a source tree
-        return "0"
 
 
 if __name__ == "__main__":

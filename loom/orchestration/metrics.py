@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import TYPE_CHECKING
 
-from loom import calls
+from loom import bridge, calls
 from loom.exceptions import LoomError
 from loom.graph.store import metrics
 
@@ -48,7 +47,7 @@ async def exposition(fronts: Iterable[Loom]) -> bytes:
 async def measured(fronts: Iterable[Loom]) -> list[Metric]:
     """As `exposition`, as values; metrics without a sample are left out."""
     found = _Found()
-    found.version.add(1, version=metadata.version("loom-agents"))
+    found.version.add(1, version=bridge.VERSION)
     for loom in fronts:
         labels = {"project": loom.config.project_name, "project_id": loom.project_id}
         try:
