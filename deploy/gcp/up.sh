@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${PROJECT:?names the project of the cloud}" "${REGION:?names the region, such as europe-west1}"
-: "${LOOM_PROJECT_ID:?is the id in your .loom/config.yaml; others can be served beside it}"
+: "${LOOM_PROJECT_ID:?is the id in your .loom/config.yaml}"
 NAME="${NAME:-loom}"                 # of everything that is made
 NETWORK="${NETWORK:-default}"        # whose private addresses are used
 TIER="${TIER:-db-g1-small}"          # of Cloud SQL
