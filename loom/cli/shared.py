@@ -23,7 +23,6 @@ from loom.wording import worded_reply
 if TYPE_CHECKING:
     from loom.graph.front import Loom
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Reply = Mapping[str, Any]
 

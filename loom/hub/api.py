@@ -18,6 +18,7 @@ from loom.remote import codec
 if TYPE_CHECKING:
     from loom.graph.front import Loom
 
+_JSON = "application/json"
 _LOG = logging.getLogger(__name__)
 
 
@@ -71,9 +72,6 @@ async def _operate(request: Request) -> Response:
             f"{operation} met an unexpected {type(error).__name__}.", "The server's log has the details."
         )
         return JSONResponse(codec.refusal(told), 500)
-
-
-_JSON = "application/json"
 
 
 def _read(body: bytes) -> object:

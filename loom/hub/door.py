@@ -39,6 +39,9 @@ from loom.mcp.server import shared
 from loom.services.launcher import try_lock
 from loom.services.places import make_dir
 
+if TYPE_CHECKING:
+    from loom.hub.boards import Boards
+
 _FIRST_LINE_WITHIN = 10.0  # seconds
 _LINE_BYTES = 2**22  # of the first line, which holds an environment
 _LOOK_EVERY = 5.0  # seconds between two looks whether the socket is still there
@@ -46,9 +49,6 @@ _BEGINS_WITHIN = 20.0  # seconds, for another that begins at the same time
 _ENDS_WITHIN = 5.0  # seconds, for claims to be given back
 _LOG_BYTES = 1_000_000
 _FILES = 65_536  # descriptors; each connection takes one
-
-if TYPE_CHECKING:
-    from loom.hub.boards import Boards
 
 Answer = Callable[[dict[str, Any], Caller], Awaitable[Mapping[str, Any]]]
 

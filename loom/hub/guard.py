@@ -109,6 +109,8 @@ class Guard:
     ) -> None:
         """
         Args:
+            app: what stands behind the guard.
+            addresses: under which names it is reached.
             admitted: gives the token for what somebody shows and the name of his program; None where it does not hold.
             still_admitted: whether a token still holds.
             project: opens the project of a token.

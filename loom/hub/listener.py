@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -41,7 +40,6 @@ _HEAD_WITHIN = 10.0  # seconds for them to come
 _KEPT = 20  # seconds that a connection is kept for another request
 _ENDS_WITHIN = 2  # seconds for what goes on when the server is told to end
 _READY_WITHIN = 2.0  # seconds for the database to answer
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +66,6 @@ class Team:
     configuration, which no other project of the database shares."""
 
     def __init__(self, config: LoomConfig, projects: Projects) -> None:
-        """
-        Args:
-            config: of the project.
-        """
         self._config, self._projects = config, projects
 
     @property

@@ -75,11 +75,6 @@ class Projects:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def front(self, config: LoomConfig) -> Loom:
-        """The front of a project, for a use that ends before long; others are made `beside` it. Raises
-        ProjectNotFoundError."""
-        return self.project(config).front
-
     def project(self, config: LoomConfig) -> OpenProject:
         """A project, opened if need be. Whoever uses it for longer counts himself among its `users`. Raises
         ProjectNotFoundError."""

@@ -1,7 +1,7 @@
 """What happens, told to every page that is open: one look for all of a project, and a cursor for each that slept.
 
-A page is made with a cursor, the `since` of the front's waits. Its browser follows `/live` from there: what happened
-before it came is told first, read from Postgres; what happens from then on is read once for all.
+A page is made with a cursor, the `since` of the front's waits. Its browser follows `/live` from there: that something
+happened before it came is told first; what happens from then on is read once for all.
 """
 
 from __future__ import annotations
@@ -148,11 +148,10 @@ async def stream(request: Request) -> Response:
 
 async def _follow(feeds: Feeds, loom: Loom, cursor: str | None) -> AsyncIterator[ServerSentEvent]:
     async with feeds.following(loom) as news:
-        missed = await _missed(loom, cursor)
-        if missed is None:
-            yield ServerSentEvent(retry=_AGAIN, comment="here from now on")
+        if await _missed(loom, cursor):
+            yield ServerSentEvent(json.dumps({"much": True}), id=news.since, retry=_AGAIN)
         else:
-            yield ServerSentEvent(json.dumps(missed), id=news.since, retry=_AGAIN)
+            yield ServerSentEvent(retry=_AGAIN, comment="here from now on")
         while not news.over:
             await news.there.wait()
             if not news.over:
@@ -160,17 +159,14 @@ async def _follow(feeds: Feeds, loom: Loom, cursor: str | None) -> AsyncIterator
                 yield ServerSentEvent(told, id=news.since)
 
 
-async def _missed(loom: Loom, cursor: str | None) -> dict[str, object] | None:
-    """What happened between a page's cursor and now; None: nothing."""
+async def _missed(loom: Loom, cursor: str | None) -> bool:
+    """Whether anything happened between a page's cursor and now."""
     if cursor is None:
-        return None
+        return False
     try:
-        seen = await loom.wait(since=cursor, timeout=0)
+        return (await loom.wait(since=cursor, timeout=0)).changed
     except InvalidInputError:  # of another database, or made up: the page is made anew
-        return {"much": True}
-    if not seen.changed:
-        return None
-    return {"much": True}
+        return True
 
 
 _STATES = {
