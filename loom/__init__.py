@@ -97,7 +97,7 @@ if TYPE_CHECKING:
     from loom.graph.store.escalations import Escalation, EscalationKind
     from loom.graph.store.glance import Ask, EpicProgress, Estimate, Need, Phase, Progress
     from loom.graph.store.graphs import GraphView, Outline
-    from loom.graph.store.landing_views import Lander, LandingTally, LandingView, ShownLanding
+    from loom.graph.store.landing_views import LandingLease, LandingTally, LandingView, ShownLanding
     from loom.graph.store.landings import Landing, LandingState, RecordedTarget
     from loom.graph.store.listing import Found
     from loom.graph.store.messages import Inbox, Message
@@ -155,10 +155,10 @@ __all__ = [
     "InternalError",
     "InvalidError",
     "InvalidInputError",
-    "Lander",
     "Landing",
     "LandingConfig",
     "LandingError",
+    "LandingLease",
     "LandingState",
     "LandingTally",
     "LandingView",
@@ -269,9 +269,9 @@ _PLACES = {
     "GraphView": "graph.store.graphs",
     "Imported": "graph.importing.writing",
     "Inbox": "graph.store.messages",
-    "Lander": "graph.store.landing_views",
     "Landing": "graph.store.landings",
     "LandingConfig": "config",
+    "LandingLease": "graph.store.landing_views",
     "LandingState": "graph.store.landings",
     "LandingTally": "graph.store.landing_views",
     "LandingView": "graph.store.landing_views",

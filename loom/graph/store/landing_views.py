@@ -48,7 +48,7 @@ async def tally(connection: Connection, project_id: str) -> LandingTally:
 
 
 @dataclass(frozen=True, slots=True)
-class Lander:
+class LandingLease:
     """Who lands on a target now, and until when unless he goes on."""
 
     target: str
@@ -101,13 +101,13 @@ async def sent_back(connection: Connection, project_id: str, limit: int) -> list
     return [ShownLanding(Landing.from_record(record), record["title"]) for record in records]
 
 
-async def landers(connection: Connection, project_id: str) -> list[Lander]:
+async def landers(connection: Connection, project_id: str) -> list[LandingLease]:
     """Who lands now, and on what."""
     records = await connection.fetch(
         "select target, holder, until from landing_leases where project_id = $1 and until > loom_now() order by target",
         project_id,
     )
-    return [Lander(**record) for record in records]
+    return [LandingLease(**record) for record in records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class LandingView:
     working: list[ShownLanding]
     sent_back: list[ShownLanding]
     landed: list[ShownLanding]
-    landers: list[Lander]
+    landers: list[LandingLease]
 
 
 async def overview(connection: Connection, project_id: str, limit: int) -> LandingView:
