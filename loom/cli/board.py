@@ -48,8 +48,7 @@ def link(config: LoomConfig, agent: str) -> str:
 
     Raises:
         ConfigError: the configuration wants no hub.
-        ServersError: none can be started, or it does not answer.
-        ServersError: what the hub refuses.
+        ServersError: none can be started, it does not answer, or it refuses.
     """
     if config.mcp.hub == "never":
         raise ConfigError(

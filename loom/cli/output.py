@@ -137,23 +137,23 @@ def titled(head: str, title: str) -> Iterator[str]:
         yield from (heading(line) for line in _wrapped(title, "  ", "  ", room))
 
 
-def block(label: str, text: str, indent: str = "  ") -> Iterator[str]:
+def block(label: str, text: str) -> Iterator[str]:
     """A text of several lines under its label."""
-    yield f"{indent}{heading(label)}"
-    yield from prose(text, f"{indent}  ")
+    yield f"  {heading(label)}"
+    yield from prose(text, "    ")
 
 
-def fields(label: str, value: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
+def fields(label: str, value: Mapping[str, Any]) -> Iterator[str]:
     """What an object says, under its label: each text as text, everything else as YAML."""
-    yield f"{indent}{heading(label)}"
+    yield f"  {heading(label)}"
     room = columns()
     for name, one in value.items():
-        text, lead = clean(readable(one)).strip(), f"{indent}  {dim(one_line(name))}:"
+        text, lead = clean(readable(one)).strip(), f"    {dim(one_line(name))}:"
         if "\n" in text:
             yield lead
-            yield from prose(text, f"{indent}    ") if isinstance(one, str) else _indented(text, f"{indent}    ")
+            yield from prose(text, "      ") if isinstance(one, str) else _indented(text, "      ")
         else:
-            yield from [f"{lead} {text}"] if room is None else _wrapped(text, f"{lead} ", f"{indent}    ", room)
+            yield from [f"{lead} {text}"] if room is None else _wrapped(text, f"{lead} ", "      ", room)
 
 
 def note_lines(notes: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -311,9 +311,8 @@ class Lander:
         """The tasks of a commit that the target has are done."""
         await self._loom.transact(lambda tx: landing_tips.see(tx, self.target, old, commit))
         for landing_id in ids:
-            with suppress(
-                TaskStateError
-            ):  # it left the queue, though an intent was open: then it is not of this commit
+            # What left the queue, though an intent was open, is not of this commit.
+            with suppress(TaskStateError):
                 outcome = await self._loom.transact(
                     lambda tx, landing_id=landing_id: rules.landed(tx, landing_id, commit_id=commit)  # type: ignore[misc]
                 )

@@ -7,6 +7,7 @@ import struct
 from enum import StrEnum
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+_ANSWERS_WITHIN = 2.0  # seconds
 _CANNOT_CONNECT_NOW = b"C57P03\0"  # the code in PostgreSQL's error while it starts, recovers or stops
 
 
@@ -24,7 +25,7 @@ class Answer(StrEnum):
     SILENT = "does not answer"
 
 
-def ask_postgres(url: str, timeout: float = 2.0) -> Answer:
+def ask_postgres(url: str) -> Answer:
     """Send a startup packet to each of the hosts that a URL names, and give the best answer. Any but "not now" is
     READY: who may connect, only a real connection finds out."""
     try:
@@ -38,15 +39,15 @@ def ask_postgres(url: str, timeout: float = 2.0) -> Answer:
     packet = struct.pack("!ii", len(body) + 8, 3 << 16) + body
     answers = []
     for place in places:
-        answers.append(_startup(place, packet, timeout))
+        answers.append(_startup(place, packet))
         if answers[-1] is Answer.READY:
             break
     return min(answers, key=list(Answer).index)
 
 
-def _startup(place: str | tuple[str, int], packet: bytes, timeout: float) -> Answer:
+def _startup(place: str | tuple[str, int], packet: bytes) -> Answer:
     try:
-        with _connected(place, timeout) as connection:
+        with _connected(place) as connection:
             connection.sendall(packet)
             reply = connection.recv(4096)
     except OSError:
@@ -72,7 +73,7 @@ def _places(netloc: str, query: dict[str, str]) -> list[str | tuple[str, int]]:
     return found
 
 
-def ask_redis(url: str, timeout: float = 2.0) -> Answer:
+def ask_redis(url: str) -> Answer:
     """Send AUTH, when the URL has a password, and PING."""
     try:
         parts, query = _parsed(url)
@@ -82,7 +83,7 @@ def ask_redis(url: str, timeout: float = 2.0) -> Answer:
         if password:
             commands.insert(0, ["AUTH", user, password] if user else ["AUTH", password])
         place = unquote(parts.path) if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
-        with _connected(place, timeout, tls=query if parts.scheme == "rediss" else None) as connection:
+        with _connected(place, tls=query if parts.scheme == "rediss" else None) as connection:
             connection.sendall(b"".join(_encoded(command) for command in commands))
             reply = b""
             while reply.count(b"\r\n") < len(commands) and (more := connection.recv(4096)):
@@ -103,18 +104,18 @@ def _parsed(url: str) -> tuple[SplitResult, dict[str, str]]:
     return parts, {name: values[-1] for name, values in parse_qs(parts.query).items()}
 
 
-def _connected(place: str | tuple[str, int], timeout: float, *, tls: dict[str, str] | None = None) -> socket.socket:
+def _connected(place: str | tuple[str, int], *, tls: dict[str, str] | None = None) -> socket.socket:
     """A socket to there; `tls`: encrypted, with what a URL says of it."""
     if isinstance(place, str):
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout)
+        connection.settimeout(_ANSWERS_WITHIN)
         try:
             connection.connect(place)
         except BaseException:
             connection.close()
             raise
         return connection
-    connection = socket.create_connection(place, timeout)
+    connection = socket.create_connection(place, _ANSWERS_WITHIN)
     if tls is not None:
         import ssl
 

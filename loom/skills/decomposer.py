@@ -52,7 +52,6 @@ async def make_plan(
     material: Material,
     provider: Provider,
     *,
-    agent_id: str | None = None,
     timeout: float = asking.TIMEOUT,
     noted: Noted | None = None,
 ) -> tuple[dict[str, Any], SkillRun]:
@@ -70,7 +69,6 @@ async def make_plan(
         material.inputs(),
         provider,
         check=check,
-        agent_id=agent_id,
         timeout=timeout,
         noted=noted,
     )

@@ -56,7 +56,7 @@ def place(found: Outline, unfolded: Collection[str] = ()) -> Placed:
     index = {one[0]: number for number, one in enumerate(tasks)}
     before = _before(found, tasks, index, into)
     states = [one[2] for one in tasks]
-    depth, last = _depths(before, [state in _FINISHED for state in states], [one[2] == "epic" for one in tasks])
+    depth, last = _depths(before, [state in _FINISHED for state in states])
     finished_columns = 1 + max((depth[n] for n, state in enumerate(states) if state in _FINISHED), default=-1)
     layers: dict[int, list[int]] = {}
     for number, state in enumerate(states):
@@ -121,9 +121,7 @@ def _before(
     return [list(sources) for sources in before]
 
 
-def _depths(
-    before: Sequence[Sequence[int]], finished: Sequence[bool], is_epic: Sequence[bool]
-) -> tuple[list[int], list[int]]:
+def _depths(before: Sequence[Sequence[int]], finished: Sequence[bool]) -> tuple[list[int], list[int]]:
     """For each node how many steps of its kind, finished or not, lead to it, and the last of them (-1: none). In a
     circle, which folding may make, some edge is passed over."""
     after: list[list[int]] = [[] for _ in before]

@@ -325,14 +325,14 @@ def page(value: object, most: int = PAGE) -> int:
     return _whole(value, "limit", 1, most, "Ask for fewer, and again for the rest.")
 
 
-def position(value: object, field: str = "until") -> Position:
+def position(value: object) -> Position:
     """The place of an event in the order of all."""
-    text = _string(value, field)
+    text = _string(value, "until")
     try:
         return Position.parse(text)
     except ValueError:
         _refuse(
-            field, f"{texts.quote(text, 40)} is the position of no event.", "Take it from an event, or leave it out."
+            "until", f"{texts.quote(text, 40)} is the position of no event.", "Take it from an event, or leave it out."
         )
 
 

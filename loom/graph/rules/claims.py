@@ -31,6 +31,7 @@ from loom.graph.store.transaction import Transaction
 
 _KEPT_BYTES = 8_000  # of an output that is in an event alone
 _SWEPT = 200  # tasks that one sweep takes of each kind
+_EXPIRED = "its lease expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,18 +226,18 @@ async def note_attempt(tx: Transaction, task_id: str, holder: Holder, data: Mapp
         tx.record_event(EventType.ATTEMPT_ENDED, task_id, agent=holder.agent, token=holder.token, data=data)
 
 
-async def lapse(tx: Transaction, task: Task, reason: str) -> Task:
-    """Takes a locked task back from a claim that ended by itself. The attempt stays counted, so that a task that kills
+async def lapse(tx: Transaction, task: Task) -> Task:
+    """Takes a locked task back from a claim whose lease is over. The attempt stays counted, so that a task that kills
     its agents becomes a dead letter in the end; not that of work which was sent back and nobody took up again."""
     landing = await leaving.landing_of(tx, task)
     if await leaving.is_refunded(tx, task, landing):
-        return await _lapsed(tx, task, reason, landing, attempt=max(task.attempt - 1, 0))
+        return await _lapsed(tx, task, _EXPIRED, landing, attempt=max(task.attempt - 1, 0))
     if task.attempt >= task.max_attempts:
-        await _leave(tx, task, reason)
+        await _leave(tx, task, _EXPIRED)
         return await _bury(
-            tx, replace(task, lapsed=True), f"{reason} in attempt {task.attempt} of {task.max_attempts}", None
+            tx, replace(task, lapsed=True), f"{_EXPIRED} in attempt {task.attempt} of {task.max_attempts}", None
         )
-    return await _lapsed(tx, task, reason, landing, attempt=task.attempt)
+    return await _lapsed(tx, task, _EXPIRED, landing, attempt=task.attempt)
 
 
 async def lapse_if_over(tx: Transaction, task_id: str) -> bool:
@@ -244,7 +245,7 @@ async def lapse_if_over(tx: Transaction, task_id: str) -> bool:
     found = (await store.lock(tx, [task_id])).get(task_id)
     if found is None or found.lease_expires_at is None or found.lease_expires_at > await store.now(tx):
         return False
-    await lapse(tx, found, "its lease expired")
+    await lapse(tx, found)
     return True
 
 
@@ -252,7 +253,7 @@ async def sweep(tx: Transaction) -> Swept:
     """Gives back claims whose lease is over, puts failed tasks whose retry is due into play, some of them at a time,
     and raises `project.complete` if every task is finished and it was not raised since. Rows that another sweep has
     locked are passed by."""
-    expired = [await lapse(tx, task, "its lease expired") for task in await store.expired_claims(tx, _SWEPT)]
+    expired = [await lapse(tx, task) for task in await store.expired_claims(tx, _SWEPT)]
     retried = []
     for task in await store.due_retries(tx, _SWEPT):
         again = await into_play(tx, task)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROOFS = 10  # that are shown with a task
 _HELD_UP = 2_000  # tasks that a dead one is told to hold up
 _BESIDE = 20  # blocked tasks beside one, of which is told what they wait for
-_NAMED = 5  # tasks that a name may stand for and are told
+_NAMED = 5  # tasks that are named of those that a name may stand for, or that are meant
 LONG = 20_000  # finished tasks, of which a project is a long one
 
 
@@ -323,13 +323,13 @@ async def results(connection: Connection, project_id: str, task_ids: Sequence[st
     ]
 
 
-async def ready_children(connection: Connection, project_id: str, epic_id: str, limit: int = 5) -> list[str]:
-    """Ids of claimable children of an epic."""
+async def ready_children(connection: Connection, project_id: str, epic_id: str) -> list[str]:
+    """Ids of claimable children of an epic, of many the first."""
     records = await connection.fetch(
         "select id from tasks where project_id = $1 and parent_id = $2 and status = 'pending' order by id limit $3",
         project_id,
         epic_id,
-        limit,
+        _NAMED,
     )
     return [record["id"] for record in records]
 

@@ -208,7 +208,6 @@ async def update_task_status(
     task: Task,
     status: TaskStatus,
     *,
-    context: str | None = None,
     output: str | None = None,
     **fields: Any,
 ) -> Task:
@@ -218,7 +217,7 @@ async def update_task_status(
         fields.setdefault("ready_at", None)
     if status is not TaskStatus.CLAIMED:
         fields |= {"lease_expires_at": None, "queued": False}
-    return await update_task(tx, replace(task, status=status, **fields), context=context, output=output)
+    return await update_task(tx, replace(task, status=status, **fields), output=output)
 
 
 async def reopen_task(tx: Transaction, task: Task, status: TaskStatus, waiting: int) -> Task:

@@ -141,7 +141,7 @@ async def read(
         [one["run"] for one in data if "run" in one],
         [event.task_id for event, _ in chosen if event.task_id],
     )
-    return [one for event, kind in chosen if (one := _MAKERS[kind or ""](event, still, config)) is not None]
+    return [one for event, kind in chosen if (one := _MAKERS[kind or ""](event, still)) is not None]
 
 
 def example() -> News:
@@ -164,7 +164,7 @@ def _kind(event: Event) -> str | None:
     return None
 
 
-def _escalation(event: Event, still: Standing, config: LoomConfig) -> News | None:
+def _escalation(event: Event, still: Standing) -> News | None:
     raised = still.escalations.get((event.data or {}).get("escalation", ""))
     if raised is None:  # it has been answered meanwhile
         return None
@@ -183,7 +183,7 @@ def _escalation(event: Event, still: Standing, config: LoomConfig) -> News | Non
     )
 
 
-def _confirm(event: Event, still: Standing, config: LoomConfig) -> News | None:
+def _confirm(event: Event, still: Standing) -> News | None:
     place, task_id = str(event.position), event.task_id or ""
     if target := still.landings.get(task_id):
         ways = (f"loom landing approve {task_id}", f"loom landing refuse {task_id} --note TEXT")
@@ -198,7 +198,7 @@ def _confirm(event: Event, still: Standing, config: LoomConfig) -> News | None:
     return News(place, "confirm", event.created_at, said, text, ways)
 
 
-def _complete(event: Event, still: Standing, config: LoomConfig) -> News:
+def _complete(event: Event, still: Standing) -> News:
     return News(str(event.position), "complete", event.created_at, "every task is done or cancelled")
 
 
