@@ -17,7 +17,7 @@ import re
 import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.git import Repository
 from loom.landing import places, refs
 from loom.landing.merging import is_ancestor
+from loom.landing.moving import mend, moving
 
 OWN = "loom/landed"
 """Loom's own branch, which work lands on where nobody names another one."""
@@ -105,6 +106,8 @@ class Target:
                 this repository.
             TargetHeldError: Loom's own was moved, and a checkout of it does not let it be put back.
         """
+        if self.places is not None:
+            await mend(self.repository, self.places)
         for _ in range(_TRIES):
             # In this order: what Loom moved it to was known before.
             stands, follows = await self._read()
@@ -271,7 +274,7 @@ class Target:
         if await checkout.text("rev-parse", "HEAD") != old:
             return False
         merge = ("merge", "--ff-only", "--no-squash", "--commit", "--no-autostash", "--no-overwrite-ignore", "--quiet")
-        said = await self._by_checkout(checkout, *merge, new)
+        said = await self._by_checkout(checkout, old, new, *merge, new)
         if said is not None and (await self._read())[0] == old:
             raise TargetHeldError(f"{self.name} is checked out in {checkout.work_tree}, where git refuses: {said}")
         return await self.contains(new)
@@ -280,7 +283,7 @@ class Target:
         """Puts it back where it is checked out; changes that are not committed stay, or git refuses."""
         if await checkout.text("rev-parse", "HEAD") != stands:
             return False
-        said = await self._by_checkout(checkout, "reset", "--quiet", "--keep", back)
+        said = await self._by_checkout(checkout, stands, back, "reset", "--quiet", "--keep", back)
         if said is not None:
             raise TargetHeldError(
                 f"Somebody moved {self.name}, and it is checked out in {checkout.work_tree}, where git refuses to put"
@@ -289,17 +292,21 @@ class Target:
             )
         return True
 
-    async def _by_checkout(self, checkout: Repository, *words: str) -> str | None:
-        """Has git change a checkout; what it says where it refuses."""
+    async def _by_checkout(self, checkout: Repository, old: str, new: str, *words: str) -> str | None:
+        """Has git move a checkout; what it says where it refuses. Killed on the way, it leaves the files as before."""
         until = time.monotonic() + _LOCKED_SECONDS
-        while True:
-            ended = await checkout.run(*words, accepted=(0, 1, 2, 128), timeout=_FILES_SECONDS, whole=True)
-            if ended.status == 0:
-                return None
-            said = ended.err.decode(errors="replace")
-            if ".lock': File exists" not in said or time.monotonic() > until:
-                return _sentence(said)
-            await asyncio.sleep(random.uniform(0.02, 0.5))
+        async with moving(checkout, self.ref, self.places, old, new) if self.places else nullcontext() as held:
+            fds = () if held is None else (held,)
+            while True:
+                ended = await checkout.run(
+                    *words, accepted=(0, 1, 2, 128), timeout=_FILES_SECONDS, whole=True, pass_fds=fds
+                )
+                if ended.status == 0:
+                    return None
+                said = ended.err.decode(errors="replace")
+                if ".lock': File exists" not in said or time.monotonic() > until:
+                    return _sentence(said)
+                await asyncio.sleep(random.uniform(0.02, 0.5))
 
 
 async def fit_name(repository: Repository, name: str) -> None:

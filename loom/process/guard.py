@@ -32,13 +32,13 @@ def members(mark: str, groups: Collection[int]) -> list[int]:
     if not mark or not (_PROC / "self" / "environ").exists():
         return [-group for group in groups if _signal(-group, 0)]
     wanted = f"\0{MARK}={mark}".encode()
-    return [pid for pid in _pids() if pid != os.getpid() and _belongs(pid, wanted, groups)]
+    return [pid for pid in processes() if pid != os.getpid() and _belongs(pid, wanted, groups)]
 
 
 def whose(fits: Callable[[Mapping[str, str]], bool]) -> list[int]:
     """The ids of the processes whose environment fits, this one and its parents left out; none without /proc."""
     spared = {os.getpid(), *parents()}
-    return [pid for pid in _pids() if pid not in spared and (found := environment_of(pid)) and fits(found)]
+    return [pid for pid in processes() if pid not in spared and (found := environment_of(pid)) and fits(found)]
 
 
 def parents(pid: int | None = None) -> list[int]:
@@ -77,7 +77,8 @@ def ending(find: Callable[[], list[int]], grace: float) -> Iterator[float]:
         pause = min(pause * 2, 0.1)
 
 
-def _pids() -> list[int]:
+def processes() -> list[int]:
+    """The ids of all processes; none without /proc."""
     with suppress(OSError):
         return [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208 - a name is all that is needed
     return []

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from loom.git import Repository
+from loom.process import guard
 
 ENV = {
     "PATH": "/usr/bin:/bin:/usr/local/bin",
@@ -68,3 +74,25 @@ class Place:
         git_dir = Path(self.git("rev-parse", "--absolute-git-dir"))
         common = Path(self.git("rev-parse", "--path-format=absolute", "--git-common-dir"))
         return Repository(self.top, git_dir, common)
+
+
+async def kill_git(word: str, after: float) -> None:
+    """Kills the git with this word in its command line, so many seconds after it has begun."""
+
+    def found() -> list[int]:
+        return [pid for pid in guard.processes() if _words(pid)[:1] == ["git"] and word in _words(pid)]
+
+    until = time.monotonic() + 30
+    while not (gits := found()):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(after)
+    for pid in gits:
+        with suppress(ProcessLookupError):  # it was quicker
+            os.kill(pid, signal.SIGKILL)
+
+
+def _words(pid: int) -> list[str]:
+    with suppress(OSError):  # it has ended meanwhile
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return []

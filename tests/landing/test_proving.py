@@ -23,10 +23,12 @@ from loom.graph.front import Loom
 from loom.graph.store import proofs
 from loom.graph.store.proofs import Proof
 from loom.landing import checks
+from loom.landing.checkout import Checkout
 from loom.landing.checks import Check
 from loom.landing.places import Lock, proving, state_dir
 from loom.landing.proving import TIMED_OUT, Prover
 from loom.landing.worktrees import Worktrees, tidy
+from tests.landing.place import Place, kill_git
 from tests.test_process import alive, until_there
 from tests.test_reaper import LEAVES_ONE
 
@@ -548,3 +550,34 @@ async def test_who_is_not_to_blame_for_a_setup_that_fails_is_not_blamed(
     proof = await run(prover, bad, "print('not reached')", base=base)
     assert (proof.exit_status, setups.read_text()) == (None, "xxx"), "its own, that of the base, and its own again"
     assert "The setup" in proof.tail
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1])
+@pytest.mark.parametrize("dies", [False, True], ids=["here", "with its process"])
+async def test_a_check_sees_all_files_of_its_commit_also_after_git_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float, dies: bool
+) -> None:
+    (tmp_path / "source").mkdir()
+    source = Place(tmp_path / "source")
+    source.git("init", "-q", "-b", "main")
+    first, second = (
+        source.commit(text, {f"d{n % 7}/f{n}.txt": f"{text} {n}\n" * 2_000 for n in range(300)}) for text in ("a", "b")
+    )
+    place = Checkout.take(tmp_path / "places", await source.repository())
+    await place.show(first, ())
+    showing = asyncio.create_task(place.show(second, ()))
+    with monkeypatch.context() as patch:
+        if dies:
+            patch.setattr(Checkout, "_anew", lambda self: asyncio.Event().wait())
+        await kill_git("--force", after)
+        if dies:
+            await asyncio.wait([showing], timeout=1)
+            showing.cancel()
+        await asyncio.wait([showing])
+    place.give_back()
+    place = Checkout.take(tmp_path / "places", await source.repository())
+    await place.show(second, ())
+    shown = {path.relative_to(place.tree): path.read_text() for path in place.tree.glob("d*/*")}
+    assert shown == {path.relative_to(source.top): path.read_text() for path in source.top.glob("d*/*")}
+    place.give_back()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loom.exceptions import CommandError, TargetError, TargetHeldError
-from loom.landing import refs
+from loom.landing import moving, refs
 from loom.landing.target import OWN, Known, Target, Tip
 from loom.landing.worktrees import Worktrees
-from tests.landing.place import ENV, Place
+from tests.landing.place import ENV, Place, kill_git
 
 
 async def known(tip: str | None = None, *intents: str) -> Known:
@@ -278,6 +279,96 @@ async def test_the_files_of_another_worktree_follow(place: Place, tmp_path: Path
     assert await target.move(old, landing(place, old))
     assert other.read("new.txt") == "new\n"
     assert not other.status()
+
+
+# --- where git is killed on the way -----------------------------------------------------------------------------------
+
+
+async def checked_out(place: Place, tmp_path: Path) -> tuple[Target, str, str]:
+    """A target that is checked out, from where and to where it is to be moved, which takes half a second."""
+    place.git("config", "filter.slow.smudge", "cat; sleep 0.15")
+    place.git("config", "filter.slow.clean", "cat")
+    slow = {".gitattributes": "m*.txt filter=slow\n"} | {f"m{n}.txt": f"{n}\n" for n in range(4)}
+    old = place.commit(
+        "before", slow | {"a.txt": "a\n" * 9, "gone.txt": "g", "turned/x": "x", "zz.txt": "z\n", "his": ""}
+    )
+    place.git("checkout", "-q", "--detach")
+    for name in ("gone.txt", "turned/x"):
+        (place.top / name).unlink()
+    (place.top / "turned").rmdir()
+    (place.top / "link").symlink_to("a.txt")
+    more = {f"m{n}.txt": f"{n} again\n" for n in range(4)}
+    new = place.commit(
+        "after", more | {"a.txt": "b\n" * 99, "deep/b.txt": "d", "last.txt": "l", "turned": "t", "zz.txt": "y"}
+    )
+    place.git("checkout", "-q", "main")
+    state = tmp_path / "state"
+    state.mkdir()
+    target = await Target.of(
+        replace(await place.repository(), trusted=frozenset({"filter.slow"})), "main", places=state
+    )
+    return target, old, new
+
+
+async def killed(target: Target, old: str, new: str, after: float) -> None:
+    """Moves it, and kills its git so many seconds after that has begun."""
+    move = asyncio.create_task(target.move(old, new))
+
+    await kill_git("--ff-only", after)
+    with pytest.raises(CommandError):
+        await move
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.3, 0.5])
+async def test_a_checkout_is_whole_again_when_git_was_killed_on_the_way(
+    place: Place, tmp_path: Path, after: float
+) -> None:
+    target, old, new = await checked_out(place, tmp_path)
+    place.write("his", "not committed\n")
+    await killed(target, old, new, after)
+    assert place.status().split() == ["M", "his"]
+    assert place.tip("main") == old
+    assert await target.move(old, new)
+    assert place.status().split() == ["M", "his"]
+    assert place.tip("main") == new
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
+async def test_a_successor_makes_a_checkout_whole_and_leaves_what_is_the_users(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that moved it has died too, and its user has gone on before anybody saw to it."""
+    target, old, new = await checked_out(place, tmp_path)
+
+    async def died(*_: object) -> bool:
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_made_whole", died)
+        await killed(target, old, new, 0.3)
+    assert (place.top / ".git" / "index.lock").exists()
+    assert len(place.status().splitlines()) > 2, "half of it is there"
+    place.write("a.txt", "his\n")
+    assert (await stands(target, old)).commit == old
+    assert place.read("a.txt") == "his\n"
+    assert place.status().split() == ["M", "a.txt"]
+    assert not (place.top / ".git" / "index.lock").exists()
+    place.git("checkout", "-q", "a.txt")
+    assert await target.move(old, new)
+
+
+async def test_what_a_git_that_works_there_holds_is_left_to_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, old, new = await checked_out(place, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_is_git_in", lambda pid, top: True)
+        await killed(target, old, new, 0.1)
+        assert (place.top / ".git" / "index.lock").exists()
+        with pytest.raises(CommandError, match="A git works in"):
+            await target.move(old, new)
+    assert await target.move(old, new)
 
 
 @pytest.mark.parametrize("what", ["changed", "staged", "untracked", "ignored", "merging", "index.lock"])

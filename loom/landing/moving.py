@@ -1,0 +1,278 @@
+"""What has begun to move the files of somebody's checkout, and what becomes of these where git was killed on the way.
+
+Git writes the files of a checkout first, then its index, and moves the branch last. Killed in between it leaves some
+files new, one cut off, some missing, and its locks, with which nobody can go on there. So it is written down before
+which checkout is moved, from where to where. Whoever finds that with nobody at it puts back the files that are as git
+leaves them on its way: missing, or the beginning of what it was to write. What a person has made of a file since then
+stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from loom.exceptions import CommandError
+from loom.git import Repository
+from loom.landing import places
+from loom.landing.places import Lock
+from loom.process import guard
+
+_RECORD_BYTES = 100_000
+_SECONDS = 600.0  # that somebody else may move a checkout, and for git to write its files
+_LIST_BYTES = 1_000_000_000  # of what git tells of all files
+_FILE_BYTES = 100_000_000  # of one
+_NONE = "000000"  # the mode of a file that is not there
+_LINK = "120000"
+_REPOSITORY = "160000"
+
+
+@asynccontextmanager
+async def moving(checkout: Repository, ref: str, state: Path, old: str, new: str) -> AsyncIterator[int]:
+    """While a checkout of a branch is moved. Yields a descriptor that the git which does it inherits, so that nobody
+    takes it for dead while it lives. Where git fails, the checkout is made whole at once.
+
+    Raises:
+        CommandError: somebody else moves one all the time, or works in one that must be made whole first.
+    """
+    lock = await Lock.wait(_file(checkout, state), _SECONDS)
+    if lock is None:
+        raise CommandError("Another process moves a checkout of this project, and does not end.", "Wait until it has.")
+    try:
+        if not await _made_whole(checkout, lock):
+            raise CommandError(
+                f"A git works in {checkout.work_tree}, where one was killed before.", "Let it end first."
+            )
+        _write(lock, _Move(str(checkout.work_tree), str(checkout.git_dir), ref, old, new))
+        try:
+            yield lock.fd
+        except CommandError:
+            await _made_whole(checkout, lock)
+            raise
+        _write(lock, None)
+    finally:
+        lock.let_go()
+
+
+async def mend(repository: Repository, state: Path) -> None:
+    """Makes the checkout whole that was being moved when git was killed, if there is one. Raises CommandError."""
+    path = _file(repository, state)
+    with suppress(FileNotFoundError):
+        if path.stat().st_size and (lock := Lock.take(path)) is not None:
+            try:
+                await _made_whole(repository, lock)
+            finally:
+                lock.let_go()
+
+
+# --- what is written down ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A checkout with its own git directory, the branch that it is of, and from which commit to which it is moved."""
+
+    work_tree: str
+    git_dir: str
+    ref: str
+    old: str
+    new: str
+
+    @classmethod
+    def read(cls, lock: Lock) -> Self | None:
+        """What the file says, None if nothing is under way."""
+        try:
+            told = json.loads(os.pread(lock.fd, _RECORD_BYTES, 0))
+            return cls(*(str(told[name]) for name in ("work_tree", "git_dir", "ref", "old", "new")))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+def _write(lock: Lock, move: _Move | None) -> None:
+    os.ftruncate(lock.fd, 0)
+    if move is not None:
+        os.pwrite(lock.fd, json.dumps(asdict(move)).encode(), 0)
+
+
+def _file(repository: Repository, state: Path) -> Path:
+    """The file that is held while a checkout of a repository is moved, and says which; empty while none is."""
+    digest = hashlib.sha256(os.fsencode(repository.common_dir or repository.work_tree)).hexdigest()
+    return state / f"moving.{digest[:16]}"
+
+
+# --- making it whole --------------------------------------------------------------------------------------------------
+
+
+async def _made_whole(repository: Repository, lock: Lock) -> bool:
+    """Puts back what a git that was killed has left half done, and forgets it. False while somebody works there, whom
+    that might disturb."""
+    move = _Move.read(lock)
+    if move is None:
+        return True
+    checkout = Repository(
+        Path(move.work_tree),
+        Path(move.git_dir),
+        repository.common_dir,
+        trusted=repository.trusted,
+        safe=repository.safe,
+    )
+    since = os.fstat(lock.fd).st_mtime_ns
+    if not await asyncio.to_thread(_unlocked, checkout, move.ref, since):
+        return False
+    if await _stands(checkout, move.old):
+        await _put_back(checkout, move, since, lock.fd)
+    _write(lock, None)
+    return True
+
+
+async def _stands(checkout: Repository, commit: str) -> bool:
+    """Whether a checkout is there, and still at a commit; if not, git had done its work, or somebody has gone on."""
+    if not checkout.work_tree.is_dir():
+        return False
+    found = await checkout.run("rev-parse", "--verify", "--quiet", "HEAD", accepted=(0, 1, 128))
+    return found.out.decode().strip() == commit
+
+
+def _unlocked(checkout: Repository, ref: str, since: int) -> bool:
+    """Removes the locks that have been left there since then. False while a git works in the checkout, whose they may
+    be."""
+    assert checkout.git_dir is not None
+    assert checkout.common_dir is not None
+    names = [checkout.git_dir / name for name in ("index.lock", "HEAD.lock", "ORIG_HEAD.lock")]
+    left = []
+    for path in (*names, checkout.common_dir / f"{ref}.lock"):
+        with suppress(FileNotFoundError):
+            if path.lstat().st_mtime_ns >= since:
+                left.append(path)
+    if left and any(_is_git_in(pid, checkout.work_tree) for pid in guard.processes()):
+        return False
+    for path in left:
+        places.remove(path)
+    return True
+
+
+def _is_git_in(pid: int, top: Path) -> bool:
+    with suppress(OSError):  # it has ended meanwhile, or is another user's
+        if Path(f"/proc/{pid}/comm").read_text().startswith("git"):
+            return Path(f"/proc/{pid}/cwd").readlink().is_relative_to(top)
+    return False
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+_Entry = tuple[str, str]
+"""The mode and the object of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A file that a move changes, and what it is on both sides; None where it is not there."""
+
+    path: str
+    before: _Entry | None
+    after: _Entry | None
+
+
+async def _put_back(checkout: Repository, move: _Move, since: int, fd: int) -> None:
+    """Has the index and the files be again what they were, where they are as git leaves them on its way."""
+    await checkout.run("update-index", "-q", "--refresh", accepted=(0, 1), pass_fds=(fd,), timeout=_SECONDS)
+    words = ("diff-tree", "-r", "-z", "--no-renames", "--raw", "--full-index", move.old, move.new)
+    changes = [*_changes(await _told(checkout, *words))]
+    staged = dict(_staged(await _told(checkout, "ls-files", "-s", "-z")))
+    differ = {*(await _told(checkout, "diff-files", "--name-only", "-z")).split("\0")}
+    ours = []
+    for one in changes:
+        now = staged.get(one.path)
+        if now is not None and one.path not in differ:  # the file is as the index says
+            left = now == one.after
+        else:
+            left = now in (one.before, one.after) and await _is_gits(checkout, move, one, since)
+        if left:
+            ours.append(one)
+    nothing = f"0 {'0' * len(move.old)}"
+    again = [one for one in ours if staged.get(one.path) != one.before]
+    lines = "".join(f"{' '.join(one.before) if one.before else nothing}\t{one.path}\0" for one in again)
+    await _given(checkout, lines, fd, "update-index", "-z", "--index-info")
+    for one in ours:
+        if one.before is None:
+            await asyncio.to_thread(_remove, checkout.work_tree, one.path)
+    paths = [one.path for one in ours if one.before is not None and _has_room(checkout.work_tree, one.path)]
+    lines = "".join(f"{path}\0" for path in paths)
+    await _given(checkout, lines, fd, "checkout-index", "--force", "--index", "--quiet", "-z", "--stdin")
+
+
+def _changes(listed: str) -> Iterator[_Change]:
+    fields = listed.split("\0")
+    for facts, path in zip(fields[::2], fields[1::2], strict=False):
+        mode, mode_after, object_, object_after, _ = facts.removeprefix(":").split(" ")
+        if _REPOSITORY not in (mode, mode_after):
+            before = None if mode == _NONE else (mode, object_)
+            yield _Change(path, before, None if mode_after == _NONE else (mode_after, object_after))
+
+
+def _staged(listed: str) -> Iterator[tuple[str, _Entry]]:
+    for facts, _, path in (line.partition("\t") for line in listed.split("\0") if line):
+        mode, object_, _ = facts.split(" ")
+        yield path, (mode, object_)
+
+
+async def _is_gits(checkout: Repository, move: _Move, change: _Change, since: int) -> bool:
+    """Whether a file is as git leaves it on its way from one side to the other: missing, or written since then and the
+    beginning of what it is on one of them."""
+    path = checkout.work_tree / change.path
+    try:
+        facts = path.lstat()
+        is_link = stat.S_ISLNK(facts.st_mode)
+        if stat.S_ISDIR(facts.st_mode):
+            return True  # which stays, unless it is empty by then
+        if facts.st_mtime_ns < since:
+            return False
+        there = os.fsencode(path.readlink()) if is_link else path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    for commit, entry in ((move.old, change.before), (move.new, change.after)):
+        if entry is not None and is_link == (entry[0] == _LINK):
+            words = ("cat-file", "blob", entry[1]) if is_link else ("cat-file", "--filters", f"{commit}:{change.path}")
+            if (await checkout.run(*words, out_bytes=_FILE_BYTES, timeout=_SECONDS)).out.startswith(there):
+                return True
+    return False
+
+
+def _remove(top: Path, name: str) -> None:
+    """Removes a file, and the directories that are empty then."""
+    with suppress(OSError):  # the first that is not empty
+        (top / name).unlink(missing_ok=True)
+        for one in Path(name).parents[:-1]:
+            (top / one).rmdir()
+
+
+def _has_room(top: Path, name: str) -> bool:
+    """Whether a file can be written there without anything else going away for it."""
+
+    def is_directory(path: Path) -> bool:
+        return path.is_dir() and not path.is_symlink()
+
+    above = [top / one for one in Path(name).parents[:-1]]
+    return not is_directory(top / name) and all(is_directory(one) for one in above if os.path.lexists(one))
+
+
+async def _told(checkout: Repository, *words: str) -> str:
+    ended = await checkout.run(*words, out_bytes=_LIST_BYTES, timeout=_SECONDS)
+    return ended.out.decode(errors="surrogateescape")
+
+
+async def _given(checkout: Repository, lines: str, fd: int, *words: str) -> None:
+    """Has git do something with these lines, if there are any; of single files it may fail."""
+    if lines:
+        text = lines.encode(errors="surrogateescape")
+        await checkout.run(*words, text=text, accepted=(0, 1, 128), pass_fds=(fd,), timeout=_SECONDS)
