@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom import replies, texts
 from loom.bus.events import EventType
-from loom.exceptions import AnswerError, InvalidInputError, PlanError, PlanNotFoundError
+from loom.exceptions import AnswerError, InvalidInputError, PlanError, PlanNotFoundError, TaskStateError
 from loom.graph import store
 from loom.graph.model import limits, plan
 from loom.graph.model.plan import Draft
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 SKILL = "decompose_project"
 IDS = "ids"  # in a stored answer; too many to be shown
 _ROWS = 200  # of tasks in an answer
+_REFUSED = "refused"  # the status in the answer to a plan that somebody said no to
 _PLAN_ID = re.compile(r"plan-[0-9a-f]{8}")
 
 
@@ -137,9 +138,16 @@ async def get(loom: Loom, plan_id: str) -> store.plans.Preview:
     return stored
 
 
+async def proposed(loom: Loom, limit: int = 20) -> list[store.plans.Proposal]:
+    """The plans that wait for a yes, the newest first."""
+    return await loom.look(lambda connection: store.plans.proposed(connection, loom.project_id, limit))
+
+
 async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
-    """The preview of a stored plan again, or the answer if it was written. Raises PlanNotFoundError."""
+    """The preview of a stored plan again, or the answer if it was written. Raises PlanNotFoundError, PlanError: it was
+    refused."""
     stored = await get(loom, plan_id)
+    _must_not_be_refused(stored)
     if stored.answer is not None:
         return _told(stored.answer)
     return {"plan_id": plan_id, "status": "preview", **preview(plan.read(stored.plan))}
@@ -149,10 +157,38 @@ async def confirm(loom: Loom, plan_id: str, *, agent_id: str | None = None) -> d
     """Writes a stored plan, checked again, in one transaction. A second time it returns the first answer.
 
     Raises:
-        PlanNotFoundError, PlanError: the project has changed so that the plan does not fit any more.
+        PlanNotFoundError, PlanError: it was refused, or the project has changed so that it does not fit any more.
     """
     answer = await loom.transact(await writing(loom, plan_id, loom.caller(agent_id)))
     return _told(answer)
+
+
+async def refuse(loom: Loom, plan_id: str, *, note: str = "", agent_id: str | None = None) -> None:
+    """Says no to a stored plan, with a note for whoever proposed it; it is not written any more.
+
+    Raises:
+        PlanNotFoundError, PlanError: it was refused before; TaskStateError: it is written.
+    """
+    plan_id, agent = _known(plan_id), loom.caller(agent_id)
+    said = limits.reason(note, "note") if note.strip() else ""
+
+    async def write(tx: Transaction) -> None:
+        stored = await store.plans.lock(tx, plan_id)
+        if stored is None:
+            raise _missing(plan_id)
+        _must_not_be_refused(stored)
+        if stored.answer is not None:
+            raise TaskStateError(f"{plan_id} is written already.", "Cancel the tasks that are not wanted.")
+        answer = replies.full(plan_id=plan_id, status=_REFUSED, by=agent, note=said or None)
+        await store.plans.applied(tx, plan_id, answer)
+
+    await loom.transact(write)
+
+
+def _must_not_be_refused(stored: store.plans.Preview) -> None:
+    if stored.answer is not None and stored.answer["status"] == _REFUSED:
+        why = f"{stored.answer['by']} has refused it{f': {note}' if (note := stored.answer.get('note')) else '.'}"
+        raise refusal([why], "Propose another one.")
 
 
 async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction], Awaitable[dict[str, Any]]]:
@@ -164,6 +200,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
         stored = await store.plans.lock(tx, plan_id)
         if stored is None:
             raise _missing(plan_id)
+        _must_not_be_refused(stored)
         if stored.answer is not None:
             return stored.answer
         await store.lock_graph(tx)  # of two plans with the same titles the second sees the first

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from urllib.parse import parse_qsl, quote
 
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from loom.exceptions import ConflictError, InvalidError, InvalidInputError, NotFoundError, TaskStateError
 from loom.graph.front import Loom
+from loom.skills import decomposer
 from loom.web.rendering import loom_of, page
 from loom.workflows import runs
 
@@ -47,11 +49,12 @@ async def create(request: Request) -> Response:
 
 
 async def act(request: Request) -> Response:
-    """One of the actions on one thing, named in the path."""
+    """One of the actions on one thing, named in the path, or by the button where a form has several."""
     name, target = request.path_params["action"], request.path_params["target"]
+    form = await read(request)
+    name = form.get("way", "") if name == "decide" else name
     if name not in ACTIONS:
         raise HTTPException(404)
-    form = await read(request)
     await ACTIONS[name](loom_of(request), target, form)
     return _back(request, form, name)
 
@@ -163,9 +166,24 @@ async def _edit(loom: Loom, target: str, form: Form) -> object:
 def _confirming(*, yes: bool) -> Action:
     async def confirm(loom: Loom, target: str, form: Form) -> object:
         await loom.permit("workflow.resume")
-        return await runs.confirm(loom, target, yes=yes, step_id=form.get("step") or None, note=form.get("note", ""))
+        run = await runs.confirm(loom, target, yes=yes, step_id=form.get("step") or None, note=form.get("note", ""))
+        if yes:
+            with suppress(ConflictError):  # somebody else carries it on
+                run = await runs.advance(loom, run.id)
+        return run
 
     return confirm
+
+
+async def _write(loom: Loom, target: str, form: Form) -> object:
+    await loom.permit("decompose")
+    return await decomposer.confirm(loom, target)
+
+
+async def _decline(loom: Loom, target: str, form: Form) -> object:
+    await loom.permit("decompose")
+    await decomposer.refuse(loom, target, note=form.get("note", ""))
+    return None
 
 
 ACTIONS: dict[str, Action] = {
@@ -184,6 +202,8 @@ ACTIONS: dict[str, Action] = {
     "reopen": _reopen,
     "yes": _confirming(yes=True),
     "no": _confirming(yes=False),
+    "write": _write,
+    "decline": _decline,
 }
 """Each action by the name that its form posts to."""
 

@@ -72,7 +72,7 @@ def board() -> Starlette:
         middleware=[Middleware(_Headers), Middleware(GZipMiddleware, minimum_size=_WORTH_PACKING, compresslevel=5)],
         exception_handlers={LoomError: _refused, HTTPException: _missing, 500: _broken},
     )
-    app.state.feeds = live.Feeds()
+    app.state.feeds, app.state.previews = live.Feeds(), {}
     return app
 
 

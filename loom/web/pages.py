@@ -16,8 +16,11 @@ from loom.graph.front import Loom
 from loom.graph.model import filters, limits
 from loom.graph.model.filters import Filter
 from loom.graph.model.task import Task
+from loom.graph.store import messages
 from loom.graph.store.landings import LandingState
 from loom.graph.store.listing import Found
+from loom.graph.store.messages import Message
+from loom.web import asked
 from loom.web.live import Feeds
 from loom.web.rendering import loom_of, page
 
@@ -47,6 +50,8 @@ async def now(request: Request) -> Response:
         section="now",
         since=since,
         glance=glance,
+        plans=await asked.plans(request, loom),
+        confirms=await asked.confirms(loom, glance.needs_you),
         outside={one.landing.task_id: one.landing.outside for one in landings.queue} if landings else {},
         landed=landings.landed[:_LANDED] if landings else [],
         finished=(await loom.find("status:done", limit=_LANDED)).tasks,
@@ -87,8 +92,8 @@ class Shown:
 
 async def board(request: Request) -> Response:
     """The tasks that a filter asks for, in columns by their state."""
-    loom, since, asked = loom_of(request), await cursor(request), request.query_params
-    words, lanes_by, only = asked.get("q", "").strip(), asked.get("by", ""), asked.get("only", "")
+    loom, since, query = loom_of(request), await cursor(request), request.query_params
+    words, lanes_by, only = query.get("q", "").strip(), query.get("by", ""), query.get("only", "")
     trouble, wanted = None, Filter()
     try:
         wanted = filters.parse(words)
@@ -165,8 +170,9 @@ _KIND = re.compile("[a-z_]{1,40}")
 async def events(request: Request) -> Response:
     """What happened, newest first, and who lands what."""
     loom, since = loom_of(request), await cursor(request)
-    found, asked = await _events(loom, request)
+    found, wanted = await _events(loom, request)
     landings = await loom.landings(limit=_GLANCE)
+    said = await _said(loom, found)
     return page(
         request,
         "events.html",
@@ -174,28 +180,49 @@ async def events(request: Request) -> Response:
         since=since,
         events=found,
         kinds=KINDS,
-        asked=asked,
+        asked=wanted,
         older=str(found[-1].position) if len(found) > _EVENTS else "",
         landings=landings,
-        raw={str(one.position): row(one) for one in found[:1]} if asked["at"] else {},
+        titles=await loom.titles([one.task_id for one in found if one.task_id is not None]),
+        said=said,
+        raw={str(one.position): row(one) | _message(one, said) for one in found[:1]} if wanted["at"] else {},
     )
 
 
 async def events_json(request: Request) -> Response:
-    """The same events as `loom watch --json` has them."""
-    found, _ = await _events(loom_of(request), request)
-    return JSONResponse({"events": [row(one) for one in found[:_EVENTS]]})
+    """The same events as `loom watch --json` has them, and with them the messages that they tell of."""
+    loom = loom_of(request)
+    found, _ = await _events(loom, request)
+    said = await _said(loom, found)
+    return JSONResponse({"events": [row(one) | _message(one, said) for one in found[:_EVENTS]]})
+
+
+async def _said(loom: Loom, found: Sequence[Event]) -> Mapping[int, Message]:
+    """The messages that events tell of, for whoever may read those of others."""
+    ids = [data["message"] for one in found if one.type in _TALK and (data := one.data or {}).get("message")]
+    if not ids or not loom.may("messages"):
+        return {}
+    return await loom.look(lambda connection: messages.by_id(connection, loom.project_id, ids))
+
+
+_TALK = (EventType.MESSAGE_SENT, EventType.TASK_NOTED)
+
+
+def _message(event: Event, said: Mapping[int, Message]) -> dict[str, object]:
+    """The message that an event tells of, whole."""
+    found = said.get((event.data or {}).get("message", 0)) if event.type in _TALK else None
+    return {} if found is None else {"message": replies.message(found)}
 
 
 async def _events(loom: Loom, request: Request) -> tuple[list[Event], dict[str, str]]:
     """The events that an address asks for, one more than a page has, and what it asks."""
-    asked = {name: request.query_params.get(name, "").strip() for name in ("at", "kind", "agent")}
-    kind = asked["kind"] if _KIND.fullmatch(asked["kind"]) else ""
+    wanted = {name: request.query_params.get(name, "").strip() for name in ("at", "kind", "agent")}
+    kind = wanted["kind"] if _KIND.fullmatch(wanted["kind"]) else ""
     types = [one for one in EventType if one.startswith(f"{kind}.")] if kind else []
     if kind and not types:
         raise InvalidInputError(f"No event is called {kind}.", f"Use one of {', '.join(KINDS)}.")
-    found = await loom.events(until=asked["at"] or None, types=types, agent=asked["agent"] or None, limit=_EVENTS + 1)
-    return found, asked
+    found = await loom.events(until=wanted["at"] or None, types=types, agent=wanted["agent"] or None, limit=_EVENTS + 1)
+    return found, wanted
 
 
 def row(event: Event) -> dict[str, object]:

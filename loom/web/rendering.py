@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -82,11 +83,29 @@ def _templates() -> Environment:
         finalize=_shown,
     )
     made.filters.update(
-        ago=_ago, moment=_moment, state=state, short=_short, pretty=_pretty, seconds=_seconds, past=_past
-    )
+        ago=_ago, moment=_moment, state=state, short=_short, pretty=_pretty, seconds=_seconds, past=_past, used=_used,
+        changes=_changes,
+    )  # fmt: skip
     made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID)
-    made.tests["text"] = lambda value: isinstance(value, str)
+    made.tests.update(text=lambda value: isinstance(value, str), texts=_are_texts, waves=_are_waves)
     return made
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def _are_waves(value: object) -> bool:
+    """Whether this is what a plan's preview has as its waves; a workflow may show whatever else."""
+    kinds = {"wave": int, "count": int, "tasks": list}
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(one, dict) and all(isinstance(one.get(name), kind) for name, kind in kinds.items())
+            for one in value
+        )
+    )
 
 
 def _anybody(agent: str) -> bool:
@@ -118,6 +137,27 @@ def span(length: timedelta) -> str:
 def _seconds(seconds: float) -> str:
     """A length of time, exact while it is short."""
     return f"{seconds:.1f} s" if seconds < 10 else span(timedelta(seconds=seconds))
+
+
+def _used(used: Mapping[str, Any]) -> str:
+    """What an attempt has used, as far as it is told."""
+    tokens = {"input_tokens": "in", "output_tokens": "out"}
+    told = [f"{used[name]:,} tokens {word}" for name, word in tokens.items() if isinstance(used.get(name), int)]
+    if isinstance(cost := used.get("cost_usd"), int | float):
+        told.append(f"${cost:,.2f}")
+    return " · ".join([*told, *([str(used["model"])] if used.get("model") else [])])
+
+
+def _changes(data: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The fields that an event says were changed, and how."""
+    found = []
+    for name, change in (data or {}).items():
+        if isinstance(change, Mapping):
+            parts = [f"{word} {', '.join(map(str, change[word]))}" for word in ("added", "removed") if change.get(word)]
+            if "from" in change or "to" in change:
+                parts.append(" → ".join(_short(str(change.get(side) or "nothing")) for side in ("from", "to")))
+            found += [(name, "; ".join(parts))] if parts else []
+    return found
 
 
 def _past(moment: datetime) -> bool:

@@ -32,7 +32,10 @@ SAID = {
     "edit": "Changed.",
     "note": "Kept.",
     "reopen": "It is done again.",
-    "yes": "Answered with yes.",
-    "no": "Answered with no.",
+    "yes": "Answered with yes; it went on.",
+    "no": "Answered with no; it has ended.",
+    "write": "The plan is written; work can begin.",
+    "decline": "Refused; whoever proposed it is told when he looks.",
+    "several": "Done with all of them.",
 }
 """What a page says after each, which is all that an address can make it say."""

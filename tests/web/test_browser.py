@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from loom.graph.front import Loom
+from loom.workflows import runs
 from tests.web.conftest import Board
+from tests.web.test_asked import asks as waits_for_a_yes
 from tests.web.test_board import asked
 
 playwright = pytest.importorskip("playwright.async_api", reason="without Playwright no browser is driven")
@@ -79,3 +81,12 @@ async def test_no_page_is_wider_than_a_telephone_and_the_graph_is_walked_by_keys
     await tab.locator("#chosen", has_text="Second").wait_for()
     await tab.keyboard.press("Enter")
     await tab.wait_for_url("**/tasks/*")
+
+
+async def test_each_button_of_a_form_does_what_it_says(web: Board, loom: Loom, tab: Any) -> None:
+    run_id = await waits_for_a_yes(loom)
+    await tab.goto(f"{web.address}/")
+    await tab.get_by_label("A note").fill("Not now.")
+    await tab.get_by_role("button", name="No", exact=True).click()
+    await tab.get_by_text("Answered with no").wait_for()
+    assert "Not now." in ((await runs.look(loom, run_id))[0].error or "")

@@ -164,3 +164,23 @@ async def inbox(
     )
     total = records[0]["total"] if records else 0
     return [Message.from_record(record) for record in records], total - len(records)
+
+
+async def thread(connection: Connection, project_id: str, thread_id: str, limit: int) -> list[Message]:
+    """What was written in a thread, but for a task's notes, the oldest first; of very many the newest."""
+    records = await connection.fetch(
+        f"select {_COLUMNS} from messages m where project_id = $1 and thread_id = $2 and recipient <> $2"
+        " order by m.id desc limit $3",
+        project_id,
+        thread_id,
+        limit,
+    )
+    return [Message.from_record(record) for record in reversed(records)]
+
+
+async def by_id(connection: Connection, project_id: str, ids: Sequence[int]) -> dict[int, Message]:
+    """Those of these messages that are there."""
+    records = await connection.fetch(
+        f"select {_COLUMNS} from messages m where project_id = $1 and id = any($2::bigint[])", project_id, list(ids)
+    )
+    return {record["id"]: Message.from_record(record) for record in records}

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom.graph.store.transaction import Transaction
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A stored plan; `answer` is what was said when it was written, None until then."""
+    """A stored plan; `answer` is what was said when it was written or refused, None until then."""
 
     id: str
     goal: str
@@ -54,6 +55,34 @@ async def get(connection: Connection, project_id: str, plan_id: str) -> Preview 
     return None if record is None else Preview.from_record(record)
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan that waits for a yes; `agent`: who proposed it, `created_at`: when."""
+
+    id: str
+    goal: str
+    agent: str
+    created_at: datetime
+
+
+async def proposed(connection: Connection, project_id: str, limit: int) -> list[Proposal]:
+    """The plans that were shown lately and neither written nor refused since, the newest first: of each goal the newest
+    one, and none that a workflow asks about itself."""
+    records = await connection.fetch(PROPOSED, project_id, _LATELY, limit)
+    return [Proposal(record["id"], record["goal"], record["agent"], record["created_at"]) for record in records]
+
+
+PROPOSED = """
+select p.id, p.goal, p.agent, p.created_at from plans p
+ where p.project_id = $1 and p.answer is null and p.created_at > loom_now() - make_interval(days => $2)
+   and not exists(select from plans n where n.project_id = $1 and n.goal = p.goal
+                     and (n.created_at, n.id) > (p.created_at, p.id))
+   and not exists(select from workflow_steps s where s.project_id = $1 and s.output ->> 'plan_id' = p.id)
+ order by p.created_at desc, p.id limit $3
+"""
+_LATELY = 7  # days
+
+
 async def lock(tx: Transaction, plan_id: str) -> Preview | None:
     """As `get`, locked: whoever comes second waits, and then sees what the first did."""
     await tx.connection.execute(
@@ -63,7 +92,7 @@ async def lock(tx: Transaction, plan_id: str) -> Preview | None:
 
 
 async def applied(tx: Transaction, plan_id: str, answer: Mapping[str, Any]) -> None:
-    """Notes that a locked plan was written, and what was said."""
+    """Notes that a locked plan was written or refused, and what was said."""
     await tx.connection.execute(
         "update plans set applied_at = loom_now(), answer = $3 where project_id = $1 and id = $2",
         tx.project_id,
