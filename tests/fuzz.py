@@ -1,10 +1,11 @@
-"""Calls at random, made up from the tools' own schemas, to a server over stdio, and lines that are no calls among them.
+"""Calls at random, made up from the tools' own schemas, to a server, and lines that are no calls among them.
 
-    uv run python -m tests.fuzz --seed 1 --calls 10000
+    uv run python -m tests.fuzz --seed 1 --calls 10000 --over stdio|hub|http
 
 Half of the calls are cancelled at random moments. All through it the process must live, every request be answered once
 (unless it was cancelled, which leaves that open), and nothing change over a call that is refused. At the end nobody
-holds a claim, every invariant holds, and the process has not grown. The same seed makes the same calls.
+holds a claim (over HTTP claims outlive whoever serves), every invariant holds, and the process has not grown. The same
+seed makes the same calls.
 """
 
 from __future__ import annotations
@@ -14,21 +15,28 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from loom import services
+from loom import bridge, services
 from loom.config import load_config
 from loom.graph.front import Loom
+from loom.hub import running
+from loom.hub.sessions import GRACE
 from tests import games
+from tests.mcp import posting
 from tests.mcp.stdio import Server, started
+
+Play = Callable[..., Awaitable[list[str]]]
 
 GROWTH = 1.05
 _TOGETHER = 8  # calls in flight
@@ -66,8 +74,7 @@ class Run:
 
     async def listen(self) -> None:
         """Takes in what the server says until it says no more."""
-        assert self.server.process.stdout is not None
-        while line := await self.server.process.stdout.readline():
+        while line := await self.server.written.readline():
             # What is not answered within the last thousand is not remembered.
             self.free = {number for number in self.free if number > self.last - 1_000}
             message = json.loads(line)
@@ -110,8 +117,16 @@ class Run:
             await asyncio.wait_for(self.heard.wait(), _PATIENCE)
 
 
-async def play(server: Server, database_url: str, seed: int, calls: int) -> list[str]:
-    """Makes so many calls to a server that was just started, and returns what is wrong. Afterwards it has left."""
+async def play(
+    server: Server, database_url: str, seed: int, calls: int, *, pid: int | None = None, held_for: float | None = 0.0
+) -> list[str]:
+    """Makes so many calls to a server that was just started, and returns what is wrong. Afterwards it has left.
+
+    Args:
+        pid: the process that does the work; default: that which was started.
+        held_for: seconds after the end for which claims may still be held; None: as long as their leases.
+    """
+    pid = pid or server.process.pid
     run = Run(server, random.Random(seed))
     await server.initialize()
     run.tools = (await server.ask("tools/list"))["result"]["tools"]
@@ -122,7 +137,7 @@ async def play(server: Server, database_url: str, seed: int, calls: int) -> list
     try:
         for turn in range(calls):
             if turn == calls // 5:
-                before = _memory(server)
+                before = _memory(pid)
             if turn % _LOOK_EVERY == 0:
                 await _look(run, connection)
             elif run.rng.random() < 0.1:
@@ -138,14 +153,12 @@ async def play(server: Server, database_url: str, seed: int, calls: int) -> list
             if server.process.returncode is not None:
                 return [*run.problems, f"the server has ended with {server.process.returncode} at call {turn}"]
         await run.settled()
-        if (after := _memory(server)) > before * GROWTH and calls >= 5_000:
+        if (after := _memory(pid)) > before * GROWTH and calls >= 5_000:
             run.problems.append(f"the process has grown from {before / 1e6:.0f} to {after / 1e6:.0f} MB")
-        assert server.process.stdin is not None
-        server.process.stdin.close()
-        await server.left()
-        if server.process.returncode != 0:
+        await server.leave()
+        if server.process.returncode not in (0, -signal.SIGTERM):
             run.problems.append(f"the server has left with {server.process.returncode}")
-        if held := await connection.fetchval(_HELD):
+        if held_for is not None and (held := await _held(connection, held_for)):
             run.problems.append(f"{held} claims have outlived a clean end")
     except TimeoutError:
         run.problems.append(f"no answer to {sorted(run.open)[:5]}")
@@ -156,10 +169,19 @@ async def play(server: Server, database_url: str, seed: int, calls: int) -> list
     return run.problems
 
 
+async def _held(connection: asyncpg.Connection[asyncpg.Record], seconds: float) -> int:
+    """How many claims are held, once there are none or so many seconds are over."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while await connection.fetchval(_HELD):  # noqa: ASYNC110 - the database says it no other way
+                await asyncio.sleep(1)
+    return int(await connection.fetchval(_HELD))
+
+
 async def _cancel(run: Run, number: int, after: float) -> None:
     await asyncio.sleep(after)
-    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}}
-    await run.send(json.dumps(message))
+    with suppress(ConnectionError):
+        await run.server.cancel(number)
 
 
 async def _look(run: Run, connection: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -267,10 +289,10 @@ async def _hostile(run: Run) -> None:
     await run.send(line, number, may_stay_away=not has_id)
 
 
-def _memory(server: Server) -> int:
+def _memory(pid: int) -> int:
     """Bytes of memory that the process has; 0 where the machine does not tell."""
     with suppress(OSError):
-        pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
@@ -278,7 +300,7 @@ def _memory(server: Server) -> int:
 # --- by hand --------------------------------------------------------------------------------------------------------
 
 
-async def _by_hand(seed: int, calls: int, place: Path) -> list[str]:
+async def _by_hand(seed: int, calls: int, over: str, place: Path) -> list[str]:
     project = place / "project"
     (project / ".loom").mkdir(parents=True)
     (project / ".loom" / "config.yaml").write_text(f"project_name: fuzz\nproject_id: {uuid.uuid4()}\n")
@@ -287,23 +309,56 @@ async def _by_hand(seed: int, calls: int, place: Path) -> list[str]:
     try:
         async with Loom(config, agent="judge") as loom:
             await loom.connect()
-            environment = {"LOOM_PROJECT_DIR": str(project), "LOOM_DATA_DIR": os.environ["LOOM_DATA_DIR"]}
-            async with started(**environment) as server:
-                problems = await play(server, services.endpoints(config).database_url, seed, calls)
+            problems = await _WAYS[over](loom, project, partial(play, seed=seed, calls=calls))
             return problems + [f"{one.rule}: {one.found}" for one in await loom.doctor() if not one.holds]
     finally:
+        await asyncio.to_thread(running.end, config)
         await asyncio.to_thread(services.down, config)
+
+
+async def _over_stdio(loom: Loom, project: Path, play: Play) -> list[str]:
+    async with started(LOOM_PROJECT_DIR=str(project), LOOM_DATA_DIR=os.environ["LOOM_DATA_DIR"]) as server:
+        return await play(server, services.endpoints(loom.config).database_url)
+
+
+async def _over_the_hub(loom: Loom, project: Path, play: Play) -> list[str]:
+    assert await asyncio.to_thread(running.start, loom.config)
+    pid = _pid_of_the_hub(loom)
+    environment = {"LOOM_PROJECT_DIR": str(project), "LOOM_DATA_DIR": os.environ["LOOM_DATA_DIR"]}
+    async with started("-m", "loom", "mcp", **environment, LOOM_MCP_HUB="auto") as server:
+        problems = await play(server, services.endpoints(loom.config).database_url, pid=pid, held_for=GRACE + _PATIENCE)
+    if _pid_of_the_hub(loom) != pid:
+        problems.append("the hub has ended")
+    return problems
+
+
+def _pid_of_the_hub(loom: Loom) -> int:
+    found = bridge.ask(str(running.root_of(loom.config)), "status")
+    if found is None:
+        return 0
+    found[0].close()
+    return int(found[1]["pid"])
+
+
+async def _over_http(loom: Loom, project: Path, play: Play) -> list[str]:
+    token = (await loom.add_token("w1", "admin")).secret
+    async with posting.started(project, token) as server:
+        return await play(server, services.endpoints(loom.config).database_url, held_for=None)
+
+
+_WAYS = {"stdio": _over_stdio, "hub": _over_the_hub, "http": _over_http}
 
 
 def main() -> int:
     """Reads the command line, plays once, and says what was wrong; exit status 1 if anything was."""
-    parser = argparse.ArgumentParser(description="Calls at random to the MCP server over stdio.")
+    parser = argparse.ArgumentParser(description="Calls at random to the MCP server.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--over", choices=tuple(_WAYS), default="stdio")
     chosen = parser.parse_args()
     with games.place("fuzz") as place:
         os.environ |= {"LOOM_DATA_DIR": str(place), "HOME": str(place)}
-        return games.conclude(asyncio.run(_by_hand(chosen.seed, chosen.calls, place)))
+        return games.conclude(asyncio.run(_by_hand(chosen.seed, chosen.calls, chosen.over, place)))
 
 
 if __name__ == "__main__":

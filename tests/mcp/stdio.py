@@ -20,6 +20,12 @@ class Server:
         self.process = process
         self._last = 0
 
+    @property
+    def written(self) -> asyncio.StreamReader:
+        """What it writes, line by line."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
     async def send(self, line: bytes) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line + b"\n")
@@ -27,9 +33,8 @@ class Server:
 
     async def answer(self, number: int) -> dict[str, Any]:
         """The answer to a request; notifications before it are passed by."""
-        assert self.process.stdout is not None
         while True:
-            line = await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)
+            line = await asyncio.wait_for(self.written.readline(), PATIENCE)
             message: dict[str, Any] = json.loads(line)
             assert message["jsonrpc"] == "2.0"
             if message.get("id") == number:
@@ -37,10 +42,9 @@ class Server:
 
     async def answers_until(self, number: int) -> dict[int, dict[str, Any]]:
         """All answers up to that of a request, by the ids of what they answer."""
-        assert self.process.stdout is not None
         found: dict[int, dict[str, Any]] = {}
         while number not in found:
-            message = json.loads(await asyncio.wait_for(self.process.stdout.readline(), PATIENCE))
+            message = json.loads(await asyncio.wait_for(self.written.readline(), PATIENCE))
             if "method" not in message:
                 found[message["id"]] = message
         return found
@@ -75,6 +79,12 @@ class Server:
             return {"error": result["content"][0]["text"]}
         reply: dict[str, Any] = result["structuredContent"]
         return reply
+
+    async def leave(self) -> None:
+        """Has the process end as its client does it, and waits for that."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        await self.left()
 
     async def left(self) -> None:
         """Waits for the process to end."""
