@@ -251,11 +251,12 @@ class Guard:
         scope.setdefault("state", {}).update(loom=loom, code=partial(self.code, token))
         project.users += 1
         answered = _Answered(send)
-        serving = asyncio.create_task(self._behind(scope, _replayed(body, receive), answered))
+        serving = asyncio.create_task(self._behind(scope, replayed(body, receive), answered))
+        leaving = asyncio.create_task(_left(receive))
         try:
-            held = await self._while_admitted(token, serving)
+            held = await self._while_admitted(token, serving, leaving)
         finally:
-            await end([serving])
+            await end([serving, leaving])
             project.users -= 1
             await loom.close()
         if not held and not answered.begun:
@@ -265,10 +266,15 @@ class Guard:
         with calling(Caller({})):  # whoever calls has nothing of this process's environment
             await self._app(scope, receive, send)
 
-    async def _while_admitted(self, token: AccessToken, serving: asyncio.Task[None]) -> bool:
-        """Waits for an answer; false where the token does not hold any more, and it is to be cut off."""
+    async def _while_admitted(
+        self, token: AccessToken, serving: asyncio.Task[None], leaving: asyncio.Task[None]
+    ) -> bool:
+        """Waits for an answer, as long as there is somebody to hear it; false where the token does not hold any more,
+        and it is to be cut off."""
         while not serving.done():
-            await asyncio.wait([serving], timeout=_LOOK_AGAIN)
+            await asyncio.wait([serving, leaving], timeout=_LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done() and not serving.done():
+                return True
             with suppress(UnavailableError):  # the database may be back for the next look
                 if not serving.done() and not await self._still_admitted(token):
                     return False
@@ -324,7 +330,7 @@ def _shown(headers: Headers) -> str:
     return token.strip()
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """A request that was read, and after it whatever else comes, which is that the client has gone."""
     whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -332,6 +338,13 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return whole.pop() if whole else await receive()
 
     return replay
+
+
+async def _left(receive: Receive) -> None:
+    """Waits until the client of a request that was read has gone. As over a pipe, he has then called it off: a claim
+    that nobody hears of is given back."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Answered:

@@ -28,8 +28,9 @@ from loom.graph.front import Loom
 from loom.graph.rules.claims import Outcome
 from loom.graph.store.tokens import AccessToken
 from loom.hub import api
-from loom.hub.guard import Addresses, Guard
+from loom.hub.guard import Addresses, Guard, replayed
 from loom.hub.projects import OpenProject, Projects
+from loom.mcp import lines
 from loom.mcp.server import serving, shared
 from loom.web.app import board
 from loom.wording import Shell, Words
@@ -214,12 +215,21 @@ async def _metrics(request: Request) -> Response:
 
 
 class _Mcp:
-    """The MCP server, each request for the front that the guard brought."""
+    """The MCP server, each request for the front that the guard brought. What is no message is answered as over a
+    pipe."""
 
     def __init__(self, app: Starlette) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "POST":
+            message = await receive()  # the guard has read it whole
+            fault = lines.parsed(message["body"].decode("utf-8", "replace"))
+            if isinstance(fault, lines.Fault) and fault.answer is not None:
+                told = fault.answer.model_dump_json(by_alias=True, exclude_unset=True)
+                await Response(told, 400, media_type="application/json")(scope, receive, send)
+                return
+            receive = replayed(message["body"], receive)
         with serving(_Call(scope["state"]["loom"])):
             await self._app(scope, receive, send)
 

@@ -101,7 +101,7 @@ def _refusal(line: str, *, broken: bool) -> Fault:
         return Fault(None)
     if broken:
         return Fault(failure(types.PARSE_ERROR, f"Parse error: {_JSON}", request_id))
-    why = "Batches are not taken; send each message on a line of its own." if isinstance(read, list) else _SHAPE
+    why = "Batches are not taken; send each message by itself." if isinstance(read, list) else _SHAPE
     return Fault(failure(types.INVALID_REQUEST, f"Invalid request: {why}", request_id))
 
 
@@ -110,7 +110,7 @@ def _too_long(head: bytearray) -> Fault:
     return Fault(failure(types.INVALID_REQUEST, why, _id_of(_text(head[:_HEAD]), None)))
 
 
-_JSON = "A line is one JSON value: texts of whole characters, numbers of up to 4,300 digits, up to 200 levels."
+_JSON = "A message is one JSON value: texts of whole characters, numbers of up to 4,300 digits, up to 200 levels."
 _SHAPE = 'A request is {"jsonrpc": "2.0", "id": a number or text, "method": a text, "params": an object}.'
 
 

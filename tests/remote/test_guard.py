@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route
@@ -24,6 +25,8 @@ from loom.hub import guard, listener
 from loom.hub.guard import PROBES, Addresses
 from loom.hub.listener import Place, application, refuse_open
 from loom.hub.projects import Projects
+from tests.graph.conftest import Rival
+from tests.graph.conftest import rival as rival
 from tests.remote.conftest import PATIENCE, Serve, Served
 
 Clock = Callable[[float], Awaitable[None]]
@@ -259,6 +262,45 @@ async def test_requests_of_one_token_are_bounded(served: Served, monkeypatch: py
         assert await status(served, await served.token("bob", "reader")) == 200
         await asyncio.gather(*waiting)
     assert await status(served, token) == 200
+
+
+async def test_who_hangs_up_has_called_off_what_he_asked_for(
+    served: Served, rival: Rival, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_AT_ONCE", 1)
+    made = await served.loom.create("a task")
+    await rival.execute("lock table tasks in share mode")  # a claim waits for it
+    token = await served.token()
+    async with served.http(token) as client:
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.post("/api/claim", json={}, timeout=2)
+    await rival.commit()
+    async with asyncio.timeout(PATIENCE):
+        while await status(served, token) == 429:  # noqa: ASYNC110 - only its answers say so
+            await asyncio.sleep(0.1)
+    task = (await served.loom.get(made.id)).task
+    assert (task.status, task.attempt) == ("pending", 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "number"),
+    [
+        ('{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": {"a": "\\ud83e"}}', -32700, 7),
+        ('{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": ' + "[" * 300 + "]" * 300 + "}", -32700, 7),
+        ('{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": [1]}', -32600, 7),
+        ('{"jsonrpc": "2.0", "id": {}, "method": "ping"}', -32600, None),
+        ('[{"jsonrpc": "2.0", "id": 7, "method": "ping"}]', -32600, None),
+        ("null", -32600, None),
+    ],
+)
+async def test_who_sends_what_is_no_message_is_answered_under_its_id(
+    served: Served, body: str, code: int, number: int | None
+) -> None:
+    async with served.http(await served.token(), accept="application/json") as client:
+        answer = await client.post("/mcp", content=body, headers={"content-type": "application/json"})
+    told = answer.json()
+    assert (answer.status_code, told["error"]["code"], told["id"]) == (400, code, number)
+    assert "validation error" not in told["error"]["message"]
 
 
 @pytest.mark.parametrize(
