@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
+from pydantic import TypeAdapter
 
 from loom import bridge
 from loom.background import Backoff
@@ -16,12 +17,28 @@ from loom.exceptions import ConfigError, ServersError
 from loom.remote import codec
 from loom.texts import shorten
 
+T = TypeVar("T")
+
 _CONNECT = 10.0  # seconds
 _ANSWER = 60.0  # seconds beside those that a call asks to wait
 _PATIENCE = 60.0  # seconds that a server may be away before a call that may be repeated fails
 _PAUSES = (0.25, 5.0)  # seconds between two tries: at first, at most
 _AWAY = frozenset({502, 503, 504})  # what a proxy says while nobody is behind it
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a server says of itself and of who calls."""
+
+    project_id: str
+    principal: str
+    claim_ttl_seconds: float
+    deadline_seconds: float
+
+
+_GREETING = TypeAdapter(Greeting)
+_CODE = TypeAdapter(dict[str, str])
 
 
 class Client:
@@ -52,14 +69,15 @@ class Client:
         """Gives the connections back."""
         await self._http.aclose()
 
-    async def greeting(self) -> dict[str, Any]:
+    async def greeting(self) -> Greeting:
         """What the server says of itself and of who calls. Raises LoomError."""
-        found: dict[str, Any] = json.loads(await self._asked("GET", "", None, _ANSWER, repeatable=True))
-        return found
+        data = await self._asked("GET", "", None, _ANSWER, repeatable=True)
+        return self._read("a greeting", lambda: _GREETING.validate_json(data))
 
     async def code(self) -> str:
         """A code for one use, within a minute, that lets a browser into the board. Raises LoomError."""
-        return str(json.loads(await self._asked("POST", "/enter", None, _ANSWER, repeatable=True))["code"])
+        data = await self._asked("POST", "/enter", None, _ANSWER, repeatable=True)
+        return self._read("a request for a link", lambda: _CODE.validate_json(data)["code"])
 
     async def call(
         self, operation: str, arguments: Mapping[str, Any], *, waits: float = 0.0, repeatable: bool = False
@@ -75,12 +93,16 @@ class Client:
         """
         body = codec.sent(operation, arguments)
         data = await self._asked("POST", f"/{operation}", body, waits + _ANSWER, repeatable=repeatable)
+        return self._read(operation, lambda: codec.answered(operation, data))
+
+    def _read(self, what: str, read: Callable[[], T]) -> T:
+        """What an answer says. Raises ServersError where it is none that Loom gives."""
         try:
-            return codec.answered(operation, data)
-        except ValueError:
+            return read()
+        except (ValueError, KeyError):
             raise ServersError(
-                f"{self.url} answers {operation} in a way that this Loom does not know.",
-                "Have the server and this machine run the same version of Loom.",
+                f"{self.url} answers {what} in a way that this Loom does not know.",
+                "Look whether the URL is right, and have the server and this machine run the same version of Loom.",
             ) from None
 
     async def _asked(self, method: str, path: str, body: object, timeout: float, *, repeatable: bool) -> bytes:
@@ -91,7 +113,7 @@ class Client:
                 answer = await self._http.request(
                     method, f"{self.url}/api{path}", json=body, timeout=httpx2.Timeout(timeout, connect=_CONNECT)
                 )
-                if answer.status_code not in _AWAY or codec.refused(_read(answer)) is not None:
+                if answer.status_code not in _AWAY or codec.refused(answer.content) is not None:
                     return self._judged(answer)
                 again, why = repeatable, f"status {answer.status_code}"
             except httpx2.ConnectError as error:
@@ -109,17 +131,10 @@ class Client:
         """The body of an answer. Raises what it refuses with."""
         if answer.status_code == 200:
             return answer.content
-        error = codec.refused(_read(answer))
+        error = codec.refused(answer.content)
         if error is None:
             raise ConfigError(
                 f"{self.url} answers with status {answer.status_code}, which no server of Loom does here.",
                 "Look whether the URL is right.",
             )
         raise error
-
-
-def _read(answer: httpx2.Response) -> object:
-    try:
-        return answer.json()
-    except ValueError:
-        return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 import loom
 from loom import exceptions, texts
@@ -103,11 +105,17 @@ def refusal(error: LoomError) -> dict[str, Any]:
     return {"error": {**told, "data": exceptions.as_data(error)}}
 
 
-def refused(found: object) -> LoomError | None:
-    """The error that JSON tells of; None where it tells of none."""
+def refused(body: bytes) -> LoomError | None:
+    """The error that a body tells of; None where it tells of none that this Loom could have."""
+    try:
+        found = from_json(body)
+    except ValueError:
+        return None
     match found:
         case {"error": {"data": {"error": str(), "cause": _, "next_step": _} as data}}:
-            return exceptions.from_data(data)
+            with suppress(TypeError, ValueError, AttributeError, KeyError):
+                return exceptions.from_data(data)
+    match found:
         case {"error": {"code": str(code), "cause": str(cause)}}:
             return ServersError(f"{cause} ({code})")
     return None

@@ -27,19 +27,27 @@ def token_for(url: str) -> str:
     """The token to show the server at this URL.
 
     Raises:
-        TokenError: there is none.
+        TokenError: there is none, or what there is cannot be one.
         ConfigError: the file cannot be read, or others can read it too.
     """
-    if given := secret(caller.environ(), "LOOM_TOKEN")[0].strip():
-        return given
+    given, name = secret(caller.environ(), "LOOM_TOKEN")
+    if given.strip():
+        return _sendable(given.strip(), name)
     for line in _lines():
         words = line.split()
         if len(words) == 2 and words[0].rstrip("/") == url.rstrip("/"):
-            return words[1]
+            return _sendable(words[1], str(path()))
     raise TokenError(
         f"There is no access token for {url}.",
         f"Put yours into LOOM_TOKEN, or a line with the URL and the token into {path()}.",
     )
+
+
+def _sendable(token: str, where: str) -> str:
+    """A token that a header can carry. Raises TokenError."""
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise TokenError(f"What {where} has is no access token.", "Copy the token anew, as it was shown.")
+    return token
 
 
 def _lines() -> list[str]:

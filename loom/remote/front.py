@@ -23,7 +23,7 @@ from loom.graph.rules.claims import Swept, Terms
 from loom.graph.session import Session
 from loom.ids import TASK_ID
 from loom.remote import codec
-from loom.remote.client import Client
+from loom.remote.client import Client, Greeting
 from loom.remote.credentials import token_for
 
 T = TypeVar("T")
@@ -53,19 +53,20 @@ class Remote(Loom):
         self.principal = None  # the server asks whether something may be done
         self._client = Client(config.server.url, token_for(config.server.url))
         self._given = agent or config.agent_id
-        self._greeted: dict[str, Any] = {}
+        self._greeted: Greeting | None = None
         self._session = Session(limits.agent_name(self._given) if self._given else "")
         self._never = asyncio.Event()
 
     @property
     def project_id(self) -> str:  # type: ignore[override]
         """The id of the project that the token is for; known once connected."""
-        return str(self._greeted.get("project_id", ""))
+        return self._greeted.project_id if self._greeted else ""
 
     @property
     def names_begin(self) -> str:
         """As the front's, for the principal of the token."""
-        return f"{self._greeted['principal']}/"
+        assert self._greeted is not None, "it is connected"
+        return f"{self._greeted.principal}/"
 
     @property
     def committed(self) -> asyncio.Event:
@@ -84,8 +85,8 @@ class Remote(Loom):
     async def connect(self) -> None:
         """Asks the server who it is, and who calls. Raises TokenError, ServersError."""
         self._greeted = await self._client.greeting()
-        self._session.agent = self._given or str(self._greeted["principal"])
-        self._terms = Terms(float(self._greeted["claim_ttl_seconds"]), float(self._greeted["deadline_seconds"]))
+        self._session.agent = self._given or self._greeted.principal
+        self._terms = Terms(self._greeted.claim_ttl_seconds, self._greeted.deadline_seconds)
 
     async def close(self) -> None:
         """Gives the connections back."""

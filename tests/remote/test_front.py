@@ -16,6 +16,7 @@ from loom.exceptions import (
     ClaimConflictError,
     ConfigError,
     ForbiddenError,
+    LoomError,
     NotFromAfarError,
     ServersError,
     TaskNotFoundError,
@@ -217,6 +218,13 @@ def test_a_token_is_found_for_its_server_alone(monkeypatch: pytest.MonkeyPatch) 
     assert credentials.token_for(url) == "loom_now"
 
 
+@pytest.mark.parametrize("token", ["tökén", "loom_a\nhost: evil", "Bearer loom_x", "loom_\x1bx"])
+def test_what_no_header_can_carry_is_no_token(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOM_TOKEN", token)
+    with pytest.raises(TokenError, match="What LOOM_TOKEN has is no access token"):
+        credentials.token_for("https://loom.example.org")
+
+
 def test_a_token_does_not_travel_in_the_clear() -> None:
     with pytest.raises(ConfigError, match="is not https"):
         client.Client("http://loom.example.org", "loom_x")
@@ -313,6 +321,40 @@ async def test_a_server_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ServersError, match="does not answer"):
         await remote.connect()
     await remote.close()
+
+
+_DATA = '{"error": {"code": "x", "cause": "away", "data": {"error": "TokenError", "cause": null, "next_step": 7}}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, b"<html>", "in a way that this Loom does not know"),
+        (200, b"{}", "in a way that this Loom does not know"),
+        (200, b"[]", "in a way that this Loom does not know"),
+        (200, b"\xff", "in a way that this Loom does not know"),
+        (200, b"[" * 100_000, "in a way that this Loom does not know"),
+        (200, b'{"project_id": 7, "principal": null}', "in a way that this Loom does not know"),
+        (404, b"[" * 100_000, "status 404"),
+        (404, b"\xff", "status 404"),
+        (500, _DATA.encode(), "away"),
+    ],
+)
+async def test_what_is_no_server_of_looms_is_told(
+    status: int, body: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d X\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body)
+        writer.close()
+
+    monkeypatch.setenv("LOOM_TOKEN", "loom_x")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as strange:
+        host, port = strange.sockets[0].getsockname()
+        remote = Remote(LoomConfig(server=ServerConfig(f"http://{host}:{port}")))
+        with pytest.raises(LoomError, match=told):
+            await remote.connect()
+        await remote.close()
 
 
 async def test_workers_work_from_afar_without_the_database(
