@@ -33,6 +33,12 @@ def read(path: Path, most: int, within: Path | None = None) -> bytes:
     return data
 
 
+def opened(path: Path) -> BinaryIO:
+    """Opens a regular file of the user's own, of any size, to be read."""
+    with _opened(path, None) as file:
+        return os.fdopen(os.dup(file), "rb")
+
+
 def read_beginning(path: Path, most: int, within: Path | None = None) -> bytes:
     """The first bytes of a regular file, at most so many; `within`: as in `read`."""
     with _opened(path, within) as file:

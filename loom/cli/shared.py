@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Reply = Mapping[str, Any]
 
 _JSON = "loom.json"
+_TEXT_BYTES = 2**30  # of a file, which may be a whole project
 
 
 class Command(click.Command):
@@ -80,7 +82,10 @@ def json_option(name: str, what: str) -> Callable[[F], F]:
 def read_text(name: str) -> str:
     """The text of a file, or of standard input for `-`. Raises InvalidInputError."""
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+            data = file.read(_TEXT_BYTES + 1)
+        if len(data) > _TEXT_BYTES:
+            raise InvalidInputError(f"{name} is larger than {_TEXT_BYTES // 2**20} MiB.", "Give less at a time.")
         return data.decode("utf-8-sig")
     except OSError as error:
         raise InvalidInputError(f"{name} cannot be read: {error.strerror}.", "Name a file that is there.") from None

@@ -352,7 +352,7 @@ class _Reader:
 @contextmanager
 def _opened(path: Path) -> Iterator[_Reader]:
     try:
-        file = path.open("rb")
+        file = files.opened(path)
     except OSError as error:
         raise BackupError(f"{path} cannot be read: {error.strerror}.", "Name a file that is there.") from None
     with file, gzip.GzipFile("", "rb", fileobj=file) as unpacked:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from loom.cli import shared
 from loom.cli.commands import SECTIONS
 from loom.cli.commands import cli as group
+from loom.exceptions import InvalidInputError
 from tests.cli.conftest import Cli
 from tests.cli.test_errors import NOT_FOR_PEOPLE
 
@@ -79,3 +81,9 @@ def test_whatever_is_wrong_is_told_in_the_words_of_the_command_line(cli: Cli, be
                 assert not NOT_FOR_PEOPLE.search(result.err), (shown, result.err)
                 if result.code in (1, 2) and result.err:
                     assert "\nnext: " in result.err, (shown, result.err)
+
+
+def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_TEXT_BYTES", 2**20)
+    with pytest.raises(InvalidInputError, match="/dev/zero is larger than 1 MiB"):
+        shared.read_text("/dev/zero")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -271,6 +272,12 @@ async def ask_nothing(url: str) -> None:
     assert await ask(url, "select nspname from pg_namespace where nspname like 'loom_restore%'") == []
     if (await ask(url, "select to_regclass('projects') as there"))[0]["there"]:
         assert await ask(url, "select id from projects") == []
+
+
+async def test_nobody_waits_for_a_backup_that_is_no_file(config: LoomConfig, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b")
+    with pytest.raises(BackupError, match="it is no regular file"):
+        await restore(config, tmp_path / "b")
 
 
 async def test_a_newer_a_foreign_and_a_torn_file_are_refused(
