@@ -133,5 +133,10 @@ def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for one in rows:
-        values = (one.get(column, "") for column in _COLUMNS)
-        writer.writerow("; ".join(value) if isinstance(value, list) else one_line(str(value)) for value in values)
+        writer.writerow(_cell(one.get(column, "")) for column in _COLUMNS)
+
+
+def _cell(value: object) -> str:
+    """A value as a program for tables shows it: what would be a formula there is a text."""
+    text = one_line("; ".join(value) if isinstance(value, list) else str(value))
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

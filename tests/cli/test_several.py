@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 
 from tests.cli.conftest import Cli
@@ -24,6 +26,12 @@ def test_several_are_changed_and_listed_at_once(cli: Cli) -> None:
     assert rows[0] == "id,status,priority,title,holder,labels,age,done_at,waits_for,reason"
     assert len(rows) == 4
     assert cli("search", "task", "--ids").out.count("loom-") == 3
+
+
+def test_no_text_of_a_task_is_a_formula_in_a_table(cli: Cli) -> None:
+    cli.ok("create", "-", stdin='=HYPERLINK("https://evil.example")\n+1\n@SUM(A1)\n-2+3\n2 = 2\n')
+    titles = [row["title"] for row in csv.DictReader(io.StringIO(cli("list", "--csv").out))]
+    assert sorted(titles) == sorted(('\'=HYPERLINK("https://evil.example")', "'+1", "'@SUM(A1)", "'-2+3", "2 = 2"))
 
 
 def test_a_task_is_put_off_and_brought_back(cli: Cli) -> None:
