@@ -260,7 +260,7 @@ def _looked_through(top: Path, paths: Sequence[str]) -> tuple[list[str], dict[st
                 continue
             if facts.st_size > LARGEST:
                 large.append(path)
-            elif count := _markers(file.read_bytes()):
+            elif count := _markers(read(file, LARGEST, top)):
                 marked[path] = count
         except OSError:  # deleted, which is work too
             continue

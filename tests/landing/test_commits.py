@@ -507,3 +507,12 @@ async def test_a_full_disk_is_no_fault_of_the_agents(agent: Agent) -> None:
     (agent.main.top / ".git" / "objects").rmdir()
     moved.rename(objects)
     await agent.good()
+
+
+def test_nothing_outside_of_the_worktree_is_looked_through(tmp_path: Path) -> None:
+    top, outside = tmp_path / "top", tmp_path / "outside"
+    for place in (top, outside):
+        place.mkdir()
+        (place / "a").write_text("<<<<<<< mine\n")
+    (top / "led").symlink_to(outside)
+    assert commits._looked_through(top, ["a", "led/a"]) == ([], {"a": 1})
