@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
+from starlette.types import ASGIApp
 
 from loom.config import LoomConfig, ServerConfig
 from loom.graph.front import Loom
@@ -62,12 +63,15 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(config: LoomConfig, port: int = 0, **place: Any) -> AsyncIterator[int]:
-    """Serves on a port of this machine, as another process would."""
+async def serving(
+    config: LoomConfig, port: int = 0, *, before: Callable[[ASGIApp], ASGIApp] = lambda app: app, **place: Any
+) -> AsyncIterator[int]:
+    """Serves on a port of this machine, as another process would. `before`: puts something before all of it."""
     projects = Projects()
     listener = bound_socket(Place("127.0.0.1", port))
     port = listener.getsockname()[1]
     made = server(projects, config, Place("127.0.0.1", port, **place), port)
+    made.config.app = before(made.config.app)  # type: ignore[arg-type]
     running = asyncio.create_task(_run(made, listener))
     try:
         async with asyncio.timeout(PATIENCE):
