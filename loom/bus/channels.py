@@ -70,6 +70,11 @@ def workflow_channel(project_id: str) -> str:
     return _name(project_id, "workflows")
 
 
+def tokens_channel(project_id: str) -> str:
+    """Pub/sub: access tokens were revoked."""
+    return _name(project_id, "tokens")
+
+
 def everything(project_id: str) -> str:
     """Pattern: all names of one project, glob characters escaped."""
     return _name(project_id, "*")

@@ -55,3 +55,8 @@ def send_agent_message(project_id: str, message_id: int, sender: str, recipient:
 def publish_workflow(project_id: str, facts: Mapping[str, Any]) -> Notice:
     """Says that a workflow's run went on."""
     return Notice(channels.workflow_channel(project_id), json.dumps(facts, ensure_ascii=False))
+
+
+def publish_revocation(project_id: str) -> Notice:
+    """Says that access tokens were revoked; which, whoever hears it looks up."""
+    return Notice(channels.tokens_channel(project_id), "{}")

@@ -15,6 +15,8 @@ INNER = frozenset(
         "close",
         "connect",
         "end_session",
+        "enter",
+        "entry_code",
         "join_trace",
         "look",
         "mirror_position",
@@ -28,6 +30,7 @@ INNER = frozenset(
         "take_up",
         "transact",
         "until_renewal",
+        "visitor",
     }
 )
 """What no principal calls: what a process does for itself, and what the layers above do once they were permitted to."""

@@ -12,8 +12,8 @@ from starlette.routing import BaseRoute, Route
 
 from loom import bridge, texts
 from loom.exceptions import InternalError, InvalidInputError, LoomError, PageNotFoundError
-from loom.hub.guard import status_of
 from loom.remote import codec
+from loom.web.statuses import status_of
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -50,7 +50,7 @@ async def _greeting(request: Request) -> Response:
 
 async def _enter(request: Request) -> Response:
     """A code for one use, which lets a browser in as who calls."""
-    return JSONResponse({"code": request.state.code()})
+    return JSONResponse({"code": await request.state.code()})
 
 
 async def _operate(request: Request) -> Response:

@@ -2,16 +2,16 @@
 
 Nothing behind it is reached without an access token that holds, or a browser's cookie that stands for one. Each request
 is looked at anew, in the database that all replicas share, so that a token that is revoked is over everywhere with the
-next request; one that goes on for long is looked at again meanwhile. What stands behind finds in `request.state.loom` a
-front of the token's project that acts for its principal.
+next request. What goes on then is cut off: at once where Redis tells of it, else within five seconds. What stands
+behind finds in `request.state.loom` a front of the token's project that acts for its principal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,24 +26,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from loom import texts
 from loom.background import end
 from loom.caller import Caller, calling
-from loom.exceptions import (
-    BusyError,
-    ConflictError,
-    ForbiddenError,
-    InvalidInputError,
-    LoomError,
-    NotFoundError,
-    TokenError,
-    UnavailableError,
-)
+from loom.exceptions import BusyError, ForbiddenError, InvalidInputError, LoomError, TokenError, UnavailableError
 from loom.graph.model import limits
 from loom.graph.model.principals import Principal
 from loom.remote import codec
-from loom.web.entry import Entries, once_more
+from loom.web.entry import once_more
+from loom.web.statuses import status_of
 
 if TYPE_CHECKING:
     from loom.graph.store.tokens import AccessToken
-    from loom.hub.projects import OpenProject
+    from loom.hub.team import Team
 
 BODY_BYTES = 16 * 2**20
 """The most that one request may bring."""
@@ -60,16 +52,10 @@ _BODIES_BYTES = 64 * 2**20  # of all requests that are being read
 _BODY_WITHIN = 30.0  # seconds for a body to come
 _TAKEN_WITHIN = 30.0  # seconds for a client to take what it is sent
 _AT_ONCE = 64  # requests of one token
-_LOOK_AGAIN = 5.0  # seconds between two looks at the token of a request that goes on
+_LOOK_AGAIN = 5.0  # seconds between two looks at the tokens of requests that go on, where nothing is told of them
 _CLIENT = 100  # characters of what a client calls itself
+_LOG = logging.getLogger(__name__)
 _TOKEN = re.compile(rb"loom_[0-9a-f]{12}_|(?:^|&)(?:access_)?token=", re.IGNORECASE)
-_STATUS: tuple[tuple[type[LoomError], int], ...] = (
-    (TokenError, 401),
-    (ForbiddenError, 403),
-    (NotFoundError, 404),
-    (ConflictError, 409),
-    (UnavailableError, 503),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +88,18 @@ class Guard:
         self,
         app: ASGIApp,
         addresses: Addresses,
-        admitted: Callable[[str, str], Awaitable[AccessToken | None]],
-        still_admitted: Callable[[AccessToken], Awaitable[bool]],
-        project: Callable[[AccessToken], Awaitable[OpenProject]],
-        ready: Callable[[], Awaitable[bool]],
+        team: Team,
     ) -> None:
         """
         Args:
             app: what stands behind the guard.
             addresses: under which names it is reached.
-            admitted: gives the token for what somebody shows and the name of his program; None where it does not hold.
-            still_admitted: whether a token still holds.
-            project: opens the project of a token.
-            ready: whether this process can serve.
+            team: whom it lets in.
         """
-        self._app, self._addresses, self._ready = app, addresses, ready
+        self._app, self._addresses, self._team = app, addresses, team
         self._secure = any(one.startswith("https:") for one in addresses.origins)
-        self._admitted, self._still_admitted, self._project = admitted, still_admitted, project
-        self._entries: Entries[AccessToken] = Entries()
         self._reading = 0  # bytes of bodies
-        self._going: dict[str, int] = {}  # requests, by the token's id
+        self._going: dict[str, _Going] = {}  # by the token's id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,7 +109,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["path"] in PROBES:
-            well = scope["path"] == "/livez" or await self._ready()
+            well = scope["path"] == "/livez" or await self._team.ready()
             await _answer(send, 200 if well else 503, b"", b"text/plain")
             return
         try:
@@ -154,42 +132,39 @@ class Guard:
             return
         client = texts.shorten(texts.one_line(headers.get("user-agent", "")), _CLIENT)
         token = await self._known(scope, headers, client)
-        going = self._going.get(token.id, 0)
-        if going >= _AT_ONCE:
-            raise _RefusedError(429, BusyError(f"{going} requests of this token go on already.", "Wait a while."))
-        self._going[token.id] = going + 1
+        going = self._going.setdefault(token.id, _Going(token))
+        if going.requests >= _AT_ONCE:
+            raise _RefusedError(429, BusyError(f"{going.requests} requests of this token go on.", "Wait a while."))
+        going.requests += 1
         body = b""
         try:
             body = await self._body(headers, receive)
-            await self._serve(token, client, scope, body, receive, send)
+            await self._serve(going, client, scope, body, receive, send)
         finally:
             self._reading -= len(body)
-            self._going[token.id] -= 1
-            if not self._going[token.id]:
+            going.requests -= 1
+            if not going.requests:
                 del self._going[token.id]
 
     async def _known(self, scope: Scope, headers: Headers, client: str) -> AccessToken:
         """The token that a request shows, or that its cookie stands for. Raises TokenError, ForbiddenError."""
+        cookie = HTTPConnection(scope).cookies.get(_COOKIE, "")
         if "authorization" in headers:
-            token = await self._admitted(_shown(headers), client)
-        elif (known := self._entries.who(HTTPConnection(scope).cookies.get(_COOKIE, ""))) is not None:
+            token = await self._team.admitted(_shown(headers), client)
+        elif cookie:
             if scope["method"] not in _LOOKS and "origin" not in headers:
                 raise ForbiddenError("That did not come from a page of this board.", _ADDRESS)
-            token = known[1] if await self._still_admitted(known[1]) else None
+            token = await self._team.visitor(cookie)
         else:
             raise TokenError("Nobody comes in here without an access token.", f"{_SEND} {_ASK}")
         if token is None:
             raise TokenError("The access token is not known here, is over, or was revoked.", _ASK)
         return token
 
-    def code(self, token: AccessToken) -> str:
-        """A code that lets a browser in once, within a minute, as who has this token."""
-        return self._entries.code(None, token)
-
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Gives a browser a cookie for its code."""
         self._judge_address(scope, Headers(scope=scope))
-        cookie = self._entries.admit(HTTPConnection(scope).query_params.get("code", ""))
+        cookie = await self._team.enter(HTTPConnection(scope).query_params.get("code", ""))
         if cookie is None:
             raise TokenError("This link was used already, or is older than a minute.", "Have another one made.")
         entered = RedirectResponse("/", 303, {"cache-control": "no-store"})
@@ -199,10 +174,11 @@ class Guard:
     def _judge_address(self, scope: Scope, headers: Headers) -> None:
         """Refuses what a browser was led to from elsewhere, and a token where everybody's logs have it."""
         if _TOKEN.search(scope["query_string"]) or _TOKEN.search(scope.get("raw_path") or b""):
-            raise InvalidInputError(
+            error: LoomError = InvalidInputError(
                 "A token does not belong into a URL, where logs and histories keep it.",
                 "Revoke it, and send another one as `Authorization: Bearer`.",
             )
+            raise _RefusedError(400, error)
         host = headers.get("host", "").lower()
         if host not in self._addresses.hosts:
             error = ForbiddenError(f"{texts.quote(texts.shorten(host, 100))} is not where this server is.", _ADDRESS)
@@ -241,45 +217,71 @@ class Guard:
             raise
         return bytes(body)
 
-    async def _serve(
-        self, token: AccessToken, client: str, scope: Scope, body: bytes, receive: Receive, send: Send
-    ) -> None:
-        project = await self._project(token)
+    async def _serve(self, going: _Going, client: str, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        token, project = going.token, self._team.project()
         # A page that is kept open is no sign of life of the agent that is called as its principal is.
         agent = None if "authorization" in Headers(scope=scope) else limits.board_agent(token.name)
         loom = project.front.beside(agent=agent, principal=Principal(token.name, token.role, client))
-        scope.setdefault("state", {}).update(loom=loom, code=partial(self.code, token))
+        scope.setdefault("state", {}).update(loom=loom, code=partial(self._team.code, token))
         project.users += 1
         answered = _Answered(send)
         serving = asyncio.create_task(self._behind(scope, replayed(body, receive), answered))
         leaving = asyncio.create_task(_left(receive))
+        going.answers.add(serving)
         try:
-            held = await self._while_admitted(token, serving, leaving)
+            if not going.is_over:
+                await asyncio.wait([serving, leaving], return_when=asyncio.FIRST_COMPLETED)
+            was_left = not serving.done()
         finally:
+            going.answers.discard(serving)
             await end([serving, leaving])
             project.users -= 1
             await loom.close()
-        if not held and not answered.begun:
+        if going.is_over and not answered.begun:
             raise TokenError("The access token does not hold any more.", _ASK)
+        if not was_left and not going.is_over:
+            serving.result()
 
     async def _behind(self, scope: Scope, receive: Receive, send: Send) -> None:
         with calling(Caller({})):  # whoever calls has nothing of this process's environment
             await self._app(scope, receive, send)
 
-    async def _while_admitted(
-        self, token: AccessToken, serving: asyncio.Task[None], leaving: asyncio.Task[None]
-    ) -> bool:
-        """Waits for an answer, as long as there is somebody to hear it; false where the token does not hold any more,
-        and it is to be cut off."""
-        while not serving.done():
-            await asyncio.wait([serving, leaving], timeout=_LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED)
-            if leaving.done() and not serving.done():
-                return True
-            with suppress(UnavailableError):  # the database may be back for the next look
-                if not serving.done() and not await self._still_admitted(token):
-                    return False
-        serving.result()
-        return True
+    async def watch(self) -> None:
+        """Cuts off, for ever, what goes on for tokens that do not hold any more."""
+        while True:
+            try:
+                async with self._team.revocations() as revoked:
+                    while True:
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(revoked.wait(), _LOOK_AGAIN)
+                        revoked.clear()
+                        await self._cut_off()
+            except UnavailableError:  # the database may be back for the next look
+                await asyncio.sleep(_LOOK_AGAIN)
+            except Exception:
+                _LOG.exception("Tokens could not be looked at")
+                await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _cut_off(self) -> None:
+        if going := list(self._going.values()):
+            holding = await self._team.still_admitted([one.token for one in going])
+            for one in going:
+                if one.token.id not in holding:
+                    one.end()
+
+
+class _Going:
+    """What goes on for one token: how many requests, and those that are being answered. `is_over`: it holds no more."""
+
+    def __init__(self, token: AccessToken) -> None:
+        self.token, self.requests, self.is_over = token, 0, False
+        self.answers: set[asyncio.Task[None]] = set()
+
+    def end(self) -> None:
+        """The token does not hold any more."""
+        self.is_over = True
+        for answer in self.answers:
+            answer.cancel()
 
 
 class _RefusedError(Exception):
@@ -299,11 +301,6 @@ def _too_large() -> _RefusedError:
     return _RefusedError(
         413, InvalidInputError(f"A request brings at most {BODY_BYTES // 2**20} MiB.", "Send less at a time.")
     )
-
-
-def status_of(error: LoomError) -> int:
-    """The status that tells of an error."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
 
 
 async def refuse(send: Send, status: int, error: LoomError) -> None:

@@ -22,14 +22,15 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from loom.background import end
 from loom.config import LoomConfig
-from loom.exceptions import ConfigError, LoomError, ServersError, TokenError
+from loom.exceptions import ConfigError, ServersError, TokenError
 from loom.graph.front import Loom
 from loom.graph.rules.claims import Outcome
-from loom.graph.store.tokens import AccessToken
 from loom.hub import api
 from loom.hub.guard import Addresses, Guard, replayed
-from loom.hub.projects import OpenProject, Projects
+from loom.hub.projects import Projects
+from loom.hub.team import Team
 from loom.mcp import lines
 from loom.mcp.server import serving, shared
 from loom.web.app import board
@@ -40,7 +41,6 @@ _HEAD_BYTES = 32 * 1024  # of a request's line and headers
 _HEAD_WITHIN = 10.0  # seconds for them to come
 _KEPT = 20  # seconds that a connection is kept for another request
 _ENDS_WITHIN = 2  # seconds for what goes on when the server is told to end
-_READY_WITHIN = 2.0  # seconds for the database to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,60 +62,22 @@ class Place:
         return self.public_url or f"{'https' if self.certificate else 'http'}://{host}:{self.port}"
 
 
-class Team:
-    """One project, for whoever has a token of it. What its checks are, and who is told of it, stands in its
-    configuration, which no other project of the database shares."""
-
-    def __init__(self, config: LoomConfig, projects: Projects) -> None:
-        self._config, self._projects = config, projects
-
-    @property
-    def own(self) -> Loom:
-        """The front of the project where the server runs. Raises ProjectNotFoundError."""
-        return self._projects.project(self._config).front
-
-    async def admitted(self, secret: str, client: str) -> AccessToken | None:
-        """See `Loom.admitted`. The token of another project is none here."""
-        token = await self.own.admitted(secret, client)
-        return token if token is not None and token.project_id == self._config.project_id else None
-
-    async def still_admitted(self, token: AccessToken) -> bool:
-        """See `Loom.still_admitted`."""
-        return await self.own.still_admitted(token)
-
-    async def project(self, token: AccessToken) -> OpenProject:
-        """The project of a token that was admitted."""
-        return self._projects.project(self._config)
-
-    async def ready(self) -> bool:
-        """Whether the database answers."""
-        try:
-            async with asyncio.timeout(_READY_WITHIN):
-                await self.own.since(0)
-        except (LoomError, TimeoutError):
-            return False
-        return True
-
-
 def application(projects: Projects, config: LoomConfig, addresses: Addresses) -> Guard:
     """All that is served, behind the guard."""
-    team = Team(config, projects)
     mcp = shared(scoped=True).http_app("/mcp", stateless_http=True, json_response=True, host_origin_protection=False)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with mcp.lifespan(mcp):
-            yield
+            watching = asyncio.create_task(guard.watch())
+            try:
+                yield
+            finally:
+                await end([watching])
 
     routes = [Route("/mcp", _Mcp(mcp)), Route("/metrics", _metrics), *api.routes(), Mount("/", board())]
-    return Guard(
-        Starlette(routes=routes, lifespan=lifespan),
-        addresses,
-        team.admitted,
-        team.still_admitted,
-        team.project,
-        team.ready,
-    )
+    guard = Guard(Starlette(routes=routes, lifespan=lifespan), addresses, Team(config, projects))
+    return guard
 
 
 async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) -> None:

@@ -21,19 +21,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from loom.exceptions import (
-    ConflictError,
-    ForbiddenError,
-    InternalError,
-    InvalidError,
-    InvalidInputError,
-    LoomError,
-    NotFoundError,
-    PageNotFoundError,
-    UnavailableError,
-)
+from loom.exceptions import InternalError, InvalidInputError, LoomError, PageNotFoundError
 from loom.web import actions, graph, live, pages, task
 from loom.web.rendering import page
+from loom.web.statuses import status_of
 
 _LOG = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
@@ -76,20 +67,10 @@ def board() -> Starlette:
     return app
 
 
-_STATUS: tuple[tuple[type[LoomError], int], ...] = (
-    (ForbiddenError, 403),
-    (NotFoundError, 404),
-    (ConflictError, 409),
-    (UnavailableError, 503),
-    (InvalidError, 422),
-)
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     """What Loom refuses, or cannot do now, on a page of its own."""
     assert isinstance(error, LoomError)
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
-    return page(request, "trouble.html", code=status, error=error)
+    return page(request, "trouble.html", code=status_of(error), error=error)
 
 
 async def _missing(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -24,7 +25,7 @@ from loom.graph.front import Loom
 from loom.graph.model.principals import NEEDS, Principal, Role
 from loom.graph.model.task import TaskStatus
 from loom.graph.rules.proofs import Proven
-from loom.graph.store import proofs
+from loom.graph.store import entries, proofs
 from loom.graph.store.tokens import AccessToken
 from tests.conftest import Opener
 
@@ -300,10 +301,10 @@ async def test_a_token_is_admitted_until_it_is_over_or_revoked(loom: Loom, clock
         other.secret[:18] + made.secret[18:],
     ):
         assert await loom.admitted(wrong, "") is None
-    assert await loom.still_admitted(made.token)
+    assert await loom.still_admitted([made.token, other.token]) == {made.token.id, other.token.id}
     await clock(3601)
     assert await loom.admitted(made.secret, "") is None
-    assert not await loom.still_admitted(made.token)
+    assert await loom.still_admitted([made.token, other.token]) == {other.token.id}
     assert [one.name for one in await loom.revoke_tokens("bob")] == ["bob"]
     assert await loom.revoke_tokens("bob") == []
     assert await loom.admitted(other.secret, "") is None
@@ -330,6 +331,54 @@ async def test_the_last_use_of_a_token_is_noted_and_not_with_each_call(loom: Loo
     await clock(61)
     await admitted(loom, made.secret, "tests/2")
     assert (await loom.tokens())[0].last_used_at > first.last_used_at  # type: ignore[operator]
+
+
+async def test_a_browsers_code_is_for_one_use_and_its_cookie_holds_while_it_comes(
+    loom: Loom, clock: Clock, pool: Pool
+) -> None:
+    token = (await loom.add_token("ann", "planner")).token
+    code, late = await loom.entry_code(token), await loom.entry_code(token)
+    cookies = await asyncio.gather(*(loom.enter(code) for _ in range(5)))
+    (cookie,) = [one for one in cookies if one is not None]
+    assert await loom.visitor(cookie) == token
+    for wrong in ("", "x", code, "\udc00"):
+        assert (await loom.enter(wrong), await loom.visitor(wrong)) == (None, None)
+    await clock(61)
+    assert await loom.enter(late) is None
+    kept = json.dumps([str(dict(row)) for row in await pool.fetch("select * from browser_entries")])
+    assert not any(one in kept for one in (code, cookie))
+    for _ in range(3):
+        await clock(6 * 86400)
+        assert await loom.visitor(cookie) is not None
+    await clock(8 * 86400)
+    assert await loom.visitor(cookie) is None
+
+
+async def test_a_cookie_does_not_outlive_its_token(loom: Loom, clock: Clock) -> None:
+    revoked, over = (await loom.add_token("ann", "reader")).token, await loom.add_token("bob", "reader", seconds=3600)
+    cookies = [await loom.enter(await loom.entry_code(one)) or "" for one in (revoked, over.token)]
+    assert [(await loom.visitor(one) or revoked).name for one in cookies] == ["ann", "bob"]
+    await loom.revoke_tokens("ann")
+    await clock(3601)
+    assert [await loom.visitor(one) for one in cookies] == [None, None]
+
+
+async def test_browsers_of_one_token_are_bounded_and_push_out_nobody_elses(
+    loom: Loom, clock: Clock, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "_EACH", 3)
+    ann, eve = [(await loom.add_token(name, "reader")).token for name in ("ann", "eve")]
+    cookie = await loom.enter(await loom.entry_code(ann)) or ""
+    for _ in range(6):
+        await loom.enter(await loom.entry_code(eve))
+        await loom.entry_code(eve)
+        await clock(1)
+    left = await pool.fetch("select is_code, count(*) from browser_entries where token_id = $1 group by 1", eve.id)
+    assert {row["is_code"]: row["count"] for row in left} == {False: 2, True: 3}, "and room for one cookie more"
+    assert await loom.visitor(cookie) is not None
+    await clock(8 * 86400)
+    await loom.entry_code(ann)
+    assert await pool.fetchval("select count(*) from browser_entries") == 1, "what is over goes"
 
 
 async def test_what_is_no_token(loom: Loom) -> None:

@@ -8,7 +8,7 @@ import re
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from loom.config import LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import ConfigError
 from loom.graph.front import Loom
-from loom.hub import guard, listener
+from loom.hub import guard, listener, team
 from loom.hub.guard import PROBES, Addresses
 from loom.hub.listener import Place, application, refuse_open
 from loom.hub.projects import Projects
@@ -41,7 +41,7 @@ async def status(
         error = answer.json()["error"]
         assert error["code"]
         assert error["cause"]
-        assert answer.headers["connection"] == "close" or answer.status_code in (400, 404)
+        assert answer.headers["connection"] == "close" or answer.status_code in (404, 422)
     return answer.status_code
 
 
@@ -102,21 +102,70 @@ async def test_the_token_of_another_project_is_none_here(served: Served, pool: P
         assert await status(served, stranger, "GET", path) == 401, path
 
 
+async def cut_off(secret: str, revoke: Callable[[], Awaitable[Any]], *replicas: Served) -> None:
+    """Has a token revoked while long answers go on, and waits until they are cut off."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(each.http(secret)) for each in replicas]
+        waiting = [asyncio.create_task(client.post("/api/wait", json={"timeout": 60})) for client in clients]
+        await asyncio.sleep(1)
+        assert not any(one.done() for one in waiting)
+        await revoke()
+        async with asyncio.timeout(PATIENCE):
+            assert [(await one).status_code for one in waiting] == [401] * len(waiting)
+
+
 async def test_what_is_revoked_is_over_on_all_replicas_also_what_goes_on(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "_LOOK_AGAIN", 0.2)
+    monkeypatch.setattr(guard, "_LOOK_AGAIN", 3600.0)
     one, two = await serve(), await serve()
     secret = await one.token("ann", "reader")
-    async with one.http(secret) as client:
-        waiting = asyncio.create_task(client.post("/api/wait", json={"timeout": 60}))
-        await asyncio.sleep(0.5)
-        assert not waiting.done()
-        await one.loom.revoke_tokens("ann")
-        assert await status(one, secret) == 401
-        assert await status(two, secret) == 401
-        async with asyncio.timeout(10):
-            assert (await waiting).status_code == 401
+    await cut_off(secret, lambda: one.loom.revoke_tokens("ann"), one, two)
+    assert [await status(each, secret) for each in (one, two)] == [401, 401]
+
+
+async def test_what_goes_on_is_cut_off_soon_where_nobody_tells_of_a_revocation(
+    serve: Serve, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_LOOK_AGAIN", 0.2)
+    served = await serve()
+    secret = await served.token("ann", "reader")
+    await cut_off(secret, lambda: pool.execute("update access_tokens set revoked_at = loom_now()"), served)
+
+
+async def test_a_body_that_is_long_on_its_way_comes_too_late_for_a_revoked_token(served: Served) -> None:
+    token = await served.token("ann", "planner")
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"title": "x"}'
+    writer.write(head(served, token, f"Content-Length: {len(body)}", path="/api/create") + body[:5])
+    await asyncio.sleep(0.5)
+    await served.loom.revoke_tokens("ann")
+    await asyncio.sleep(0.5)
+    writer.write(body[5:])
+    async with asyncio.timeout(PATIENCE):
+        assert b" 401 " in await reader.readline()
+    writer.close()
+    assert (await served.loom.ready()).tasks == []
+
+
+async def test_however_many_ask_whether_a_server_is_ready_the_database_is_asked_once_a_second(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, since = 0, Loom.since
+
+    async def counted(loom: Loom, *arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await since(loom, *arguments)
+
+    monkeypatch.setattr(Loom, "since", counted)
+    monkeypatch.setattr(team, "_READY_EVERY", 3600.0)
+    async with served.http() as client:
+        for _ in range(3):
+            answers = await asyncio.gather(*(client.get("/readyz") for _ in range(20)))
+            assert {one.status_code for one in answers} == {200}
+    assert looks == 1
 
 
 @pytest.mark.parametrize("role", ["reader", "worker", "planner"])
@@ -309,7 +358,7 @@ async def test_who_sends_what_is_no_message_is_answered_under_its_id(
 async def test_what_is_no_call_is_told_in_a_sentence(served: Served, body: bytes) -> None:
     async with served.http(await served.token()) as client:
         answer = await client.post("/api/ready", content=body)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_input")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_input")
     assert "Traceback" not in json.dumps(answer.json())
 
 
@@ -334,8 +383,8 @@ async def test_a_page_that_is_kept_open_renews_nobodys_claims(served: Served, cl
     token = await served.token("ann", "planner")
     async with served.http(token) as client:
         held = (await client.post("/api/claim", json={"lease_seconds": 600})).json()["task"]
-        code = (await client.post("/api/enter")).json()["code"]
-    await clock(400)
+        await clock(400)
+        code = await served.loom.entry_code((await served.loom.tokens())[0])
     async with served.http() as browser:
         await browser.get("/enter", params={"code": code})
         assert "ann/board" in (await browser.get("/")).text
@@ -374,3 +423,22 @@ async def test_a_browser_is_let_in_by_a_code_for_one_use(served: Served) -> None
         assert (await browser.get("/enter", params={"code": code})).status_code == 401
         await served.loom.revoke_tokens("ann")
         assert (await browser.get("/")).status_code == 401
+
+
+async def test_a_browser_is_let_in_by_every_replica(serve: Serve) -> None:
+    url = "https://loom.example.org"
+    replicas = [await serve(public_url=url) for _ in range(2)]
+    one, two = replicas
+    async with one.http(await one.token("ann", "planner")) as client:
+        code = (await client.post("/api/enter")).json()["code"]
+    async with one.http(host="loom.example.org") as here, two.http(host="loom.example.org") as there:
+        entered = await asyncio.gather(*(each.get("/enter", params={"code": code}) for each in (here, there)))
+        assert sorted(answer.status_code for answer in entered) == [303, 401], "for one use, wherever it is used"
+        (cookie,) = [answer.cookies["loom"] for answer in entered if answer.status_code == 303]
+        headers = {"cookie": f"loom={cookie}", "origin": url}
+        for each in (here, there):
+            assert (await each.get("/", headers=headers)).status_code == 200
+            assert (await each.post("/api/create", json={"title": "x"}, headers=headers)).status_code == 200
+        await one.loom.revoke_tokens("ann")
+        for each in (here, there):
+            assert (await each.get("/", headers=headers)).status_code == 401

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from loom.bus.publisher import publish_revocation
 from loom.config.inside import refuse_inside
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.principals import Role
-from loom.graph.store import tokens
+from loom.graph.store import entries, tokens
 from loom.graph.store.tokens import AccessToken, NewToken
+from loom.graph.store.transaction import Transaction
 
 _LONGEST_NAME = 500  # characters of a name that is looked up
 _OLDEST = 100 * 365 * 86400.0
@@ -40,12 +44,31 @@ class Admitting(Seat):
     async def revoke_tokens(self, which: str) -> list[AccessToken]:
         """Ends the access tokens that have this name or id, at once and everywhere. Returns those that held."""
         refuse_inside("Who may come in")
-        return await self._at_once(lambda tx: tokens.revoke(tx.connection, tx.project_id, which[:_LONGEST_NAME]))
+
+        async def work(tx: Transaction) -> list[AccessToken]:
+            revoked = await tokens.revoke(tx.connection, tx.project_id, which[:_LONGEST_NAME])
+            if revoked:
+                tx.announce(publish_revocation(tx.project_id))
+            return revoked
+
+        return await self._at_once(work)
 
     async def admitted(self, secret: str, client: str) -> AccessToken | None:
         """The access token, of whichever project of this database, that somebody shows, where it holds now."""
         return await self.look(lambda connection: tokens.admitted(connection, secret, client))
 
-    async def still_admitted(self, token: AccessToken) -> bool:
-        """Whether an access token still holds."""
-        return await self.look(lambda connection: tokens.holds(connection, token.project_id, token.id))
+    async def still_admitted(self, given: Collection[AccessToken]) -> set[str]:
+        """The ids of those of these access tokens that still hold."""
+        return await self.look(lambda connection: tokens.holding(connection, given))
+
+    async def entry_code(self, token: AccessToken) -> str:
+        """A code that lets a browser in once, within a minute, as who has this access token."""
+        return await self._at_once(lambda tx: entries.code(tx.connection, token))
+
+    async def enter(self, code: str) -> str | None:
+        """The cookie that a code is changed for; None where it was used, is too old, or none."""
+        return await self._at_once(lambda tx: entries.enter(tx.connection, code))
+
+    async def visitor(self, cookie: str) -> AccessToken | None:
+        """The access token that a browser's cookie stands for, where both hold now."""
+        return await self.look(lambda connection: entries.visitor(connection, cookie))

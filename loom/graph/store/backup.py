@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DERIVED = frozenset({"task_texts", "landing_leases"})
 """Tables that others fill, and what holds for seconds: it is not copied, and goes with what is replaced."""
-APART = frozenset({"access_tokens", "notify_cursors", "metric_cursors", "metric_totals"})
+APART = frozenset({"access_tokens", "browser_entries", "notify_cursors", "metric_cursors", "metric_totals"})
 """What belongs to the servers rather than to the project: who may come in, whom they have told, and what they have
 counted. It stays."""
 TOKENS = ("token", "claim_token", "landing_token")

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -60,7 +61,10 @@ class NewToken:
 
 
 _PLAIN = ("id", "name", "created_at", "created_by", "expires_at", "revoked_at", "last_used_at", "last_client")
-_COLUMNS = f"project_id, role, {', '.join(_PLAIN)}"
+COLUMNS = f"t.project_id, t.role, {', '.join(f't.{name}' for name in _PLAIN)}"
+"""What an `AccessToken` is built from, of `access_tokens t`."""
+HOLDS = "t.revoked_at is null and (t.expires_at is null or t.expires_at > loom_now())"
+"""The condition of a token that holds now."""
 
 
 async def add(
@@ -70,9 +74,9 @@ async def add(
     token_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     record = await connection.fetchrow(
         f"""
-        insert into access_tokens (project_id, id, name, role, digest, created_by, expires_at)
+        insert into access_tokens as t (project_id, id, name, role, digest, created_by, expires_at)
         values ($1, $2, $3, $4, $5, $6, loom_now() + make_interval(secs => $7))
-        returning {_COLUMNS}
+        returning {COLUMNS}
         """,
         project_id,
         token_id,
@@ -89,7 +93,7 @@ async def add(
 async def listed(connection: Connection, project_id: str) -> list[AccessToken]:
     """The tokens of a project, oldest first, also those that are over."""
     records = await connection.fetch(
-        f"select {_COLUMNS} from access_tokens where project_id = $1 order by created_at, id", project_id
+        f"select {COLUMNS} from access_tokens t where project_id = $1 order by created_at, id", project_id
     )
     return [AccessToken.from_record(record) for record in records]
 
@@ -98,9 +102,9 @@ async def revoke(connection: Connection, project_id: str, which: str) -> list[Ac
     """Ends the tokens that have this name or id and hold; returns them."""
     records = await connection.fetch(
         f"""
-        update access_tokens set revoked_at = loom_now()
+        update access_tokens t set revoked_at = loom_now()
          where project_id = $1 and (id = $2 or name = $2) and revoked_at is null
-        returning {_COLUMNS}
+        returning {COLUMNS}
         """,
         project_id,
         which,
@@ -115,18 +119,16 @@ async def admitted(connection: Connection, given: str, client: str) -> AccessTok
         return None
     record = await connection.fetchrow(
         f"""
-        select {_COLUMNS}, digest, expires_at <= loom_now() as is_over,
+        select {COLUMNS}, digest, {HOLDS} as holds,
                last_used_at > loom_now() - make_interval(secs => $2) and last_client = $3 as is_noted
-          from access_tokens where id = $1
+          from access_tokens t where id = $1
         """,
         parts[1],
         _USED_EVERY,
         client,
     )
     digest = _NOBODYS if record is None else record["digest"]
-    if not hmac.compare_digest(_digest(parts[2]), digest) or record is None:
-        return None
-    if record["revoked_at"] is not None or record["is_over"]:
+    if not hmac.compare_digest(_digest(parts[2]), digest) or record is None or not record["holds"]:
         return None
     if not record["is_noted"]:
         await connection.execute(
@@ -138,16 +140,12 @@ async def admitted(connection: Connection, given: str, client: str) -> AccessTok
     return AccessToken.from_record(record)
 
 
-async def holds(connection: Connection, project_id: str, token_id: str) -> bool:
-    """Whether a token that was admitted still holds."""
-    return bool(
-        await connection.fetchval(
-            "select exists(select from access_tokens where project_id = $1 and id = $2 and revoked_at is null"
-            " and (expires_at is null or expires_at > loom_now()))",
-            project_id,
-            token_id,
-        )
+async def holding(connection: Connection, given: Collection[AccessToken]) -> set[str]:
+    """The ids of those of these tokens, which were admitted, that still hold."""
+    records = await connection.fetch(
+        f"select t.id from access_tokens t where t.id = any($1::text[]) and {HOLDS}", [one.id for one in given]
     )
+    return {record["id"] for record in records}
 
 
 def _digest(secret: str) -> bytes:
