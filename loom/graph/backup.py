@@ -40,7 +40,7 @@ from loom.wording import Shell, Words
 
 FORMAT = 1
 _END = b"\\.\n"
-_LINE_BYTES = 64 * 1024 * 1024  # more than any row has
+_LINE_BYTES = 64 * 1024 * 1024  # more than any row has; for all rows together there is no bound, as projects have none
 _PIECE = 256 * 1024  # bytes that are handed on at a time
 _SHOWN = ("tasks", "messages", "events")  # of what a project has
 _TORN = (OSError, EOFError, zlib.error)  # what gzip says of a file that is torn, or none
