@@ -135,7 +135,12 @@ def test_wheel_and_sdist_hold_what_they_should(tmp_path: Path) -> None:
         told = archive.read(metadata).decode()
     assert "loom/py.typed" in held
     assert {name for name in held if name.startswith("loom/docs/")} == {f"loom/docs/{topic}.md" for topic in pages()}
-    for notice in ("LICENSE", "loom/services/notices/PostgreSQL.txt", "loom/services/notices/Valkey.txt"):
+    for notice in (
+        "LICENSE",
+        "loom/services/notices/PostgreSQL.txt",
+        "loom/services/notices/Valkey.txt",
+        "loom/web/static/htmx.LICENSE",
+    ):
         assert metadata.replace("METADATA", f"licenses/{notice}") in held, "also of what it brings along"
     assert {name.partition("/")[0] for name in held} == {"loom", metadata.partition("/")[0]}
     assert "Classifier: Typing :: Typed" in told

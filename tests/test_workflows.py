@@ -86,6 +86,8 @@ def test_nothing_is_released_that_has_not_passed() -> None:
 def test_every_version_that_is_promised_is_tried() -> None:
     tests = WORKFLOWS["ci"]["jobs"]["tests"]["strategy"]["matrix"]
     assert tests["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    named = [one.rpartition(" :: ")[2] for one in metadata.metadata("loom-agents").get_all("Classifier", [])]
+    assert [one for one in named if one.startswith("3.")] == tests["python"]
     assert {one.partition("-")[0] for one in tests["os"]} == {"ubuntu", "macos"}
     servers = WORKFLOWS["ci"]["jobs"]["servers"]["strategy"]["matrix"]["include"]
     assert [one["postgres"] for one in servers] == ["15", "16", "17", "18"]
