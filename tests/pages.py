@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from loom.orchestration import metrics
+
 ROOT = Path(__file__).parents[1]
 DOCS = {f"docs/{path.name}": path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 FOR_USERS = {"README.md": (ROOT / "README.md").read_text(), **DOCS}
@@ -12,6 +14,8 @@ ALL = FOR_USERS | {
     name: (ROOT / name).read_text()
     for name in ("CLAUDE.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md")
 }
+METRICS = {one.name for one in vars(metrics._Found()).values()}
+"""The names of all metrics."""
 
 
 def examples(text: str, language: str) -> list[str]:

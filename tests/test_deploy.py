@@ -23,9 +23,8 @@ import pytest
 import yaml
 
 from loom.cli import cli as group
-from loom.orchestration import metrics
 from tests.conftest import USERS_HOME
-from tests.pages import ROOT
+from tests.pages import METRICS, ROOT
 
 DEPLOY = ROOT / "deploy"
 GCP = DEPLOY / "gcp"
@@ -337,7 +336,7 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     board = json.loads((DEPLOY / "grafana.json").read_text())
     asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
     shown = set(re.findall(r"\bloom_[a-z_]+", asked))
-    assert {re.sub(r"_(sum|count)$", "", name) for name in shown} == set(metrics.NAMES)
+    assert {re.sub(r"_(sum|count)$", "", name) for name in shown} == METRICS
     places = [tuple(panel["gridPos"][side] for side in "xy") for panel in board["panels"]]
     assert len(places) == len(set(places))
     assert all("${source}" in json.dumps(panel["datasource"]) for panel in board["panels"])

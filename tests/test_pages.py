@@ -21,10 +21,9 @@ from loom.cli.help import pages as topics
 from loom.config import KEYS
 from loom.graph.front import Loom
 from loom.graph.model import plan
-from loom.orchestration.metrics import NAMES
 from loom.workflows import loader
 from tests.cli.conftest import Cli, bare, cli
-from tests.pages import ALL, DOCS, FOR_USERS, ROOT, examples, prose
+from tests.pages import ALL, DOCS, FOR_USERS, METRICS, ROOT, examples, prose
 
 __all__ = ["bare", "cli"]
 
@@ -123,7 +122,7 @@ def test_each_picture_is_shown_and_small() -> None:
 @pytest.mark.parametrize("name", FOR_USERS)
 def test_the_tools_and_topics_that_it_names_are_there(name: str) -> None:
     tools = set(re.findall(r"^## (loom_\w+)$", DOCS["docs/tools.md"], re.MULTILINE))
-    assert set(re.findall(r"\bloom_[a-z]+\b", FOR_USERS[name])) - tools - {"loom_local", "loom_now", *NAMES} == set()
+    assert set(re.findall(r"\bloom_[a-z]+\b", FOR_USERS[name])) - tools - {"loom_local", "loom_now", *METRICS} == set()
     called = {words[0] for words in re.findall(r"\bloom help ([a-z-]+)", FOR_USERS[name])}
     assert called - set(topics()) - set(group.list_commands(click.Context(group))) == set()
 

@@ -151,7 +151,3 @@ def _lines(metric: Metric) -> Iterator[str]:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-NAMES = tuple(metric.name for metric in vars(_Found()).values())
-"""The names of all metrics."""
