@@ -3,12 +3,11 @@ replicas of Redis. They run the programs of the embedded servers, and as whom th
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ import pytest
 from loom.services.binaries import find_postgres, find_redis
 from loom.services.launcher import Account, account, is_locked, run, send_signal, spawn, try_lock
 from loom.services.probe import Answer, ask_postgres, ask_redis
+from tests.waiting import until
 
 PATIENCE = 30.0  # seconds
 _SETTINGS = {
@@ -29,15 +29,6 @@ _SETTINGS = {
     "wal_receiver_status_interval": "1",
     "shared_buffers": "16MB",
 }
-
-
-async def until(holds: Callable[[], Awaitable[object]]) -> None:
-    """Returns when it holds."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            if await holds():
-                return
-            await asyncio.sleep(0.05)
 
 
 class Server:

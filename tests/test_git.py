@@ -18,7 +18,7 @@ from loom.exceptions import CommandError
 from loom.git import Person, Repository
 from loom.landing.worktrees import Worktrees
 from loom.skills import gathering
-from tests.orchestration.conftest import alive, pids
+from tests.waiting import alive, pids, until
 
 HOOKS = ("pre-commit", "commit-msg", "post-commit", "post-checkout", "reference-transaction", "post-index-change")
 SETTINGS = """
@@ -553,8 +553,7 @@ async def test_nothing_of_a_call_outlives_its_cancellation(
     told = f"echo $! $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/begun"
     wrapped(tmp_path / "bin", monkeypatch, f'case "$*" in *" gc"*) sleep 60 & {told}; wait ;; esac')
     call = asyncio.create_task(repository.run("gc"))
-    while not (tmp_path / "begun").exists():  # noqa: ASYNC110 - a file tells
-        await asyncio.sleep(0.01)
+    await until((tmp_path / "begun").exists)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import uuid
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from loom.config import LoomConfig, load_config, places, trust, user_config_path
 from loom.exceptions import ProjectElsewhereError
 from loom.graph.front import Loom
+from tests.repositories import git
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -21,11 +21,6 @@ def place(directory: Path, project_id: str = ID) -> LoomConfig:
     (directory / ".loom").mkdir(parents=True, exist_ok=True)
     (directory / ".loom" / "config.yaml").write_text(f"project_id: {project_id}\n")
     return load_config(directory)
-
-
-def git(directory: Path, *words: str) -> None:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    subprocess.run(["git", *identity, *words], cwd=directory, check=True, capture_output=True)
 
 
 def repository(directory: Path) -> Path:

@@ -13,6 +13,7 @@ import pytest
 from loom import process
 from loom.background import end
 from loom.process import Ended
+from tests.waiting import alive, until, until_there
 
 # Leaves a process in a session of its own, which notes its id and does not listen to SIGTERM.
 AWAY = """
@@ -36,20 +37,6 @@ async def run(script: str, place: Path, *, text: str = "", timeout: float = 20, 
 
 def start(script: str, place: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", script], cwd=place)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-
-
-async def until_there(file: Path) -> int:
-    async with asyncio.timeout(30):
-        while not file.exists():  # noqa: ASYNC110 - a file does not announce itself
-            await asyncio.sleep(0.02)
-    return int(file.read_text())
 
 
 async def test_what_a_command_says_is_taken(tmp_path: Path) -> None:
@@ -108,6 +95,4 @@ asyncio.run(process.run(words, env=dict(os.environ), cwd=None, timeout=60, out_b
     finally:
         running.kill()
         await asyncio.to_thread(running.wait)
-    async with asyncio.timeout(8):
-        while alive(pid):  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.02)
+    await until(lambda: not alive(pid), 8)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loom.process import reaper
-from tests.test_process import alive
+from tests.waiting import alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere groups and marks must do")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from loom.landing.places import Lock
 from tests.cli.conftest import Cli
+from tests.repositories import git
 
 
 @pytest.fixture
@@ -17,13 +17,6 @@ def repository(cli: Cli) -> Path:
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
         git(cli.directory, *words)
     return cli.directory
-
-
-def git(place: Path, *words: str) -> str:
-    settings = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    return subprocess.run(
-        ["git", "-C", str(place), *settings, *words], check=True, capture_output=True, text=True
-    ).stdout
 
 
 def test_what_is_over_goes_and_what_would_be_lost_is_named(cli: Cli, repository: Path) -> None:

@@ -33,16 +33,6 @@ class Connection(Server):
             await self.writer.wait_closed()
 
 
-async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Waits until something holds."""
-    for _ in range(600):
-        found = holds()
-        if found if isinstance(found, bool) else await found:
-            return
-        await asyncio.sleep(0.05)
-    raise TimeoutError("it does not come to hold")
-
-
 @asynccontextmanager
 async def serving(root: Path, **options: float) -> AsyncIterator[Hub]:
     """A hub in this process, its socket a real one."""

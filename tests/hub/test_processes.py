@@ -22,8 +22,9 @@ from loom.graph.model.task import TaskStatus
 from loom.hub import running
 from loom.services import places
 from loom.services.launcher import is_locked
-from tests.hub.conftest import knock, until
+from tests.hub.conftest import knock
 from tests.mcp.stdio import started
+from tests.waiting import until
 
 
 @pytest.fixture

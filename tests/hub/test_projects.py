@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loom.config import LoomConfig, ReceiverConfig
 from loom.hub.projects import Projects
-from tests.hub.conftest import until
+from tests.waiting import until
 
 
 async def test_a_project_that_people_are_told_of_stays_open(config: LoomConfig, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from loom.hub.door import Hub
 from loom.mcp import lines, wire
 from loom.mcp.server import Application
 from tests.conftest import Opener
-from tests.hub.conftest import Knock, knock, serving, until
+from tests.hub.conftest import Knock, knock, serving
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from loom.orchestration.housekeeping import Housekeeper
 from loom.services import Endpoints
 from loom.services.probe import Answer, ask_postgres
 from tests.conftest import horizon_passed
-from tests.failover import Pair, Redis, cluster, lent, pair, redis_place, until
+from tests.failover import Pair, Redis, cluster, lent, pair, redis_place
+from tests.waiting import until
 
 __all__ = ["cluster", "lent", "pair", "redis_place"]
 

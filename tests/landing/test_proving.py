@@ -29,8 +29,8 @@ from loom.landing.places import Lock, proving, state_dir
 from loom.landing.proving import TIMED_OUT, Prover
 from loom.landing.worktrees import Worktrees, tidy
 from tests.landing.place import Place, kill_git
-from tests.test_process import alive, until_there
 from tests.test_reaper import LEAVES_ONE
+from tests.waiting import alive, until, until_there
 
 Committer = Callable[..., str]
 
@@ -453,9 +453,7 @@ async def test_a_prover_that_is_killed_leaves_nothing_and_another_goes_on(
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     assert (await run(prover, first, "print(open('a').read())")).tail == "1\n"  # wherever the other was
-    async with asyncio.timeout(20):
-        while alive(pid):  # noqa: ASYNC110 - its watchdog takes a moment
-            await asyncio.sleep(0.02)
+    await until(lambda: not alive(pid), 20)  # its watchdog takes a moment
     assert await recorded(loom) == [("unit", None, False), ("unit", 0, False)]
 
 

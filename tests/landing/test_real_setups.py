@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, bare, cli
+from tests.repositories import git
 
 __all__ = ["bare", "cli"]
 
@@ -25,13 +26,6 @@ pytestmark = pytest.mark.timeout(300)  # what installs, three times, beside othe
 
 UV = Path(sys.executable).parent / "uv"
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-
-
-def git(place: Path, *words: str) -> str:
-    settings = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    return subprocess.run(
-        ["git", "-C", str(place), *settings, *words], check=True, capture_output=True, text=True
-    ).stdout
 
 
 def wheel(name: str, place: Path) -> None:

@@ -18,7 +18,7 @@ from loom.landing import setup
 from loom.landing.setup import Place, prepare
 from loom.landing.worktrees import Worktrees
 from loom.process import ProcessTrees
-from tests.orchestration.conftest import alive, pids
+from tests.waiting import alive, pids
 
 RUNS = """
 import os, pathlib, sys

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -17,14 +16,8 @@ import pytest
 from loom.exceptions import CommandError, FileError, LoomError, TargetError
 from loom.landing import worktrees
 from loom.landing.worktrees import Worktrees
-from tests.orchestration.conftest import alive, pids
-
-
-def git(place: Path, *words: str) -> str:
-    settings = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always"]
-    return subprocess.run(
-        ["git", "-C", str(place), *settings, *words], check=True, capture_output=True, text=True
-    ).stdout
+from tests.repositories import git
+from tests.waiting import alive, pids, until
 
 
 @pytest.fixture
@@ -285,8 +278,7 @@ async def test_what_git_still_does_for_a_maker_that_died_is_waited_for(
         maker = await asyncio.create_subprocess_exec(
             sys.executable, "-c", MAKER, str(repository), str(tmp_path / "state"), stdout=asyncio.subprocess.DEVNULL
         )
-        while not (tmp_path / "slow").exists():  # noqa: ASYNC110 - a file tells
-            await asyncio.sleep(0.01)
+        await until((tmp_path / "slow").exists)
         maker.kill()
         await maker.wait()
     trees = await of(repository)

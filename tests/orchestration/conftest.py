@@ -24,6 +24,7 @@ from loom.orchestration.workers.left import Left
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.proxy import Door
 from tests.skills.conftest import bare, bare_shop, cli, directory, home, model, shop
+from tests.waiting import alive, pids, until
 
 __all__ = ["bare", "bare_shop", "cli", "directory", "home", "model", "shop"]
 
@@ -94,23 +95,6 @@ async def door(database_url: str) -> AsyncIterator[Door]:
     await door.make()
     yield door
     door.unmake()
-
-
-async def until(true: Callable[[], object], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - processes and files do not announce themselves
-            await asyncio.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-
-
-def pids(file: Path) -> list[int]:
-    return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
 async def task_now(loom: Loom, task: Task) -> Task:

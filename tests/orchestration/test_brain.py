@@ -29,9 +29,9 @@ from loom.orchestration.supervisor.loop import Supervisor
 from loom.skills import diagnosis, loader, providers
 from tests.cli.conftest import Cli
 from tests.graph.test_lifecycle import holds
-from tests.orchestration.test_housekeeping import soon
 from tests.skills.conftest import Model
 from tests.skills.test_diagnosis import dead, fix, found
+from tests.waiting import until
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -298,7 +298,7 @@ async def test_a_person_who_is_faster_wins(shop: Loom, gate: Path) -> None:
             task_id = await dead(shop)
             brain = Brain.of(loom)
             working = asyncio.create_task(brain.work_off())
-            await soon(lambda: _true(len(asked(gate)) == 1))
+            await until(lambda: _true(len(asked(gate)) == 1))
             await (shop.cancel(task_id) if cancelled else shop.resolve(task_id, "retry"))
             before = await shop.get(task_id)
             (gate / "go").touch()
@@ -478,7 +478,7 @@ async def test_killed_in_the_middle_it_loses_nothing(cli: Cli, gate: Path, pool:
     await asyncio.to_thread(cli.ok, "fail", task_id, "--reason", "no", "--no-retry")
     supervisor = cli.start("orchestrate", "--diagnose")
     try:
-        await soon(lambda: _true(len(asked(gate)) == 1), 30)
+        await until(lambda: _true(len(asked(gate)) == 1), 30)
         supervisor.kill()
         await asyncio.to_thread(supervisor.communicate)
         early = await asyncio.to_thread(cli.ok, "orchestrate", "--once", "--diagnose")

@@ -29,8 +29,9 @@ from loom.orchestration.workers.resting import Rest, resting
 from loom.orchestration.workers.runners import RUNNERS, Command
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.orchestration.conftest import Command as LoomWork
-from tests.orchestration.conftest import Project, alive, in_environment, pids, task_now, until
+from tests.orchestration.conftest import Project, in_environment, task_now
 from tests.orchestration.test_runners import BEGUN, COMPLETED, SAID, failed, rejected, result
+from tests.waiting import alive, pids, until
 
 # Plays an agent's program: each run takes the next turn of those that were written down, and keeps what it was told.
 AGENT = """

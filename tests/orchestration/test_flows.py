@@ -18,6 +18,7 @@ from loom.orchestration.supervisor.flows import Flows
 from loom.orchestration.supervisor.loop import Supervisor
 from loom.workflows import loader, runs
 from tests.cli.conftest import Cli
+from tests.waiting import until
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -120,8 +121,7 @@ async def test_it_carries_on_beside_and_lets_go_when_it_is_stopped(
         run = await runs.start(loom, loader.load(loom.config).get("waits"), {})
         await clock(6)
         await flows.begin()
-        while not await pool.fetchval("select skill_run_id from workflow_steps"):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await until(lambda: pool.fetchval("select skill_run_id from workflow_steps"))
         await flows.begin()
         await flows.stop()
         await clock(6)

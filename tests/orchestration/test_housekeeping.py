@@ -16,6 +16,7 @@ from loom.config import RedisConfig
 from loom.graph.front import Loom
 from loom.orchestration.housekeeping import Housekeeper, once
 from tests.conftest import Opener
+from tests.waiting import until
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -30,12 +31,6 @@ async def kept(loom: Loom) -> AsyncIterator[None]:
         await housekeeper.stop()
 
 
-async def soon(true: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110 - the state is in the servers
-            await asyncio.sleep(0.05)
-
-
 async def test_what_happens_reaches_the_stream(loom: Loom, redis_conn: Redis) -> None:
     async with kept(loom):
         task = await loom.create("A")
@@ -45,7 +40,7 @@ async def test_what_happens_reaches_the_stream(loom: Loom, redis_conn: Redis) ->
         async def relayed() -> bool:
             return "project.complete" in str(await redis_conn.xrange(stream))
 
-        await soon(relayed)
+        await until(relayed)
     assert [one for one in await loom.doctor() if not one.holds] == []
 
 
@@ -62,7 +57,7 @@ async def test_without_redis_lapsed_claims_come_back_all_the_same(
         async def pending() -> bool:
             return (await loom.get(task.id)).task.status == "pending"
 
-        await soon(pending)
+        await until(pending)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -77,7 +72,7 @@ async def test_a_database_that_is_away_is_told_once(loom: Loom, caplog: pytest.L
         async def told_of() -> bool:
             return bool(caplog.records)
 
-        await soon(told_of)
+        await until(told_of)
         await asyncio.sleep(1)  # it is tried again
     told = [record.getMessage() for record in caplog.records if record.name == "loom.orchestration.patience"]
     assert len(told) == 1
@@ -93,7 +88,7 @@ async def test_what_a_process_without_redis_did_is_carried_by_another(loom: Loom
 
     async with kept(loom):
         await loom.create("A")
-        await soon(relayed)
+        await until(relayed)
         before = await redis_conn.xlen(stream)
         async with Loom(replace(loom.config, redis=RedisConfig(url="redis://127.0.0.1:1")), agent="deaf") as deaf:
             await deaf.create("B")
@@ -101,7 +96,7 @@ async def test_what_a_process_without_redis_did_is_carried_by_another(loom: Loom
         async def carried() -> bool:
             return await redis_conn.xlen(stream) > before
 
-        await soon(carried, 20)
+        await until(carried, 20)
 
 
 async def test_a_redis_that_was_emptied_while_nothing_happened_is_filled_again(
@@ -115,9 +110,9 @@ async def test_a_redis_that_was_emptied_while_nothing_happened_is_filled_again(
 
     await loom.create("A")
     async with kept(loom):
-        await soon(filled)
+        await until(filled)
         await redis_conn.delete(*[key async for key in redis_conn.scan_iter(channels.everything(loom.project_id))])
-        await soon(filled, 20)
+        await until(filled, 20)
 
 
 async def test_a_short_lease_is_renewed_in_time(open_loom: Opener) -> None:

@@ -23,7 +23,8 @@ from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.worker import Workers, command_line
-from tests.orchestration.conftest import Project, in_environment, task_now, until
+from tests.orchestration.conftest import Project, in_environment, task_now
+from tests.waiting import until
 
 # A check that wants each number in `numbers.txt` on its line only once, and none that is odd in another file.
 CHECK = """

@@ -33,6 +33,7 @@ from tests.graph.test_landings import TARGET
 from tests.graph.test_landings import begun as landing_begun
 from tests.graph.test_landings import enter as landing_enter
 from tests.test_wording import command, options
+from tests.waiting import until
 from tests.workflows.conftest import begun as flow_begun
 
 Clock = Callable[[float], Awaitable[None]]
@@ -108,12 +109,6 @@ async def ask(loom: Loom, question: str = "Which one?", title: str = "Write it")
     await loom.escalate(task.id, question)
     (raised,) = [one for one in await loom.escalations() if one.task_id == task.id]
     return raised.id
-
-
-async def until(true: Callable[[], object], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - receivers do not announce themselves
-            await asyncio.sleep(0.02)
 
 
 async def test_a_question_reaches_slack_with_what_answers_it(loom: Loom, receiver: Receiver) -> None:

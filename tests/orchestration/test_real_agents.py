@@ -43,7 +43,8 @@ from tests.agents.models import (
     used_up,
     write,
 )
-from tests.orchestration.conftest import Project, alive, in_environment, pids, task_now
+from tests.orchestration.conftest import Project, in_environment, task_now
+from tests.waiting import alive, pids
 
 pytestmark = pytest.mark.timeout(300)  # an agent starts in 2 s, on a busy machine in 20
 _SETTINGS = """\

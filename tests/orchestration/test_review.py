@@ -27,8 +27,9 @@ from loom.landing.places import state_dir
 from loom.orchestration.workers.bench import JobPhase
 from loom.orchestration.workers.review import Reviewer
 from loom.orchestration.workers.worker import Workers
-from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
+from tests.orchestration.conftest import Clock, Command, Project, Work, in_environment, task_now
 from tests.skills.conftest import Model
+from tests.waiting import alive, pids, until
 
 BLOCKER = {
     "severity": "blocker",

@@ -11,7 +11,8 @@ import pytest
 from loom.config.keys import SetupConfig, WorkConfig
 from loom.exceptions import CommandError
 from loom.graph.front import Loom
-from tests.orchestration.conftest import Project, Work, alive, pids, task_now, until
+from tests.orchestration.conftest import Project, Work, task_now
+from tests.waiting import alive, pids, until
 
 pytestmark = pytest.mark.usefixtures("repository")
 

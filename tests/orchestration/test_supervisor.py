@@ -23,8 +23,8 @@ from tests.cli.conftest import Cli
 from tests.conftest import Opener
 from tests.graph.test_landings import TARGET, begin, begun, enter, land, queued, send_back
 from tests.graph.test_lifecycle import holds
-from tests.orchestration.conftest import until
 from tests.proxy import Door
+from tests.waiting import until
 
 Clock = Callable[[float], Awaitable[None]]
 

@@ -20,8 +20,9 @@ from loom.graph.front import Loom
 from loom.landing.places import state_dir
 from loom.orchestration.workers.bench import JobPhase
 from loom.orchestration.workers.worker import Workers, command_line
-from tests.orchestration.conftest import Clock, Command, Project, Work, alive, in_environment, pids, task_now, until
+from tests.orchestration.conftest import Clock, Command, Project, Work, in_environment, task_now
 from tests.proxy import Door
+from tests.waiting import alive, pids, until
 
 
 @pytest.fixture

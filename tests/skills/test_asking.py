@@ -28,6 +28,7 @@ from loom.skills import answers, asking, loader, tools
 from loom.skills.commands import CommandProvider
 from tests.cli.conftest import Cli
 from tests.skills.conftest import Model
+from tests.waiting import until
 
 TASK = {"task": {"title": "Add POST /login"}}
 GOOD = {"done_when": "a wrong password gets 401", "checks": [{"check": "POST /login", "expect": "401"}]}
@@ -78,9 +79,7 @@ async def test_a_provider_that_fails_is_recorded(shop: Loom, pool: Pool, tmp_pat
     slow = asyncio.create_task(
         asking.run(shop, skill, TASK, CommandProvider(f"sh -c 'touch {tmp_path}/asked; sleep 60'"))
     )
-    async with asyncio.timeout(20):
-        while not (tmp_path / "asked").exists():  # noqa: ASYNC110 - a file does not announce itself
-            await asyncio.sleep(0.02)
+    await until((tmp_path / "asked").exists)
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,11 +86,3 @@ class Told(list[StepProgress]):
     @property
     def brief(self) -> list[str]:
         return [f"{one.step} {one.phase}" for one in self]
-
-
-async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Waits for something that another process or task does."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.02)

@@ -20,7 +20,8 @@ from loom.workflows import loader, record, runs
 from tests.mcp.conftest import place
 from tests.mcp.stdio import started
 from tests.proxy import Lossy
-from tests.workflows.conftest import Clock, begun, put, source, until
+from tests.waiting import until
+from tests.workflows.conftest import Clock, begun, put, source
 from tests.workflows.test_runs import ASK, MAKE, command, wait_for
 
 __all__ = ["place"]
@@ -74,9 +75,8 @@ async def test_a_call_that_is_broken_off_lets_go(place: dict[str, str], home: Pa
         await until(ready.exists)
         cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 77}}
         await server.send(json.dumps(cancel).encode())
-        async with asyncio.timeout(15):  # half of the lease
-            while await pool.fetchval("select lease_expires_at from workflow_runs"):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        free = "select lease_expires_at is null from workflow_runs"
+        await until(lambda: pool.fetchval(free), 15)  # half of the lease
 
 
 async def test_a_lease_that_cannot_be_renewed_for_once_ends_nothing(

@@ -19,7 +19,8 @@ from loom.graph import store
 from loom.graph.store.transaction import Transaction
 from loom.process import identity
 from tests.cli.conftest import Cli
-from tests.workflows.conftest import SKILL, Model, configure, put, source, until
+from tests.waiting import until
+from tests.workflows.conftest import SKILL, Model, configure, put, source
 from tests.workflows.test_runs import ASK, LOUD, SAY, command
 
 SHOUT = "- {id: shout, type: skill, skill: shout, inputs: {words: hello}}"

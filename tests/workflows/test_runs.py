@@ -38,9 +38,9 @@ from loom.workflows.record import StepProgress
 from tests.conftest import Opener
 from tests.graph import test_landings as landing
 from tests.graph.test_lifecycle import holds
-from tests.orchestration.conftest import alive, pids
 from tests.skills.conftest import good_plan
-from tests.workflows.conftest import SKILL, Clock, Model, Told, begun, flow, outputs, put, rows, source, until
+from tests.waiting import alive, pids, until
+from tests.workflows.conftest import SKILL, Clock, Model, Told, begun, flow, outputs, put, rows, source
 
 ASK = "- {id: ask, type: confirm, message: Go on?}"
 MAKE = "- {id: make, type: action, action: create_tasks, inputs: {tasks: [{title: Made}]}}"

@@ -1,0 +1,38 @@
+"""Waiting for what other processes and tasks do, which announce nothing; and who of them lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+_PAUSE = 0.02  # seconds between two looks
+
+
+async def until(holds: Callable[[], object | Awaitable[object]], seconds: float = 30) -> None:
+    """Returns once something holds; raises TimeoutError if it does not in time."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = holds()
+            if await found if isinstance(found, Awaitable) else found:
+                return
+            await asyncio.sleep(_PAUSE)
+
+
+async def until_there(file: Path) -> int:
+    """The number in a file, once there is one."""
+    await until(lambda: file.exists() and file.read_text())
+    return int(file.read_text())
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has died and that nobody has asked about does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def pids(file: Path) -> list[int]:
+    """The processes that a file names; none where there is no file."""
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
