@@ -37,7 +37,7 @@ from loom.landing.merging import Brought, Conflict, Link, chain, changed_by, gro
 from loom.landing.offering import Offer, offer
 from loom.landing.proving import Prover
 from loom.landing.remote import RemoteTarget
-from loom.landing.target import OWN, Known, Target
+from loom.landing.target import OWN, Known, Target, exists
 from loom.landing.worktrees import Worktrees
 
 if TYPE_CHECKING:
@@ -202,8 +202,7 @@ class Lander:
 
     async def _is_here(self, row: Landing, report: Report) -> bool:
         """Whether this repository has what was entered. Elsewhere another clone may have it."""
-        found = await self._repository.run("cat-file", "-e", f"{row.commit_id}^{{commit}}", accepted=(0, 1, 128))
-        if found.status == 0:
+        if await exists(self._repository, _commit(row)):
             return True
         if self._target.shared:
             report.notes.append(

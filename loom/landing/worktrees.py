@@ -385,7 +385,7 @@ class Worktrees:
         return await self._drop_branch(tree.branch, force=force, tip=tip)
 
     async def _drop_branch(self, branch: str, *, force: bool, tip: str | None) -> str:
-        ref = f"refs/heads/{branch}"
+        ref = refs.branch(branch)
         try:
             stands = await self.repository.text("for-each-ref", "--format=%(objectname)", ref)
             if not stands:
