@@ -6,6 +6,7 @@ Each over a real process, since what breaks there is what stands between the wir
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -81,6 +82,21 @@ async def test_a_mutation_that_was_cancelled_is_done_whole_or_not_at_all(loom: L
         await asyncio.wait([creating])
     await loom.end_session()
     assert [verdict for verdict in await loom.doctor() if not verdict.holds] == []
+
+
+async def test_what_becomes_of_a_mutation_that_was_cancelled_is_nobodys_error(loom: Loom) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    done = (await loom.create("a task")).id
+    await loom.cancel(done)
+    for turn in range(30):
+        refused = asyncio.create_task(loom.cancel(done))
+        await asyncio.sleep(0.0004 * turn)
+        refused.cancel()
+        await asyncio.wait([refused])
+    await loom.end_session()
+    gc.collect()
+    assert told == []
 
 
 # --- arguments that are nearly right --------------------------------------------------------------------------------

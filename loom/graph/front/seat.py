@@ -257,6 +257,7 @@ class Seat:
         task = asyncio.create_task(work)
         self._going.add(task)
         task.add_done_callback(self._going.discard)
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may be left to hear it
         return task
 
     def _transaction(self, connection: db.Connection) -> Transaction:
