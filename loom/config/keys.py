@@ -300,7 +300,9 @@ class LoomConfig:
     """The merged configuration. Make one with `load_config`; the plain constructor gives the defaults."""
 
     project_dir: Path | None = None  # the directory that holds .loom/
-    project_name: str = text("", "a name of at most 200 characters", r"[^\x00-\x1f\x7f]{1,200}")
+    project_name: str = text(
+        "", "a name of at most 200 characters", r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,200}"
+    )
     project_id: str | None = text(
         None,
         "a UUID",

@@ -51,7 +51,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
             values["servers.backend"], sources["servers.backend"] = "external", source
 
     if root and "project_name" not in values:
-        values["project_name"] = root.name
+        values["project_name"] = _named_after(root)
         sources["project_name"] = "name of the directory"
     for key, change in (("project_id", str.lower), ("log_level", str.upper)):
         if key in values:
@@ -118,6 +118,15 @@ def _drop_unused_addresses(values: dict[str, Any], sources: dict[str, str], warn
         if values.pop(key, None) is not None:
             warnings.append(f"{sources[key]}: `{key}` is ignored, because `servers.backend` is {backend}.")
             sources[key] = "default"
+
+
+def _named_after(root: Path) -> str:
+    """The name of a project whose file says none, which a directory's need not be fit for."""
+    try:
+        KEYS["project_name"].accept(root.name)
+    except ValueError:
+        return "project"
+    return root.name
 
 
 def secret(env: Mapping[str, str], name: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from loom.cli.project import not_ours
+from loom.config import load_config
 from loom.services.docker import COMPOSE_TEXT
 from tests.cli.conftest import Cli
 
@@ -231,3 +233,16 @@ def test_how_the_server_is_started_depends_on_where_loom_is(bare: Cli, tmp_path:
     assert command(PATH=f"{programs}:/usr/bin:/bin") == ["loom", "mcp"]
     assert command(PATH="/usr/bin:/bin", UV_RUN_RECURSION_DEPTH="1") == ["uv", "run", "loom", "mcp"]
     assert "not on PATH" in bare("init", PATH="/usr/bin:/bin").err
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"two\nlines", "\u0085".encode()])
+def test_a_directory_whose_name_is_none_for_a_project(name: bytes, tmp_path: Path, bare: Cli) -> None:
+    place = tmp_path / os.fsdecode(name)
+    place.mkdir()
+    cli = Cli(place, bare.env)
+    refused = cli("init", "--yes")
+    assert (refused.code, "Give --name" in refused.err) == (2, True)
+    assert cli("init", "--yes", "--name", "shop").code == 0
+    file = place / ".loom" / "config.yaml"
+    file.write_text(file.read_text().replace("project_name", "# project_name"))
+    assert load_config(place).project_name == "project"
