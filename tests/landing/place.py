@@ -76,20 +76,32 @@ class Place:
         return Repository(self.top, git_dir, common)
 
 
-async def kill_git(word: str, after: float) -> None:
-    """Kills the git with this word in its command line, so many seconds after it has begun."""
+SLOW = {".gitattributes": "m*.txt filter=slow\n"}
+"""What has git write files through the filter of `stays`, once that is trusted: `filter.slow`."""
 
-    def found() -> list[int]:
-        return [pid for pid in guard.processes() if _words(pid)[:1] == ["git"] and word in _words(pid)]
 
-    until = time.monotonic() + 30
-    while not (gits := found()):
-        assert time.monotonic() < until
-        await asyncio.sleep(0.002)
-    await asyncio.sleep(after)
-    for pid in gits:
-        with suppress(ProcessLookupError):  # it was quicker
+def stays(place: Place, at: Path, after: int) -> None:
+    """From now on a git that writes the files of SLOW stays where it is after so many of them, until it is killed."""
+    (at / "stops").write_text(str(after))
+    stop = f"test -e {at}/stops && test $(wc -l < {at}/seen) -gt $(cat {at}/stops)"
+    place.git("config", "filter.slow.smudge", f"cat; echo >> {at}/seen; if {stop}; then sleep 60; fi")
+    place.git("config", "filter.slow.clean", "cat")
+
+
+async def kill_git(word: str, at: Path) -> None:
+    """Kills the git with this word in its command line where it stays; the next one goes on."""
+    await asyncio.to_thread(_until_lines, at / "seen", int((at / "stops").read_text()) + 1)
+    for pid in guard.processes():
+        if _words(pid)[:1] == ["git"] and word in _words(pid):
             os.kill(pid, signal.SIGKILL)
+    (at / "stops").unlink()
+
+
+def _until_lines(path: Path, count: int) -> None:
+    end = time.monotonic() + 60
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def _words(pid: int) -> list[str]:

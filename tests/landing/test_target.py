@@ -14,7 +14,7 @@ from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.landing import moving, refs
 from loom.landing.target import OWN, Known, Target, Tip
 from loom.landing.worktrees import Worktrees
-from tests.landing.place import ENV, Place, kill_git
+from tests.landing.place import ENV, SLOW, Place, kill_git, stays
 
 
 async def known(tip: str | None = None, *intents: str) -> Known:
@@ -284,49 +284,39 @@ async def test_the_files_of_another_worktree_follow(place: Place, tmp_path: Path
 # --- where git is killed on the way -----------------------------------------------------------------------------------
 
 
-async def checked_out(place: Place, tmp_path: Path) -> tuple[Target, str, str]:
-    """A target that is checked out, from where and to where it is to be moved, which takes half a second."""
-    place.git("config", "filter.slow.smudge", "cat; sleep 0.15")
-    place.git("config", "filter.slow.clean", "cat")
-    slow = {".gitattributes": "m*.txt filter=slow\n"} | {f"m{n}.txt": f"{n}\n" for n in range(4)}
-    old = place.commit(
-        "before", slow | {"a.txt": "a\n" * 9, "gone.txt": "g", "turned/x": "x", "zz.txt": "z\n", "his": ""}
-    )
+async def checked_out(place: Place, tmp_path: Path, after: int) -> tuple[Target, str, str]:
+    """A target that is checked out, from where and to where it is to be moved. Its git stays after so many of four
+    files in the middle."""
+    files = {"a.txt": "a\n" * 9, "gone.txt": "g", "turned/x": "x", "zz.txt": "z\n", "his": ""}
+    old = place.commit("before", SLOW | {f"m{n}.txt": f"{n}\n" for n in range(4)} | files)
     place.git("checkout", "-q", "--detach")
-    for name in ("gone.txt", "turned/x"):
-        (place.top / name).unlink()
-    (place.top / "turned").rmdir()
+    place.git("rm", "-q", "gone.txt", "turned/x")
     (place.top / "link").symlink_to("a.txt")
-    more = {f"m{n}.txt": f"{n} again\n" for n in range(4)}
-    new = place.commit(
-        "after", more | {"a.txt": "b\n" * 99, "deep/b.txt": "d", "last.txt": "l", "turned": "t", "zz.txt": "y"}
-    )
+    files = {"a.txt": "b\n" * 99, "deep/b.txt": "d", "last.txt": "l", "turned": "t", "zz.txt": "y"}
+    new = place.commit("after", {f"m{n}.txt": f"{n} again\n" for n in range(4)} | files)
     place.git("checkout", "-q", "main")
-    state = tmp_path / "state"
-    state.mkdir()
-    target = await Target.of(
-        replace(await place.repository(), trusted=frozenset({"filter.slow"})), "main", places=state
-    )
-    return target, old, new
+    stays(place, tmp_path, after)
+    (tmp_path / "state").mkdir()
+    repository = replace(await place.repository(), trusted=frozenset({"filter.slow"}))
+    return await Target.of(repository, "main", places=tmp_path / "state"), old, new
 
 
-async def killed(target: Target, old: str, new: str, after: float) -> None:
-    """Moves it, and kills its git so many seconds after that has begun."""
+async def killed(target: Target, old: str, new: str, tmp_path: Path) -> None:
+    """Moves it, and kills its git where that stays."""
     move = asyncio.create_task(target.move(old, new))
-
-    await kill_git("--ff-only", after)
+    await kill_git("--ff-only", tmp_path)
     with pytest.raises(CommandError):
         await move
 
 
 @pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
-@pytest.mark.parametrize("after", [0.0, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("after", [0, 1, 3])
 async def test_a_checkout_is_whole_again_when_git_was_killed_on_the_way(
-    place: Place, tmp_path: Path, after: float
+    place: Place, tmp_path: Path, after: int
 ) -> None:
-    target, old, new = await checked_out(place, tmp_path)
+    target, old, new = await checked_out(place, tmp_path, after)
     place.write("his", "not committed\n")
-    await killed(target, old, new, after)
+    await killed(target, old, new, tmp_path)
     assert place.status().split() == ["M", "his"]
     assert place.tip("main") == old
     assert await target.move(old, new)
@@ -339,16 +329,17 @@ async def test_a_successor_makes_a_checkout_whole_and_leaves_what_is_the_users(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process that moved it has died too, and its user has gone on before anybody saw to it."""
-    target, old, new = await checked_out(place, tmp_path)
+    target, old, new = await checked_out(place, tmp_path, 2)
 
     async def died(*_: object) -> bool:
         return True
 
     with monkeypatch.context() as patch:
         patch.setattr(moving, "_made_whole", died)
-        await killed(target, old, new, 0.3)
+        await killed(target, old, new, tmp_path)
     assert (place.top / ".git" / "index.lock").exists()
     assert len(place.status().splitlines()) > 2, "half of it is there"
+    place.write("m0.txt", "0 ag")  # as where git was killed within a file
     place.write("a.txt", "his\n")
     assert (await stands(target, old)).commit == old
     assert place.read("a.txt") == "his\n"
@@ -361,10 +352,10 @@ async def test_a_successor_makes_a_checkout_whole_and_leaves_what_is_the_users(
 async def test_what_a_git_that_works_there_holds_is_left_to_it(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, old, new = await checked_out(place, tmp_path)
+    target, old, new = await checked_out(place, tmp_path, 1)
     with monkeypatch.context() as patch:
         patch.setattr(moving, "_is_git_in", lambda pid, top: True)
-        await killed(target, old, new, 0.1)
+        await killed(target, old, new, tmp_path)
         assert (place.top / ".git" / "index.lock").exists()
         with pytest.raises(CommandError, match="A git works in"):
             await target.move(old, new)
