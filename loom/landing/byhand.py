@@ -17,7 +17,7 @@ from loom.exceptions import LandingError, LoomError, TaskStateError
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import landings as rules
 from loom.graph.rules.holding import Holder
-from loom.graph.store import landings
+from loom.graph.store import events, landings
 from loom.graph.store.landings import Landing, LandingState
 from loom.landing.bringing import Back, Ready, bring, enter
 from loom.landing.keeping import kept
@@ -120,11 +120,7 @@ class ByHand:
                 f"{task_id} is {task.status}, and no work on it waits to land.",
                 Words("Claim it first with {}.", call("claim", task_id=task_id)),
             )
-        if self._worktrees.find(task_id) is None:
-            raise LandingError(
-                f"{task_id} has no worktree here, from which its work could land.",
-                "Land it on the machine on which it was done.",
-            )
+        await self._has_place(task_id)
         if landing is None or landing.state is not LandingState.REPORTED:
             branch = branch_of(task_id)
             await self._loom.transact(
@@ -141,6 +137,22 @@ class ByHand:
         if isinstance(found, Back):
             raise self._refused(task, found)
         return await self._entered(task, found)
+
+    async def _has_place(self, task_id: str) -> None:
+        """Raises LandingError where no work on a task lies here that could land."""
+        if self._worktrees.find(task_id) is None:
+            raise LandingError(
+                f"{task_id} has no worktree here, from which its work could land.",
+                "Land it on the machine on which it was done.",
+            )
+        reopened = await self._loom.look(
+            lambda connection: events.reopened_at(connection, self._loom.project_id, task_id)
+        )
+        if reopened is not None and self._worktrees.made_before(task_id, reopened.timestamp()):
+            raise LandingError(
+                f"{task_id} was reopened, and what lies in its worktree is from before.",
+                "Give it back, and have a worker begin anew: loom work --land",
+            )
 
     async def _entered(self, task: Task, ready: Ready) -> Landing | None:
         if ready.nothing:

@@ -180,6 +180,14 @@ class Worktrees:
         """The worktree of a task as it lies there, whoever works in it; None if there is none that is whole."""
         return self._read(task_id, 0)
 
+    def made_before(self, task_id: str, seconds: float) -> bool:
+        """Whether the worktree of a task was made before a moment, in seconds since the epoch; False if there is
+        none."""
+        try:
+            return self._mark_of(task_id).stat().st_mtime < seconds
+        except OSError:
+            return False
+
     async def changes(self, task_id: str, onto: str = "HEAD") -> str:
         """What was changed in a task's worktree since its branch left another, as git shows it: the commits, what is
         not committed, and the diff of all that git knows; of each the beginning.
@@ -340,7 +348,7 @@ class Worktrees:
         branch, tree = branch_of(task_id), self.find(task_id)
         tip = await refs.commit_at(self.repository, refs.branch(branch))
         if tree is not None:
-            old = (await asyncio.to_thread(self._mark_of(task_id).stat)).st_mtime < seconds
+            old = self.made_before(task_id, seconds)
         else:
             old = tip is not None and int(await self.repository.text("log", "-1", "--format=%ct", tip)) < seconds
         if not old:

@@ -258,9 +258,9 @@ def _short(value: Any, most: int) -> Any:
 
 def _log(loom_dir: Path | None, task: Task) -> str:
     """The end of what the newest attempt printed, "" if there is no such file."""
-    if loom_dir is None or not task.attempt:
+    if loom_dir is None or not task.claim_token:
         return ""
-    path = loom_dir / "logs" / f"{task.id}-{task.attempt}.log"
+    path = loom_dir / "logs" / f"{task.id}-{task.claim_token}.log"
     try:
         return texts.mask(files.log_end(path, _LOG_BYTES, loom_dir).decode(errors="replace"))
     except OSError:  # none, or none that may be read

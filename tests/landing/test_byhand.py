@@ -138,6 +138,16 @@ async def test_what_nobody_has_claimed_or_is_elsewhere_is_refused(yard: Yard, ha
         await hand.by.task(made.id, 30)
 
 
+async def test_what_is_from_before_it_was_reopened_does_not_land_by_hand(yard: Yard, hand: Hand) -> None:
+    task, _ = await claimed(yard, one="1")
+    assert await hand.by.task(task.id, 30) is not None
+    yard.worktrees.leave(await yard.worktrees.make(task.id))
+    await yard.loom.reopen(task.id)
+    await yard.loom.claim(task.id)
+    with pytest.raises(LandingError, match="is from before"):
+        await hand.by.task(task.id, 30)
+
+
 async def test_what_others_land_is_waited_for_until_the_time_is_over(yard: Yard, hand: Hand) -> None:
     task, _ = await claimed(yard, one="1")
     await yard.loom.transact(lambda tx: rules.take_lease(tx, OWN, "elsewhere-1", 60))

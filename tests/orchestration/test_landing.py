@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from loom.config import CheckConfig, LandingConfig
+from loom.config import CheckConfig, LandingConfig, logs_dir
 from loom.exceptions import CheckFailedError, CommandError, ConfigError, TargetError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
@@ -161,7 +161,10 @@ async def test_what_was_reopened_begins_anew_whatever_is_left_of_it(shop: Shop, 
     await loom.cancel(task.id)
     shop.git("rev-parse", "--verify", "--quiet", f"loom/{task.id}")
     await loom.reopen(task.id)
-    assert await Landing(worker(), "test ! -e a.txt && echo two > b.txt").finish() == []
+    anew = worker()
+    logs = {path.name for path in logs_dir(anew.config).glob(f"{task.id}-*.log")}
+    assert await Landing(anew, "test ! -e a.txt && echo two > b.txt").finish() == []
+    assert len({path.name for path in logs_dir(anew.config).glob(f"{task.id}-*.log")} - logs) == 1, "each has its own"
     assert shop.show("b.txt") == "two\n"
     assert shop.git("for-each-ref", f"refs/loom/kept/loom/{task.id}") != ""
 

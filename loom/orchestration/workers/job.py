@@ -169,7 +169,7 @@ class Job:
             bench.trees,
             self._watch,
             env=self._environment(errand),
-            log=bench.logs / f"{task.id}-{task.attempt}.log",
+            log=bench.logs / f"{task.id}-{task.claim_token}.log",  # attempts are counted anew, claims never
             silence_seconds=self._loom.config.work.silence_seconds,
         )
         return await self._work(self._session, prompt(self._claim, self._setting), begin=True)
