@@ -49,7 +49,7 @@ class Client:
         self._wire: _Wire | None = None
         self._connecting = asyncio.Lock()
         self._full: Redis | None = None
-        self._known: set[str] = set()  # digests of scripts that this server has
+        self._known: dict[str, str] = {}  # the digests of scripts that this server has
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole(), name)
@@ -74,13 +74,12 @@ class Client:
 
     async def evaluate(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         """What a Lua script returns. Its text is sent where Redis does not have it yet."""
-        digest = hashlib.sha1(script.encode()).hexdigest()
-        if digest in self._known:
+        if (digest := self._known.get(script)) is not None:
             with suppress(_UnknownScriptError):
                 return await self.call("EVALSHA", digest, len(keys), *keys, *arguments)
         answer = await self.call("EVAL", script, len(keys), *keys, *arguments)
         if self._plain:
-            self._known.add(digest)
+            self._known[script] = hashlib.sha1(script.encode()).hexdigest()
         return answer
 
     async def aclose(self) -> None:

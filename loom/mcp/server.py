@@ -30,6 +30,9 @@ from loom.mcp.tool import add_tools
 from loom.mcp.tools import Tools
 
 if TYPE_CHECKING:
+    from fastmcp.tools import Tool, ToolResult
+    from fastmcp.utilities.versions import VersionSpec
+
     from loom.graph.front import Loom
     from loom.landing.report import Reports
     from loom.orchestration.housekeeping import Housekeeper
@@ -207,13 +210,37 @@ async def _serve(project_dir: Path | None) -> NoReturn:
     os._exit(0 if error is None else 1)  # an ordinary exit waits for the thread that reads stdin, for one line more
 
 
+class _Server(FastMCP):
+    """A server on a short way to its tools, which are all its own: what FastMCP asks other providers, and a chain of
+    middleware that is not there, takes as long as a call's own work."""
+
+    async def get_tool(self, name: str, version: VersionSpec | None = None) -> Tool | None:
+        return await self.local_provider.get_tool(name, version)
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        version: VersionSpec | None = None,
+        run_middleware: bool = True,
+    ) -> ToolResult:
+        chain = run_middleware and bool(self.middleware)
+        return await super().call_tool(name, arguments, version=version, run_middleware=chain)
+
+
 def _server(
     loom: Callable[[], Loom],
     reports: Callable[[], Reports],
     lifespan: Callable[[FastMCP], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastMCP:
-    server = FastMCP(
-        "loom", instructions=INSTRUCTIONS, version=bridge.VERSION, lifespan=lifespan, mask_error_details=True
+    server = _Server(
+        "loom",
+        instructions=INSTRUCTIONS,
+        version=bridge.VERSION,
+        lifespan=lifespan,
+        mask_error_details=True,
+        dereference_schemas=False,  # `LoomTool` refers to nothing
     )
     add_tools(server, Tools(loom, reports))
     add_tools(server, SkillTools(loom))

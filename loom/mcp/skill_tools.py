@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastmcp import Context
 from fastmcp.exceptions import PromptError, ValidationError
 from fastmcp.prompts import Prompt, PromptArgument
 from fastmcp.server.providers import Provider
@@ -44,7 +43,6 @@ class SkillTools:
     @tool("Plan tasks from a goal", outside=True)
     async def loom_decompose(
         self,
-        ctx: Context,
         goal: str = "",
         spec_path: Annotated[str | None, Field(description="a file of the project that says more")] = None,
         plan: Annotated[Object | None, Field(description='{"tasks": [...]}')] = None,
@@ -57,13 +55,12 @@ class SkillTools:
         and confirm=true: exactly that plan is written, all of it or nothing, and once."""
         from loom.skills import tools
 
-        async with reporting(ctx, _LONGEST):
+        async with reporting(_LONGEST):
             return await tools.decompose(self._loom(), goal, spec_path, plan, plan_id, confirm=confirm)
 
     @tool("Run a skill", outside=True)
     async def loom_skill(
         self,
-        ctx: Context,
         name: Annotated[str | None, Field(description="left out: list the skills")] = None,
         inputs: Object | None = None,
         run_id: str | None = None,
@@ -74,13 +71,12 @@ class SkillTools:
         prompt says and call again with run_id and output, which is checked and recorded once."""
         from loom.skills import tools
 
-        async with reporting(ctx, _LONGEST):
+        async with reporting(_LONGEST):
             return await tools.skill(self._loom(), name, inputs, run_id, output)
 
     @tool("Run a workflow", destroys=True, outside=True)
     async def loom_workflow(
         self,
-        ctx: Context,
         action: Literal["list", "start", "resume", "status"],
         name: str | None = None,
         run_id: str | None = None,
@@ -93,7 +89,7 @@ class SkillTools:
         status shows a run or, without run_id, all."""
         from loom.workflows import tools
 
-        async with reporting(ctx, _LONGEST):
+        async with reporting(_LONGEST):
             return await tools.workflow(self._loom(), action, name, run_id, inputs)
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastmcp import Context
+from fastmcp.server.dependencies import get_context
 from pydantic import Field
 
 from loom import replies
@@ -22,6 +22,8 @@ from loom.mcp.tool import tool
 from loom.replies import Reply, drawing
 
 if TYPE_CHECKING:
+    from fastmcp import Context
+
     from loom.graph.front import Loom
     from loom.graph.store.graphs import GraphView
     from loom.landing.report import Reports
@@ -74,7 +76,6 @@ class Tools:
     @tool("Finish a task", repeatable=True, always=True)
     async def loom_done(
         self,
-        ctx: Context,
         task_id: TaskId,
         output: Annotated[Object | None, Field(description="what dependent tasks need: paths, decisions")] = None,
         agent_id: Agent = None,
@@ -84,7 +85,7 @@ class Tools:
         (unblocked) and closes epics whose children are all finished. Cannot be undone. Checks that it needs are run
         first: status checking means call again for the result, check_failed that the work is to be mended and is still
         yours. claim_conflict means that the claim was lost: stop working on it."""
-        async with reporting(ctx, _LONGEST_CHECKS):
+        async with reporting(_LONGEST_CHECKS):
             reports = self._reports()
             made = await reports.done(task_id, output, agent_id=agent_id, token=token, seconds=_LONGEST_CHECKS)
             return replies.reported(made)
@@ -268,7 +269,6 @@ class Tools:
     @tool("Wait for a change", reads=True)
     async def loom_wait(
         self,
-        ctx: Context,
         what: Literal["ready", "task", "inbox", "escalation", "any"] = "any",
         task_id: Annotated[str | None, Field(description="for what=task; of an epic also its children")] = None,
         since: Annotated[str | None, Field(description="from the last wait, to miss nothing")] = None,
@@ -279,26 +279,33 @@ class Tools:
         at most timeout seconds. The reply says what changed (or changed=false), and since for the next wait. Better
         than asking again and again."""
         loom = self._loom()
-        async with reporting(ctx, timeout):
+        async with reporting(timeout):
             return replies.waited(
                 await loom.wait(what, task_id=task_id, since=since, timeout=timeout, agent_id=agent_id)
             )
 
 
 @asynccontextmanager
-async def reporting(ctx: Context, seconds: float) -> AsyncIterator[None]:
+async def reporting(seconds: float) -> AsyncIterator[None]:
     """Reports progress while the body waits, so that the client does not give up on the call."""
+    ctx = get_context()
+    reports: list[asyncio.Task[None]] = []
 
-    async def report() -> None:
-        for turn in count(1):
-            await asyncio.sleep(_REPORT_EVERY)
-            await ctx.report_progress(turn * _REPORT_EVERY, seconds)
+    def begin() -> None:
+        reports.append(asyncio.create_task(_report(ctx, seconds)))
 
-    reports = asyncio.create_task(report())
+    first = asyncio.get_running_loop().call_later(_REPORT_EVERY, begin)  # most calls are over by then
     try:
         yield
     finally:
-        await end([reports])
+        first.cancel()
+        await end(reports)
+
+
+async def _report(ctx: Context, seconds: float) -> None:
+    for turn in count(1):
+        await ctx.report_progress(turn * _REPORT_EVERY, seconds)
+        await asyncio.sleep(_REPORT_EVERY)
 
 
 async def _view(loom: Loom, view: str) -> Reply:

@@ -288,11 +288,11 @@ async def test_a_wait_shows_that_it_lives_and_ends_when_cancelled(loom: Loom, mo
     async with Client(build(loom), progress_handler=hear) as client:
         waiting = asyncio.create_task(client.call_tool("loom_wait", {"what": "inbox", "timeout": 60}))
         assert await asyncio.wait_for(heard.get(), 5) < await asyncio.wait_for(heard.get(), 5)
-        assert "report" in running()
+        assert "_report" in running()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await client.call_tool("loom_status", {})
-        assert "report" not in running()
+        assert "_report" not in running()
 
 
 def running() -> set[str]:
