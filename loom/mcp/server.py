@@ -202,6 +202,7 @@ async def _serve(project_dir: Path | None) -> NoReturn:
     served = asyncio.create_task(stdio.serve(server))
     leaving = asyncio.create_task(told_to_leave.wait())
     await asyncio.wait({served, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    stdio.end_in_time()
     await application.stop()
     error = served.exception() if served.done() else None
     if error is not None:

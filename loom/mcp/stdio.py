@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,10 +16,21 @@ if TYPE_CHECKING:
     from fastmcp import FastMCP
 
 
+_ENDS_WITHIN = 10.0  # seconds from the client's end, or a signal, to the process's
+
+
 async def serve(server: FastMCP) -> None:
-    """Serves one client until it closes standard input."""
+    """Serves one client until it closes standard input. From then on the process has to end, see `end_in_time`."""
     given, taken = _claimed(0, os.open(os.devnull, os.O_RDONLY)), _claimed(1, _beside())
     await wire.serve(server, partial(_read, given), partial(_write, taken))
+
+
+def end_in_time() -> None:
+    """Ends this process soon, unless it has ended by itself: what hangs then would hang for ever. The system does it,
+    also where neither the event loop nor any thread of Python's gets on; where it hangs is told before."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # who started this process may have had it ignored
+    faulthandler.dump_traceback_later(_ENDS_WITHIN)
+    signal.setitimer(signal.ITIMER_REAL, _ENDS_WITHIN + 1)
 
 
 def _claimed(descriptor: int, instead: int) -> int:
@@ -37,7 +50,10 @@ def _beside() -> int:
 
 
 async def _read(descriptor: int, most: int) -> bytes:
-    return await anyio.to_thread.run_sync(os.read, descriptor, most, abandon_on_cancel=True)
+    data = await anyio.to_thread.run_sync(os.read, descriptor, most, abandon_on_cancel=True)
+    if not data:
+        end_in_time()
+    return data
 
 
 async def _write(descriptor: int, data: bytes) -> None:

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,48 @@ async def test_however_it_leaves_claims_come_back_or_keep_their_lease(place: dic
         after = [(await loom.get(claim["id"])).task for claim in claims]
         assert [task.status for task in after] == ["pending", "pending", "claimed"]
         assert after[2].lease_expires_at is not None
+
+
+# A server that never comes to its end, quickly told so.
+HANGING = """
+import time
+from loom.mcp import server, stdio
+stdio._ENDS_WITHIN = 0.5
+async def hang(self):
+    time.sleep(300)
+server.Application.stop = hang
+server.run()
+"""
+
+
+@pytest.mark.parametrize("how", ["told", "its client gone", "told, and nobody reads what it says"])
+async def test_a_server_that_hangs_when_it_leaves_is_ended(place: dict[str, str], how: str) -> None:
+    async with started("-c", HANGING, **place) as server:
+        await server.initialize()
+        if how == "its client gone":
+            assert server.process.stdin is not None
+            server.process.stdin.close()
+        else:
+            if how != "told":
+                fill(Path(f"/proc/{server.process.pid}/fd/2"))
+            server.process.send_signal(signal.SIGTERM)
+        await server.left()
+        assert server.process.returncode == -signal.SIGALRM
+        assert server.process.stderr is not None
+        said = await server.process.stderr.read()
+        assert how.endswith("says") or b"in hang" in said
+
+
+def fill(pipe: Path) -> None:
+    """Writes to a pipe until nothing more goes in."""
+    descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b"x" * 4096)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b"x")
+    os.close(descriptor)
 
 
 async def test_nonsense_on_stdin_does_not_end_it(place: dict[str, str], loom: Loom) -> None:
