@@ -46,3 +46,14 @@ async def test_a_subscription_that_stood_is_made_anew_without_a_longer_rest_each
             await asyncio.wait_for(woken.wait(), 10)
         assert heard._backoff.rest() == 0.05, "a first rest"
     await heard.close()
+
+
+async def test_a_subscription_that_is_closed_is_not_begun_again(servers: Endpoints) -> None:
+    """As by a call whose cancellation was lost, and which nobody waits for any more."""
+    heard = subscriber.Subscriber(lambda: open_redis(servers.redis_url, timeout=None), "nothing:*")
+    async with heard.listening(lambda channel, text: False):
+        assert heard.connected
+    await heard.close()
+    async with heard.listening(lambda channel, text: False):
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "loom-subscriber"]
+        assert not heard.connected

@@ -31,6 +31,7 @@ class Subscriber:
         self._pattern = pattern
         self._listeners: dict[asyncio.Event, Interest] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._heard = asyncio.Event()
         self._backoff = Backoff(*_PAUSES)
 
@@ -49,9 +50,9 @@ class Subscriber:
         woken = asyncio.Event()
         self._listeners[woken] = interest
         try:
-            if self._task is None or self._task.done():
+            if not self._closed and (self._task is None or self._task.done()):
                 self._task = asyncio.create_task(self._listen(), name="loom-subscriber")
-            if not self.connected:
+            if not self.connected and not self._closed:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._heard.wait(), TIMEOUT)
             yield woken
@@ -59,9 +60,11 @@ class Subscriber:
             del self._listeners[woken]
 
     async def close(self) -> None:
-        """Ends the subscription."""
+        """Ends the subscription, for good: whoever comes to listen later hears nothing and looks for himself."""
+        self._closed = True
         if self._task is not None:
             await end([self._task])
+        self._heard.clear()
 
     async def _listen(self) -> None:
         while True:
