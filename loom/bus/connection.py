@@ -45,10 +45,18 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, OSError if redis is None else OSError | redis.RedisError)
 
 
+def is_late(error: Exception) -> bool:
+    """Whether an error means no more than that an answer did not come in time, as it may not on a busy machine."""
+    redis = sys.modules.get("redis.exceptions")
+    return isinstance(error, TimeoutError if redis is None else TimeoutError | redis.TimeoutError)
+
+
 class Breaker:
     """Open after a failure, for a pause that doubles up to 30 s; while it is open nobody tries."""
 
     def __init__(self) -> None:
+        self.again = False
+        """Whether the next failure is one more in a row."""
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._until = 0.0
 
@@ -60,8 +68,10 @@ class Breaker:
     def failed(self) -> None:
         """A call failed: nobody tries before the pause is over."""
         self._until = time.monotonic() + self._backoff.rest()
+        self.again = True
 
     def succeeded(self) -> None:
         """A call succeeded: the next failure pauses briefly again."""
         self._backoff.renew()
         self._until = 0.0
+        self.again = False

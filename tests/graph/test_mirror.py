@@ -268,6 +268,26 @@ async def test_without_redis_everything_works(config: LoomConfig, hung: str) -> 
         await without(url, config)
 
 
+async def test_a_redis_that_hangs_is_told_of_and_one_late_answer_is_not(
+    config: LoomConfig, hung: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.bus.connection._FIRST_PAUSE", 0.0)
+    caplog.set_level("WARNING", "loom.graph.cache.mirror")
+    async with Loom(replace(config, redis=RedisConfig(url=hung)), agent="a") as loom:
+        await loom.create("A")
+        assert caplog.messages == []
+        await loom.create("B")
+        assert caplog.messages == ["Redis does not answer (TimeoutError); Postgres goes on alone"]
+        caplog.clear()
+        loom._links._cache = None  # as in another process
+        (await loom._links.cache()).try_again()
+        await loom.create("C")
+        assert caplog.messages == []
+    async with Loom(replace(config, redis=RedisConfig(url=NO_REDIS)), agent="a") as loom:
+        await loom.create("D")
+        assert caplog.messages == ["Redis does not answer (FileNotFoundError); Postgres goes on alone"]
+
+
 @pytest.mark.benchmark
 async def test_a_redis_that_hangs_costs_a_few_timeouts(config: LoomConfig, hung: str) -> None:
     assert await without(hung, config) < await without(NO_REDIS, config) + 5 * TIMEOUT
