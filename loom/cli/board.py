@@ -7,6 +7,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from loom import bridge
 from loom.cli.output import dim, emit, heading
 from loom.cli.shared import Command, open_project, settings, wants_json
 from loom.config import LoomConfig
-from loom.exceptions import ConfigError, ServersError
+from loom.exceptions import ConfigError, LoomError, ServersError
 from loom.hub import running
 from loom.texts import one_line
 from loom.wording import Shell, Words
@@ -41,6 +42,16 @@ def board(only_print: bool) -> None:
         return
     for line in _lines(config, url, opened=opened):
         click.echo(line)
+
+
+def offer(config: LoomConfig) -> None:
+    """Says where the board is, and opens it for whoever sits before a display; says nothing where no hub serves one."""
+    if config.mcp.hub == "never":
+        return
+    with suppress(LoomError):
+        url = link(config, open_project(config=config).agent)
+        for line in _lines(config, url, opened=can_open() and webbrowser.open(url)):
+            click.echo(line)
 
 
 def link(config: LoomConfig, agent: str) -> str:

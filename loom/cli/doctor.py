@@ -6,35 +6,24 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
-from loom import services
 from loom.cli import installed
 from loom.cli.output import dim, emit, plural
 from loom.cli.shared import Command, open_project, progress, settings_here, wants_json
 from loom.cli.wording import people
 from loom.config import LoomConfig
 from loom.exceptions import LoomError
+from loom.orchestration import checkup
+from loom.orchestration.checkup import Remark
 from loom.texts import one_line
 from loom.wording import worded
 
-_DEAD_NAMED = 10
-_ELSEWHERE = "Work with the user, home and LOOM_DATA_DIR of then, or create a task here to begin anew."
 _APART = "Install this Loom into an environment of its own: `pipx install .` in a clone of its repository."
 _BEFORE = "Put the directory of this Loom before that one on PATH."
-
-
-@dataclass(frozen=True)
-class Remark:
-    """One line of the report. `level` is ok, note (worth knowing) or bad (something does not hold)."""
-
-    level: str
-    check: str
-    found: str = ""
-    mend: str = ""
 
 
 @click.command(cls=Command)
@@ -44,13 +33,13 @@ def doctor(deep: bool) -> None:
     something is bad."""
     config = settings_here()
     remarks = [
-        *_servers(config),
+        *checkup.servers(config),
         *_installed(),
-        *_settings(config),
+        *checkup.settings(config),
         *_wiring(config),
         *_not_ours(config),
-        *_files(config),
-        *_worktrees(config),
+        *checkup.files(config),
+        *checkup.worktrees(config),
     ]
     if config.project_id is None:
         remarks.append(Remark("note", "project", "there is none here", "Run `loom init` in its directory."))
@@ -69,14 +58,6 @@ def doctor(deep: bool) -> None:
         click.echo(f"{plural(bad, 'problem')}." if bad else "All is well.")
     if bad:
         click.get_current_context().exit(1)
-
-
-def _servers(config: LoomConfig) -> Iterator[Remark]:
-    for server in services.check(config):
-        # Without Redis every command works, from Postgres alone.
-        level = "ok" if server.running else "bad" if server.name == "PostgreSQL" else "note"
-        name = f"{server.name} {server.version}" if server.version else server.name
-        yield Remark(level, name, server.where, server.hint)
 
 
 def _installed() -> Iterator[Remark]:
@@ -103,12 +84,6 @@ def _installed() -> Iterator[Remark]:
             continue
         if not number or program.foreign:
             yield Remark("note", "PATH", found, mend)
-
-
-def _settings(config: LoomConfig) -> Iterator[Remark]:
-    yield Remark("ok", "servers", f"{config.servers.backend}, from {config.sources['servers.backend']}")
-    for warning in config.warnings:
-        yield Remark("note", "settings", warning)
 
 
 def _wiring(config: LoomConfig) -> Iterator[Remark]:
@@ -151,52 +126,13 @@ def _not_ours(config: LoomConfig) -> Iterator[Remark]:
                 yield Remark("note", ".mcp.json", f"Loom did not write {one}", "Read it before a client starts it.")
 
 
-def _files(config: LoomConfig) -> Iterator[Remark]:
-    """What of the skills and workflows that people have written does not count, or cannot start."""
-    from loom.skills import loader as skills
-    from loom.workflows import loader as workflows
-
-    known = skills.load(config)
-    for note in known.notes:
-        yield Remark("note", "skills", note)
-    for note in workflows.notes(workflows.load(config), known):
-        yield Remark("note", "workflows", note)
-
-
-def _worktrees(config: LoomConfig) -> Iterator[Remark]:
-    """The worktrees that Loom made where it makes none any more, and leaves alone."""
-    if config.project_dir is not None:
-        from loom.landing.worktrees import of_earlier_versions
-
-        for path in of_earlier_versions(config.project_dir):
-            found, mend = f"{path} is of an earlier version of Loom", f"To remove it: git worktree remove {path}"
-            yield Remark("note", "worktrees", found, mend)
-
-
 async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
     try:
         async with open_project(config=config) as loom:
-            status = await loom.status()
-            dead = await loom.dead_letters(limit=_DEAD_NAMED)
-            found = await loom.doctor(deep=deep)
+            found = await checkup.graph(loom, deep=deep)
     except LoomError as error:
         return [_told("bad", "graph", error)]
-    remarks = [Remark("ok" if one.holds else "bad", one.rule, one.found, worded(one.advice, people())) for one in found]
-    if loom.notice:
-        remarks.append(Remark("bad", "data", loom.notice, _ELSEWHERE))
-    if status.dead_letters:
-        remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter")))
-    for one in dead:
-        held = f", holds up {', '.join(one.held_up[:5])}{' and others' if one.held_up_count > 5 else ''}"
-        what = f"{one.task.title}{held if one.held_up else ''}"
-        remarks.append(Remark("note", one.task.id, what, f"`loom resolve {one.task.id} retry`, or waive or cancel."))
-    if status.open_escalations:
-        count = plural(status.open_escalations, "open escalation")
-        remarks.append(Remark("note", "escalations", count, "See `loom status --view escalations`."))
-    if status.deferred:
-        held = f"{plural(status.deferred, 'task')} held until somebody says so"
-        remarks.append(Remark("note", "deferred", held, "See `loom status --view escalations`."))
-    return remarks
+    return [replace(one, mend=worded(one.mend, people())) for one in found]
 
 
 def _told(level: str, check: str, error: LoomError) -> Remark:

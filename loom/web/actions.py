@@ -66,19 +66,23 @@ async def several(request: Request) -> Response:
     chosen, name = [value for key, value in pairs if key == "task"][:_SEVERAL], form.get("action", "")
     if not chosen:
         raise InvalidInputError("No task was chosen.", "Mark some, then say what is to become of them.")
+    if name not in FOR_SEVERAL:
+        raise InvalidInputError("Nothing was chosen to be done.", "Choose what is to become of the tasks.")
     if name in ("p0", "p1", "p2"):
-        form["priority"] = name
-    action = {"defer": "defer", "retry": "retry"}.get(name, "priority")
+        name, form["priority"] = "priority", name
+    if name == "reassign":
+        form["to"] = form.pop("note", "")
     failed = []
-    for target in chosen:
+    for one in chosen:
+        target, _, token = one.partition(" ")
         try:
-            await ACTIONS[action](loom_of(request), target, form)
+            await ACTIONS[name](loom_of(request), target, form | {"token": token})
         except (InvalidError, ConflictError, NotFoundError) as error:
             failed.append(f"{target}: {error.cause}")
     if failed:
         done = len(chosen) - len(failed)
         raise TaskStateError(f"It was done with {done} of {len(chosen)}; not with {'; '.join(failed[:5])}")
-    return _back(request, form, action)
+    return _back(request, form, "several")
 
 
 def _back(request: Request, form: Form, said: str) -> Response:
@@ -206,6 +210,24 @@ ACTIONS: dict[str, Action] = {
     "decline": _decline,
 }
 """Each action by the name that its form posts to."""
+
+FOR_SEVERAL: Mapping[str, str] = {
+    "p0": "update.anything",
+    "p1": "update.anything",
+    "p2": "update.anything",
+    "note": "note",
+    "defer": "defer",
+    "answer": "resolve.answer",
+    "retry": "resolve.retry",
+    "reassign": "resolve.reassign",
+    "waive": "resolve.waive",
+    "cancel": "cancel",
+    "release": "release",
+    "approve": "approve",
+    "refuse": "refuse",
+    "reopen": "reopen",
+}
+"""What can be done with several tasks at once, and what one has to be allowed for it."""
 
 ROUTES = (
     Route("/new", create, methods=["GET", "POST"]),

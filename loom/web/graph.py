@@ -21,6 +21,8 @@ _WAVES = 12  # that are told as text
 _TOLD = 10  # tasks of each
 _LABEL = 80  # characters of a title in the picture
 _UNFOLDED = 50
+_HELD = ("dead", "retry", "blocked")
+"""States of what waits for no other task and cannot be done all the same: for somebody, or for its time."""
 
 
 async def show(request: Request) -> Response:
@@ -34,9 +36,10 @@ async def as_text(request: Request) -> Response:
     found = await loom_of(request).outline()
     placed = await asyncio.to_thread(placing.place, found, _unfolded(request))
     waves: dict[int, list[Node]] = {}
+    held: list[Node] = []
     for node in placed.nodes:
         if node.wave is not None and node.state != "epic":
-            waves.setdefault(node.wave, []).append(node)
+            (held if node.wave == 0 and node.state in _HELD else waves.setdefault(node.wave, [])).append(node)
     critical = [placed.nodes[number] for number in placed.critical]
     return page(
         request,
@@ -46,6 +49,8 @@ async def as_text(request: Request) -> Response:
         count=len(found.tasks),
         more=found.more,
         waves=[(wave, waves[wave][:_TOLD], len(waves[wave])) for wave in sorted(waves)[:_WAVES]],
+        held=held[:_TOLD],
+        held_count=len(held),
         more_waves=max(len(waves) - _WAVES, 0),
         critical=[one for one in critical if one.state != "epic"],
     )

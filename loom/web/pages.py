@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from loom.graph.store import messages
 from loom.graph.store.landings import LandingState
 from loom.graph.store.listing import Found
 from loom.graph.store.messages import Message
-from loom.web import asked
+from loom.orchestration import checkup
+from loom.web import actions, asked
 from loom.web.live import Feeds
 from loom.web.rendering import loom_of, page
+from loom.web.wording import WAYS
 
 _GLANCE = 20  # of each kind that Now shows
 _LANDED = 8
@@ -78,6 +81,24 @@ COLUMNS = (
     Column("Dead", "dead", ("dead",)),
     Column("Done", "done", ("done", "cancelled")),
 )
+_EPICS = Column("Epics", "epic", ("epic",))  # which are lanes else, unless somebody asks for them
+KEYS = {
+    "parser": "words of the title, the criteria or the context",
+    '"red wall"': "words that stand side by side",
+    "status:ready,dead": f"in one of these states: {', '.join(filters.STATES)}, open, finished",
+    "priority:p0": "with this priority",
+    "label:docs": "with this label",
+    "epic:loom-…": "somewhere below this epic",
+    "holder:ada": "held by this agent, or held last",
+    "waits-for:loom-…": "that wait for this task",
+    "file:src/app.py": "that touch this path",
+    "age:>7d": "made longer ago; <2h: within",
+    "changed:<2h": "changed within that time; >2h: not since",
+    "finished:<1d": "done or cancelled within that time",
+    "failed:2": "whose attempts have failed so often",
+    "-label:docs": "with a minus before a label or status: all others",
+}
+"""What a filter can say, an example of each."""
 LANES = ("epic", "agent", "label")
 
 
@@ -114,6 +135,10 @@ async def board(request: Request) -> Response:
         lanes=sorted(names, key=lambda name: (not name, name)),
         titles=await _titles(loom) if lanes_by == "epic" else {},
         trouble=trouble,
+        keys=KEYS,
+        chosen_for=[name for name in WAYS if loom.may(actions.FOR_SEVERAL[name])]
+        if loom.may("update.anything")
+        else [],
     )
 
 
@@ -124,7 +149,7 @@ async def _columns(loom: Loom, wanted: Filter, lanes_by: str, only: str) -> list
         if one.landing.state is LandingState.REPORTED
     }
     shown = []
-    for column in COLUMNS:
+    for column in (*COLUMNS, *([_EPICS] if "epic" in wanted.states else [])):
         states = tuple(one for one in column.states if not wanted.states or one in wanted.states)
         if only and only != column.sign:
             continue
@@ -231,6 +256,17 @@ def row(event: Event) -> dict[str, object]:
 
 
 async def doctor(request: Request) -> Response:
-    """Whether the invariants of the graph hold, and the mirror."""
+    """Whether the invariants of the graph hold, and the mirror, and what waits for somebody; to whoever is on this
+    machine also how its servers, settings and files are."""
     loom = loom_of(request)
-    return page(request, "doctor.html", section="events", verdicts=await loom.doctor())
+    found = {"The graph": await checkup.graph(loom)}
+    if loom.principal is None:
+        found["This machine"] = await asyncio.to_thread(_machine, loom)
+    troubled = any(one.level == "bad" for some in found.values() for one in some)
+    return page(request, "doctor.html", section="events", found=found, troubled=troubled)
+
+
+def _machine(loom: Loom) -> list[checkup.Remark]:
+    """What is not of the graph and does not depend on who asks, as a shell's PATH does."""
+    looks = (checkup.servers, checkup.settings, checkup.files, checkup.worktrees)
+    return [one for look in looks for one in look(loom.config)]

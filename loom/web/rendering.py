@@ -23,7 +23,7 @@ from loom import texts
 from loom.graph.front import Loom
 from loom.graph.model.task import Task, TaskStatus
 from loom.replies.tasks import state as state_of
-from loom.web.wording import SAID, SIGNS
+from loom.web.wording import SAID, SIGNS, WAYS
 
 _HERE = Path(__file__).parent
 
@@ -86,7 +86,7 @@ def _templates() -> Environment:
         ago=_ago, moment=_moment, state=state, short=_short, pretty=_pretty, seconds=_seconds, past=_past, used=_used,
         changes=_changes,
     )  # fmt: skip
-    made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID)
+    made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID, ways=WAYS)
     made.tests.update(text=lambda value: isinstance(value, str), texts=_are_texts, waves=_are_waves)
     return made
 
@@ -176,10 +176,10 @@ def _pretty(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _sign(name: str) -> Markup:
-    """A state as its sign, for the eye; the word stands beside it or is in its title."""
+def _sign(name: str, word: str = "") -> Markup:
+    """A state as its sign, for the eye, and its word for the ear."""
     return Markup('<svg class="sign {0}" role="img" aria-label="{1}"><use href="#sign-{0}"/></svg>').format(
-        name, SIGNS[name]
+        name, word or SIGNS[name]
     )
 
 

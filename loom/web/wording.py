@@ -39,3 +39,21 @@ SAID = {
     "several": "Done with all of them.",
 }
 """What a page says after each, which is all that an address can make it say."""
+
+WAYS = {
+    "p0": "Give it priority p0",
+    "p1": "Give it priority p1",
+    "p2": "Give it priority p2",
+    "note": "Keep the text as a note",
+    "defer": "Put it off; the text says why",
+    "answer": "Answer its question with the text",
+    "retry": "Try it again, with the text as a note",
+    "reassign": "Give it to the agent that the text names",
+    "release": "Take its claim away",
+    "approve": "Approve its landing",
+    "refuse": "Send its landing back, with the text as a note",
+    "waive": "Go on without it",
+    "cancel": "Cancel it",
+    "reopen": "Do it again",
+}
+"""What can be done with the tasks that are chosen on the board."""

@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
+from loom.cli import board
 from loom.cli.demo.played import place
+from loom.config import LoomConfig, McpConfig
 from loom.db.connection import Pool
 from loom.process import guard
 from tests.cli.conftest import Cli
@@ -143,3 +147,25 @@ def test_a_repository_with_files_of_its_own_is_left_alone(bare: Cli, monkeypatch
     assert place() == bare.directory / "loom-demo"
     monkeypatch.chdir(bare.env["HOME"])
     assert place() == Path(bare.env["HOME"]) / "loom-demo"
+
+
+def test_whoever_sees_the_demo_is_told_where_its_board_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(board, "link", lambda config, agent: "http://127.0.0.1:1/enter?code=x")
+
+    def show(url: str) -> bool:
+        opened.append(url)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", show)
+    with click.Context(board.board):
+        board.offer(LoomConfig(project_name="Shop", mcp=McpConfig(hub="never")))
+        assert capsys.readouterr().out == ""
+        for sees in (False, True):
+            monkeypatch.setattr(board, "can_open", lambda sees=sees: sees)
+            board.offer(LoomConfig(project_name="Shop", project_id=str(uuid.uuid4()), mcp=McpConfig(hub="auto")))
+            said = capsys.readouterr().out
+            assert "http://127.0.0.1:1/enter?code=x" in said
+            assert ("is open in your browser" in said) == sees == bool(opened)

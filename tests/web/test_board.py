@@ -8,13 +8,18 @@ import re
 from pathlib import Path
 
 import httpx2
+import markupsafe
 import pytest
 
 from loom.bus.events import Event, EventType
+from loom.exceptions import InvalidInputError
 from loom.graph.front import Loom
+from loom.graph.model import filters
 from loom.graph.model.principals import Principal, Role
 from loom.web import app
 from loom.web.live import News
+from loom.web.pages import KEYS
+from loom.web.wording import WAYS
 from tests.web.conftest import PATIENCE, Board
 
 MARKUP = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>{{ 7*7 }}"
@@ -146,10 +151,14 @@ async def test_texts_of_others_are_data(web: Board, loom: Loom) -> None:
     long = "m" * 480 + " end"
     made = [await loom.create(title) for title in (MARKUP, BIDI, long)]
     context = {MARKUP: MARKUP, "bidi": BIDI, "deep": {"a": [MARKUP]}}
-    whole = await loom.create("Whole", context=context, done_when=MARKUP, labels=["a:b"])
+    files = ["<b>a</b>.py", "b'c.py"]
+    whole = await loom.create("Whole", context=context, done_when=MARKUP, labels=["a:b"], files=files)
+    await loom.note(whole.id, MARKUP + BIDI)
+    await loom.send("worker", MARKUP + BIDI, thread_id=whole.id)
     await loom.claim(whole.id, agent_id="worker")
     await loom.escalate(whole.id, MARKUP, agent_id="worker")
-    for path in ("/", *(f"/tasks/{one.id}" for one in (*made, whole))):
+    pages = ("/", "/board", "/board?by=agent", "/graph/text", "/events")
+    for path in (*pages, *(f"/tasks/{one.id}" for one in (*made, whole))):
         page = await web.get(path)
         assert "<script>alert" not in page
         assert "<img" not in page
@@ -286,7 +295,7 @@ async def test_of_a_column_fifty_are_shown_and_the_way_to_more(web: Board, loom:
     await loom.apply_plan({"tasks": [{"title": f"Task {number}"} for number in range(53)]})
     page = await web.get("/board")
     assert page.count('class="tile"') == 50
-    assert 'href="/board?q=&amp;only=ready"' in page
+    assert 'href="/board?q=&amp;by=&amp;only=ready"' in page
     assert (await web.get("/board?only=ready")).count('class="tile"') == 53
 
 
@@ -294,7 +303,7 @@ async def test_something_is_done_with_several_tasks_and_told_where_it_cannot_be(
     one, two = await loom.create("One"), await loom.create("Two")
     pairs = f"task={one.id}&task={two.id}&back=/board&action="
     answer = await web.client.post("/several", content=pairs + "p0")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/board?said=priority")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/board?said=several")
     assert [(await loom.get(each.id)).task.priority for each in (one, two)] == ["p0", "p0"]
     await loom.claim(two.id, agent_id="worker")
     answer = await web.client.post("/several", content=pairs + "defer&note=later")
@@ -303,6 +312,52 @@ async def test_something_is_done_with_several_tasks_and_told_where_it_cannot_be(
     assert two.id in answer.text
     assert [(await loom.get(each.id)).task.status for each in (one, two)] == ["blocked", "claimed"]
     assert (await web.client.post("/several", content="action=p0")).status_code == 422
+    assert (await web.client.post("/several", content=pairs + "explode")).status_code == 422
+
+
+async def test_whatever_can_be_done_with_a_task_can_be_done_on_the_board(web: Board, loom: Loom) -> None:
+    question, dead, gone = await asked(loom), await died(loom), await died(loom)
+    moved, over = await died(loom), (await loom.create("Sing")).id
+    held = await loom.create("Paint the wall")
+    claim = await loom.claim(held.id, agent_id="painter")
+    assert claim is not None
+    page = await web.get("/board")
+    assert set(re.findall(r'<option value="(\w+)">', page)) >= set(WAYS)
+    assert f'value="{held.id} {claim.task.claim_token}"' in page
+
+    async def do(action: str, task: str, note: str = "") -> int:
+        return (await web.client.post("/several", data={"task": task, "action": action, "note": note})).status_code
+
+    assert await do("answer", question, "Red") == 303
+    assert await do("retry", dead, "There is room.") == 303
+    assert await do("waive", gone) == await do("cancel", over) == await do("reopen", over) == 303
+    assert await do("note", over, "Louder.") == await do("reassign", moved, "ada") == 303
+    assert await do("release", f"{held.id} {claim.task.claim_token + 1}") == 409
+    assert await do("release", f"{held.id} {claim.task.claim_token}") == 303
+    assert await do("approve", held.id) == await do("refuse", held.id, "No.") == 409
+    found = [(await loom.get(one)).task for one in (question, dead, gone, over, held.id, moved)]
+    assert [one.status for one in found] == ["pending", "pending", "cancelled", "pending", "pending", "claimed"]
+    assert found[-1].assignee == "ada"
+    assert (await loom.get(over)).notes[-1].text == "Louder."
+
+
+async def test_what_a_filter_can_say_is_told_and_each_example_can_be_said(web: Board) -> None:
+    page = await web.get("/board")
+    for example in KEYS:
+        assert f"<code>{markupsafe.escape(example)}</code>" in page
+        filters.parse(example.replace("loom-…", "loom-00000000"))
+    with pytest.raises(InvalidInputError) as refused:
+        filters.parse("odd:x")
+    told = {example.lstrip("-").partition(":")[0] for example in KEYS if ":" in example}
+    assert told == set(re.findall(r"[a-z-]+", refused.value.next_step.partition(";")[0].removeprefix("Use ")))
+
+
+async def test_a_filter_that_nothing_fits_says_so_and_epics_are_shown_when_asked_for(web: Board, loom: Loom) -> None:
+    await loom.create("The house", epic=True)
+    assert "No task fits." in await web.get("/board?q=wall")
+    page = await web.get("/board?q=status:epic")
+    assert "The house" in page
+    assert "No task fits." not in page
 
 
 async def test_events_have_a_link_each_their_json_and_the_cursor_to_go_on_from(web: Board, loom: Loom) -> None:
@@ -328,7 +383,15 @@ async def test_events_have_a_link_each_their_json_and_the_cursor_to_go_on_from(w
 
 async def test_whether_the_graph_is_well_is_a_page(web: Board, loom: Loom) -> None:
     await loom.create("Something")
-    assert "All is well with the graph" in await web.get("/doctor")
+    page = await web.get("/doctor")
+    for words in ("All is well", "Redis equals Postgres", "This machine", "PostgreSQL", "external, from"):
+        assert words in page
+    dead = await died(loom)
+    page = await web.get("/doctor")
+    assert "1 dead letter" in page
+    assert page.index(dead) < page.index("Redis equals Postgres"), "what is worth knowing stands first"
+    web.let_in[""] = loom.beside(principal=Principal("eve", Role.ADMIN))
+    assert "This machine" not in await web.get("/doctor"), "it is the server's"
 
 
 async def test_what_somebody_may_not_do_is_not_shown_and_refused_all_the_same(web: Board, loom: Loom) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loom.graph.front import Loom
+from loom.skills import decomposer
 from loom.workflows import runs
+from tests.skills.conftest import good_plan
 from tests.web.conftest import Board
 from tests.web.test_asked import asks as waits_for_a_yes
-from tests.web.test_board import asked
+from tests.web.test_board import asked, died
 
+AXE = os.environ.get("LOOM_TEST_AXE", "")
+_AXE = "node_modules/axe-core/axe.min.js"
 playwright = pytest.importorskip("playwright.async_api", reason="without Playwright no browser is driven")
 CHROMIUM = os.environ.get("LOOM_TEST_CHROMIUM", "")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="LOOM_TEST_CHROMIUM names no browser")
@@ -90,3 +95,43 @@ async def test_each_button_of_a_form_does_what_it_says(web: Board, loom: Loom, t
     await tab.get_by_role("button", name="No", exact=True).click()
     await tab.get_by_text("Answered with no").wait_for()
     assert "Not now." in ((await runs.look(loom, run_id))[0].error or "")
+
+
+@pytest.mark.skipif(not (Path(AXE) / _AXE).is_file(), reason="LOOM_TEST_AXE names no directory with axe-core")
+async def test_axe_finds_nothing_serious_on_any_page_light_or_dark_wide_or_narrow(
+    web: Board, loom: Loom, tab: Any
+) -> None:
+    axe = (Path(AXE) / _AXE).read_text()
+    asking, dead = await asked(loom), await died(loom)
+    epic = await loom.create("The house", epic=True)
+    held = await loom.create("Paint it", parent_id=epic.id, labels=["colour"], depends_on=[], context={"rule": "twice"})
+    await loom.claim(held.id, agent_id="painter")
+    await loom.note(held.id, "The left one.")
+    await loom.send("ada", "Which?", thread_id=held.id)
+    await loom.create("Sell it", depends_on=[epic.id], priority="p0")
+    await waits_for_a_yes(loom)
+    await decomposer.propose(loom, good_plan(), goal="Sign-in")
+    newest = (await loom.events(limit=1))[0].position
+    lists = ("/", "/board", "/board?by=label", "/board?only=dead", "/board?q=status:odd", "/graph", "/graph/text")
+    others = ("/events", f"/events?at={newest}", "/doctor", "/new", "/nowhere", f"/tasks/{held.id}/log")
+    page = await tab.context.new_page()  # some of these pages are refusals, which the other one would count as errors
+    found = []
+    for path in (*lists, *others, *(f"/tasks/{one}" for one in (asking, dead, held.id, epic.id))):
+        await page.goto(web.address + path)
+        await page.evaluate(axe)
+        await page.evaluate(_ALL_OPEN)
+        for scheme in ("light", "dark"):
+            for width in (1280, 390):
+                await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                await page.set_viewport_size({"width": width, "height": 844})
+                found += [(path, scheme, width, *one) for one in await page.evaluate(_SERIOUS)]
+    assert found == []
+
+
+_ALL_OPEN = """() => {
+  for (const one of document.querySelectorAll("details")) one.open = true;
+  document.querySelector(".tile input")?.click();
+}"""
+_SERIOUS = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
+  .filter((one) => ["serious", "critical"].includes(one.impact))
+  .map((one) => [one.id, one.nodes[0].target.join(" "), one.nodes[0].failureSummary])"""

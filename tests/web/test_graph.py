@@ -137,6 +137,12 @@ async def test_the_graph_is_there_as_text_and_as_a_picture(web: Board, loom: Loo
         task = await loom.create(title)
         await loom.claim(task.id)
         await loom.fail(task.id, "no", retry=again)
+    page = await web.get("/graph/text")
+    now = page.index("Can be done now")
+    held = page[page.index("Waits for somebody, or for its time") : now]
+    for title in ("dead", "retry"):
+        assert f'dir="auto">{title}</span>' in held
+        assert f'dir="auto">{title}</span>' not in page[now:]
     await loom.create("An epic", epic=True)
     found = await loom.outline()
     assert states.items() <= {one[1]: one[2] for one in found.tasks}.items()

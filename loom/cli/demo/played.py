@@ -17,6 +17,7 @@ import click
 
 from loom import files
 from loom.bus.events import Event, EventType
+from loom.cli.board import offer
 from loom.cli.output import dim, emit, heading, plural, status, table
 from loom.cli.project import initialise
 from loom.cli.servers import bring_up
@@ -66,6 +67,8 @@ async def _play(config: LoomConfig, text: str, name: str, agents: int, begin: fl
             return _unfinished(counts)
         progress(f"{plural(planted['created'], 'task')} in the graph; starting {plural(agents, 'agent')}.")
         story = _Story([f"agent-{number}" for number in range(1, agents + 1)], counts)
+        if not wants_json():
+            await asyncio.to_thread(offer, config)
         since = (await loom.wait("any", timeout=0)).since
         worked = time.monotonic()
         async with _running(config, story.agents) as running:

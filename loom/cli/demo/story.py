@@ -20,8 +20,10 @@ from pathlib import Path
 import click
 
 from loom import files
+from loom.cli.board import offer
 from loom.cli.output import dim, emit, heading, table
 from loom.cli.shared import wants_json
+from loom.config import load_config
 from loom.exceptions import CommandError, TaskStateError
 from loom.git import Person, Repository
 from loom.process import environment, run, shown
@@ -54,6 +56,8 @@ def tell(agents: int) -> int:
         _git(root, "commit", "-q", "-m", "Use Loom")
         _loom(root, "up")
         _loom(root, "import", "plan.yaml")
+        if not wants_json():
+            offer(load_config(root))
         agent = [sys.executable, "-I", str(_resource("agent.py"))]
         words = ["work", "--agents", str(agents), "--land", "--report", "required", "--", *agent]
         _loom(root, *words, env={"DEMO_MEMORY": memory}, may_fail=True)

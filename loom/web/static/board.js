@@ -91,6 +91,7 @@
     if (typing(document.activeElement)) return;
     if (event.key === "/") { event.preventDefault(); document.querySelector(".search input")?.focus(); }
     else if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
+    else if (event.key === "x") document.activeElement?.closest?.("[data-row]")?.querySelector("[type=checkbox]")?.click();
     else if (GO[event.key]) location.href = root + GO[event.key];
   });
   document.addEventListener("focusin", (event) => {

@@ -1,0 +1,97 @@
+"""What is wrong with a project and where it runs, and how to mend it, as `loom doctor` and the board say alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loom import services
+from loom.config import LoomConfig
+
+if TYPE_CHECKING:
+    from loom.graph.front import Loom
+
+_DEAD_NAMED = 10
+_ELSEWHERE = "Work with the user, home and LOOM_DATA_DIR of then, or create a task here to begin anew."
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One line of the report. `level` is ok, note (worth knowing) or bad (something does not hold); `mend` is
+    what to do about it, which faces word."""
+
+    level: str
+    check: str
+    found: str = ""
+    mend: str = ""
+
+    @property
+    def rank(self) -> int:
+        """What to look at first has the lowest."""
+        return ("bad", "note", "ok").index(self.level)
+
+
+def servers(config: LoomConfig) -> Iterator[Remark]:
+    """Whether the servers answer."""
+    for server in services.check(config):
+        # Without Redis every command works, from Postgres alone.
+        level = "ok" if server.running else "bad" if server.name == "PostgreSQL" else "note"
+        name = f"{server.name} {server.version}" if server.version else server.name
+        yield Remark(level, name, server.where, server.hint)
+
+
+def settings(config: LoomConfig) -> Iterator[Remark]:
+    """Where they come from, and what of the settings does not count."""
+    yield Remark("ok", "servers", f"{config.servers.backend}, from {config.sources.get('servers.backend', 'default')}")
+    for warning in config.warnings:
+        yield Remark("note", "settings", warning)
+
+
+def files(config: LoomConfig) -> Iterator[Remark]:
+    """What of the skills and workflows that people have written does not count, or cannot start."""
+    from loom.skills import loader as skills
+    from loom.workflows import loader as workflows
+
+    known = skills.load(config)
+    for note in known.notes:
+        yield Remark("note", "skills", note)
+    for note in workflows.notes(workflows.load(config), known):
+        yield Remark("note", "workflows", note)
+
+
+def worktrees(config: LoomConfig) -> Iterator[Remark]:
+    """The worktrees that Loom made where it makes none any more, and leaves alone."""
+    if config.project_dir is not None:
+        from loom.landing.worktrees import of_earlier_versions
+
+        for path in of_earlier_versions(config.project_dir):
+            found, mend = f"{path} is of an earlier version of Loom", f"To remove it: git worktree remove {path}"
+            yield Remark("note", "worktrees", found, mend)
+
+
+async def graph(loom: Loom, *, deep: bool = False) -> list[Remark]:
+    """Whether the invariants hold, what is dead, and what waits for somebody. Raises LoomError."""
+    status = await loom.status()
+    dead = await loom.dead_letters(limit=_DEAD_NAMED)
+    found = await loom.doctor(deep=deep)
+    remarks = [Remark("ok" if one.holds else "bad", one.rule, one.found, one.advice) for one in found]
+    if loom.notice:
+        remarks.append(Remark("bad", "data", loom.notice, _ELSEWHERE))
+    if status.dead_letters:
+        remarks.append(Remark("note", "dead work", _plural(status.dead_letters, "dead letter")))
+    for one in dead:
+        held = f", holds up {', '.join(one.held_up[:5])}{' and others' if one.held_up_count > 5 else ''}"
+        what = f"{one.task.title}{held if one.held_up else ''}"
+        remarks.append(Remark("note", one.task.id, what, f"`loom resolve {one.task.id} retry`, or waive or cancel."))
+    if status.open_escalations:
+        count = _plural(status.open_escalations, "open escalation")
+        remarks.append(Remark("note", "escalations", count, "See `loom status --view escalations`."))
+    if status.deferred:
+        held = f"{_plural(status.deferred, 'task')} held until somebody says so"
+        remarks.append(Remark("note", "deferred", held, "See `loom status --view escalations`."))
+    return remarks
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
