@@ -337,3 +337,24 @@ async def test_processes_of_two_layouts_leave_each_others_mirror_alone(
     await synced(newer)
     assert [one.title for one in (await newer.ready()).tasks] == ["B"]
     await holds(newer)
+
+
+async def test_an_epic_of_which_something_is_done_goes_on(loom: Loom) -> None:
+    task = await loom.create("task")
+    epic = await loom.create("epic", epic=True, depends_on=[task.id])
+    first, _ = [await loom.create(title, parent_id=epic.id) for title in ("first", "second")]
+    await loom.done(task.id)
+    await loom.done(first.id)
+    assert (await loom.reopen(task.id)).waived == (epic.id,)
+    await holds(loom)
+
+
+async def test_what_was_cancelled_lets_nobody_go_who_waited_for_it(loom: Loom, pool: Pool) -> None:
+    """Not even an epic of which something is done, as one that was imported."""
+    task = await loom.create("task")
+    epic = await loom.create("epic", epic=True, depends_on=[task.id])
+    first, _ = [await loom.create(title, parent_id=epic.id) for title in ("first", "second")]
+    await pool.execute("update tasks set status = 'done', done_at = loom_now() where id = $1", first.id)
+    await loom.cancel(task.id)
+    assert (await loom.reopen(task.id)).waived == ()
+    assert await pool.fetchval("select waiting from tasks where id = $1", epic.id) == 1

@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ from loom.config.keys import NEWS
 from loom.db.connection import Pool
 from loom.graph import store
 from loom.graph.front import Loom
+from loom.graph.store import notices
+from loom.graph.store.notices import Cursor
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.notices import news, senders, teller
 from loom.orchestration.notices.receivers import of_project
@@ -408,3 +410,32 @@ def test_quiet_hours_end_when_they_say() -> None:
 
 def test_every_kind_of_news_has_its_words() -> None:
     assert set(news._MAKERS) == set(news._NOUNS) == set(NEWS)
+
+
+async def test_a_cursor_is_moved_by_who_holds_it_alone(loom: Loom) -> None:
+    async def now() -> Cursor:
+        found = await loom.look(lambda connection: notices.cursors(connection, loom.project_id, ["me"]))
+        return replace(found["me"], now=datetime.min)
+
+    async def take(seen: Cursor, who: str, *, died: bool = False) -> bool:
+        return await loom.transact(lambda tx: notices.take(tx, seen, who, f"process of {who}", 60.0, died=died))
+
+    await loom.transact(lambda tx: notices.enter(tx, ["me"]))
+    free = await now()
+    assert await take(free, "first")
+    held = await now()
+    assert not await take(held, "second")
+    assert await take(held, "second", died=True)
+    assert not await take(held, "third", died=True), "who has died is not who holds it now"
+    held = await now()
+    await loom.transact(lambda tx: notices.told(tx, "me", "first", "9:9:"))
+    await loom.transact(lambda tx: notices.failed(tx, "me", "first", "away", 60.0))
+    await loom.transact(lambda tx: notices.written(tx, "me", "first", date(2026, 1, 1)))
+    await loom.transact(lambda tx: notices.passed(tx, held, "9:9:"))
+    assert await now() == held
+    await loom.transact(lambda tx: notices.told(tx, "me", "second", "8:8:"))
+    await loom.transact(lambda tx: notices.passed(tx, free, "9:9:"))
+    moved = await now()
+    assert (moved.since, moved.held_until) == ("8:8:", None)
+    await loom.transact(lambda tx: notices.enter(tx, ["me"]))
+    assert (await now()).since == "8:8:", "who is known already is told of what has happened since"
