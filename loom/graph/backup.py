@@ -254,7 +254,7 @@ async def _fill(
     rows: dict[str, int] = {}
     while "rows" not in (facts := file.facts()):
         table, columns = tables.get(str(facts.get("table"))), facts.get("columns")
-        if table is None or table.name in rows or not _are_of(columns, table.columns):
+        if table is None or not _are_of(columns, table.columns):
             raise file.damaged("it has a table that its version does not have")
         progress(f"Restoring {table.name}.")
         chosen = table._replace(columns=tuple(columns))

@@ -303,6 +303,7 @@ async def test_a_newer_a_foreign_and_a_torn_file_are_refused(
                 {"made_at": 1e18},
             )
         ),
+        ([first, b'{"rows": {}}\n'], "it does not have the rows that it counts"),
         ([b"[1]\n"], "something else where Loom writes what comes next"),
         ([b"x" * 50], "its end is missing"),
         ([], "its end is missing"),
