@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -272,6 +273,16 @@ async def ask_nothing(url: str) -> None:
     assert await ask(url, "select nspname from pg_namespace where nspname like 'loom_restore%'") == []
     if (await ask(url, "select to_regclass('projects') as there"))[0]["there"]:
         assert await ask(url, "select id from projects") == []
+
+
+async def test_a_backup_reads_the_same_whatever_a_database_shows(
+    config: LoomConfig, loom: Loom, pool: Pool, tmp_path: Path
+) -> None:
+    await loom.create("task")
+    database = await pool.fetchval("select current_database()")
+    await pool.execute(f"alter database \"{database}\" set datestyle = 'German'")
+    await write(config, tmp_path / "b")
+    assert re.search(rb"\t\d{4}-\d\d-\d\d ", gzip.decompress((tmp_path / "b").read_bytes()))
 
 
 async def test_nobody_waits_for_a_backup_that_is_no_file(config: LoomConfig, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from loom import bridge
 from loom.graph.front import Loom
 from loom.graph.model.task import TaskStatus
+from loom.hub import door
 from loom.hub.door import Hub
 from loom.mcp import lines, wire
 from loom.mcp.server import Application
@@ -219,6 +220,23 @@ async def test_one_that_fails_or_lies_hurts_nobody(
     asked = await knock(root, home, "status")
     assert asked.said["sessions"] == 1
     await asked.hang_up()
+
+
+async def test_who_does_not_say_what_he_wants_is_let_go(hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_FIRST_LINE_WITHIN", 0.2)
+    reader, writer = await asyncio.open_unix_connection(root / bridge.SOCKET)
+    writer.write(b'{"want": ')
+    assert await asyncio.wait_for(reader.read(), 30) == b""
+    writer.close()
+
+
+async def test_who_is_of_another_home_or_instance_is_sent_elsewhere(hub: Hub, root: Path, home: dict[str, str]) -> None:
+    config = Path(home["LOOM_PROJECT_DIR"]) / ".loom" / "config.yaml"
+    for environ, said in ((home | {"HOME": "/nowhere"}, "another home"), (home, "of the instance default")):
+        refused = await knock(root, environ)
+        assert (refused.said["error"]["code"], said in refused.said["error"]["cause"]) == ("direct", True)
+        await refused.hang_up()
+        config.write_text(config.read_text() + "servers: {instance: other}\n")
 
 
 async def test_a_line_that_is_too_long_is_answered_and_passed_by(hub: Hub, come: Knock) -> None:
