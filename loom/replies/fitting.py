@@ -11,6 +11,8 @@ from loom.texts import clean, shorten
 FIELD_CHARACTERS = 8_000  # some 2,000 tokens
 REPLY_CHARACTERS = 38_000  # under 10,000 tokens
 
+_NEWEST_LAST = frozenset(("history", "landed", "notes", "proofs", "sent_back"))
+
 Reply = dict[str, Any]
 
 
@@ -20,7 +22,8 @@ def full(**facts: Any) -> Reply:
 
 
 def fit(reply: Reply) -> Reply:
-    """A reply within an agent's means: texts cleaned, long fields shortened, long lists cut, each saying so."""
+    """A reply within an agent's means: texts cleaned, long fields shortened, long lists cut, each saying so. What
+    has the newest last loses its oldest."""
     task_id = reply.get("id")
     run_id = str(reply.get("run_id", ""))
     rest = f"loom status {task_id} --json" if isinstance(task_id, str) else "the loom command with --json"
@@ -34,13 +37,18 @@ def fit(reply: Reply) -> Reply:
         if isinstance(value, list) and len(value) > 1:
             kept = max(len(value) // 2, 1)
             left_out = fitted.get(f"{key}_left_out", 0) + len(value) - kept
-            fitted[key] = value[:kept]
+            fitted[key] = value[-kept:] if _newest_last(key, reply) else value[:kept]
             fitted[f"{key}_left_out"] = left_out
         else:
             text = json.dumps(value, ensure_ascii=False)
             fitted[key] = shorten(text, len(text) // 2, rest)
         size = len(json.dumps(fitted, ensure_ascii=False))
     return fitted
+
+
+def _newest_last(key: str, reply: Reply) -> bool:
+    """Whether a list has what happened last at its end; the escalations of one task do, those that are open do not."""
+    return key in _NEWEST_LAST or (key == "escalations" and "history" in reply)
 
 
 def _shorten(value: Any, rest: str) -> Any:

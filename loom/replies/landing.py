@@ -22,13 +22,13 @@ NEXT = {
 
 
 def landings(found: LandingView) -> Reply:
-    """The queue of a project and what is around it."""
+    """The queue of a project and what is around it; what was sent back and what has landed stand newest last."""
     reply = full(
         queue=[_queued(one) for one in found.queue],
         count=found.tally.queued,
         working=[_row(one) for one in found.working],
-        sent_back=[_sent(one) for one in found.sent_back],
-        landed=[_landed(one) for one in found.landed],
+        sent_back=[_sent(one) for one in reversed(found.sent_back)],
+        landed=[_landed(one) for one in reversed(found.landed)],
         landed_count=found.tally.landed,
         landers=[{"target": one.target, "holder": one.holder, "until": time(one.until)} for one in found.landers],
         **_recorded(found.tally.recorded),

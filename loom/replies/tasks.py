@@ -229,7 +229,7 @@ def waits_for(found: Sequence[Blocker]) -> list[str]:
 
 
 def detail(found: Detail) -> Reply:
-    """One task with all that is around it."""
+    """One task with all that is around it; what happened stands newest last."""
     return task(found.task) | full(
         notes=[_note(note) for note in found.notes],
         reason=_reason(found),
@@ -239,8 +239,8 @@ def detail(found: Detail) -> Reply:
         dependencies=[_neighbour(one, found.beside) for one in found.dependencies],
         dependents=[_neighbour(one) for one in found.dependents],
         children=[_neighbour(one, found.beside) for one in found.children],
-        escalations=[_escalation(one) for one in found.escalations],
-        proofs=[_proof(one) for one in found.proofs],
+        escalations=[_escalation(one) for one in reversed(found.escalations)],
+        proofs=[_proof(one) for one in reversed(found.proofs)],
         history=[event(one) for one in reversed(found.history)],
     )
 

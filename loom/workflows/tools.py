@@ -109,7 +109,7 @@ def listed(found: Library[Workflow], known: Library[Skill]) -> Reply:
 
 
 def listed_runs(found: Sequence[WorkflowRun]) -> Reply:
-    """Runs in a list."""
+    """Runs, the newest first, as a list that has it last."""
     if not found:
         return {"runs": [], "count": 0, "note": "No workflow was started yet."}
     rows = [
@@ -121,7 +121,7 @@ def listed_runs(found: Sequence[WorkflowRun]) -> Reply:
             held_by=_holder(one),
             age=replies.age(one.created_at),
         )
-        for one in found
+        for one in reversed(found)
     ]
     return {"runs": rows, "count": len(rows)}
 

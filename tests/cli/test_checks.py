@@ -54,6 +54,8 @@ def test_a_report_runs_them_and_a_red_one_keeps_the_claim(checked: Cli) -> None:
     assert checked.ok("status", task)["status"] == "claimed"
     (checked.directory / "good").touch()
     assert checked.ok("done", task)["status"] == "done"
+    *before, last = [one["state"] for one in checked.ok("status", task)["proofs"]]
+    assert (set(before), last) == ({"red"}, "green"), "the newest last"
 
 
 def test_what_an_agent_does_to_the_file_of_the_project_lifts_nothing(checked: Cli) -> None:

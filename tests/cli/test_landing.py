@@ -104,6 +104,22 @@ async def test_a_task_says_where_it_landed_and_why_it_has_not(cli: Cli, loom: Lo
     assert cli.ok("status", after.id)["reason"] == f"It waits for {failed.id} (failed)."
 
 
+async def test_what_landed_and_what_was_sent_back_stand_newest_last(cli: Cli, loom: Loom, clock: Clock) -> None:
+    landed, back = [], []
+    for number in range(2):
+        task, landing = await queued(loom, f"Good {number}")
+        await clock(1)
+        await land(loom, landing)
+        landed.append(task.id)
+        task, landing = await queued(loom, f"Bad {number}")
+        await send_back(loom, landing)
+        back.append(task.id)
+    shown = cli.ok("landing")
+    assert [one["id"] for one in shown["landed"]] == landed
+    assert [one["id"] for one in shown["sent_back"]] == back
+    assert [one["id"] for one in cli.ok("landing", "--limit", "1")["landed"]] == landed[1:]
+
+
 async def test_a_persons_yes_or_no(cli: Cli, loom: Loom) -> None:
     task = (await begun(loom)).task
     await enter(loom, task, needs_yes=True)

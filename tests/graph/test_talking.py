@@ -43,7 +43,7 @@ async def test_threads_hold_a_conversation_together(open_loom: Opener) -> None:
     await bob.send("alice", "answer", thread_id=first.thread_id)
     await alice.send("bob", "other")
     assert await texts(alice, thread_id=first.thread_id) == ["answer"]
-    assert await texts(bob, thread_id=first.thread_id, unread=False) == ["answer", "question"]
+    assert await texts(bob, thread_id=first.thread_id, unread=False) == ["question", "answer"]
 
 
 async def test_a_broadcast_reaches_each_name_for_a_day(

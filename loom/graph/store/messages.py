@@ -138,7 +138,8 @@ async def acknowledge(connection: Connection, project_id: str, agent: str, messa
 async def inbox(
     connection: Connection, project_id: str, agent: str, *, unread: bool, thread_id: str | None, limit: int
 ) -> tuple[list[Message], int]:
-    """Messages of an agent, oldest unread first (newest first when all are asked for), and how many more there are.
+    """Messages of an agent, newest last, and how many more there are: the oldest of those that are unread, of all the
+    newest.
 
     A message to everyone is shown for 24 hours, until this agent acknowledges it, and not to its sender.
     """
@@ -163,7 +164,8 @@ async def inbox(
         limit,
     )
     total = records[0]["total"] if records else 0
-    return [Message.from_record(record) for record in records], total - len(records)
+    found = [Message.from_record(record) for record in (records if unread else reversed(records))]
+    return found, total - len(records)
 
 
 async def thread(connection: Connection, project_id: str, thread_id: str, limit: int) -> list[Message]:
