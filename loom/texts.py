@@ -4,6 +4,7 @@ long ends early and says so."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 
 # What cannot be seen: control characters but line breaks and tabs; all that Unicode 17.0 lists as
@@ -27,6 +28,8 @@ _JOINERS = "\u200c\u200d"
 _JOINING = "[\u0600-\u0dff\u1000-\u109f\u1780-\u18af\u1cd0-\u1cff\ua8e0-\ua8ff\ufb50-\ufdff\ufe70-\ufefc]"
 
 
+_ALIKE = 0.75  # of 1: a long word and what was perhaps meant
+_LONG = 8  # characters; short words are like many others
 _COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -67,6 +70,16 @@ def quote(text: str, most: int = 60) -> str:
     return "“" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "”"
 
 
+def near(word: str, known: Iterable[str]) -> str | None:
+    """What was perhaps meant, if it is near: one slip away, or of long words more or less the same."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    if slip := next((name for name in names if _is_a_slip(word, name)), None):
+        return slip
+    return next(iter(get_close_matches(word, names, 1, _ALIKE)), None) if len(word) >= _LONG else None
+
+
 def logged(text: str) -> str:
     """As one line of a log: passwords of URLs hidden, line breaks and all that cannot be seen written as escapes."""
     text = mask(text)
@@ -93,6 +106,18 @@ def outward(text: str) -> str:
     """A text written by somebody else that leaves this machine: as `clean`, passwords of URLs hidden, and keys that are
     known by how they begin."""
     return _KEY.sub("***", mask(clean(text)))
+
+
+def _is_a_slip(word: str, name: str) -> bool:
+    """Whether letters were exchanged, or one is wrong, missing or too much."""
+    start = _common(word, name)
+    end = _common(word[start:][::-1], name[start:][::-1])
+    return sorted(word) == sorted(name) or max(len(word), len(name)) - start - end <= 1
+
+
+def _common(one: str, other: str) -> int:
+    """With how many of the same letters two words begin."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 @cache

@@ -102,8 +102,6 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "completion": _Entry("completion:completion", "Complete commands and names in bash, zsh and fish."),
     },
 }
-_ALIKE = 0.75  # of 1: a long word and what was perhaps meant
-_LONG = 8  # characters; short words are like many others
 _COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -125,8 +123,8 @@ class _Cli(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            near = _near(args[0], _COMMANDS)
-            hint = f" Did you mean `loom {near[0]}`?" if near else ""
+            near = texts.near(args[0], _COMMANDS)
+            hint = f" Did you mean `loom {near}`?" if near else ""
             ctx.fail(f"There is no command {texts.shorten(args[0], 60)!r}.{hint}")
         return super().resolve_command(ctx, args)
 
@@ -181,7 +179,7 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
 
     def __init__(self, words: Sequence[str]) -> None:
         self._as_json = "--json" in words
-        self._command = next((word for word in words if word in _COMMANDS), "")
+        self._words = words
 
     def __enter__(self) -> None:
         return None
@@ -196,18 +194,19 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         if isinstance(error, LoomError):
             from loom.cli.wording import people
 
-            face = people(self._command)
+            face = people(*_called(self._words))
             facts = error.facts
             self._tell(error.code, worded(error.cause, face), worded(error.next_step, face), error.exit_code, facts)
         if isinstance(error, click.NoSuchOption):
-            near = _near(error.option_name, error.possibilities or ())
-            error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
+            near = texts.near(error.option_name, error.possibilities or ())
+            error = click.NoSuchOption(error.option_name, possibilities=[near] if near else [], ctx=error.ctx)
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "loom"
             told, next_step = _sentence(error.format_message()), f"See `{path} --help`."
-            if self._as_json and self._command and getattr(error, "option_name", "") == "--json" and path == "loom":
-                next_step = f"Say it after the command: `loom {self._command} --json`."
+            name = next((word for word in self._words if word in _COMMANDS), "")
+            if self._as_json and name and getattr(error, "option_name", "") == "--json" and path == "loom":
+                next_step = f"Say it after the command: `loom {name} --json`."
             self._tell("usage", told, next_step, error.exit_code)
         if isinstance(error, Exception):
             from loom.cli.logs import record
@@ -226,25 +225,18 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         sys.exit(status)
 
 
-def _near(word: str, known: Iterable[str]) -> list[str]:
-    """What was perhaps meant, if it is near: one slip away, or of long words more or less the same."""
-    from difflib import get_close_matches
-
-    names = list(known)
-    slips = [name for name in names if _is_a_slip(word, name)]
-    return slips[:1] or (get_close_matches(word, names, 1, _ALIKE) if len(word) >= _LONG else [])
-
-
-def _is_a_slip(word: str, name: str) -> bool:
-    """Whether letters were exchanged, or one is wrong, missing or too much."""
-    start = _common(word, name)
-    end = _common(word[start:][::-1], name[start:][::-1])
-    return sorted(word) == sorted(name) or max(len(word), len(name)) - start - end <= 1
-
-
-def _common(one: str, other: str) -> int:
-    """With how many of the same letters two words begin."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+def _called(words: Sequence[str]) -> tuple[str, frozenset[str]]:
+    """The command that some words call, and what its usage calls the arguments that it takes without an option."""
+    found: click.Command = cli
+    path = []
+    for word in words:
+        if not isinstance(found, click.Group):
+            break
+        if (below := found.get_command(click.Context(found), word)) is not None:
+            found = below
+            path.append(word)
+    places = (one for one in found.params if isinstance(one, click.Argument))
+    return " ".join(path), frozenset((one.metavar or str(one.name).upper()).strip("[].") for one in places)
 
 
 def _lines(cause: str, next_step: str) -> Iterator[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 
 import click
 
+from loom import texts
 from loom.cli.output import emit, table
 from loom.cli.shared import Command, wants_json
 
@@ -41,8 +41,8 @@ def help_(topic: tuple[str, ...]) -> None:
         else:
             _show(_page(found[name]))
     else:
-        near = get_close_matches(name, [*found, *_commands()], 1)
-        hint = f" Did you mean `loom help {near[0]}`?" if near else " `loom help` lists the topics."
+        near = texts.near(name, [*found, *_commands()])
+        hint = f" Did you mean `loom help {near}`?" if near else " `loom help` lists the topics."
         raise click.UsageError(f"There is no topic and no command {name[:60]!r}.{hint}")
 
 

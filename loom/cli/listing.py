@@ -11,7 +11,7 @@ import click
 
 from loom import replies
 from loom.cli.output import columns, dim, fitted, plural, status, table
-from loom.cli.shared import Command, Reply, answer, limit_option
+from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.graph.front import Loom
 from loom.graph.model.filters import STATES
 from loom.texts import one_line, shorten
@@ -57,8 +57,8 @@ def search(words: tuple[str, ...], limit: int, ids: bool, as_csv: bool) -> None:
 
 
 def _list(text: str, limit: int, *, ids: bool, as_csv: bool) -> None:
-    if ids and as_csv:
-        raise click.UsageError("Give --ids or --csv, not both.")
+    if ids + as_csv + wants_json() > 1:
+        raise click.UsageError("Give one of --ids, --csv and --json.")
     if strange := next((word for word in text.split() if word.startswith("--")), None):
         raise click.NoSuchOption(strange)
 

@@ -315,9 +315,9 @@ def _read_object(ctx: click.Context, param: click.Parameter, value: str | None) 
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InvalidInputError(f"{param.name} is not valid JSON{where}.", advice) from None
+        raise InvalidInputError(f"--{param.name} is not valid JSON{where}.", advice) from None
     if not isinstance(found, dict):
         from loom.graph.model.limits import kind
 
-        raise InvalidInputError(f"{param.name} must be a JSON object, not {kind(found)}.", advice)
+        raise InvalidInputError(f"--{param.name} must be a JSON object, not {kind(found)}.", advice)
     return found

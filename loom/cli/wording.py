@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from loom.wording import Argument, Call, Face, InputName, Moment, Named, Shell
@@ -16,6 +16,7 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "escalate": ("task_id", "message"),
     "fail": ("task_id",),
     "heartbeat": ("task_ids",),
+    "list": ("filter",),
     "message": ("to", "message"),
     "release": ("task_id",),
     "resolve": ("id", "action"),
@@ -28,6 +29,7 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
 
 _STANDS_FOR: Mapping[str, str] = {
     "action": "ACTION",
+    "filter": "FILTER",
     "goal": "GOAL",
     "id": "ID",
     "message": "TEXT",
@@ -90,15 +92,18 @@ _ELSE: Mapping[tuple[str, str], str] = {
 _YES = {"yes": True}  # the answer that has an option of its own
 
 
-def people(command: str = "") -> Face:
-    """The words of this face, where `command` runs."""
+def people(command: str = "", places: Collection[str] = ()) -> Face:
+    """The words of this face, where `command` runs; `places`: what its usage calls the arguments that it takes without
+    an option."""
 
     def face(named: Named) -> str:
         match named:
             case Call(verb, arguments):
-                return f"`{' '.join(['loom', verb, *_words(verb, dict(arguments))])}`"
+                given = dict(arguments)
+                verb = "list" if "filter" in given else verb  # an agent's view, and a person's command
+                return f"`{' '.join(['loom', verb, *_words(verb, given)])}`"
             case Argument(name):
-                return _name(command, name)
+                return _name(command, places, name)
             case InputName(name):
                 return f"--input {name}=VALUE"
             case Shell(line):
@@ -111,10 +116,10 @@ def people(command: str = "") -> Face:
     return face
 
 
-def _name(command: str, name: str) -> str:
+def _name(command: str, places: Collection[str], name: str) -> str:
     """What an argument is called: TASK, or --agent."""
-    if name in _PLACES.get(command, ()):
-        return _STANDS_FOR[name]
+    if (place := _STANDS_FOR.get(name)) is not None and place in places:
+        return place
     return _ELSE.get((command, name), _OPTIONS.get(name, _STANDS_FOR.get(name, name))).partition(" ")[0]
 
 

@@ -3,6 +3,7 @@ commands, never in those of the tools, and nothing goes wrong inside."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import click
@@ -81,6 +82,9 @@ def test_whatever_is_wrong_is_told_in_the_words_of_the_command_line(cli: Cli, be
                 assert not NOT_FOR_PEOPLE.search(result.err), (shown, result.err)
                 if result.code in (1, 2) and result.err:
                     assert "\nnext: " in result.err, (shown, result.err)
+                told = next((line for line in result.err.splitlines() if line.startswith("error: ")), "")
+                options = {name for one in leaf.params for name in (*one.opts, *one.secondary_opts)}
+                assert {*re.findall(r"(?<!\S)--[a-z-]+", told)} <= options, (shown, told)
 
 
 def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,13 @@ MEGABYTE = "x" * 1_000_000
         (["create", "x", "--parent", GONE], "", 1, GONE),
         (["resolve", "esc-00000000", "retry"], "", 1, "no escalation"),
         (["inbox", "--ack", "999"], "", 1, "no message"),
-        (["claim", "loom-XYZ"], "", 2, "not a task id"),
+        (["claim", "loom-XYZ"], "", 2, "TASK “loom-XYZ” is not a task id"),
+        (["landing", "approve", "zz"], "", 2, "TASK “zz” is not a task id"),
+        (["update", "zz", "--title", "x"], "", 2, "Look for it with `loom list FILTER`"),
+        (["wait", "--task", "zz"], "", 2, "--task “zz” is not a task id"),
+        (["note", GONE, ""], "", 2, "TEXT is empty"),
+        (["update", GONE, "--parent", ""], "", 2, "--no-parent"),
+        (["list", "statsu:ready"], "", 2, "perhaps status"),
         (["claim", "'; drop table tasks; --"], "", 2, "not a task id"),
         (["claim", "loom:{*}\r\nFLUSHALL\r\n"], "", 2, "not a task id"),
         (["claim", "loom-../../etc"], "", 2, "not a task id"),
@@ -92,7 +98,7 @@ async def test_bad_input_is_told_in_a_sentence_and_changes_nothing(
 
 def test_what_a_run_says_went_wrong_is_kept_in_the_words_of_neither_face(cli: Cli) -> None:
     told = cli.inside("workflow", "start", "debug_and_fix", "--input", f"task_id={GONE}", "--json").json["error"]
-    assert told == f"load: There is no task {GONE} in this project. See “ready” or “graph” for its tasks."
+    assert told == f"load: There is no task {GONE} in this project. Look for it with “status” (filter)."
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))

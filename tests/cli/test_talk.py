@@ -18,7 +18,7 @@ def test_messages_in_threads(cli: Cli) -> None:
     rest = cli.ok("inbox", "--agent", "other", "--ack", first)
     assert (rest["acked"], rest["count"]) == ([int(first)], 1)
     thread = cli.ok("inbox", "--thread", sent["thread_id"], "--all")
-    assert [one["text"] for one in thread["messages"]] == ["yes\nplease", "shall we?"]
+    assert [one["text"] for one in thread["messages"]] == ["shall we?", "yes\nplease"]
     shown = cli("inbox").out
     assert "from other" in shown
     assert "  please" in shown

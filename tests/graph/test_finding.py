@@ -36,6 +36,8 @@ _DAY = 86400.0
         ("holder:ada/1 file:src/a.py", Filter(holder="ada/1", file="src/a.py")),
         ('fix "status:ready"', Filter(words='fix "status:ready"')),
         ("failed:2", Filter(failed=2)),
+        ("Status:done WAITS_FOR:ab12", Filter(states=("done",), waits_for="ab12")),
+        ("fixed: the parser", Filter(words="fixed: the parser")),
     ],
 )  # fmt: skip
 def test_what_a_filter_says(text: str, meant: Filter) -> None:
@@ -46,7 +48,12 @@ def test_what_a_filter_says(text: str, meant: Filter) -> None:
     ("text", "part"),
     [
         ("colour:red", "knows no “colour”"),
-        ("status:asleep", "no status “asleep”"),
+        ("statsu:ready", "knows no “statsu”, perhaps status."),
+        ("waitsfor:ab12", "perhaps waits-for."),
+        ("status:asleep", "no status “asleep”."),
+        ("status:redy", "no status “redy”, perhaps ready."),
+        ("age: >7d", "nothing behind age:"),
+        ("Label:", "nothing behind Label:"),
         ("-holder:ada", "no opposite of holder"),
         ("holder:ada holder:bob", "holder twice"),
         ("age:7d", "no time in “7d”"),
@@ -176,7 +183,7 @@ async def test_a_task_is_named_by_the_beginning_of_its_id_in_any_case(loom: Loom
         assert (await loom.get(name)).task.id == "loom-ab120000"
     with pytest.raises(InvalidInputError) as refused:
         await loom.get("ab1")
-    assert "stands for several tasks: loom-ab120000, loom-ab130000" in str(refused.value)
+    assert "stands for several tasks: loom-ab120000, loom-ab130000." in str(refused.value)
     later = await loom.create("Later", depends_on=["ab12"], parent_id=None)
     assert later.depends_on == ("loom-ab120000",)
     claim = await loom.claim("ab13", agent_id="ada")
@@ -193,6 +200,9 @@ async def test_a_task_is_named_by_the_id_that_it_had_elsewhere(loom: Loom, pool:
         await pool.execute("update tasks set origin_id = $1 where id = $2", origin, task_id)
     assert (await loom.get("5.2")).task.id == ids[0]
     assert (await loom.get("master:5.2")).task.id == ids[0]
+    assert (await loom.get("taskmaster:master:5.2")).task.id == ids[0], "as the import has told it"
+    assert (await loom.get("Taskmaster/Tasks.json#MASTER:5.2")).task.id == ids[0]
+    assert (await loom.get("BD-X1F")).task.id == ids[1]
     assert (await loom.get("bd-x1f")).task.id == ids[1]
 
 

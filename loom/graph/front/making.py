@@ -176,7 +176,7 @@ class Making(Seat):
             raise InvalidInputError(
                 "Nothing to change was given.",
                 Words(
-                    "Pass {}, {}, {}, {}, {}, {} or {}.",
+                    "Pass {}, {}, {}, {}, {}, {}, {}, {} or {}.",
                     Argument("title"),
                     Argument("context"),
                     Argument("priority"),
@@ -184,6 +184,8 @@ class Making(Seat):
                     Argument("done_when"),
                     Argument("files"),
                     Argument("checks"),
+                    Argument("labels"),
+                    Argument("parent_id"),
                 ),
             )
         if not edit.only_adds:

@@ -26,12 +26,13 @@ from loom.graph.session import Session, default_agent
 from loom.graph.store import reading
 from loom.graph.store.transaction import Bounds, Change, Transaction
 from loom.ids import TASK_ID
-from loom.wording import Argument, Shell, Words
+from loom.wording import Argument, Shell, Words, call
 
 T = TypeVar("T")
 
 _LARGE = 1_000  # tasks
 _LONGEST_NAME = 500  # characters of a name that is looked up
+_TOLD = 5  # tasks that a name stands for
 _LAST_MOMENT = 1.0  # seconds for mutations to come to their end when the connections are given back
 
 
@@ -175,11 +176,19 @@ class Seat:
             return limits.task_id(given, field)
         found = await self.look(lambda connection: reading.named(connection, self.project_id, text[:_LONGEST_NAME]))
         if not found:
-            return limits.task_id(text.lower(), field)
-        if len(found) > 1:
             raise InvalidInputError(
-                Words("{} {} stands for several tasks: {}.", Argument(field), texts.quote(text), ", ".join(found)),
-                "Give more of the id.",
+                Words(
+                    "{} {} is not a task id, nor the beginning of one, nor what a tracker called a task that is here.",
+                    Argument(field),
+                    texts.quote(text),
+                ),
+                Words("Look for it with {}.", call("status", filter=...)),
+            )
+        if len(found) > 1:
+            told = ", ".join(found[:_TOLD]) + (" and others" if len(found) > _TOLD else "")
+            raise InvalidInputError(
+                Words("{} {} stands for several tasks: {}.", Argument(field), texts.quote(text), told),
+                "Give more of the id, or one of these.",
             )
         return found[0]
 

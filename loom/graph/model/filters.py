@@ -9,7 +9,7 @@ Words are looked for in title, criteria and context, in their several forms; "in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -39,7 +39,7 @@ _SEVERAL = {
 }
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SPAN = re.compile(r"([<>])(\d{1,5})([mhdw])")
-_TOKEN = re.compile(r'(-?)(?:([a-z-]+):)?("[^"]*"|[^\s"]\S*)')
+_TOKEN = re.compile(r'(-?)(?:([A-Za-z_-]+):)?("[^"]*"|[^\s"]\S*)')
 _CHARACTERS = 1_000
 _VALUES = 50  # behind one key
 _MOST_TIMES = 100
@@ -99,14 +99,18 @@ def parse(text: object) -> Filter:
         _refuse('has a " without its other one.', "Close it, or leave it out.")
     found, words = _Found(), []
     for match in _TOKEN.finditer(text):
-        minus, key, value = match.groups()
+        minus, name, value = match.groups()
+        key = name and name.lower().replace("_", "-")
         if key is None:
+            if value[-1:] == ":" and value[:-1].lower() in _KEYS:
+                _refuse(f"has nothing behind {value}", "Write the value right behind the colon.")
             words.append(minus + value)
         elif key in _KEYS:
             found.take(key, value.strip('"'), opposite=bool(minus))
         else:
             keys = ", ".join(sorted(_KEYS))
-            _refuse(f"knows no {texts.quote(key)}.", f'Use {keys}; a word with a colon is looked for in "quotes".')
+            advice = f'Use {keys}; a word with a colon is looked for in "quotes".'
+            _refuse(f"knows no {texts.quote(name)}{_perhaps(key, _KEYS)}.", advice)
     return replace(found.filter, words=" ".join(words))
 
 
@@ -145,7 +149,8 @@ def _states(text: str) -> tuple[str, ...]:
     if state in STATES:
         return (state,)
     if state not in _SEVERAL:
-        _refuse(f"knows no status {texts.quote(text)}.", f"Use {', '.join([*STATES, 'open', 'finished'])}.")
+        near = _perhaps(state, (*STATES, *_SEVERAL))
+        _refuse(f"knows no status {texts.quote(text)}{near}.", f"Use {', '.join([*STATES, 'open', 'finished'])}.")
     return _SEVERAL[state]
 
 
@@ -176,6 +181,12 @@ _KEYS: Mapping[str, _Key] = {
     "finished": ("finished", _span, False, False),
     "failed": ("failed", _times, False, False),
 }
+
+
+def _perhaps(word: str, known: Iterable[str]) -> str:
+    """What was perhaps meant by a word that means nothing."""
+    near = texts.near(word, known)
+    return f", perhaps {near}" if near else ""
 
 
 def _refuse(fault: str, next_step: str = "Give it as text.") -> NoReturn:

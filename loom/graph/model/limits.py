@@ -190,7 +190,7 @@ def task_id(value: object, field: str = "task_id") -> str:
         _refuse(
             field,
             f"{texts.quote(text)} is not a task id, which is loom- and 8 hex digits.",
-            Words("Look the id up with {} or {}.", call("ready"), call("graph")),
+            Words("Look for it with {}.", call("status", filter=...)),
         )
     return text
 

@@ -278,7 +278,7 @@ async def hold_existing(tx: Transaction, targets: Sequence[str]) -> dict[str, Ta
     missing = [target for target in targets if target not in statuses]
     if missing:
         names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
-        advice = Words("See {} for its tasks.", call("graph"))
+        advice = Words("Look for what was meant with {}.", call("status", filter=...))
         raise TaskNotFoundError(f"This project has no {names} to depend on.", advice)
     return statuses
 
@@ -312,9 +312,7 @@ def _is_epic(task: NewTask) -> bool:
 async def _targets(tx: Transaction, targets: tuple[str, ...], known_to: str | None = None) -> dict[str, TaskStatus]:
     """Holds the targets of new edges; refuses the task itself, what does not exist, and what was cancelled."""
     if known_to in targets:
-        raise DependencyCycleError(
-            f"{known_to} cannot depend on itself.", Words("Leave it out of {}.", Argument("depends_on"))
-        )
+        raise DependencyCycleError(f"{known_to} cannot depend on itself.", "Leave it out of what it is to wait for.")
     statuses = await hold_existing(tx, targets)
     if known_to is None:
         refuse_cancelled(statuses)

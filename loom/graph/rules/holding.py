@@ -65,7 +65,7 @@ def not_found(task_id: str) -> TaskNotFoundError:
     """The error for an id that the project does not have."""
     return TaskNotFoundError(
         f"There is no task {task_id} in this project.",
-        Words("See {} or {} for its tasks.", call("ready"), call("graph")),
+        Words("Look for it with {}.", call("status", filter=...)),
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROOFS = 10  # that are shown with a task
 _HELD_UP = 2_000  # tasks that a dead one is told to hold up
 _BESIDE = 20  # blocked tasks beside one, of which is told what they wait for
-_NAMED = 5  # tasks that are named of those that a name may stand for, or that are meant
+_NAMED = 6  # tasks that are looked up of those that a name may stand for, or that are meant
 LONG = 20_000  # finished tasks, of which a project is a long one
 
 
@@ -132,8 +132,9 @@ select id, title, status, priority, parent_id, created_at from tasks
 
 
 async def named(connection: Connection, project_id: str, text: str) -> list[str]:
-    """The tasks whose id begins so, in any case, with or without `loom-`; else the one that an import has known by this
-    name, else those whose name there ends in it. At most a few: whoever asks wants one."""
+    """The tasks whose id begins so, with or without `loom-`; else the one that an import has known by this name, else
+    those whose name there ends in it, whatever file it came from. The case does not matter. At most a few: whoever asks
+    wants one."""
     prefix = text.lower().removeprefix("loom-")
     begun: list[str] = []
     if re.fullmatch("[0-9a-f]{1,8}", prefix):
@@ -149,14 +150,23 @@ async def named(connection: Connection, project_id: str, text: str) -> list[str]
     whole = await connection.fetchval("select id from tasks where project_id = $1 and origin_id = $2", project_id, text)
     if whole is not None:
         return list(dict.fromkeys([*begun, whole]))
+    tool, _, rest = text.lower().partition(":")  # taskmaster:master:5 is taskmaster/tasks.json#master:5 of some file
     records = await connection.fetch(
-        "select id from tasks where project_id = $1 and origin_id is not null"
-        " and right(origin_id, length($2) + 1) in ('/' || $2, '#' || $2, ':' || $2) order by id limit $3",
+        """
+        select id, name = $2 as whole
+          from (select id, lower(origin_id) as name from tasks where project_id = $1 and origin_id is not null) t
+         where name = $2 or right(name, length($2) + 1) in ('/' || $2, '#' || $2, ':' || $2)
+            or starts_with(name, $3 || '/') and right(name, length($4) + 1) = '#' || $4
+         order by whole desc, id limit $5
+        """,
         project_id,
-        text,
+        text.lower(),
+        tool,
+        rest,
         _NAMED,
     )
-    return list(dict.fromkeys([*begun, *(record["id"] for record in records)]))
+    called = [record["id"] for record in records if record["whole"]] or [record["id"] for record in records]
+    return list(dict.fromkeys([*begun, *called]))
 
 
 async def titles(connection: Connection, project_id: str, limit: int) -> dict[str, str]:
