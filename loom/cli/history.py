@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from loom import replies
-from loom.cli.output import dim, emit
+from loom.cli.output import cut_short, dim, emit
 from loom.cli.shared import Command, Reply, answer, limit_option, note, open_project, wants_json
 from loom.cli.talk import event_line
 from loom.cli.times import given_span
@@ -51,6 +51,7 @@ def history(task: str | None, agent: str | None, since: float | None, limit: int
     def lines(reply: Reply) -> Iterator[str]:
         if "note" in reply:
             yield reply["note"]
+        yield from cut_short(reply["count"], limit)  # above: what is left out is older
         for one in reply["events"]:
             yield event_line(one, one.get("title", ""))
             for name, change in (one.get("data") or {}).items():

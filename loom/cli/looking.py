@@ -10,6 +10,7 @@ import click
 from loom import replies
 from loom.cli.output import (
     block,
+    cut_short,
     diagnosed,
     dim,
     fields,
@@ -60,7 +61,7 @@ def stuck(limit: int) -> None:
     async def work(loom: Loom) -> Reply:
         return replies.stuck(await loom.stuck(limit=limit))
 
-    answer(work, stuck_lines)
+    answer(work, lambda reply: [*stuck_lines(reply), *cut_short(len(reply["stuck"]), limit)])
 
 
 @click.command(cls=Command)
@@ -82,7 +83,8 @@ def status(task: str | None, view: str, limit: int | None) -> None:
         if task is not None:
             return await _detail(loom, task)
         if view == "agents":
-            return replies.agents(await loom.agents())
+            held = await loom.agents()
+            return replies.agents(held[:most]) | ({"more": len(held) - most} if len(held) > most else {})
         if view == "escalations":
             return replies.escalations(await loom.escalations(limit=most), await loom.deferrals(limit=most))
         if view == "dead_letters":
@@ -94,9 +96,9 @@ def status(task: str | None, view: str, limit: int | None) -> None:
     elif view == "agents":
         answer(work, _agent_lines)
     elif view == "escalations":
-        answer(work, _escalation_lines)
+        answer(work, lambda reply: _escalation_lines(reply, most))
     elif view == "dead_letters":
-        answer(work, dead_lines)
+        answer(work, lambda reply: dead_lines(reply, most))
     else:
         answer(work, overview_lines)
 
@@ -196,6 +198,8 @@ def _agent_lines(reply: Reply) -> Iterator[str]:
     if not reply["agents"]:
         yield reply["note"]
     yield from _holder_rows(reply["agents"])
+    if "more" in reply:
+        yield dim(f"and {plural(reply['more'], 'agent')} more: --limit N")
 
 
 def _escalation_row(one: Mapping[str, Any]) -> Sequence[str]:
@@ -204,13 +208,15 @@ def _escalation_row(one: Mapping[str, Any]) -> Sequence[str]:
     return one["id"], one["task_id"], one["kind"], one["age"], words
 
 
-def _escalation_lines(reply: Reply) -> Iterator[str]:
+def _escalation_lines(reply: Reply, limit: int) -> Iterator[str]:
     if not reply["escalations"]:
         yield reply["note"]
     yield from _escalation_table(reply["escalations"])
+    yield from cut_short(reply["count"], limit)
     if "deferred" in reply:
         yield heading("deferred") + dim("  `loom resolve ID retry` puts one into play")
         yield from _escalation_table(reply["deferred"], "  ")
+        yield from cut_short(len(reply["deferred"]), limit)
 
 
 def _escalation_table(found: Sequence[Mapping[str, Any]], indent: str = "") -> Iterator[str]:

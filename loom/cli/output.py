@@ -38,7 +38,7 @@ _COLOURS = {
     "epic": "magenta",
 }
 _VALUE = 300  # characters of one thing that a diagnosis says
-_LEAST = 12  # columns of a terminal that a column of a table keeps
+_LEAST = 13  # columns of a terminal that a column of a table keeps: an id stays whole
 _ITEM = re.compile(r"(?:[-*+>]|\d{1,3}[.)])\s+")
 _CODE = ("    ", "\t")
 _PARTS = re.compile(r"\x1b\[[0-9;]*m|.", re.DOTALL)
@@ -65,7 +65,7 @@ def coloured() -> bool | None:
 
 def status(name: str) -> str:
     """A status in its colour."""
-    return click.style(name, fg=_COLOURS.get(name))
+    return click.style(name, fg=_COLOURS[name]) if name in _COLOURS else name
 
 
 def heading(text: str) -> str:
@@ -75,7 +75,7 @@ def heading(text: str) -> str:
 
 def dim(text: str) -> str:
     """What matters less."""
-    return click.style(text, fg="bright_black")
+    return click.style(text, fg="bright_black") if text else ""
 
 
 def columns() -> int | None:
@@ -201,6 +201,12 @@ def readable(value: Any) -> str:
 
     text: str = yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=110)
     return text
+
+
+def cut_short(shown: int, limit: int) -> Iterator[str]:
+    """Below a list that is as long as was asked for, when it does not know whether that is all."""
+    if shown >= limit:
+        yield dim(f"{plural(shown, 'row')} shown, there may be more: --limit N")
 
 
 def plural(count: int, noun: str) -> str:

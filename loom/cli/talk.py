@@ -29,6 +29,8 @@ from loom.graph.front import Loom
 from loom.graph.front.talking import LONGEST_WAIT
 from loom.texts import one_line, shorten
 
+_RECENT = "1h"  # what has happened of late
+
 
 @click.command(cls=Command)
 @click.argument("to")
@@ -70,7 +72,7 @@ def note(task: str, text: str | None, file: str | None, agent: str | None) -> No
 @click.command(cls=Command)
 @click.option("--ack", type=int, multiple=True, metavar="ID", help="Acknowledge this message; may be repeated.")
 @click.option("--thread", metavar="ID", help="Only this thread.")
-@click.option("--all", "everything", is_flag=True, help="Also what was acknowledged before, newest first.")
+@click.option("--all", "everything", is_flag=True, help="Also what was acknowledged before, newest last.")
 @limit_option(20)
 @agent_option
 def inbox(ack: tuple[int, ...], thread: str | None, everything: bool, limit: int, agent: str | None) -> None:
@@ -134,7 +136,9 @@ def wait(what: str | None, task: str | None, since: str | None, timeout: float, 
 
 @click.command(cls=Command)
 @click.option(
-    "--since", metavar="WHEN", help="Begin 90s, 15m, 2h or 7d ago, or where an earlier wait ended; default: now."
+    "--since",
+    metavar="WHEN",
+    help="Begin 90s, 15m, 2h or 7d ago, or where an earlier wait ended; default: now, with --no-follow an hour ago.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="End after this many events.")
 @click.option("--no-follow", is_flag=True, help="End with what has happened so far.")
@@ -143,7 +147,7 @@ def watch(since: str | None, limit: int | None, no_follow: bool) -> None:
     as_json = wants_json()
 
     async def follow() -> None:
-        position, left, titles = since, limit, dict[str, str]()
+        position, left, titles = since or (_RECENT if no_follow else None), limit, dict[str, str]()
         async with open_project() as loom, _living(loom):
             if position is not None and (ago := seconds(position)) is not None:
                 position = await loom.since(ago)

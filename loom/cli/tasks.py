@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import status, table
+from loom.cli.output import cut_short, status, table
 from loom.cli.shared import (
     Command,
     Group,
@@ -103,7 +103,7 @@ async def _create_all(
         named["parent"] = await loom.id_of(common["parent"], "parent_id")
     given = {name: value for name, value in named.items() if value}
     made = await loom.apply_plan({"tasks": [{**given, **entry} for entry in entries]}, key=key)
-    return _together([replies.created(one) for one in made])
+    return _together(await _with_reasons(loom, [replies.created(one) for one in made]))
 
 
 @click.command(cls=Command)
@@ -154,6 +154,8 @@ def update(
         raise click.UsageError("Give --depends-on or --no-dependencies, not both.")
     if parent is not None and no_parent:
         raise click.UsageError("Give --parent or --no-parent, not both.")
+    if parent == "":
+        raise click.UsageError("--parent is empty; --no-parent takes a task out of its epic.")
 
     async def change(loom: Loom, task: str) -> Reply:
         return replies.outcome(
@@ -170,7 +172,7 @@ def update(
                 no_checks=no_checks,
                 labels=labels,
                 unlabel=unlabel,
-                parent_id="" if no_parent else parent or None,
+                parent_id="" if no_parent else parent,
                 add_deps=add_deps,
                 drop_deps=drop_deps,
                 token=token,
@@ -273,7 +275,7 @@ def list_dead(limit: int) -> None:
     async def work(loom: Loom) -> Reply:
         return replies.dead_letters(await loom.dead_letters(limit=limit))
 
-    answer(work, dead_lines)
+    answer(work, lambda reply: dead_lines(reply, limit))
 
 
 @dead_letter.command()
@@ -342,10 +344,14 @@ def _change_each(names: tuple[str, ...], change: Callable[[Loom, str], Awaitable
 
 async def _with_reason(loom: Loom, reply: Reply) -> Reply:
     """A reply about one task, with what it waits for where it is blocked."""
-    if reply["status"] != "blocked" and "waiting" not in reply:
-        return reply
-    waits = replies.waits_for((await loom.blockers([reply["id"]])).get(reply["id"], []))
-    return {**reply, "waits_for": waits} if waits else reply
+    return (await _with_reasons(loom, [reply]))[0]
+
+
+async def _with_reasons(loom: Loom, rows: Sequence[Reply]) -> list[Reply]:
+    blocked = [one["id"] for one in rows if one["status"] == "blocked" or "waiting" in one]
+    found = await loom.blockers(blocked) if blocked else {}
+    waits = {task_id: replies.waits_for(blockers) for task_id, blockers in found.items() if blockers}
+    return [{**one, "waits_for": waits[one["id"]]} if one["id"] in waits else one for one in rows]
 
 
 async def _ids(loom: Loom, names: tuple[str, ...]) -> list[str]:
@@ -397,8 +403,8 @@ def outcome_lines(reply: Reply) -> Iterator[str]:
             yield f"  {words}: {', '.join(ids[:10])}{more}"
 
 
-def dead_lines(reply: Reply) -> Iterator[str]:
-    """Dead tasks as a table."""
+def dead_lines(reply: Reply, limit: int) -> Iterator[str]:
+    """At most so many dead tasks as a table."""
     if not reply["tasks"]:
         yield reply["note"]
     rows = []
@@ -408,3 +414,4 @@ def dead_lines(reply: Reply) -> Iterator[str]:
             [one["id"], one["priority"], one["age"], held, f"{one_line(one['title'])}: {one_line(one['reason'])}"]
         )
     yield from table(rows)
+    yield from cut_short(len(rows), limit)

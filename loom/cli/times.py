@@ -11,6 +11,7 @@ import click
 
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST = 36_500 * 86400  # seconds; what a database can count back
 
 
 def when(moment: str) -> str:
@@ -43,6 +44,10 @@ def seconds(text: str) -> float | None:
 
 def given_span(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """For an option that is a span: its seconds."""
-    if value is not None and seconds(value) is None:
+    if value is None:
+        return None
+    if not (found := seconds(value)):
         raise click.BadParameter(f"{value!r} is no span such as 90s, 15m, 2h or 7d.", ctx, param)
-    return None if value is None else seconds(value)
+    if found > _LONGEST:
+        raise click.BadParameter(f"{value!r} is longer than {_LONGEST // _UNITS['d']:,}d.", ctx, param)
+    return found

@@ -129,6 +129,7 @@ def test_what_happened_to_a_task_is_told_newest_last(cli: Cli) -> None:
     assert "labels: added ui" in shown
     assert "no luck" in shown
     assert cli("history", "loom-00000000").code == 1
+    assert task in cli("watch", "--no-follow").out, "what has happened of late"
     ended = cli("watch", "--since", "1h", "--no-follow")
     assert ended.code == 0
     assert "task.failed" in ended.out
