@@ -17,6 +17,7 @@ from loom.graph.model.principals import Principal, Role
 from loom.graph.store.proofs import Proof
 from loom.web import task
 from loom.web.app import board
+from loom.web.attempts import attempts, together
 from tests.orchestration.conftest import Project, project_loom
 from tests.orchestration.test_ends import Agent, Shift, claude, place
 from tests.orchestration.test_landing import Shop, landing, shop
@@ -112,14 +113,14 @@ def test_an_attempt_that_was_sent_back_is_told_part_by_part() -> None:
         event(EventType.TASK_DONE, 21, "done", 2),
         event(EventType.ATTEMPT_ENDED, 21, token=2, usage={"input_tokens": 5, "cost_usd": 0.5, "model": "m"}),
     ]
-    first, second = task.attempts(history, [proof(18, 20), proof(8, 10)], NOON)
+    first, second = attempts(history, [proof(18, 20), proof(8, 10)], NOON)
     assert [(one.kind, one.seconds / 60) for one in first.spans] == [("queued", 2), ("running", 2)]
     assert (first.ended, first.used) == ("lapsed", {})
     assert [(one.kind, one.seconds / 60) for one in second.spans] == [
         ("queued", 1), ("running", 3), ("proving", 2), ("landing", 2), ("running", 6), ("proving", 2), ("landing", 1),
     ]  # fmt: skip
     assert second.ended == "done"
-    assert task.together([first.used, second.used, {"input_tokens": 3}]) == {"input_tokens": 8, "cost_usd": 0.5}
+    assert together([first.used, second.used, {"input_tokens": 3}]) == {"input_tokens": 8, "cost_usd": 0.5}
 
 
 def test_a_sign_before_the_first_hunk_of_a_file_is_no_line_of_it() -> None:
