@@ -52,7 +52,7 @@ class Housekeeper:
             order: false where another front of this process does all but the renewal of this one's claims.
         """
         tracing.begin()
-        leases = self._persistently(self._renew, self._loom.until_renewal, _RENEW_AGAIN)
+        leases = self._persistently(self._loom.renew, self._loom.until_renewal, _RENEW_AGAIN)
         self._tasks = [asyncio.create_task(leases, name="loom leases")]
         if order and self._loom.keeps_order:
             work = self._persistently(self._keep_order, self._until_next, _LONGEST_BACKOFF)
@@ -95,11 +95,8 @@ class Housekeeper:
             return
         await asyncio.sleep(min(_GATHER, self._every))
 
-    async def _renew(self) -> None:
-        await self._loom.renew()
-
     async def _persistently(
-        self, work: Callable[[], Awaitable[None]], rest: Callable[[], Awaitable[None]], longest: float
+        self, work: Callable[[], Awaitable[object]], rest: Callable[[], Awaitable[None]], longest: float
     ) -> None:
         """Works and rests for ever, after an error for at most `longest` seconds."""
         patience = Patience("Housekeeping", min(self._every, longest), longest)
