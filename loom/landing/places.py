@@ -20,6 +20,7 @@ from typing import Self
 from loom import caller, files
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
+from loom.wording import Shell, Words
 
 _LOOKS = 0.1  # seconds between two at a lock that somebody has
 _MARK_BYTES = 10_000
@@ -34,7 +35,10 @@ def state_dir(config: LoomConfig) -> Path:
         FileError: it cannot be made, or is somebody else's.
     """
     if config.project_id is None:
-        raise CommandError("Work is done in worktrees of a project, and here is none.", "Make one first: loom init")
+        raise CommandError(
+            "Work is done in worktrees of a project, and here is none.",
+            Words("Run {} first.", Shell("loom init")),
+        )
     return own_directory(home() / config.project_id)
 
 
