@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError, ValidationError
 from fastmcp.tools import FunctionTool, ToolResult
-from mcp_types import ToolAnnotations
+from mcp_types import TextContent, ToolAnnotations
 from pydantic import ValidationError as Invalid
+from pydantic_core import to_json
 
 from loom import calls, replies, texts
 from loom.background import apart
@@ -108,9 +109,11 @@ class LoomTool(FunctionTool):
 
     def convert_result(self, raw_value: Any) -> ToolResult:
         """A reply within an agent's means, the same in text and structured form."""
-        if isinstance(raw_value, dict):
-            raw_value = replies.fit(worded_reply(raw_value, agents))
-        return super().convert_result(raw_value)
+        if not isinstance(raw_value, dict):
+            return super().convert_result(raw_value)
+        reply = replies.fit(worded_reply(raw_value, agents))
+        text = TextContent(type="text", text=to_json(reply, fallback=str).decode())  # once, where FastMCP does it twice
+        return ToolResult(content=[text], structured_content=reply)
 
     def _taken(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments as they are meant: one that may be left out and is null was left out, and an object or a list
