@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,12 @@ async def serve(server: FastMCP) -> None:
 def end_in_time() -> None:
     """Ends this process soon, unless it has ended by itself: what hangs then would hang for ever. The system does it,
     also where neither the event loop nor any thread of Python's gets on; where it hangs is told before."""
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        return  # it counts from the first time
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # who started this process may have had it ignored
-    faulthandler.dump_traceback_later(_ENDS_WITHIN)
     signal.setitimer(signal.ITIMER_REAL, _ENDS_WITHIN + 1)
+    if sys.stderr is not None:
+        faulthandler.dump_traceback_later(_ENDS_WITHIN)
 
 
 def _claimed(descriptor: int, instead: int) -> int:
