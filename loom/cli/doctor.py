@@ -1,4 +1,5 @@
-"""`loom doctor`: what is wrong, and how to mend it. It starts nothing and changes only, with `--deep`, the mirror."""
+"""`loom doctor`: what is wrong, and how to mend it. It starts nothing and changes only, with `--deep`, the mirror, and
+how many tasks are said to be there."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ _BEFORE = "Put the directory of this Loom before that one on PATH."
 
 
 @click.command(cls=Command)
-@click.option("--deep", is_flag=True, help="Build the mirror in Redis anew from Postgres, then check.")
+@click.option(
+    "--deep", is_flag=True, help="Build the mirror in Redis anew from Postgres, count all tasks anew, then check."
+)
 def doctor(deep: bool) -> None:
     """Check servers, settings, agents' wiring, skills, workflows, and every invariant of the graph. Exit status 1:
     something is bad."""

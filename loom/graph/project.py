@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loom.exceptions import ProjectNotFoundError
 from loom.graph.model.task import Listed, TaskStatus
-from loom.graph.store import glance, landing_views, projects, reading, stats
+from loom.graph.store import counting, glance, landing_views, projects, reading, stats
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.glance import Ask, EpicProgress, Estimate, Progress
 from loom.graph.store.landing_views import LandingTally
@@ -110,7 +110,7 @@ async def get_project_status(
         ProjectNotFoundError: the database has no such project.
     """
     project = await get_project(connection, project_id)
-    counts = known_counts or await reading.counts(connection, project_id)
+    counts = known_counts or await counting.counts(connection, project_id)
     tallies = await reading.tallies(connection, project_id)
     blocked = await reading.blocked_tasks(connection, project_id, _BLOCKED_SHOWN)
     return ProjectStatus(

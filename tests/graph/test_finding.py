@@ -245,6 +245,11 @@ async def test_a_page_says_what_those_that_wait_wait_for(loom: Loom) -> None:
     assert [one.id for one in page.blockers[second.id]] == [first.id]
 
 
+async def narrowest(pool: Pool, loom: Loom, wanted: Filter) -> str | None:
+    async with pool.acquire() as connection:
+        return await listing.narrowest(connection, loom.project_id, wanted)
+
+
 async def test_a_page_looks_at_a_bounded_part_of_very_many(loom: Loom, pool: Pool) -> None:
     await fill(loom, pool, 20_000)
     assert (await loom.find("number", limit=1)).tasks  # which reads all words
@@ -253,10 +258,92 @@ async def test_a_page_looks_at_a_bounded_part_of_very_many(loom: Loom, pool: Poo
         "", "status:open", "status:ready priority:p2", "number", "number status:blocked", "4711", "label:none",
         "holder:nobody", "file:src/none.py", "finished:<1h", "age:>1w", "waits-for:loom-00000000", "-label:x",
     ):  # fmt: skip
-        query, arguments = listing.statement(loom.project_id, filters.parse(text), 50)
+        wanted = filters.parse(text)
+        leading = await narrowest(pool, loom, wanted)
+        query, arguments = listing.statement(loom.project_id, wanted, 50, leading)
         assert await buffers(pool, query, *arguments) <= 4 * listing.LOOKED_AT, text
-    for text in ("number", "holder:nobody"):
+    for text in ("number", "age:>1w"):
         assert (await loom.find(text)).partly, text
+    assert not (await loom.find("holder:nobody")).partly, "which an index tells"
     await pool.execute("update tasks set assignee = 'old' where id = (select min(id) from tasks where status = 'done')")
     found = await loom.find("holder:old status:done")
     assert found.tasks or found.partly
+
+
+async def test_whichever_way_a_filter_goes_it_finds_the_same(loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the index of words, labels or paths where few tasks have them, by status where very many do."""
+    made = await loom.apply_plan(
+        {
+            "tasks": [{"key": "e", "title": "Epic", "type": "epic"}, {"key": "f", "title": "Below", "parent": "e"}]
+            + [
+                {
+                    "title": f"Fix the {'parser' if n % 3 else 'lexer'} {n}", "priority": f"p{n % 3}",
+                    "files": [f"src/{n % 4}.py"], "labels": ["ui"] if n % 2 else [],
+                    **({"parent": "f" if n % 3 == 2 else "e"} if n % 5 else {}),
+                }
+                for n in range(30)
+            ]
+        }
+    )  # fmt: skip
+    epic, below = (one.id for one in made[:2])
+    for n, task in enumerate(made[2:]):
+        if n % 4 == 1:
+            await loom.claim(task.id)
+        if n % 4 == 2:
+            await loom.cancel(task.id) if n % 8 == 2 else await loom.done(task.id)
+    for one in made[2:]:  # the lower epic is closed
+        found = (await loom.get(one.id)).task
+        if found.parent_id == below and not found.status.finished:
+            await loom.done(one.id)
+    everything = {one.id: one for one in (await loom.find("", limit=100)).tasks}
+    assert len(everything) == 32
+
+    async def ids(text: str) -> list[str]:
+        page = await loom.find(text, limit=100)
+        assert (page.partly, page.more) == (False, False), text
+        return [one.id for one in page.tasks]
+
+    for text in (
+        "parser", "label:ui parser", "file:src/1.py", "file:src label:ui status:ready", f"epic:{epic} parser",
+        f"epic:{epic} file:src/2.py", f"epic:{epic} label:ui status:done", "label:ui -status:ready priority:p0,p2",
+        f"label:ui holder:{loom.agent}", "parser finished:<1h", "parser status:cancelled",
+        "lexer status:blocked,epic,dead",
+    ):  # fmt: skip
+        ways = []
+        for narrow in (listing.NARROW, -1):
+            monkeypatch.setattr(listing, "NARROW", narrow)
+            ways.append(await ids(text))
+        monkeypatch.undo()
+        assert ways[0] == ways[1], text
+    assert set(await ids(f"epic:{epic}")) == everything.keys() - {epic} - {
+        one.id for one in everything.values() if one.parent_id is None
+    }
+    assert set(await ids("status:cancelled")) == {one.id for one in everything.values() if one.status == "cancelled"}
+    assert set(await ids(f"holder:{loom.agent}")) == {
+        one.id for one in everything.values() if one.assignee == loom.agent
+    }
+
+
+async def test_what_lies_far_back_in_its_status_is_found(
+    loom: Loom, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind more rows than are looked at, where an index leads to it."""
+    monkeypatch.setattr(listing, "LOOKED_AT", 20)
+    await fill(loom, pool, 600)
+    late = [f"loom-{n:08x}" for n in (11, 13, 17)]
+    await pool.execute(
+        "update tasks set status = 'cancelled', done_at = now() - interval '8 days' where id = any($1)", late
+    )
+    await pool.execute("update tasks set assignee = 'old' where id = any($1)", [*late, "loom-00000046"])
+    await pool.execute("update tasks set status = 'epic', priority = 2 where id = 'loom-00000054'")
+    for text, found in (
+        ("status:cancelled", late), ("finished:>7d", late), ("holder:old", ["loom-00000046", *late]),
+        ("holder:old status:open", ["loom-00000046"]), ("status:epic", ["loom-00000054"]),
+    ):  # fmt: skip
+        page = await loom.find(text)
+        assert sorted(one.id for one in page.tasks) == sorted(found), text
+        assert not page.partly, text
+    page = await loom.find("status:ready priority:p2")
+    assert len(page.tasks) == 20
+    assert page.partly
+    assert (await loom.find("status:open", limit=10)).partly is False, "the page was full before"

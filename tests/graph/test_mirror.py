@@ -24,7 +24,6 @@ from loom.graph.cache import comparison, mirror
 from loom.graph.cache.mirror import BATCH
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, ready_score
-from loom.graph.store import reading
 from loom.graph.store.transaction import Change
 from tests.conftest import Opener, horizon_passed
 from tests.graph.test_lifecycle import holds
@@ -305,21 +304,7 @@ async def test_a_process_reads_its_own_writes_after_the_mirror_failed(loom: Loom
     assert await cache.get_ready_tasks(10) is not None
 
 
-async def test_the_mirror_counts_a_long_project_for_who_only_looks_once_it_has_come_as_far(
-    loom: Loom, open_loom: Opener, redis_conn: Redis, project: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reading, "LONG", 1)
-    for _ in range(2):
-        await loom.done((await loom.create("A")).id)
-    await synced(loom)
-    await redis_conn.sadd(channels.status_set(project, "pending"), "loom-00000000")  # tells who has counted
-    assert (await (await open_loom("second")).status()).counts["pending"] == 1
-    await loom.create("B")  # mirrored, but not followed by the relay yet
-    assert (await (await open_loom("third")).status()).counts["pending"] == 1
-    await redis_conn.srem(channels.status_set(project, "pending"), "loom-00000000")
-
-
-async def test_who_only_looks_at_a_short_project_asks_postgres_alone(
+async def test_who_only_looks_asks_postgres_alone(
     loom: Loom, open_loom: Opener, redis_conn: Redis, project: str
 ) -> None:
     await loom.done((await loom.create("A")).id)

@@ -17,7 +17,7 @@ from loom.db.connection import Pool
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, TaskStatus
-from loom.graph.store import NewTask, blockers, claiming, graphs, reading
+from loom.graph.store import NewTask, blockers, claiming, graphs, levels, reading
 from loom.graph.store.transaction import Transaction
 from tests.conftest import Opener
 
@@ -195,3 +195,28 @@ async def test_the_cascade_is_not_planned_anew_each_time(loom: Loom, pool: Pool)
             assert [task.id for task in freed.tasks] == [second.id]
         plans = await connection.fetch(f"select generic_plans, custom_plans {counted}")
     assert [(row["generic_plans"], row["custom_plans"]) for row in plans] == [(7, 5), (7, 5)]
+
+
+async def test_a_project_that_is_new_beside_a_large_one_is_not_gone_through_for_each_task(
+    loom: Loom, pool: Pool, config: LoomConfig
+) -> None:
+    """The planner knows nothing of it at first, and takes it for empty, until somebody notices."""
+    await fill(loom, pool, 20_000)
+    async with Loom(replace(config, project_id="22222222-2222-4222-8222-222222222222"), agent="small") as small:
+        await small.connect()
+        rows = [
+            NewTask(
+                f"loom-{n:08x}", f"T{n}", TaskStatus.BLOCKED if n % 2 else TaskStatus.PENDING, Priority.P1, 4,
+                waiting=n % 2, depends_on=(f"loom-{n - 1:08x}",) if n % 2 else (),
+            )
+            for n in range(2_000)
+        ]  # fmt: skip
+        await small.transact(lambda tx: store.insert_tasks(tx, rows))
+        ready = [f"loom-{n:08x}" for n in (0, 2, 4)]
+        assert await buffers(pool, levels.DEPENDENTS, small.project_id, ready, -1) <= 1_000
+        async with pool.acquire() as connection:
+            believed = "explain (format json) select from tasks where project_id = $1"
+            known = json.loads(await connection.fetchval(believed, small.project_id))[0]["Plan"]["Plan Rows"]
+            await store.analyze(connection, small.project_id)
+            after = json.loads(await connection.fetchval(believed, small.project_id))[0]["Plan"]["Plan Rows"]
+    assert known < 500 < after

@@ -14,7 +14,7 @@ from loom.graph.model import filters, limits
 from loom.graph.model.filters import Filter
 from loom.graph.model.task import Priority
 from loom.graph.rules import holding
-from loom.graph.store import graphs, listing, projects, reading, sticking
+from loom.graph.store import counting, graphs, listing, projects, reading, sticking
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations
 from loom.graph.store.graphs import GraphView, Outline
@@ -115,11 +115,6 @@ class Looking(Seat):
         """The project at a glance."""
         async with self._links.reading() as connection:
             cache = self._links.cache_in_use
-            if cache is None and await reading.is_long(connection, self.project_id):
-                # Counting them takes longer than to ask a second server, if its mirror has come to where Postgres is.
-                newest = (await store.pulse(connection, self.project_id)).newest
-                cache = await self._links.cache()
-                cache.expect(newest)
             known = None if cache is None else await cache.counts()
             return await project.get_project_status(connection, self.project_id, known)
 
@@ -220,13 +215,14 @@ class Looking(Seat):
 
     async def doctor(self, *, deep: bool = False) -> list[Verdict]:
         """Checks the invariants of the project on one snapshot, and the mirror against Postgres; with `deep` the mirror
-        is built anew first."""
+        is built anew first, and what is kept of how many tasks there are."""
         from loom.graph.cache import comparison
         from loom.graph.rules import invariants
 
         links = self._links
         if deep:
             await (await links.relay()).rebuild_cache()
+            await self._commit(counting.count_anew)
         async with links.reading(snapshot=True) as connection:
             found = await invariants.check(connection, self.project_id)
         mirror = await comparison.compare(await links.pool(), await links.cache(), await links.relay(), self.project_id)

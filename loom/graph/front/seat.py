@@ -233,7 +233,7 @@ class Seat:
         result = await self._commit(counted)
         if changed >= _LARGE:
             async with self._links.reading() as connection:
-                await store.analyze(connection, changed)
+                await store.analyze(connection, self.project_id, changed)
         return result
 
     async def _report(self, task_id: str, work: Callable[[Transaction], Awaitable[Outcome | Refused]]) -> Outcome:

@@ -16,6 +16,7 @@ from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.task import Task
 from loom.graph.rules import claims, retention
+from loom.graph.store import counting
 
 if TYPE_CHECKING:
     from loom.bus.subscriber import Subscriber
@@ -26,8 +27,8 @@ class Upkeep(Seat):
     """What a front offers to who keeps a project in order."""
 
     async def sweep(self) -> tuple[claims.Swept, Position]:
-        """Gives lapsed claims back, puts due retries into play and announces a complete project; one cheap query when
-        there is nothing to do. Any number of processes may do it at a time.
+        """Gives lapsed claims back, puts due retries into play, announces a complete project and brings its counts
+        forward; one cheap query when there is nothing to do. Any number of processes may do it at a time.
 
         Returns what it did, and where the newest event of the project stands.
         """
@@ -37,6 +38,10 @@ class Upkeep(Seat):
                 return await store.pulse(connection, self.project_id)
 
         pulse = await self._links.run(look)
+        if pulse.uncounted:
+            while await self._commit(counting.keep):
+                pass
+            await self.look(lambda connection: store.analyze(connection, self.project_id))
         if pulse.expired or pulse.due or pulse.complete:
             return await self._commit(claims.sweep), pulse.newest
         return claims.Swept(), pulse.newest

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from loom.graph.model.dependencies import detect_cycle, tasks_of_cycle, waits_for
 from loom.graph.model.verdict import Verdict, verdict
-from loom.graph.store import events
+from loom.graph.store import counting, events
 from loom.graph.store import invariants as rows
 from loom.wording import Shell, Words, call
 
@@ -20,7 +20,12 @@ async def check(connection: Connection, project_id: str) -> list[Verdict]:
     """Every invariant of the graph, on the snapshot that the connection has open."""
     advice = Words("Please report this with the output of {}; no data was lost.", Shell("loom export"))
     found = [verdict(rule, await rows.broken(connection, project_id, rule), advice) for rule in rows.RULES]
-    return [*found, await _acyclic(connection, project_id), await _stream_goes_on(connection, project_id)]
+    counted = verdict(
+        "it is known how many tasks are in each status",
+        await counting.wrong(connection, project_id),
+        Words("Have them counted anew with {}.", Shell("loom doctor --deep")),
+    )
+    return [*found, counted, await _acyclic(connection, project_id), await _stream_goes_on(connection, project_id)]
 
 
 async def _acyclic(connection: Connection, project_id: str) -> Verdict:

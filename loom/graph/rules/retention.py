@@ -4,7 +4,7 @@ and their escalations stay."""
 from __future__ import annotations
 
 from loom.config import RetentionConfig
-from loom.graph.store import retention
+from loom.graph.store import counting, retention
 from loom.graph.store.transaction import Transaction
 
 
@@ -12,6 +12,8 @@ async def prune(tx: Transaction, keep: RetentionConfig) -> bool:
     """One batch of each kind; whether there may be more to take away now. 0 days keep a kind for ever."""
     if not await retention.take_turn(tx):
         return False
+    while await counting.keep(tx):  # which reads events that may go now
+        pass
     most = 0
     for days, step in (
         (keep.events_days, retention.prune_events),

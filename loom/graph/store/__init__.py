@@ -15,6 +15,7 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 | `landing_views` | what there is to see of that |
 | `glance` | what whoever comes to a project wants to know first |
 | `metrics` `notices` | what has been counted of all that happened, and how far people were told of it |
+| `counting` | how many tasks are in each status |
 | `traces` | to which trace a task belongs |
 | `days` | what was done on a day |
 | `stats` `sticking` | how it went lately, and what does not go on by itself |

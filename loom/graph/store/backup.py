@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from loom.db.connection import Connection
 
-DERIVED = frozenset({"task_texts", "landing_leases"})
+DERIVED = frozenset({"task_texts", "task_counts", "landing_leases"})
 """Tables that others fill, and what holds for seconds: it is not copied, and goes with what is replaced."""
 APART = frozenset({"access_tokens", "browser_entries", "notify_cursors", "metric_cursors", "metric_totals"})
 """What belongs to the servers rather than to the project: who may come in, whom they have told, and what they have

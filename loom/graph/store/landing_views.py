@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from loom.graph.store.counting import HAVE_LANDED
 from loom.graph.store.landings import Landing, LandingState, RecordedTarget
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class LandingTally:
 async def tally(connection: Connection, project_id: str) -> LandingTally:
     """What there is to tell of a project's landings at a glance."""
     row = await connection.fetchrow(
-        """
+        f"""
         select exists(select from landings where project_id = $1) as any,
-               (select count(*) from landings where project_id = $1 and state = 'landed') as landed,
+               {HAVE_LANDED} as landed,
                q.queued, q.needs_yes, t.target, t.why, t.since
           from (select count(*) as queued,
                        count(*) filter (where needs_yes and approved_at is null) as needs_yes

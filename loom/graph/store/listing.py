@@ -1,12 +1,14 @@
 """Tasks that a filter asks for, so that a page costs the same among a hundred tasks and a million.
 
 What has an index of its own (words, labels, paths, an epic, what is waited for, failures) is asked first, and of that
-at most `LOOKED_AT` rows are held against the rest of the filter. Without any, the rows of each status come in the order
-of its index, and as many of them at most are looked at.
+at most `LOOKED_AT` rows are held against the rest of the filter. Words, labels and paths that very many tasks have are
+not: their index would have to bring all of those. Then, and without any of these, the rows of each status come in the
+order of an index, what is shown first before the rest, until the page is full; of each as many at most are looked at.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from loom.db.connection import Connection
 
 LOOKED_AT = 2_000
-"""Rows that one page looks at, at most."""
+"""Rows of what an index brings, or of a status, that one page looks at, at most."""
+NARROW = 20_000
+"""Tasks, by the planner's estimate, for which at most the index of words, labels or paths is asked."""
 
 _FAILURES = 20_000  # the newest, which are looked at for what has failed several times
 _READ_AT_ONCE = 2_000  # tasks whose words are read in one statement
@@ -42,9 +46,9 @@ class Found:
 
 async def list_tasks(connection: Connection, project_id: str, wanted: Filter, limit: int) -> Found:
     """The first so many tasks that a filter asks for."""
-    query, arguments = statement(project_id, wanted, limit)
+    query, arguments = statement(project_id, wanted, limit, await narrowest(connection, project_id, wanted))
     records = await connection.fetch(query, *arguments)
-    partly = records[0]["looked_at"] >= LOOKED_AT or await _unread(connection, project_id, wanted)
+    partly = records[0]["partly"] or await _unread(connection, project_id, wanted)
     records = [record for record in records if record["id"] is not None]
     tasks = [Task.from_record(record) for record in records[:limit]]
     waits = [task.id for task in tasks if task.waiting or task.retry_at is not None]
@@ -85,39 +89,63 @@ async def read_texts(connection: Connection, project_id: str) -> bool:
     return int(status.rpartition(" ")[2]) == _READ_AT_ONCE
 
 
-def statement(project_id: str, wanted: Filter, limit: int) -> tuple[str, list[Any]]:
-    """The query of a page, and its arguments."""
+async def narrowest(connection: Connection, project_id: str, wanted: Filter) -> str | None:
+    """The part of a filter, as a field of it, whose index is asked; None where it is better to go by status."""
+    found = {}
+    for name in ("words", "file", "labels"):
+        if getattr(wanted, name):
+            given = _Arguments([project_id])
+            plan = await connection.fetchval(f"explain (format json) {_by_index(name, wanted, given)}", *given.values)
+            found[name] = json.loads(plan)[0]["Plan"]["Plan Rows"]
+    rare = [name for name in found if found[name] <= NARROW]
+    others = (name for name in ("epic", "waits_for", "failed") if getattr(wanted, name) is not None)
+    return min(rare, key=found.__getitem__) if rare else next(others, None)
+
+
+def statement(project_id: str, wanted: Filter, limit: int, leading: str | None) -> tuple[str, list[Any]]:
+    """The query of a page, and its arguments. `leading`: as `narrowest` has it."""
     given = _Arguments([project_id])
-    conditions = " and ".join(_conditions(wanted, given)) or "true"
-    found = _by_index(wanted, given)
-    if found is not None:
-        looked = [f"select t.* from ({found}) c join tasks t on t.project_id = $1 and t.id = c.id"]
-    else:
-        states = set(wanted.states or _STATES) - set(wanted.not_states)
-        enough = limit + 1 if wanted == Filter() else LOOKED_AT
+    conditions = " and ".join(_conditions(wanted, given, leading)) or "true"
+    if leading == "epic":
+        below = f"{_below(wanted.epic, given)},"
+        looked = list(_parts_below(wanted))
+    elif leading is not None:
+        below = ""
+        by_index = f"{_by_index(leading, wanted, given)} limit {LOOKED_AT}"
         looked = [
-            f"select t.* from tasks t where t.project_id = $1 and {order} limit {enough}"
-            for members, order in _PARTS
-            if members & states
-        ] or ["select t.* from tasks t where false"]
+            f"select {_LOOKED} from ({by_index}) c join tasks t on t.project_id = $1 and t.id = c.id order by {_ORDER}"
+        ]
+    else:
+        below = ""
+        looked = [
+            f"select {_LOOKED} from tasks t where t.project_id = $1 and {part} limit {LOOKED_AT}"
+            for part in _parts(wanted, given)
+        ]
     most = given.add(limit + 1)
-    parts = [f"part{number} as materialized ({one})" for number, one in enumerate(looked)]
-    fitting = [f"(select t.id from part{number} t where {conditions} limit {most})" for number in range(len(looked))]
-    counted = [f"(select count(*) from part{number})" for number in range(len(looked))]
+    # The last row that is looked at comes along in any case, and says that there may be more. Where rows were left out
+    # before the others were brought into order each one says so.
+    cut = "row_number() over ()" if leading is None else "count(*) over ()"
+    found = " union all ".join(
+        f"""(select t.id, t.cut, ({conditions}) as fits
+               from (select t.*, row_number() over () as place, {cut} = {LOOKED_AT} as cut from ({one}) t) t
+              where ({conditions}) or t.place = {LOOKED_AT})"""
+        for one in looked or [f"select {_LOOKED} from tasks t where false"]
+    )
     query = f"""
-        with {", ".join(parts)},
-             fitting as (
-                 select t.id from tasks t where t.project_id = $1 and t.id in ({" union all ".join(fitting)})
-                  order by {_ORDER} limit {most}
-             )
-        select {COLUMNS}, l.looked_at
-          from (select greatest({", ".join(counted)}) as looked_at) l
-          left join (fitting f join tasks t on t.project_id = $1 and t.id = f.id) on true
-         order by {_ORDER}
+        with recursive {below} found as materialized ({found} limit {most} + {len(looked)})
+        select {COLUMNS}, l.partly
+          from (select coalesce(bool_or(cut), false) as partly from found) l
+          left join (found f join tasks t on t.project_id = $1 and t.id = f.id) on f.fits
+         order by {_ORDER} limit {most}
         """
     return query, given.values
 
 
+# What conditions and order need of a row, which is narrow.
+_LOOKED = (
+    "t.project_id, t.id, t.status, t.priority, t.labels, t.assignee, t.parent_id, t.created_at, t.updated_at,"
+    " t.ready_at, t.done_at, t.retry_at, t.lease_expires_at"
+)
 _STATES = {
     "ready": "t.status = 'pending'",
     "blocked": "t.status = 'blocked'",
@@ -132,14 +160,45 @@ _STATES = {
 _RANK = "array_position(array['claimed', 'pending', 'failed', 'blocked', 'epic'], t.status)"
 # Also of words: how well they fit counts for nothing, so that what is open stands first, and what is worked on now.
 _ORDER = f"{_RANK} nulls last, t.done_at desc, t.priority, t.ready_at, t.id"
-# The rows of some states, each part in the order of an index.
+
+
+# The rows of some states, in the order of an index; what is shown first comes first.
+_FINISHED = "t.done_at is not null{held}{since} order by t.done_at desc"
 _PARTS = (
     ({"claimed", "landing"}, "t.status = 'claimed' order by t.assignee"),
-    ({"ready"}, "t.status = 'pending' order by t.priority, t.ready_at, t.id desc"),
-    ({"retry", "dead"}, "t.status = 'failed' order by t.retry_at"),
-    ({"blocked", "epic"}, "t.status in ('blocked', 'epic') order by t.priority, t.id"),
-    ({"done", "cancelled"}, "t.done_at is not null order by t.done_at desc"),
+    ({"ready"}, "t.status = 'pending'{urgent} order by t.priority, t.ready_at, t.id desc"),
+    ({"retry"}, "t.status = 'failed' and t.retry_at is not null order by t.retry_at"),
+    ({"dead"}, "t.status = 'failed' and t.retry_at is null order by t.retry_at"),
+    ({"blocked"}, "t.status = 'blocked'{urgent} order by t.priority, t.id"),
+    ({"epic"}, "t.status = 'epic'{urgent} order by t.priority, t.id"),
+    ({"done"}, _FINISHED),
+    ({"cancelled"}, "t.status = 'cancelled'{since} order by t.done_at desc"),
 )
+# The same of what one agent holds, or held last.
+_HELD_PARTS = (
+    ({"claimed", "landing"}, "t.status = 'claimed'{held} order by t.assignee"),
+    ({"ready", "retry", "dead", "blocked"}, "t.status in ('pending', 'failed', 'blocked'){held} order by t.assignee"),
+    ({"done", "cancelled"}, _FINISHED),
+)
+
+
+def _parts(wanted: Filter, given: _Arguments) -> Iterator[str]:
+    """The rows among which those are that a filter means."""
+    states = (set(wanted.states) or set(_STATES)) - set(wanted.not_states)
+    held = urgent = since = ""
+    if wanted.finished is not None:
+        states &= {"done", "cancelled"}
+        since = f" and {_since('done_at', wanted.finished, given)}"
+    if wanted.holder is not None:
+        held = f" and t.assignee = {given.add(wanted.holder)}"
+    elif "done" in states:  # which brings both
+        states -= {"cancelled"}
+    if wanted.priorities:
+        ranks = sorted(int(one.value[1]) for one in wanted.priorities)
+        urgent = f" and t.priority between {ranks[0]} and {ranks[-1]}"
+    for members, rows in _HELD_PARTS if held else _PARTS:
+        if members & states:
+            yield rows.format(held=held, urgent=urgent, since=since)
 
 
 class _Arguments:
@@ -154,33 +213,70 @@ class _Arguments:
         return f"${len(self.values)}"
 
 
-def _by_index(wanted: Filter, given: _Arguments) -> str | None:
-    """The ids that one part of a filter brings by its index; None where no part has one."""
-    if wanted.epic is not None:
-        return f"""with recursive below(id) as (
-                       select k.id from tasks k where k.project_id = $1 and k.parent_id = {given.add(wanted.epic)}
-                       union
-                       select k.id from below b join tasks k on k.project_id = $1 and k.parent_id = b.id
-                   ) select id from below limit {LOOKED_AT}"""
-    if wanted.waits_for is not None:
-        return f"""select e.task_id as id from task_deps e
-                    where e.project_id = $1 and e.depends_on = {given.add(wanted.waits_for)} limit {LOOKED_AT}"""
-    if wanted.words:
-        return f"select x.task_id as id from task_texts x where {_words(wanted, given)} limit {LOOKED_AT}"
-    if wanted.file is not None:
-        return f"select x.task_id as id from task_texts x where {_path(wanted.file, given)} limit {LOOKED_AT}"
-    if wanted.failed is not None:
-        return f"""select f.task_id as id
-                     from (select task_id from escalations where project_id = $1 and kind = 'failure'
-                            order by raised_at desc limit {_FAILURES}) f
-                    group by f.task_id having count(*) >= {given.add(wanted.failed)} limit {LOOKED_AT}"""
-    if wanted.labels:
-        return f"select t.id from tasks t where {_labels(wanted.labels, given)} limit {LOOKED_AT}"
-    return None
+def _by_index(name: str, wanted: Filter, given: _Arguments) -> str:
+    """The ids that one part of a filter brings by its index."""
+    match name:
+        case "words":
+            return f"select x.task_id as id from task_texts x where {_words(wanted, given)}"
+        case "file":
+            return f"select x.task_id as id from task_texts x where {_path(wanted.file or '', given)}"
+        case "labels":
+            return f"select t.id from tasks t where {_labels(wanted.labels, given)}"
+        case "waits_for":
+            return f"""select e.task_id as id from task_deps e
+                        where e.project_id = $1 and e.depends_on = {given.add(wanted.waits_for)}"""
+        case "failed":
+            return f"""select f.task_id as id
+                         from (select task_id from escalations where project_id = $1 and kind = 'failure'
+                                order by raised_at desc limit {_FAILURES}) f
+                        group by f.task_id having count(*) >= {given.add(wanted.failed)}"""
+    raise AssertionError(f"{name} has no index")
 
 
-def _conditions(wanted: Filter, given: _Arguments) -> Iterator[str]:
-    """What a row `t` must fulfil; only that it lies in an epic was seen to by its index."""
+def _below(epic: str | None, given: _Arguments) -> str:
+    """An epic and those below it, as a table for `with recursive`: open ones, and finished ones as far as so many of
+    what is finished are looked at for children."""
+    return f"""
+        below(id) as (
+            select {given.add(epic)}::text collate "C"
+            union
+            select n.id from below b cross join lateral (
+                (select k.id from tasks k where k.project_id = $1 and k.parent_id = b.id and k.status = 'epic')
+                union all
+                (select k.id from (select c.id from tasks c
+                                    where c.project_id = $1 and c.parent_id = b.id and c.status in ('done', 'cancelled')
+                                    limit {LOOKED_AT}) k
+                  where exists(select from tasks g where g.project_id = $1 and g.parent_id = k.id limit 1))
+            ) n
+        )"""
+
+
+def _parts_below(wanted: Filter) -> Iterator[str]:
+    """The rows below an epic, by status: each part in the order in which it is shown."""
+    states = (set(wanted.states) or set(_STATES)) - set(wanted.not_states)
+    for members, status in _STATUSES:
+        if members & states:
+            yield f"""select * from (
+                          select t.* from below b cross join lateral (
+                              select {_LOOKED} from tasks t
+                               where t.project_id = $1 and t.parent_id = b.id and t.status = '{status}'
+                               limit {LOOKED_AT}) t
+                           limit {LOOKED_AT}) t order by {_ORDER}"""
+
+
+_STATUSES = (
+    ({"claimed", "landing"}, "claimed"),
+    ({"ready"}, "pending"),
+    ({"retry", "dead"}, "failed"),
+    ({"blocked"}, "blocked"),
+    ({"epic"}, "epic"),
+    ({"done"}, "done"),
+    ({"cancelled"}, "cancelled"),
+)
+
+
+def _conditions(wanted: Filter, given: _Arguments, leading: str | None) -> Iterator[str]:
+    """What a row `t` must fulfil; that it lies in an epic was seen to where that leads."""
     for states, sense in ((wanted.states, ""), (wanted.not_states, "not ")):
         if states:
             yield f"{sense}({' or '.join(_STATES[state] for state in states)})"
@@ -189,25 +285,32 @@ def _conditions(wanted: Filter, given: _Arguments) -> Iterator[str]:
     for labels, sense in ((wanted.labels, ""), (wanted.not_labels, "not ")):
         if labels:
             yield f"{sense}({_labels(labels, given)})"
-    yield from _around(wanted, given)
     for column, span in (("created_at", wanted.age), ("updated_at", wanted.changed), ("done_at", wanted.finished)):
         if span is not None:
             yield _since(column, span, given)
+    yield from _around(wanted, given, leading)
 
 
-def _around(wanted: Filter, given: _Arguments) -> Iterator[str]:
+def _around(wanted: Filter, given: _Arguments, leading: str | None) -> Iterator[str]:
     """The same, for what is not a column of its own."""
     if wanted.holder is not None:
         yield f"t.assignee = {given.add(wanted.holder)}"
     if wanted.waits_for is not None:
         yield f"""exists (select from task_deps e where e.project_id = $1 and e.task_id = t.id
                              and e.depends_on = {given.add(wanted.waits_for)} and {HOLDS})"""
-    if wanted.failed is not None:
+    if wanted.epic is not None and leading != "epic":
+        yield f"""{given.add(wanted.epic)} in (
+                    with recursive above(id) as (
+                        select t.parent_id
+                        union
+                        select p.parent_id from above a join tasks p on p.project_id = $1 and p.id = a.id
+                    ) select id from above where id is not null)"""
+    if wanted.failed is not None and leading != "failed":
         yield f"""(select count(*) from escalations q where q.project_id = $1 and q.task_id = t.id
                                                      and q.kind = 'failure') >= {given.add(wanted.failed)}"""
-    if wanted.words:
+    if wanted.words and leading != "words":
         yield f"exists (select from task_texts x where x.task_id = t.id and {_words(wanted, given)})"
-    if wanted.file is not None:
+    if wanted.file is not None and leading != "file":
         yield f"exists (select from task_texts x where x.task_id = t.id and {_path(wanted.file, given)})"
 
 

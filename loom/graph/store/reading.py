@@ -26,7 +26,6 @@ PROOFS = 10  # that are shown with a task
 _HELD_UP = 2_000  # tasks that a dead one is told to hold up
 _BESIDE = 20  # blocked tasks beside one, of which is told what they wait for
 _NAMED = 6  # tasks that are looked up of those that a name may stand for, or that are meant
-LONG = 20_000  # finished tasks, of which a project is a long one
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,24 +194,6 @@ select id, title from (
     (select id, title, 5 from tasks where project_id = $1 and done_at is not null order by done_at desc limit $2)
     order by rank limit $2) t
 """
-
-
-async def counts(connection: Connection, project_id: str) -> dict[str, int]:
-    """How many tasks are in each status."""
-    records = await connection.fetch("select status, count(*) from tasks where project_id = $1 group by 1", project_id)
-    found = {record["status"]: record["count"] for record in records}
-    return {str(status): found.get(status, 0) for status in TaskStatus}
-
-
-async def is_long(connection: Connection, project_id: str) -> bool:
-    """Whether so much is finished that `counts` takes a while, as it reads every task."""
-    return bool(
-        await connection.fetchval(
-            "select exists(select from tasks where project_id = $1 and done_at is not null order by done_at offset $2)",
-            project_id,
-            LONG,
-        )
-    )
 
 
 async def tallies(connection: Connection, project_id: str) -> Tallies:

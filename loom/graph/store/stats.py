@@ -16,7 +16,7 @@ from loom.graph.store.glance import Estimate
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
-LOOKED_AT = 20_000
+LOOKED_AT = 10_000
 """Tasks and failures that are looked at, at most."""
 
 GROUPS = ("epic", "agent", "runner", "day")

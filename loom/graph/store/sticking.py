@@ -13,10 +13,11 @@ from loom.wording import Shell, Words, call
 if TYPE_CHECKING:
     from loom.db.connection import Connection
 
-COUNTED = 500
+COUNTED = 200
 """How many tasks are counted at most that one of them holds up."""
 
-_LOOKED_AT = 2_000  # dead ones, questions, and blocked ones for what they wait for
+_LOOKED_AT = 1_000  # dead ones, questions, and blocked ones for what they wait for
+_KNOWN = 10_000  # cancelled tasks, the newest, and epics, among which that is looked for
 
 
 class Cause(StrEnum):
@@ -76,21 +77,23 @@ async def roots(connection: Connection, project_id: str, limit: int) -> list[Roo
             row["since"],
             row["held_up"],
         )
-        for row in await connection.fetch(ROOTS, project_id, limit, _LOOKED_AT, COUNTED)
+        for row in await connection.fetch(ROOTS, project_id, limit, _LOOKED_AT, COUNTED, _KNOWN)
     ]
 
 
-# What the blocked wait for is looked at from their side, so that of what was cancelled or is an epic only that is read
-# for which something waits.
+# What the blocked wait for is looked at from their side, and held against ids that an index brings, so that of what was
+# cancelled or is an epic only that is read for which something waits.
 ROOTS = f"""
 with blocked as materialized (
     select id from tasks where project_id = $1 and status = 'blocked' order by priority, id limit $3
-), awaited as (
-    select distinct d.id from blocked b
+), targets as (
+    select distinct e.depends_on as id from blocked b
       join task_deps e on e.project_id = $1 and e.task_id = b.id and e.waived_at is null
-      join tasks d on d.project_id = $1 and d.id = e.depends_on
-     where d.status = 'cancelled'
-        or d.status = 'epic' and not exists(select from tasks k where k.project_id = $1 and k.parent_id = d.id)
+), awaited as (
+    select id from targets w
+     where id in (select id from tasks where project_id = $1 and status = 'cancelled' order by done_at desc limit $5)
+        or id in (select id from tasks where project_id = $1 and status = 'epic' order by priority, id limit $5)
+           and not exists(select from tasks k where k.project_id = $1 and k.parent_id = w.id limit 1)
 ), roots as (
     select case when t.status = 'epic' then 'childless' else 'cancelled' end as cause, t.id, null as escalation,
            t.title, null as text, t.updated_at as since

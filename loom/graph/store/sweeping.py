@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Position
 from loom.graph.model.task import Task
+from loom.graph.store import counting
 from loom.graph.store.tasks import COLUMNS
 from loom.graph.store.transaction import Transaction
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """Whether a project wants anything from a sweep: leases over, retries due, everything finished since it was last
-    announced, and where its newest event stands."""
+    announced, its counts behind; and where its newest event stands."""
 
     expired: bool
     due: bool
     complete: bool
+    uncounted: bool
     newest: Position
 
 
@@ -39,6 +41,7 @@ select exists(select from tasks
        not {_UNFINISHED}
          and (select done_at from tasks where project_id = $1 and done_at is not null order by done_at desc limit 1)
              > coalesce(completed_at, '-infinity') as complete,
+       coalesce((select newest_id from task_counts where project_id = $1), 0) as counted,
        (select xid::text || '-' || id from events where project_id = $1 order by xid desc, id desc limit 1) as newest
   from projects where id = $1
 """
@@ -48,9 +51,10 @@ async def pulse(connection: Connection, project_id: str) -> Pulse:
     """One cheap query that tells whether there is anything to do."""
     record = await connection.fetchrow(PULSE, project_id)
     if record is None:
-        return Pulse(False, False, False, START)
+        return Pulse(False, False, False, False, START)
     newest = Position.parse(record["newest"]) if record["newest"] else START
-    return Pulse(record["expired"], record["due"], bool(record["complete"]), newest)
+    uncounted = newest.id >= record["counted"] + counting.DUE
+    return Pulse(record["expired"], record["due"], bool(record["complete"]), uncounted, newest)
 
 
 async def mark_complete(tx: Transaction) -> bool:

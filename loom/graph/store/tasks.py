@@ -7,6 +7,7 @@ adds an edge locks its target FOR SHARE, which does not. Several rows are always
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -459,18 +460,31 @@ async def rename_origins(tx: Transaction, origins: Mapping[str, str]) -> list[Ta
     return [Task.from_record(record) for record in records]
 
 
-async def analyze(connection: Connection, added: int) -> None:
-    """Refreshes the planner's statistics after so many tasks were added, if that is much for the table, instead of
-    waiting for autovacuum to notice. Only of the columns that statements choose by; the others are wide."""
+async def analyze(connection: Connection, project_id: str, added: int = 0) -> None:
+    """Refreshes the planner's statistics after so many tasks were added, if that is much for the table or the planner
+    thinks that the project has far fewer than it has, instead of waiting for autovacuum to notice: that looks at what
+    has changed in the whole table, and beside a large project a new one is hardly anything. Only of the columns that
+    statements choose by; the others are wide."""
     known: float = await connection.fetchval("select reltuples from pg_class where oid = 'tasks'::regclass")
-    if added * _MUCH >= known:
+    if added * _MUCH >= known or await _misjudged(connection, project_id):
         await connection.execute(
-            "analyze tasks (project_id, id, status, priority, ready_at, parent_id, retry_at, done_at),"
+            "analyze (skip_locked) tasks (project_id, id, status, priority, ready_at, parent_id, retry_at, done_at),"
             " task_deps (project_id, task_id, depends_on, waived_at)",
             timeout=WHOLE,
         )
 
 
+async def _misjudged(connection: Connection, project_id: str) -> bool:
+    plan = await connection.fetchval("explain (format json) select from tasks where project_id = $1", project_id)
+    believed = json.loads(plan)[0]["Plan"]["Plan Rows"]
+    return bool(
+        await connection.fetchval(
+            "select exists(select from tasks where project_id = $1 offset $2)", project_id, believed * _MUCH + _FEW
+        )
+    )
+
+
+_FEW = 500  # tasks over which any plan goes quickly
 _MUCH = 5  # a fifth of what is there
 
 
