@@ -88,6 +88,21 @@ async def test_no_page_is_wider_than_a_telephone_and_the_graph_is_walked_by_keys
     await tab.wait_for_url("**/tasks/*")
 
 
+async def test_what_was_done_with_the_chosen_is_chosen_no_more(web: Board, loom: Loom, tab: Any) -> None:
+    made = await loom.create("Paint the wall")
+    await tab.goto(f"{web.address}/board")
+    await tab.keyboard.press("j")
+    await tab.keyboard.press("x")
+    await tab.get_by_label("With the chosen").select_option("note")
+    await tab.get_by_label("The text").fill("Twice.")
+    await tab.keyboard.press("Enter")
+    await tab.get_by_text("Done with all of them.").wait_for()
+    assert (await loom.get(made.id)).notes[-1].text == "Twice."
+    assert await tab.locator(".tile input:checked").count() == 0
+    await loom.create("Lay the floor")
+    await tab.get_by_text("Lay the floor").wait_for()
+
+
 async def test_each_button_of_a_form_does_what_it_says(web: Board, loom: Loom, tab: Any) -> None:
     run_id = await waits_for_a_yes(loom)
     await tab.goto(f"{web.address}/")
@@ -97,6 +112,7 @@ async def test_each_button_of_a_form_does_what_it_says(web: Board, loom: Loom, t
     assert "Not now." in ((await runs.look(loom, run_id))[0].error or "")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not (Path(AXE) / _AXE).is_file(), reason="LOOM_TEST_AXE names no directory with axe-core")
 async def test_axe_finds_nothing_serious_on_any_page_light_or_dark_wide_or_narrow(
     web: Board, loom: Loom, tab: Any
@@ -114,7 +130,9 @@ async def test_axe_finds_nothing_serious_on_any_page_light_or_dark_wide_or_narro
     newest = (await loom.events(limit=1))[0].position
     lists = ("/", "/board", "/board?by=label", "/board?only=dead", "/board?q=status:odd", "/graph", "/graph/text")
     others = ("/events", f"/events?at={newest}", "/doctor", "/new", "/nowhere", f"/tasks/{held.id}/log")
-    page = await tab.context.new_page()  # some of these pages are refusals, which the other one would count as errors
+    page = (
+        await tab.context.browser.new_page()
+    )  # some of these pages are refusals, which the other one would count as errors
     found = []
     for path in (*lists, *others, *(f"/tasks/{one}" for one in (asking, dead, held.id, epic.id))):
         await page.goto(web.address + path)

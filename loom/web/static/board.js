@@ -61,6 +61,14 @@
   document.addEventListener("focusout", () => setTimeout(() => { if (owed && !held()) { show("", "Live"); look(); } }));
   follow();
 
+  // A form that is still there once it has done its work is empty again, and what it chose is not chosen any more.
+  let sent;
+  document.addEventListener("submit", (event) => { sent = event.target; }, true);
+  document.addEventListener("htmx:after:swap", () => {
+    if (sent?.isConnected && main().contains(sent) && !document.querySelector("#said .trouble")) sent.reset();
+    sent = undefined;
+  });
+
   // --- times ----------------------------------------------------------------------------------------------------
 
   const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
