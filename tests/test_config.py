@@ -617,6 +617,15 @@ landing: {checks: [unit], approve: [all], propose: [gh], target: main}
 """
 
 
+def test_a_word_that_stands_for_everything_needs_no_list(project: Path) -> None:
+    project_file(project).write_text("landing: {approve: all}")
+    trust(project)
+    assert load(project).landing.approve == ("all",)
+    assert KEYS["landing.approve"].parse("all") == ("all",)
+    with pytest.raises(rules.UnfitError, match="`all`, or a list of at most 100 paths"):
+        KEYS["landing.approve"].parse("some")
+
+
 def test_what_binds_is_missed_when_it_is_changed_or_gone(project: Path) -> None:
     """Whoever can write the file, as an agent beside it can, does not lift what was demanded of the work."""
     path = project_file(project)

@@ -49,8 +49,9 @@ class UnfitError(ValueError):
 class Rule:
     """What one key accepts. `wanted` completes the sentence "`key` must be ...".
 
-    `most` above 0 makes it a list of at most so many such values. Of a `secret` URL the password is shown to nobody, of
-    what is `hidden` nothing. `guarded` may name the values that are. `binding`: see `trust.hold_back`.
+    `most` above 0 makes it a list of at most so many such values; `alone` may stand in the place of a list of it. Of a
+    `secret` URL the password is shown to nobody, of what is `hidden` nothing. `guarded` may name the values that are.
+    `binding`: see `trust.hold_back`.
     """
 
     wanted: str
@@ -59,6 +60,7 @@ class Rule:
     high: float = 0
     pattern: str = ""
     most: int = 0
+    alone: str = ""
     variable: str = ""
     secret: bool = False
     hidden: bool = False
@@ -75,6 +77,8 @@ class Rule:
         """The value as its dataclass wants it, a list as a tuple. Raises UnfitError."""
         if not self.most:
             return self._one(value)
+        if self.alone and value == self.alone:
+            return (self.alone,)
         if not isinstance(value, list | tuple) or len(value) > self.most:
             raise UnfitError(self.wanted)
         return tuple(self._one(item) for item in value)
@@ -129,10 +133,17 @@ def url(schemes: str, variable: str = "", *, hidden: bool = False) -> Any:
 
 
 def words(
-    default: tuple[str, ...] | None = (), *, most: int = 100, of: str = "texts", pattern: str = "", **more: Any
+    default: tuple[str, ...] | None = (),
+    *,
+    most: int = 100,
+    of: str = "texts",
+    pattern: str = "",
+    alone: str = "",
+    **more: Any,
 ) -> Any:
     """A field for a list of at most `most` texts; without a default (None) a row of a table must have it."""
-    rule = Rule(f"a list of at most {most} {of}", str, pattern=pattern or rf"[^\x00]{{1,{_WORD_LENGTH}}}", most=most)
+    wanted = f"{f'`{alone}`, or ' if alone else ''}a list of at most {most} {of}"
+    rule = Rule(wanted, str, pattern=pattern or rf"[^\x00]{{1,{_WORD_LENGTH}}}", most=most, alone=alone)
     rule = Rule(**{**vars(rule), **more})
     return field(metadata={"rule": rule}) if default is None else _field(default, rule)
 
@@ -247,7 +258,7 @@ class LandingConfig:
     target: str | None = text(None, "the name of a branch", _BRANCH)  # None: Loom's own
     checks: tuple[str, ...] = words(of="names of checks", pattern=_ROW_NAME, guarded=True, binding=True)
     remote: str | None = text(None, "the name of a remote", "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", guarded=True)
-    approve: tuple[str, ...] = paths(guarded=True, binding=True)
+    approve: tuple[str, ...] = paths(guarded=True, binding=True, alone="all")
     propose: tuple[str, ...] = words(of="words", guarded=True)
     trusted_git: tuple[str, ...] = words(
         of="hooks and filter.NAME", pattern=r"hooks|filter\.[A-Za-z0-9_-]{1,64}", guarded=True

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loom.exceptions import TargetError
+from loom.git import Repository
 from loom.graph.rules import landings as rules
 from loom.graph.store import landing_tips, landings
-from loom.landing.lander import target_of
+from loom.landing import refs
+from loom.landing.lander import lands_on
 from loom.landing.merging import is_ancestor
 from loom.landing.remote import RemoteTarget
-from loom.landing.target import OWN, Known, Target
+from loom.landing.target import OWN, Known, Target, exists
 from loom.landing.worktrees import Worktrees
 from loom.wording import Shell, Words
 
@@ -28,35 +30,38 @@ async def turn(loom: Loom, name: str, *, by: str) -> None:
         CommandError: there is no repository, or git refuses.
     """
     worktrees = await Worktrees.of_project(loom.config, to_make=False)
-    before, project = await target_of(loom, worktrees), loom.project_id
-    if before.name == name:
-        if not before.own:  # whoever names it again means it as it stands
-            await loom.transact(lambda tx: landing_tips.forget(tx, name))
+    before, project = await lands_on(loom), loom.project_id  # by its name: it may be gone
+    if before == name:
+        tip = await _tip(loom, worktrees, name, None)
+        if name != OWN:  # whoever names it again means it as it stands
+            await loom.transact(lambda tx: _seen_at(tx, name, tip))
         return
-    stood = await loom.look(lambda connection: landing_tips.seen(connection, project, before.name))
-    after = await _target(loom, worktrees, name, stood)
-    if stood is not None and not await after.contains(stood):
+    stood = await loom.look(lambda connection: landing_tips.seen(connection, project, before))
+    tip = await _tip(loom, worktrees, name, stood)
+    if stood is not None and not await _has(worktrees.repository, tip, stood):
+        there = await refs.commit_at(worktrees.repository, refs.branch(before))
+        merge = Shell(f"git merge {before if there else stood[:12]}")
         raise TargetError(
-            f"{name} has not all that landed on {before.name}, which later work rests on.",
-            Words("Bring it there first with {}, then name it again.", Shell(f"git merge {before.name}")),
+            f"{name} has not all that landed on {before}, which later work rests on.",
+            Words("Bring it there first with {}, then name it again.", merge),
         )
 
     async def go(tx: Transaction) -> None:
-        moved = await landing_tips.seen(tx.connection, project, before.name) != stood
+        moved = await landing_tips.seen(tx.connection, project, before) != stood
         if moved or await landings.open_intents(tx.connection, project):
             raise TargetError(
-                f"Something is being landed on {before.name} at this moment.",
+                f"Something is being landed on {before} at this moment.",
                 Words("Name {} again once that is done; where nobody lands, {} does.", name, Shell("loom land")),
             )
         configured = loom.config.landing.target or OWN
         await rules.redirect(tx, name, None if name == configured else f"{by} named it.")
-        await landing_tips.forget(tx, name)
+        await _seen_at(tx, name, tip)
 
     await loom.transact(go)
 
 
-async def _target(loom: Loom, worktrees: Worktrees, name: str, stood: str | None) -> Target | RemoteTarget:
-    """The branch of that name. Loom's own is made, or brought forward to what has landed."""
+async def _tip(loom: Loom, worktrees: Worktrees, name: str, stood: str | None) -> str:
+    """Where the branch of that name stands. Loom's own is made, or brought forward to what has landed."""
     start = stood or "HEAD"
     if remote := loom.config.landing.remote:
         target: Target | RemoteTarget = await RemoteTarget.of(worktrees.repository, remote, name, start=start)
@@ -68,5 +73,16 @@ async def _target(loom: Loom, worktrees: Worktrees, name: str, stood: str | None
 
     tip = (await target.tip(nothing_known)).commit
     if name == OWN and stood is not None and await is_ancestor(worktrees.repository, tip, stood):
-        await target.move(tip, stood)
-    return target
+        return stood if await target.move(tip, stood) else tip
+    return tip
+
+
+async def _has(repository: Repository, tip: str, commit: str) -> bool:
+    """Whether a commit that may not be there is behind another one."""
+    return await exists(repository, commit) and await is_ancestor(repository, commit, tip)
+
+
+async def _seen_at(tx: Transaction, name: str, tip: str) -> None:
+    """Notes where a branch stands, whatever was known of it: what is moved from there from now on is moved."""
+    await landing_tips.forget(tx, name)
+    await landing_tips.see(tx, name, None, tip)

@@ -77,3 +77,33 @@ async def test_no_other_branch_is_named_while_something_is_being_landed(yard: Ya
     with pytest.raises(TargetError, match="is being landed"):
         await turn(yard.loom, "stable", by="ann")
     assert await recorded(yard) is None
+
+
+async def test_a_branch_that_is_gone_can_be_left_for_another(yard: Yard) -> None:
+    yard.place.git("branch", "stable")
+    await yard.queued({"new.txt": "new\n"})
+    await turn(yard.loom, "stable", by="ann")
+    await (await yard.lander()).once()
+    at = yard.place.tip("stable")
+    yard.place.git("branch", "-q", "-D", "stable")
+    yard.place.git("branch", "other")
+    with pytest.raises(TargetError, match="no branch stable"):
+        await turn(yard.loom, "stable", by="ann")
+    with pytest.raises(TargetError, match="other has not all that landed on stable") as caught:
+        await turn(yard.loom, "other", by="ann")
+    assert f"git merge {at[:12]}" in str(caught.value.next_step)
+    await turn(yard.loom, OWN, by="ann")
+    assert await recorded(yard) is None
+    assert yard.place.tip(OWN) == at
+
+
+async def test_a_branch_that_is_moved_right_after_it_was_named_stops_landing(yard: Yard) -> None:
+    first = await yard.tip()
+    yard.place.git("branch", "stable", yard.bench.commit("more", {"more.txt": "more\n"}))
+    await turn(yard.loom, "stable", by="ann")
+    yard.place.git("branch", "-q", "-f", "stable", first)
+    lander = await yard.lander()
+    with pytest.raises(TargetError, match="stable was moved by somebody else"):
+        await lander.once()
+    await turn(yard.loom, "stable", by="ann")
+    await lander.once()

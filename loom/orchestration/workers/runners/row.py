@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from loom.process import Ended
 
 REPORTING = (
-    "status", "ready", "claim", "done", "fail", "escalate", "release", "heartbeat", "check", "create",
-    "update", "message", "inbox",
+    "status", "show", "list", "ready", "claim", "done", "fail", "escalate", "release", "heartbeat", "check", "create",
+    "update", "message", "inbox", "note",
 )  # fmt: skip
 """What of `loom` an agent may run: the commands that report and read, each by name."""
 
