@@ -381,12 +381,16 @@ class Lander:
             await self._loom.transact(lambda tx: landing_tips.see(tx, self.target, seen, tip))
 
     async def _known(self) -> Known:
-        project, target = self._loom.project_id, self.target
+        return await self._known_of(self.target)
+
+    async def _known_of(self, target: str) -> Known:
+        project = self._loom.project_id
 
         async def look(connection: Connection) -> Known:
             intents = await landings.intents_of_queued(connection, project, target)
+            others = await landing_tips.of_others(connection, project, target)
             seen = await landing_tips.seen(connection, project, target)
-            return Known(seen, frozenset(one.commit_id for one, _ in intents))
+            return Known(seen, frozenset(one.commit_id for one, _ in intents), frozenset(others))
 
         return await self._loom.look(look)
 
@@ -437,11 +441,6 @@ class Lander:
         await self._loom.transact(turn)
         self._target = own
         report.notes.append(f"{held.cause} What lands is on {OWN} from now on, until another target is named.")
-
-    async def _known_of(self, target: str) -> Known:
-        return Known(
-            await self._loom.look(lambda connection: landing_tips.seen(connection, self._loom.project_id, target))
-        )
 
     # --- who lands ----------------------------------------------------------------------------------------------------
 

@@ -41,11 +41,12 @@ _TRIES = 20  # to see a branch and what is known of it at one moment
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a target beside the repository: where it stood last, None before it was first seen, and the
-    commits that somebody is about to move it to."""
+    """What is known of a target beside the repository: where it stood last, None before it was first seen, the commits
+    that somebody is about to move it to, and those at which other projects know it, which may share it."""
 
     tip: str | None
     intents: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,8 @@ class Target:
             made = await refs.change(self.repository, f"create {self.ref} {first}")
             return Tip(first) if made else None
         if not follows and (at.tip is None or stands == at.tip or stands in at.intents):
+            return Tip(stands)
+        if not follows and stands in at.others and await is_ancestor(self.repository, str(at.tip), stands):
             return Tip(stands)
         back, kept = at.tip or stands, refs.kept(self.name, stands)
         checkout = await self._checkout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from loom.exceptions import ProofMissingError, TargetError, TargetHeldError
+from loom.graph.front import Loom
 from loom.graph.rules import landings as rules
 from loom.graph.store import landing_tips, landings
 from loom.graph.store.landings import LandingState
 from loom.landing.lander import Lander, Report
+from loom.landing.proving import Prover
 from loom.landing.target import OWN
 from loom.landing.turning import turn
+from loom.landing.worktrees import Worktrees
 from tests.landing.yard import Yard
 
 
@@ -374,3 +378,21 @@ async def test_the_lease_of_another_machine_is_waited_for_and_that_of_a_dead_pro
     dead = lander._holder.rpartition("-")[0] + "-1"
     await yard.loom.transact(lambda tx: rules.take_lease(tx, OWN, dead, 30))
     assert [one.task_id for one in (await lander.once()).landed] == [task.id]
+
+
+# --- several projects -------------------------------------------------------------------------------------------------
+
+
+async def test_projects_of_one_repository_land_behind_each_other(yard: Yard) -> None:
+    """What another one has landed is no move of somebody's, to be put back."""
+    config = replace(yard.loom.config, project_id=str(uuid.uuid4()), project_name="other")
+    async with Loom(config, agent="tester") as loom, Prover.of(loom, yard.worktrees.repository) as prover:
+        other = Yard(loom, yard.place, yard.bench, await Worktrees.of_project(config), prover)
+        landed = []
+        for number, one in enumerate((yard, other, yard, yard, other)):
+            task = await one.queued({f"{number}.txt": "new\n"})
+            report = await (await one.lander()).once()
+            assert (len(report.landed), report.notes) == (1, [])
+            landed.append([task.id])
+    assert yard.landed() == landed
+    assert not yard.place.git("for-each-ref", "refs/loom/kept")
