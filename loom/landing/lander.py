@@ -263,7 +263,7 @@ class Lander:
         if count not in batch.commits:
             brought = [Brought(row.task_id, row.agent, batch.tasks[row.task_id].title) for row in batch.rows[:count]]
             commit = await group(self._repository, tip, batch.links[count - 1], brought)
-            await refs.change(self._repository, f"update {refs.held(commit)} {commit}")
+            await refs.change(self._repository, f"update {self._held(commit)} {commit}")
             batch.commits[count] = commit
         return batch.commits[count]
 
@@ -283,7 +283,7 @@ class Lander:
         """Keeps none of the commits any more by which a batch might have landed."""
         if batch.commits:
             with suppress(CommandError):
-                await refs.change(self._repository, *(f"delete {refs.held(one)}" for one in batch.commits.values()))
+                await refs.change(self._repository, *(f"delete {self._held(one)}" for one in batch.commits.values()))
 
     async def _intend(self, ids: Sequence[int], commit: str, tip: str) -> bool:
         """Writes what is about to be done; False where one of these is not to land any more."""
@@ -294,7 +294,7 @@ class Lander:
     async def _moved(self, ids: Sequence[int], commit: str, tip: str, report: Report) -> bool:
         """Moves the target to a commit that an intent names, and finishes the tasks that it brings."""
         try:
-            moved = await self._target.move(tip, commit, release=[refs.held(commit)], alone=self._alone)
+            moved = await self._target.move(tip, commit, release=[self._held(commit)], alone=self._alone)
         except TargetHeldError as held:
             await self._withdraw(ids, commit)
             await self._turn_to_own(tip, held, report)
@@ -320,7 +320,7 @@ class Lander:
     async def _withdraw(self, ids: Sequence[int], commit: str) -> None:
         await self._loom.transact(lambda tx: rules.withdraw(tx, ids, commit))
         with suppress(CommandError):
-            await refs.change(self._repository, f"delete {refs.held(commit)}")
+            await refs.change(self._repository, f"delete {self._held(commit)}")
 
     async def _send_back(self, row: Landing, reason: str, note: str | None, report: Report) -> None:
         with suppress(TaskStateError):  # somebody has taken it out of the queue
@@ -350,12 +350,16 @@ class Lander:
                 await self._give_up(found, report)
         return tip
 
+    def _held(self, commit: str) -> str:
+        """The ref that keeps a commit which is about to land, apart from those of other projects."""
+        return refs.held(self._loom.project_id, commit)
+
     async def _forget_the_dead(self) -> None:
         """Keeps no commit any more that somebody made before he died, and that no intent names."""
-        kept = await self._repository.text("for-each-ref", "--format=%(refname)", refs.held(""))
+        kept = await self._repository.text("for-each-ref", "--format=%(refname)", self._held(""))
         if kept:
             intents = await self._loom.look(lambda connection: landings.open_intents(connection, self._loom.project_id))
-            named = {refs.held(one.commit_id) for one in intents}
+            named = {self._held(one.commit_id) for one in intents}
             await refs.change(self._repository, *(f"delete {ref}" for ref in kept.split() if ref not in named))
 
     async def _give_up(self, found: Sequence[tuple[Intent, bool]], report: Report) -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from loom.exceptions import CommandError
+from loom.exceptions import CommandError, FileError
 from loom.git import Repository
 from loom.landing import places
 from loom.landing.places import Lock
@@ -42,8 +42,12 @@ async def moving(checkout: Repository, ref: str, state: Path, old: str, new: str
 
     Raises:
         CommandError: somebody else moves one all the time, or works in one that must be made whole first.
+        FileError: it cannot be written down.
     """
-    lock = await Lock.wait(_file(checkout, state), _SECONDS)
+    try:
+        lock = await Lock.wait(_file(checkout, state), _SECONDS)
+    except OSError as error:
+        raise _unwritable(error, state) from None
     if lock is None:
         raise CommandError("Another process moves a checkout of this project, and does not end.", "Wait until it has.")
     try:
@@ -97,9 +101,16 @@ class _Move:
 
 
 def _write(lock: Lock, move: _Move | None) -> None:
-    os.ftruncate(lock.fd, 0)
-    if move is not None:
-        os.pwrite(lock.fd, json.dumps(asdict(move)).encode(), 0)
+    try:
+        os.ftruncate(lock.fd, 0)
+        if move is not None:
+            os.pwrite(lock.fd, json.dumps(asdict(move)).encode(), 0)
+    except OSError as error:
+        raise _unwritable(error, lock.path) from None
+
+
+def _unwritable(error: OSError, path: Path) -> FileError:
+    return FileError(f"{error.filename or path} cannot be written: {error.strerror}.", "Mend that, then run it again.")
 
 
 def _file(repository: Repository, state: Path) -> Path:

@@ -1,7 +1,7 @@
 """Refs of a repository that Loom moves: several at once or none, each only from the value that it is known to have.
 
-Beside the branches, Loom has refs of its own below `refs/loom/`: `held/COMMIT` keeps a commit from being collected that
-is about to land, `kept/BRANCH/COMMIT` is what stood on a branch that was put back or begun anew, and
+Beside the branches, Loom has refs of its own below `refs/loom/`: `held/PROJECT/COMMIT` keeps a commit from being
+collected that is about to land, `kept/BRANCH/COMMIT` is what stood on a branch that was put back or begun anew, and
 `offered/TASK/COMMIT` notes that a branch was offered where its target cannot be pushed to.
 """
 
@@ -34,9 +34,9 @@ def target(name: str, remote: str | None) -> str:
     return f"refs/remotes/{remote}/{name}" if remote else branch(name)
 
 
-def held(commit: str) -> str:
-    """The ref that keeps a commit; of "": where all of them are."""
-    return f"refs/loom/held/{commit}"
+def held(project_id: str, commit: str) -> str:
+    """The ref that keeps a commit of a project; of "": where all of them are."""
+    return f"refs/loom/held/{project_id}/{commit}"
 
 
 def kept(name: str, commit: str) -> str:

@@ -35,6 +35,7 @@ _WITHHELD = (
     "LOOM_SKILLS_API_KEY",
     "LOOM_SKILLS_API_KEY_FILE",
 )  # what Loom itself uses, and nothing that it starts needs
+_INTERRUPTED = 5.0  # the same for a command that this process ran for somebody to see, so that it can clear up
 _DRAIN = 1.0  # seconds for the end of the output, should a process have escaped with the pipe
 
 _WATCHDOG = 1.0  # seconds for the watchdog to find that nothing is left
@@ -113,7 +114,7 @@ def shown(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, quiet: boo
         try:
             return command.wait()
         except BaseException:
-            for pause in guard.ending(lambda: guard.members("", [command.pid]), _LEFT_BEHIND):
+            for pause in guard.ending(lambda: guard.members("", [command.pid]), _INTERRUPTED):
                 command.poll()  # which takes leave of it, so that its group is seen to be gone
                 time.sleep(pause)
             raise

@@ -394,5 +394,9 @@ async def test_projects_of_one_repository_land_behind_each_other(yard: Yard) -> 
             report = await (await one.lander()).once()
             assert (len(report.landed), report.notes) == (1, [])
             landed.append([task.id])
-    assert yard.landed() == landed
-    assert not yard.place.git("for-each-ref", "refs/loom/kept")
+        assert yard.landed() == landed
+        assert not yard.place.git("for-each-ref", "refs/loom/kept")
+        its_own = f"refs/loom/held/{config.project_id}/{'1' * 40}"
+        yard.place.git("update-ref", its_own, "HEAD")
+        await (await yard.lander()).once()
+        assert its_own in yard.held(), "what another one is about to land is its own to let go"

@@ -541,8 +541,8 @@ async def test_what_kept_a_commit_goes_with_the_move(place: Place) -> None:
     target = await target_of(place)
     old = (await stands(target)).commit
     new = landing(place, old)
-    await refs.change(target.repository, f"create {refs.held(new)} {new}")
-    assert not await target.move(new, old, release=[refs.held(new)])
-    assert place.tip(refs.held(new)) == new
-    assert await target.move(old, new, release=[refs.held(new)])
+    await refs.change(target.repository, f"create {refs.held('project', new)} {new}")
+    assert not await target.move(new, old, release=[refs.held("project", new)])
+    assert place.tip(refs.held("project", new)) == new
+    assert await target.move(old, new, release=[refs.held("project", new)])
     assert not place.git("for-each-ref", "refs/loom")
