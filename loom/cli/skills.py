@@ -36,7 +36,7 @@ from loom.graph.front import Loom
 from loom.texts import clean, one_line
 
 _NO_PROVIDER = (
-    "No provider is configured that could make a plan, and neither `claude` nor `codex` is on PATH.",
+    "No provider is configured that could make a plan, and neither `claude` nor `codex` can be asked here.",
     "Install one of them, set skills.provider or skills.command, or give the plan with --plan FILE.",
 )
 
