@@ -177,6 +177,7 @@ async def test_what_a_workflow_makes_after_the_last_task_is_waited_for(cli: Cli)
     try:
         with pytest.raises(subprocess.TimeoutExpired):
             await asyncio.to_thread(supervisor.wait, 5)  # it goes on: there is something to do now
+        await until(lambda: cli.ok("ready")["count"])
         cli.ok("done", cli.ok("claim")["id"])
         out, err = await asyncio.to_thread(supervisor.communicate, timeout=30)
     finally:
