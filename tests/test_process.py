@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,12 @@ asyncio.run(process.run(words, env=dict(os.environ), cwd=None, timeout=60, out_b
         running.kill()
         await asyncio.to_thread(running.wait)
     await until(lambda: not alive(pid), 8)
+
+
+async def test_what_a_command_that_is_shown_leaves_running_goes_on(tmp_path: Path) -> None:
+    words = ["sh", "-c", "sleep 60 > /dev/null 2>&1 & echo $! > pid; exit 3"]
+    assert process.shown(words, env=process.environment(), cwd=tmp_path) == 3
+    pid = await until_there(tmp_path / "pid")
+    await asyncio.sleep(0.5)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)

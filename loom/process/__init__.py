@@ -112,7 +112,9 @@ def shown(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, quiet: boo
         )  # fmt: skip
         _tell(watchdog, f"+{command.pid}")
         try:
-            return command.wait()
+            status = command.wait()
+            _tell(watchdog, f"-{command.pid}")  # what it has left running on purpose goes on
+            return status
         except BaseException:
             for pause in guard.ending(lambda: guard.members("", [command.pid]), _INTERRUPTED):
                 command.poll()  # which takes leave of it, so that its group is seen to be gone
