@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from loom.config import LoomConfig, ReceiverConfig
 from loom.hub.projects import Projects
 from tests.waiting import until
@@ -40,5 +42,34 @@ async def test_a_receiver_of_other_projects_keeps_none_open(config: LoomConfig) 
         row = ReceiverConfig(command=("true",), projects=("another",))
         projects.project(replace(config, notify={"me": row}))
         await until(lambda: len(projects) == 0)
+    finally:
+        await projects.close()
+
+
+async def test_a_project_that_is_used_again_while_another_is_closed_stays_open(
+    config: LoomConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects = Projects(idle=0.4)
+    try:
+        first, second = projects.project(config), projects.project(replace(config, project_name="another"))
+        close = first.close
+
+        async def closed() -> None:
+            second.users += 1
+            await close()
+
+        monkeypatch.setattr(first, "close", closed)
+        await until(lambda: len(projects) == 1)
+        await asyncio.sleep(1)
+        assert projects.project(replace(config, project_name="another")) is second
+    finally:
+        await projects.close()
+
+
+async def test_what_all_share_has_nobodys_name_and_key(config: LoomConfig) -> None:
+    projects = Projects()
+    try:
+        front = projects.project(replace(config, agent_id="ann", skills_api_key="sk-ann")).front
+        assert (front.config.agent_id, front.config.skills_api_key, front.agent) == (None, None, "hub")
     finally:
         await projects.close()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -220,6 +221,25 @@ async def test_one_that_fails_or_lies_hurts_nobody(
     asked = await knock(root, home, "status")
     assert asked.said["sessions"] == 1
     await asked.hang_up()
+
+
+async def test_claims_are_taken_over_under_another_name_or_in_another_project_by_nobody(
+    hub: Hub, come: Knock, loom: Loom, tmp_path: Path
+) -> None:
+    await loom.create("One")
+    mine = {"LOOM_AGENT_ID": "ann", "CLAUDE_CODE_SESSION_ID": "87654321-0"}
+    first = await come(**mine)
+    await first.call("loom_claim")
+    await first.hang_up()
+    await until(lambda: len(hub.sessions._left) == 1)
+    other = tmp_path / "other" / ".loom"
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text(f"project_name: other\nproject_id: {uuid.uuid4()}\n")
+    for changed in ({"LOOM_AGENT_ID": "bob"}, {"LOOM_PROJECT_DIR": str(other.parent)}):
+        await (await come(**mine | changed)).call("loom_status")
+    assert len(hub.sessions._left) == 1
+    await (await come(**mine)).call("loom_status")
+    await until(lambda: not hub.sessions._left)
 
 
 async def test_who_does_not_say_what_he_wants_is_let_go(hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,6 +313,18 @@ async def test_requests_of_one_token_are_bounded(served: Served, monkeypatch: py
     assert await status(served, token) == 200
 
 
+async def test_whoever_calls_has_nothing_of_the_servers_variables(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await served.loom.create("a task")
+    await served.loom.done(made.id)
+    token = await served.token("ann", "admin")
+    monkeypatch.setenv("LOOM_RUN", "a.1.")  # as of a server that somebody has started from within a run
+    async with served.http(token) as client:
+        answer = await client.post("/api/reopen", json={"task_id": made.id})
+    assert answer.status_code == 200, answer.text
+
+
 async def test_who_hangs_up_has_called_off_what_he_asked_for(
     served: Served, rival: Rival, monkeypatch: pytest.MonkeyPatch
 ) -> None:
