@@ -125,6 +125,7 @@ async def test_who_follows_a_link_from_another_site_is_sent_once_more_from_here(
         assert posted.status_code == 401
         await client.get(f"/enter?code={entries.code(None, 'shop')}", headers=elsewhere)
         assert "Paint the wall" in (await client.get("/board", headers=again)).text
+        assert "Paint the wall" in (await client.get("/board", headers=elsewhere)).text, "his cookie has come along"
 
 
 async def test_nothing_is_done_for_another_sites_page(gate: tuple[str, Entries[str]], loom: Loom) -> None:
