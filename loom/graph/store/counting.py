@@ -17,8 +17,8 @@ from loom.graph.store.transaction import Transaction
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
-LARGE = 10_000
-"""Tasks of a project for which their counts are kept."""
+LARGE = 2_000
+"""Tasks over which the counts of a project are kept; fewer are counted in a moment."""
 DUE = 500
 """Events after which they are moved on."""
 ADDED = 5_000
