@@ -42,7 +42,7 @@ from loom.graph.rules import invariants, landings
 from loom.graph.rules.claims import Outcome
 from loom.graph.rules.holding import Holder
 from loom.graph.rules.proofs import Proven
-from loom.graph.store import proofs
+from loom.graph.store import counting, proofs
 from tests.conftest import horizon_passed
 from tests.graph.model import ATTEMPTS, DEADLINE, LEASE, Effect, Landing, Letter, Model, New, Refused
 
@@ -834,9 +834,14 @@ def clock_that_stands(config: LoomConfig) -> LoomConfig:
 
 @pytest.mark.timeout(0)  # each step has its own; Hypothesis would look for a shorter history that takes as long
 def test_the_graph_is_as_its_model_says(
-    clock_that_stands: LoomConfig, pytestconfig: pytest.Config, caplog: pytest.LogCaptureFixture
+    clock_that_stands: LoomConfig,
+    pytestconfig: pytest.Config,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("CRITICAL", "loom")  # of a Redis that is out of reach
+    monkeypatch.setattr(counting, "LARGE", 0)  # counts are kept of few tasks too
+    monkeypatch.setattr(counting, "DUE", 3)
     examples: int | None = pytestconfig.getoption("--model-examples")
     with asyncio.Runner() as loop:
         run_state_machine_as_test(
