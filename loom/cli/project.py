@@ -85,21 +85,28 @@ secrets*
 """
 
 
+_LONGEST_TOKEN = 1_000  # characters
+
+
 @click.command(cls=Command)
 @click.option("--name", metavar="NAME", help="The project's name; default: the name of the directory.")
 @click.option("--remote", metavar="URL", help="Work on the project of a server, with an access token for it.")
+@click.option("--with-token", is_flag=True, help="With --remote: read that token from standard input, and keep it.")
 @click.option("--yes", is_flag=True, help="Write and trust the setup and the checks that are proposed, without asking.")
-def init(name: str | None, remote: str | None, yes: bool) -> None:
+def init(name: str | None, remote: str | None, with_token: bool, yes: bool) -> None:
     """Make this directory a Loom project. Calling it again brings its files up to date and changes nothing else.
 
     What the project's files say of how it is set up and tested is proposed as `work.setup` and `checks`; your yes
     writes it, and trusts it on this machine.
 
     With --remote nothing runs here: commands and clients go to that server, with the token of LOOM_TOKEN, or for
-    commands of ~/.loom/credentials. No file of the project gets it."""
+    commands of ~/.loom/credentials, where --with-token puts it. At a terminal it is asked for, without an echo. No file
+    of the project gets it."""
     if remote is not None:
-        _join(_root(name), remote)
+        _join(_root(name), remote, with_token=with_token)
         return
+    if with_token:
+        raise click.UsageError("--with-token goes with --remote.")
     made = initialise(_root(name), name)
     proposed = _proposed(made.root)
     runners = [one for one in _RUNNERS if shutil.which(one)]
@@ -132,8 +139,10 @@ def init(name: str | None, remote: str | None, yes: bool) -> None:
         click.echo(f"Once there are tasks: loom work --runner {runners[0]} {how}")
 
 
-def _join(root: Path, given: str) -> None:
+def _join(root: Path, given: str, *, with_token: bool) -> None:
     """Leads commands and clients in `root` to the project of a server, and says what was written."""
+    from loom.remote import credentials
+
     url = given.rstrip("/").removesuffix("/mcp")
     try:
         KEYS["server.url"].accept(url)
@@ -141,6 +150,8 @@ def _join(root: Path, given: str) -> None:
         raise InvalidInputError(
             f"--remote must be {KEYS['server.url'].wanted}.", "Give the server's address."
         ) from None
+    if with_token:
+        credentials.keep(url, _given_token())
     try:
         plan = _agent_files(root)
         plan[root / ".mcp.json"] = _with_entry(root, _remote_entry(url))
@@ -163,7 +174,18 @@ def _join(root: Path, given: str) -> None:
         return
     for line in table([[words, path] for path, words in written.items()]):
         click.echo(line)
-    click.echo(f"Work goes to {url}. Next: put your token into LOOM_TOKEN, then loom status")
+    if with_token:
+        click.echo(f"The token is kept in {credentials.path()}, for commands; clients take it from LOOM_TOKEN.")
+        click.echo(f"Work goes to {url}. Next: loom status")
+    else:
+        click.echo(f"Work goes to {url}. Next: put your token into LOOM_TOKEN, then loom status")
+
+
+def _given_token() -> str:
+    """An access token, never from an argument, which everybody on this machine could read."""
+    if sys.stdin.isatty():
+        return str(click.prompt("Access token", hide_input=True, err=True)).strip()
+    return sys.stdin.readline(_LONGEST_TOKEN).strip()
 
 
 def _proposed(root: Path) -> Proposal:

@@ -58,7 +58,7 @@ def add(name: str, role: str, expires: float | None, project: str | None) -> Non
 
     _of_project(project, work, lines)
     if not wants_json():
-        note("It is shown this once. Its owner puts it into LOOM_TOKEN, or into ~/.loom/credentials.")
+        note("It is shown this once. Its owner puts it into LOOM_TOKEN, or runs `loom init --remote URL --with-token`.")
 
 
 @token.command("list")

@@ -1,7 +1,7 @@
 """The access token for a server: LOOM_TOKEN, else the one that `~/.loom/credentials` has for it.
 
-The file has a line for each server, its URL and the token, and is readable by its owner alone. No file of a project is
-looked at.
+The file has a line for each server, its URL and the token, and is readable by its owner alone; `loom init --remote`
+writes it. No file of a project is looked at.
 """
 
 from __future__ import annotations
@@ -39,13 +39,28 @@ def token_for(url: str) -> str:
             return _sendable(words[1], str(path()))
     raise TokenError(
         f"There is no access token for {url}.",
-        f"Put yours into LOOM_TOKEN, or a line with the URL and the token into {path()}.",
+        Words("Put yours into LOOM_TOKEN, or have it kept with {}.", Shell(f"loom init --remote {url} --with-token")),
     )
+
+
+def keep(url: str, token: str) -> None:
+    """Has the file know this token, and no other, for the server at this URL.
+
+    Raises:
+        TokenError: it cannot be one.
+        ConfigError: the file cannot be read or written, or others can read it too.
+    """
+    _sendable(token, "standard input")
+    others = [line for line in _lines() if not line.strip() or line.split()[0].rstrip("/") != url.rstrip("/")]
+    try:
+        files.write(path(), "".join(f"{line}\n" for line in [*others, f"{url} {token}"]), 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path()} cannot be written: {error.strerror}.", "Correct that first.") from None
 
 
 def _sendable(token: str, where: str) -> str:
     """A token that a header can carry. Raises TokenError."""
-    if not (token.isascii() and token.isprintable()) or " " in token:
+    if not (token and token.isascii() and token.isprintable()) or " " in token:
         raise TokenError(f"What {where} has is no access token.", "Copy the token anew, as it was shown.")
     return token
 

@@ -403,6 +403,26 @@ async def test_a_directory_leads_to_a_server_and_no_file_has_the_token(served: S
     assert (await asyncio.to_thread(lambda: bare.ok("ready")))["count"] == 1
 
 
+def test_a_token_is_kept_for_its_owner_alone(bare: Cli) -> None:
+    url, token = "http://127.0.0.1:1", "loom_0123456789ab_" + "x" * 43
+    kept = Path(bare.env["HOME"]) / ".loom" / "credentials"
+    done = bare.inside("init", "--remote", url, "--with-token", stdin=f"{token}\n")
+    assert (done.code, token in done.out + done.err, str(kept) in done.out) == (0, False, True)
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == (f"{url} {token}\n", 0o600)
+    bare.ok("init", "--remote", "http://127.0.0.1:2/mcp", "--with-token", stdin="loom_two")
+    bare.ok("init", "--remote", f"{url}/", "--with-token", stdin="loom_three")
+    assert kept.read_text() == "http://127.0.0.1:2 loom_two\nhttp://127.0.0.1:1 loom_three\n"
+    for wrong in ("", "two words", "ünicode"):
+        refused = bare.inside("init", "--remote", url, "--with-token", stdin=wrong)
+        assert (refused.code, "is no access token" in refused.err) == (1, True)
+    kept.chmod(0o644)
+    assert "chmod 600" in bare.inside("init", "--remote", url, "--with-token", stdin=token).err
+    assert "loom_three" in kept.read_text()
+    assert "--with-token goes with --remote" in bare.inside("init", "--with-token").err
+    asked = bare.inside("status", LOOM_TOKEN="")
+    assert asked.code == 1, "others can read it"
+
+
 def test_what_is_no_address_of_a_server_is_refused(bare: Cli) -> None:
     refused = bare.inside("init", "--remote", "loom.example.org")
     assert (refused.code, "--remote must be a URL" in refused.err) == (2, True)
