@@ -24,7 +24,8 @@ from loom.cli.shared import (
     wants_json,
 )
 from loom.cli.times import seconds, when
-from loom.exceptions import TaskNotFoundError
+from loom.exceptions import ServersError, TaskNotFoundError
+from loom.graph.cache.waiting import Waited
 from loom.graph.front import Loom
 from loom.graph.front.talking import LONGEST_WAIT
 from loom.texts import one_line, shorten
@@ -152,7 +153,7 @@ def watch(since: str | None, limit: int | None, no_follow: bool) -> None:
             if position is not None and (ago := seconds(position)) is not None:
                 position = await loom.since(ago)
             while left is None or left > 0:
-                seen = await loom.wait("any", since=position, timeout=0 if no_follow else LONGEST_WAIT)
+                seen = await _next(loom, position, 0 if no_follow else LONGEST_WAIT)
                 position = seen.since
                 for event in seen.events[:left]:
                     one = replies.event(event)
@@ -166,6 +167,20 @@ def watch(since: str | None, limit: int | None, no_follow: bool) -> None:
                     return
 
     asyncio.run(follow())
+
+
+async def _next(loom: Loom, position: str | None, timeout: float) -> Waited:
+    """What happens next. A server that is away is waited for, however long it takes, by whoever follows it already."""
+    from loom.orchestration.patience import Patience
+
+    patience = Patience("Watching", 1.0, 30.0)
+    while True:
+        try:
+            return await loom.wait("any", since=position, timeout=timeout)
+        except ServersError as error:
+            if loom.keeps_order or position is None or not timeout:
+                raise
+            await asyncio.sleep(patience.after(error))
 
 
 @asynccontextmanager
