@@ -301,7 +301,7 @@ class NotFromAfarError(UnavailableError):
         return cls(
             f"This project is behind the server at {url}, where its database is.",
             Words(
-                "Do it on a machine that has the database; {} leads a client of MCP to the server.",
+                "Do it on a machine that has the database, or have an agent do it with the server's tools ({}).",
                 Shell(f"loom init --remote {url}"),
             ),
         )

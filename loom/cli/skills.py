@@ -29,6 +29,7 @@ from loom.cli.shared import (
     progress,
     read_text,
     settings,
+    settings_here,
     wants_json,
 )
 from loom.exceptions import AnswerError, ConfigError, InvalidInputError, PlanError
@@ -103,7 +104,7 @@ def run(
         values = {**(inputs or {}), **fields.from_texts(chosen.inputs, input_pairs(pairs), name)}
         return await tools.skill(loom, name, values, output=output)
 
-    answer(work, _run_lines, agent=agent, changes=True)
+    answer(work, _run_lines, agent=agent, changes=True, here=True)
 
 
 @click.command(cls=Command)
@@ -134,7 +135,7 @@ async def _decompose(
     from loom.skills import decomposer
 
     seen: Mapping[str, Any] = {}
-    async with open_project(agent) as loom:
+    async with open_project(agent, settings_here()) as loom:
         try:
             if name is not None and text is None:
                 seen = await decomposer.shown(loom, name)

@@ -25,6 +25,7 @@ from loom.cli.shared import (
     note,
     open_project,
     settings,
+    settings_here,
     wants_json,
 )
 from loom.cli.times import when
@@ -142,7 +143,7 @@ def cancel(run: str, text: str, agent: str | None) -> None:
         await runs.cancel(loom, run, note=text)
         return await tools.shown(loom, run)
 
-    answer(work, _lines, agent=agent, changes=True)
+    answer(work, _lines, agent=agent, changes=True, here=True)
 
 
 @workflow.command("status")
@@ -157,7 +158,7 @@ def show_status(run: str | None, limit: int) -> None:
             return tools.listed_runs(await runs.newest(loom, limit))
         return await tools.shown(loom, run, whole=True)
 
-    answer(work, _list_lines if run is None else _whole_lines)
+    answer(work, _list_lines if run is None else _whole_lines, here=True)
 
 
 def _carry_on(
@@ -199,7 +200,7 @@ async def _carried(
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             with suppress(RuntimeError):  # only the main thread is told of signals
                 asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    async with open_project(agent) as loom:
+    async with open_project(agent, settings_here()) as loom:
         housekeeper = Housekeeper(loom)
         housekeeper.start()
         try:

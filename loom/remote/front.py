@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from loom.bus.events import START, Position
 from loom.config import LoomConfig
-from loom.exceptions import LoomError, NotFromAfarError
+from loom.exceptions import NotFromAfarError
 from loom.graph.cache.relay import Relay
 from loom.graph.front import Loom
 from loom.graph.model import limits
@@ -109,13 +109,13 @@ class Remote(Loom):
         return Swept(), START
 
     async def relay(self) -> Relay:
-        raise _from_afar()
+        raise NotFromAfarError.at(self._client.url)
 
     async def transact(self, work: Callable[..., Awaitable[T]]) -> T:
-        raise _from_afar()
+        raise NotFromAfarError.at(self._client.url)
 
     async def look(self, question: Callable[..., Awaitable[T]]) -> T:
-        raise _from_afar()
+        raise NotFromAfarError.at(self._client.url)
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
@@ -151,13 +151,6 @@ class Remote(Loom):
             self._session.renewed({task.id: task.claim_token for task in found.tasks}, asked)
         elif isinstance(task_id := arguments.get("task_id"), str):
             self._session.touch(task_id)
-
-
-def _from_afar() -> LoomError:
-    return NotFromAfarError(
-        "This needs the project's database, and the project is behind a server here.",
-        "Run it on a machine that has the database, or where the server runs.",
-    )
 
 
 def _carried(operation: str) -> Callable[..., Awaitable[Any]]:

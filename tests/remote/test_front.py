@@ -429,6 +429,13 @@ def test_what_is_no_address_of_a_server_is_refused(bare: Cli) -> None:
     assert list(bare.directory.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["decompose", "a goal"], ["workflow", "status"], ["skill", "run", "define_done"]])
+async def test_what_needs_the_database_says_how_it_is_done_instead(two: Two, words: list[str]) -> None:
+    refused = await asyncio.to_thread(two.remote.inside, *words)
+    assert (refused.code, "where its database is" in refused.err) == (1, True), refused.err
+    assert "have an agent do it with the server's tools" in refused.err
+
+
 async def test_a_board_is_opened_from_afar(two: Two, served: Served) -> None:
     url = (await two.afar("board", "--print"))["url"]
     assert url.startswith(f"{served.url}/enter?code=")
