@@ -26,7 +26,7 @@ from loom.landing.proving import Prover
 from loom.landing.report import failed
 from loom.landing.worktrees import Worktrees, branch_of
 from loom.texts import one_line
-from loom.wording import Words, call
+from loom.wording import Shell, Words, call
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -151,7 +151,7 @@ class ByHand:
         if reopened is not None and self._worktrees.made_before(task_id, reopened.timestamp()):
             raise LandingError(
                 f"{task_id} was reopened, and what lies in its worktree is from before.",
-                "Give it back, and have a worker begin anew: loom work --land",
+                Words("Give it back, and have a worker begin anew: {}.", Shell("loom work --land")),
             )
 
     async def _entered(self, task: Task, ready: Ready) -> Landing | None:

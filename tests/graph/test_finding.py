@@ -114,6 +114,7 @@ async def test_what_a_filter_finds(loom: Loom) -> None:
         ("finished:<1h", ["Never"]),
     ):
         assert await _titles(loom, text) == found, text
+        assert sorted(one.title for one in (await loom.graph(wanted=text)).tasks) == found, text
 
 
 async def test_what_has_failed_several_times(loom: Loom, clock: Callable[[float], Awaitable[None]]) -> None:
