@@ -246,9 +246,9 @@ async def test_a_page_says_what_those_that_wait_wait_for(loom: Loom) -> None:
     assert [one.id for one in page.blockers[second.id]] == [first.id]
 
 
-async def narrowest(pool: Pool, loom: Loom, wanted: Filter) -> str | None:
+async def narrowest(pool: Pool, wanted: Filter) -> str | None:
     async with pool.acquire() as connection:
-        return await listing.narrowest(connection, loom.project_id, wanted)
+        return await listing.narrowest(connection, wanted)
 
 
 async def test_a_page_looks_at_a_bounded_part_of_very_many(loom: Loom, pool: Pool) -> None:
@@ -260,7 +260,7 @@ async def test_a_page_looks_at_a_bounded_part_of_very_many(loom: Loom, pool: Poo
         "holder:nobody", "file:src/none.py", "finished:<1h", "age:>1w", "waits-for:loom-00000000", "-label:x",
     ):  # fmt: skip
         wanted = filters.parse(text)
-        leading = await narrowest(pool, loom, wanted)
+        leading = await narrowest(pool, wanted)
         query, arguments = listing.statement(loom.project_id, wanted, 50, leading)
         assert await buffers(pool, query, *arguments) <= 4 * listing.LOOKED_AT, text
     for text in ("number", "age:>1w"):

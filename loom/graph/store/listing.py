@@ -46,7 +46,7 @@ class Found:
 
 async def list_tasks(connection: Connection, project_id: str, wanted: Filter, limit: int) -> Found:
     """The first so many tasks that a filter asks for."""
-    query, arguments = statement(project_id, wanted, limit, await narrowest(connection, project_id, wanted))
+    query, arguments = statement(project_id, wanted, limit, await narrowest(connection, wanted))
     records = await connection.fetch(query, *arguments)
     partly = records[0]["partly"] or await _unread(connection, project_id, wanted)
     records = [record for record in records if record["id"] is not None]
@@ -89,13 +89,15 @@ async def read_texts(connection: Connection, project_id: str) -> bool:
     return int(status.rpartition(" ")[2]) == _READ_AT_ONCE
 
 
-async def narrowest(connection: Connection, project_id: str, wanted: Filter) -> str | None:
+async def narrowest(connection: Connection, wanted: Filter) -> str | None:
     """The part of a filter, as a field of it, whose index is asked; None where it is better to go by status."""
     found = {}
     for name in ("words", "file", "labels"):
         if getattr(wanted, name):
-            given = _Arguments([project_id])
-            plan = await connection.fetchval(f"explain (format json) {_by_index(name, wanted, given)}", *given.values)
+            given = _Arguments([])  # of all projects, since that is what the index brings
+            table = "tasks t" if name == "labels" else "task_texts x"
+            query = f"explain (format json) select from {table} where {_matches(name, wanted, given)}"
+            plan = await connection.fetchval(query, *given.values)
             found[name] = json.loads(plan)[0]["Plan"]["Plan Rows"]
     rare = [name for name in found if found[name] <= NARROW]
     others = (name for name in ("epic", "waits_for", "failed") if getattr(wanted, name) is not None)
@@ -216,12 +218,11 @@ class _Arguments:
 def _by_index(name: str, wanted: Filter, given: _Arguments) -> str:
     """The ids that one part of a filter brings by its index."""
     match name:
-        case "words":
-            return f"select x.task_id as id from task_texts x where {_words(wanted, given)}"
-        case "file":
-            return f"select x.task_id as id from task_texts x where {_path(wanted.file or '', given)}"
+        case "words" | "file":
+            matches = _matches(name, wanted, given)
+            return f"select x.task_id as id from task_texts x where x.project_id = $1 and {matches}"
         case "labels":
-            return f"select t.id from tasks t where {_labels(wanted.labels, given)}"
+            return f"select t.id from tasks t where t.project_id = $1 and {_matches(name, wanted, given)}"
         case "waits_for":
             return f"""select e.task_id as id from task_deps e
                         where e.project_id = $1 and e.depends_on = {given.add(wanted.waits_for)}"""
@@ -309,17 +310,28 @@ def _around(wanted: Filter, given: _Arguments, leading: str | None) -> Iterator[
         yield f"""(select count(*) from escalations q where q.project_id = $1 and q.task_id = t.id
                                                      and q.kind = 'failure') >= {given.add(wanted.failed)}"""
     if wanted.words and leading != "words":
-        yield f"exists (select from task_texts x where x.task_id = t.id and {_words(wanted, given)})"
+        yield _texts("words", wanted, given)
     if wanted.file is not None and leading != "file":
-        yield f"exists (select from task_texts x where x.task_id = t.id and {_path(wanted.file, given)})"
+        yield _texts("file", wanted, given)
 
 
-def _words(wanted: Filter, given: _Arguments) -> str:
-    return f"x.project_id = $1 and x.words @@ websearch_to_tsquery('english', {given.add(wanted.words)})"
+def _texts(name: str, wanted: Filter, given: _Arguments) -> str:
+    matches = _matches(name, wanted, given)
+    return f"exists (select from task_texts x where x.project_id = $1 and x.task_id = t.id and {matches})"
+
+
+def _matches(name: str, wanted: Filter, given: _Arguments) -> str:
+    """What is looked for by the index of words, of paths, or of labels: in a row `x` of texts, or `t` of tasks."""
+    match name:
+        case "words":
+            return f"x.words @@ websearch_to_tsquery('english', {given.add(wanted.words)})"
+        case "labels":
+            return _labels(wanted.labels, given)
+    return _path(wanted.file or "", given)
 
 
 def _labels(labels: Sequence[str], given: _Arguments) -> str:
-    return f"t.project_id = $1 and t.labels <> '{{}}' and t.labels && {given.add(list(labels))}::text[]"
+    return f"t.labels <> '{{}}' and t.labels && {given.add(list(labels))}::text[]"
 
 
 def _path(path: str, given: _Arguments) -> str:
@@ -327,7 +339,7 @@ def _path(path: str, given: _Arguments) -> str:
     parts = path.split("/")
     above = [f"{'/'.join(parts[:depth])}/" for depth in range(1, len(parts))]
     names = given.add([path, *above])
-    return f"x.project_id = $1 and x.paths <> '{{}}' and x.paths && {names}::text[]"
+    return f"x.paths <> '{{}}' and x.paths && {names}::text[]"
 
 
 def _since(column: str, span: Span, given: _Arguments) -> str:
