@@ -20,6 +20,7 @@ INNER = frozenset(
         "join_trace",
         "look",
         "mirror_position",
+        "next_name",
         "permit",
         "prune",
         "relay",

@@ -19,6 +19,7 @@ from loom.graph.model.principals import Principal
 from loom.graph.rules.holding import Holder
 
 _LONGEST_RENEWAL = 60.0  # seconds
+_MOST_NAMES = 1_000  # of agents that share a session
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class Session:
         self.agent = self._own(agent)
         self._held: dict[str, _Held] = {}
         self._more = asyncio.Event()  # a claim was handed out
+        self._names: set[str] = set()  # that calls have given
+        self._new = asyncio.Queue[str]()  # those of them that nobody has looked at
 
     def name(self, agent_id: str | None) -> str:
         """Whoever calls: `agent_id`, whose claims are thereby known to be wanted, or this session's own name. Raises
@@ -52,6 +55,9 @@ class Session:
         if agent_id is None:
             return self.agent
         name = self._own(limits.agent_name(agent_id))
+        if name not in self._names and len(self._names) < _MOST_NAMES:
+            self._names.add(name)
+            self._new.put_nowait(name)
         now = time.monotonic()
         for held in self._held.values():
             if held.agent == name:
@@ -91,12 +97,17 @@ class Session:
         self._held[task_id] = _Held(agent, named, token, time.monotonic(), lease_seconds, begun)
         self._more.set()
 
-    def take_up(self, task_id: str, token: int, lease_seconds: float) -> None:
-        """The agent of this session holds a claim that was not handed out here; it is renewed from now on, at once for
-        the first time."""
+    async def next_name(self) -> str:
+        """The next name that a call gives for the first time."""
+        return await self._new.get()
+
+    def take_up(self, task_id: str, token: int, lease_seconds: float, named: str | None = None) -> None:
+        """The agent of this session, or one that calls have `named`, holds a claim that was not handed out here; it is
+        renewed from now on, at once for the first time."""
         if task_id not in self._held:
             now = time.monotonic()
-            self._held[task_id] = _Held(self.agent, False, token, now, lease_seconds, now - lease_seconds, ours=False)
+            begun, agent = now - lease_seconds, named or self.agent
+            self._held[task_id] = _Held(agent, named is not None, token, now, lease_seconds, begun, ours=False)
             self._more.set()
 
     def take_over(self, other: Session) -> None:

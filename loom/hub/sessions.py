@@ -113,8 +113,8 @@ class Sessions:
         session.project, session.loom = project, loom
         if session.caller.session:
             self._take_over(session, loom)
-        if config.agent_id or session.caller.session:  # a name that outlives a process
-            session.taking_up = asyncio.create_task(self._take_up(session, loom))
+        lasts = bool(config.agent_id or session.caller.session)  # its name outlives a process
+        session.taking_up = asyncio.create_task(self._take_up(session, loom, own=lasts))
         return loom
 
     def _take_over(self, session: _Session, loom: Loom) -> None:
@@ -126,18 +126,22 @@ class Sessions:
                 other.waiting.cancel()
                 self._later(self._give_back(other))
 
-    async def _take_up(self, session: _Session, loom: Loom) -> None:
-        """Has those claims renewed that were handed out to this agent by a hub that has died."""
+    async def _take_up(self, session: _Session, loom: Loom, *, own: bool) -> None:
+        """Has those claims renewed that were handed out by a hub that has died: to this agent, if its `own` name is one
+        that it had then, and to those that share its session, once each of them has called."""
         worked_on = session.caller.environ.get("LOOM_TASK_ID")  # which the worker holds that started the client
 
         def is_looked_after(task_id: str, token: int) -> bool:
             others = (other.loom for other in (*self._going, *self._left) if other is not session)
             return task_id == worked_on or any(other and other.holds.get(task_id) == token for other in others)
 
-        try:
-            await loom.take_up(is_looked_after)
-        except LoomError as error:
-            _LOG.warning("What this agent holds is not renewed: %s", error)
+        named = None if own else await loom.next_name()
+        while True:
+            try:
+                await loom.take_up(is_looked_after, named)
+            except LoomError as error:
+                _LOG.warning("What %s holds is not renewed: %s", named or loom.agent, error)
+            named = await loom.next_name()
 
     async def _leave(self, session: _Session) -> None:
         """A connection has ended."""

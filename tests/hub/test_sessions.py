@@ -125,6 +125,29 @@ async def test_a_claim_is_renewed_while_its_connection_lives_and_after_a_hub_has
     assert (await loom.get(task.id)).task.status is TaskStatus.CLAIMED  # it may be somebody else's too
 
 
+async def test_what_agents_hold_that_share_a_session_is_renewed_once_they_call_after_a_hub_has_died(
+    hub: Hub, come: Knock, loom: Loom, open_loom: Opener
+) -> None:
+    tasks = [await loom.create(title) for title in ("One", "Two")]
+    before = await open_loom("claude-12345678")  # as a hub that was killed would have left it
+    claims = [
+        await before.claim(task.id, agent_id=name, lease_seconds=8)
+        for task, name in zip(tasks, ("scout", "other"), strict=True)
+    ]
+    again = await come(CLAUDE_CODE_SESSION_ID="12345678-0")
+    await again.call("loom_inbox", agent_id="scout")
+
+    async def renewed() -> list[bool]:
+        now = [(await loom.get(task.id)).task.lease_expires_at for task in tasks]
+        return [end != claim.task.lease_expires_at for end, claim in zip(now, claims, strict=True) if claim]
+
+    async def is_renewed() -> bool:
+        return (await renewed())[0]
+
+    await until(is_renewed)
+    assert await renewed() == [True, False], "and nothing of who has not called"
+
+
 async def test_all_share_one_pool_and_it_is_closed_when_nobody_has_used_it_for_a_while(
     root: Path, come: Knock, loom: Loom, home: dict[str, str]
 ) -> None:

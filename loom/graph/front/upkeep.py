@@ -100,18 +100,25 @@ class Upkeep(Seat):
         holder = self._session.holder(task_id, agent_id, token)
         await self._commit(lambda tx: claims.note_attempt(tx, task_id, holder, json.loads(text)))
 
-    async def take_up(self, but: Callable[[str, int], bool] = lambda task_id, token: False) -> None:
+    async def take_up(
+        self, but: Callable[[str, int], bool] = lambda task_id, token: False, named: str | None = None
+    ) -> None:
         """Has the claims renewed here that the agent of this session holds by its name, such as those that were handed
         out by a process that has died. They are not given back with the session, since another may have them too.
 
         Args:
             but: whether a claim, by its task's id and token, is looked after by somebody else.
+            named: instead the claims of this agent, as which calls name themselves.
         """
         async with self._links.reading() as connection:
-            held = await store.list_active_tasks(connection, self.project_id, self.agent)
+            held = await store.list_active_tasks(connection, self.project_id, named or self.agent)
         for task in held:
             if not but(task.id, task.claim_token):
-                self._session.take_up(task.id, task.claim_token, self._terms.lease_seconds)
+                self._session.take_up(task.id, task.claim_token, self._terms.lease_seconds, named)
+
+    async def next_name(self) -> str:
+        """The next name that a call gives for the first time."""
+        return await self._session.next_name()
 
     def take_over(self, other: Self) -> None:
         """The claims that were handed out by another front of this project, whose session has ended, go on in this
