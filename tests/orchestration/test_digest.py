@@ -120,6 +120,11 @@ async def test_days_that_nobody_was_there_for_are_written_afterwards(
     while await look(loom, config) == 0:
         pass
     assert sorted(file.name[:10] for file in tmp_path.iterdir()) == [str(first), str(first + timedelta(days=3))]
+    await loom.create("C")
+    await clock(20 * DAY)
+    while await look(loom, config) == 0:
+        pass
+    assert len(list(tmp_path.iterdir())) == 2, "a day so long ago is let be"
 
 
 async def test_a_directory_that_is_not_there_is_tried_again(

@@ -174,11 +174,14 @@ async def test_ntfy_gets_a_title_a_text_and_its_token(loom: Loom, receiver: Rece
 
 async def test_a_command_gets_it_as_variables_and_as_json(loom: Loom, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    script = f'(printf "%s|%s|" "$LOOM_NOTICE_TITLE" "$LOOM_NOTICE_TEXT"; cat) > {out}.new; mv {out}.new {out}'
+    script = (
+        f'(printf "%s|%s|%s|" "$PWD" "$LOOM_NOTICE_TITLE" "$LOOM_NOTICE_TEXT"; cat) > {out}.new; mv {out}.new {out}'
+    )
     async with running(told(loom.config, me=ReceiverConfig(command=("sh", "-c", script)))):
         await ask(loom, "$(touch x)")
         await until(out.exists)
-    title, text, data = out.read_text().split("|", 2)
+    place, title, text, data = out.read_text().split("|", 3)
+    assert place == str(Path.home()), "not among files that agents write"
     assert title == "test: tester asks about “Write it”"
     assert text.startswith("$(touch x)\nloom resolve ")
     assert json.loads(data)["news"][0]["event"] == "question"
