@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,30 @@ async def test_an_instance_deep_below_is_reached(
             assert len(pids(root)) == 1
     finally:
         running.end(config)
+
+
+async def test_a_hub_goes_on_when_another_version_takes_the_place_of_its_files(
+    here: dict[str, str], root: Path, loom: Loom, tmp_path: Path
+) -> None:
+    installed = tmp_path / "installed"
+    shutil.copytree(Path(bridge.__file__).parent, installed / "loom", ignore=shutil.ignore_patterns("__pycache__"))
+    (installed / "loom" / "zz_last.py").write_text(f"open({str(tmp_path / 'all read')!r}, 'w').close()")
+    words = (sys.executable, "-P", "-m", "loom.hub", "default")
+    env = dict(os.environ) | here | {"PYTHONPATH": str(installed)}
+    starting = await asyncio.create_subprocess_exec(*words, env=env)
+    assert await starting.wait() == 0
+    session = await knock(root, here)
+    await session.initialize()
+    await until((tmp_path / "all read").exists)
+    assert "cannot be read ahead" not in (root / "hub.log").read_text()
+    for file in installed.rglob("*.py"):
+        file.write_text("raise ImportError('another version')\n")
+    assert "plan" in str(await session.call("loom_decompose", goal="Something"))
+    assert "ship_feature" in str(await session.call("loom_workflow", action="list"))
+    board = await knock(root, here, want="board")
+    assert board.said["ok"]
+    for connection in (session, board):
+        await connection.hang_up()
 
 
 def test_the_bridge_imports_nothing_of_loom_and_little_else() -> None:
