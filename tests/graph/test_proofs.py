@@ -234,10 +234,10 @@ async def test_a_task_is_shown_with_the_checks_that_ran_for_its_newest_claim(loo
     await ran(loom, None, task_id=task.id, token=2)
     await loom.transact(lambda tx: proofs.begin(tx, "slow", HASH, agent="p", tree="t", task_id=task.id, token=2))
     shown = replies.detail(await loom.get(task.id))["proofs"]
-    assert [one["state"] for one in shown[:4]] == ["running", "void", "red", "green"]
+    assert [one["state"] for one in shown[-4:]] == ["green", "red", "void", "running"]
     assert len(shown) == 10
-    assert (shown[0]["name"], shown[0]["by"], shown[2]["tail"]) == ("slow", "p", "said")
-    assert "tail" not in shown[3]
+    assert (shown[-1]["name"], shown[-1]["by"], shown[-3]["tail"]) == ("slow", "p", "said")
+    assert "tail" not in shown[-4]
 
 
 async def test_what_needs_no_check_is_done_in_one_statement(config: LoomConfig) -> None:
