@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 
 from loom.background import Backoff
 from loom.bus import subscriber
-from loom.bus.connection import open_redis
 from loom.services import Endpoints
 
 
@@ -36,7 +35,7 @@ async def test_a_subscription_that_stood_is_made_anew_without_a_longer_rest_each
     monkeypatch.setattr(subscriber, "_PAUSES", (0.05, 10.0))
     url = servers.redis_url
     named = f"{url}{'&' if '?' in url else '?'}client_name=rests"
-    heard = subscriber.Subscriber(lambda: open_redis(named, timeout=None), "nothing:*")
+    heard = subscriber.Subscriber(named, "nothing:*")
     async with heard.listening(lambda channel, text: False) as woken:
         for _ in range(7):
             woken.clear()
@@ -50,7 +49,7 @@ async def test_a_subscription_that_stood_is_made_anew_without_a_longer_rest_each
 
 async def test_a_subscription_that_is_closed_is_not_begun_again(servers: Endpoints) -> None:
     """As by a call whose cancellation was lost, and which nobody waits for any more."""
-    heard = subscriber.Subscriber(lambda: open_redis(servers.redis_url, timeout=None), "nothing:*")
+    heard = subscriber.Subscriber(servers.redis_url, "nothing:*")
     async with heard.listening(lambda channel, text: False):
         assert heard.connected
     await heard.close()

@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from loom.bus.client import Client, RefusedError
+from loom.bus.client import Client, RefusedError, announced
 from loom.services import Endpoints
 
 
@@ -103,7 +104,38 @@ async def test_what_is_rare_is_the_whole_clients(client: Client) -> None:
     assert found == ["client:test"]
 
 
-def test_it_needs_no_whole_client() -> None:
-    code = "import sys, loom.bus.client, loom.graph.cache; print([name for name in sys.modules if name == 'redis'])"
+async def test_what_is_announced_is_heard_until_the_connection_ends(client: Client) -> None:
+    async with aclosing(announced(f"{client._url}&client_name=hears", "client:*")) as news:
+        assert await anext(news) is None
+        for number in range(3):
+            await client.call("PUBLISH", "client:x", f"ä{number}")
+        await client.call("PUBLISH", "other:x", "not this")
+        assert [await anext(news) for _ in range(3)] == [("client:x", f"ä{number}") for number in range(3)]
+        listed = await client.call("CLIENT", "LIST", "TYPE", "pubsub")
+        (mine,) = [line for line in listed.splitlines() if "name=hears" in line]
+        waiting = asyncio.ensure_future(anext(news))
+        await client.call("CLIENT", "KILL", "ID", mine.partition(" ")[0].removeprefix("id="))
+        with pytest.raises(ConnectionResetError):
+            await waiting
+
+
+def test_neither_commands_nor_what_is_announced_need_the_whole_client(servers: Endpoints) -> None:
+    code = f"""
+import asyncio, sys, loom.graph.cache
+from loom.bus.client import Client
+from loom.bus.subscriber import Subscriber
+
+async def main():
+    client, heard = Client({servers.redis_url!r}), Subscriber({servers.redis_url!r}, "client:*")
+    async with heard.listening(lambda channel, text: text == "x") as woken:
+        woken.clear()
+        await client.call("PUBLISH", "client:x", "x")
+        await asyncio.wait_for(woken.wait(), 30)
+    await heard.close()
+    await client.aclose()
+
+asyncio.run(main())
+print([name for name in sys.modules if name == "redis"])
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The client of Redis that a change needs: a few commands on one connection, which many callers share.
+"""The client of Redis that Loom needs: a few commands on one connection that many callers share, and what is announced.
 
 The whole client takes longer to import than a command to run, and costs each call more than Redis does; so commands are
 written and answers read here, by hiredis, which it uses too. What is rare is done by the whole one, imported then.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -45,7 +45,7 @@ class Client:
             url: `redis://`, `rediss://` or `unix://`; all of the second kind is left to the whole client.
         """
         self._url = url
-        self._plain = urlsplit(url).scheme in ("redis", "unix")
+        self._plain = _is_plain(url)
         self._wire: _Wire | None = None
         self._connecting = asyncio.Lock()
         self._full: Redis | None = None
@@ -116,6 +116,37 @@ class Client:
         return self._full
 
 
+async def announced(url: str, pattern: str) -> AsyncGenerator[tuple[str, str] | None, None]:
+    """What is announced on the channels of a pattern, on a connection of its own: first None, when the subscription
+    stands, then each channel with its text. Raises as `Client` does when the connection ends; close it in any case."""
+    if not _is_plain(url):
+        async with open_redis(url, timeout=None) as redis, redis.pubsub() as pubsub:
+            await pubsub.psubscribe(pattern)
+            async for message in pubsub.listen():
+                if message["type"] == "psubscribe":
+                    yield None
+                elif message["type"] == "pmessage":
+                    yield message["channel"], message["data"]
+        return
+    async with asyncio.timeout(TIMEOUT):
+        wire = await _Wire.open(url)
+    try:
+        wire.unasked = asyncio.Queue()
+        async with asyncio.timeout(TIMEOUT):
+            await wire.ask([("PSUBSCRIBE", pattern)])
+        yield None
+        while not isinstance(told := await wire.unasked.get(), Exception):
+            _, _, channel, text = told
+            yield channel, text
+        raise told
+    finally:
+        await wire.close()
+
+
+def _is_plain(url: str) -> bool:
+    return urlsplit(url).scheme in ("redis", "unix")
+
+
 class _UnknownScriptError(RefusedError):
     """Redis has not got a script, or not any more."""
 
@@ -125,6 +156,8 @@ class _Wire:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.failed = False
+        self.unasked: asyncio.Queue[Any] | None = None
+        """Where what comes without having been asked for goes, and at last why nothing more does."""
         self._reader, self._writer = reader, writer
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._task = asyncio.create_task(self._listen(), name="loom redis")
@@ -144,8 +177,11 @@ class _Wire:
         user = unquote(parts.username or query.get("username", ""))
         password = unquote(parts.password or "") or query.get("password", "")
         greeting: list[Sequence[Word]] = []
+        name = query.get("client_name", "")
         if password:
             greeting.append(("AUTH", *([user] if user else []), password))
+        if name:
+            greeting.append(("CLIENT", "SETNAME", name))
         if database != "0":
             greeting.append(("SELECT", database))
         try:
@@ -174,6 +210,8 @@ class _Wire:
         """Ends the connection; who waits for an answer gets the error."""
         self.failed = True
         self._writer.close()
+        if self.unasked is not None:
+            self.unasked.put_nowait(error)
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -192,9 +230,15 @@ class _Wire:
             while data := await self._reader.read(_READ):
                 answers.feed(data)
                 while (answer := answers.gets()) is not False:
-                    waiter = self._waiting.popleft()
-                    if not waiter.done():  # who asked may have gone
-                        waiter.set_result(answer)
+                    self._take(answer)
             self.fail(ConnectionResetError("Redis has closed the connection"))
         except Exception as error:
             self.fail(error if isinstance(error, OSError) else ConnectionResetError(str(error)))
+
+    def _take(self, answer: Any) -> None:
+        if not self._waiting and self.unasked is not None:
+            self.unasked.put_nowait(answer)
+            return
+        waiter = self._waiting.popleft()
+        if not waiter.done():  # who asked may have gone
+            waiter.set_result(answer)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import aclosing, asynccontextmanager
 
 from loom.background import Backoff, end
-from loom.bus.connection import TIMEOUT
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
+from loom.bus.client import announced
+from loom.bus.connection import TIMEOUT, is_away
 
 Interest = Callable[[str, str], bool]
 _PAUSES = (1.0, 10.0)  # seconds between tries while Redis is away: at first, at most
@@ -21,13 +18,13 @@ _PAUSES = (1.0, 10.0)  # seconds between tries while Redis is away: at first, at
 class Subscriber:
     """The subscription of a process to everything that one project announces."""
 
-    def __init__(self, redis: Callable[[], Redis], pattern: str) -> None:
+    def __init__(self, url: str, pattern: str) -> None:
         """
         Args:
-            redis: makes a client without an answer timeout.
+            url: where Redis is, as for `Client`.
             pattern: which channels to hear.
         """
-        self._redis = redis
+        self._url = url
         self._pattern = pattern
         self._listeners: dict[asyncio.Event, Interest] = {}
         self._task: asyncio.Task[None] | None = None
@@ -68,33 +65,25 @@ class Subscriber:
 
     async def _listen(self) -> None:
         while True:
-            with contextlib.suppress(*_unreachable()):
+            try:
                 await self._hear()
+            except Exception as error:
+                if not is_away(error):
+                    raise
             self._heard.clear()
             await asyncio.sleep(self._backoff.rest())
 
     async def _hear(self) -> None:
-        redis = self._redis()
-        try:
-            async with redis.pubsub() as pubsub:
-                await pubsub.psubscribe(self._pattern)
-                async for message in pubsub.listen():
-                    if message["type"] == "psubscribe":
-                        self._heard.set()
-                        self._backoff.renew()
-                        self._wake(None, "")
-                    elif message["type"] == "pmessage":
-                        self._wake(message["channel"], message["data"])
-        finally:
-            await redis.aclose()
+        async with aclosing(announced(self._url, self._pattern)) as news:
+            async for told in news:
+                if told is None:
+                    self._heard.set()
+                    self._backoff.renew()
+                    self._wake(None, "")
+                else:
+                    self._wake(*told)
 
     def _wake(self, channel: str | None, text: str) -> None:
         for woken, interest in self._listeners.items():
             if channel is None or interest(channel, text):
                 woken.set()
-
-
-def _unreachable() -> tuple[type[Exception], ...]:
-    from redis.exceptions import RedisError
-
-    return (RedisError, OSError)

@@ -160,13 +160,10 @@ class Connections:
     async def subscriber(self) -> Subscriber:
         """The subscription to everything that the project announces."""
         if self._subscriber is None:
-            from loom.bus.connection import open_redis
             from loom.bus.subscriber import Subscriber
 
             await self.pool()
-            self._subscriber = Subscriber(
-                lambda: open_redis(self._redis_url(), timeout=None), channels.everything(self.project_id)
-            )
+            self._subscriber = Subscriber(self._redis_url(), channels.everything(self.project_id))
         return self._subscriber
 
     async def close(self) -> None:

@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,6 @@ async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) ->
     try:
         own = projects.project(config).front
         await own.connect()
-        import_module("redis.asyncio")  # which takes so long that clients give up whose first call it delays
         if not _is_local(place.host) and not any(one.revoked_at is None for one in await own.tokens()):
             raise TokenError(
                 "Nobody has an access token yet.", Words("Make one with {}.", Shell("loom token add NAME --role ROLE"))

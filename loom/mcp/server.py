@@ -130,8 +130,7 @@ class Application:
     async def _warm_up(self) -> None:
         await asyncio.sleep(_WARM_UP_AFTER)
         try:
-            for module in ("loom.graph.front", "redis.asyncio"):
-                await asyncio.to_thread(import_module, module)
+            await asyncio.to_thread(import_module, "loom.graph.front")
             self.loom()
         except LoomError as error:
             _LOG.warning("%s", error)

@@ -172,6 +172,12 @@ async def test_a_redis_with_a_private_ca_is_asked_as_it_is_used(
         await loom.create("A")
         assert await loom.mirror_refused() is None
         await holds(loom)
+        subscriber = await loom._links.subscriber()
+        async with subscriber.listening(lambda channel, text: channel.endswith("updates")) as woken:
+            assert subscriber.connected
+            woken.clear()
+            await loom.create("C")
+            await asyncio.wait_for(woken.wait(), 30)
 
     unknown = replace(config, redis=replace(config.redis, url=encrypted))
     _, health = await asyncio.to_thread(services.check, unknown)
@@ -179,7 +185,7 @@ async def test_a_redis_with_a_private_ca_is_asked_as_it_is_used(
     assert "certificate that is not trusted here; name the file of its CA as ssl_ca_certs in `redis.url`" in health.hint
     async with Loom(unknown, agent="a") as loom:
         assert (await loom.create("B")).title == "B"  # from Postgres alone
-        assert len((await loom.ready()).tasks) == 2
+        assert len((await loom.ready()).tasks) == 3
 
 
 async def test_the_port_of_a_sentinel_is_refused_by_name(

@@ -6,8 +6,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 
 import pytest
@@ -54,18 +52,6 @@ def test_a_process_serves_and_ends_when_it_is_told_to(cli: Cli) -> None:
     assert "Traceback" not in err
     open_to_all = cli("serve", "--http", "--host", "0.0.0.0")
     assert (open_to_all.code, "in the clear" in open_to_all.err) == (1, True)
-
-
-def test_what_takes_long_is_loaded_before_anybody_can_come(cli: Cli) -> None:
-    script = (
-        "import asyncio, sys; from loom.config import load_config; from loom.hub.listener import Place, listen;"
-        "tell = lambda: sys.exit('redis.asyncio.client' not in sys.modules);"
-        "asyncio.run(listen(load_config(), Place('127.0.0.1', 0), tell))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=cli.directory, env=cli.env, capture_output=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_listener_that_others_reach_needs_a_token(cli: Cli) -> None:
