@@ -17,6 +17,13 @@ import loom
 _AFTER = 2.0  # seconds, which belong to the session that started the hub
 _PAUSE = 0.01  # seconds between two modules, for who wants something meanwhile
 _NOT_SERVED = ("loom.cli", "loom.__main__")  # the face of other processes
+# What imports its own modules. Imported by two threads, from both its ends, it would be refused to one of them.
+_WHOLE = (
+    "loom.graph.importing",
+    "loom.orchestration.notices",
+    "loom.orchestration.workers.runners",
+    "loom.process",
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 def read_ahead() -> None:
     """Has a thread import, soon and one after the other, all of Loom that a hub may serve, and what that needs. The
     process need not wait for it when it ends."""
+    for name in _WHOLE:
+        import_module(name)
     Thread(target=_read, name="reading ahead", daemon=True).start()
 
 

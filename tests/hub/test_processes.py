@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import shutil
 import signal
@@ -251,6 +252,16 @@ async def test_a_hub_goes_on_when_another_version_takes_the_place_of_its_files(
     assert board.said["ok"]
     for connection in (session, board):
         await connection.hang_up()
+
+
+def test_no_package_that_imports_its_own_modules_is_imported_from_two_ends() -> None:
+    code = "import sys, loom.hub.door; from loom.hub import ahead; print(*sys.modules, *ahead._WHOLE)"
+    known = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    root = Path(bridge.__file__).parent
+    for file in root.rglob("__init__.py"):
+        package = ".".join(("loom", *file.parent.relative_to(root).parts))
+        if not package.startswith("loom.cli") and re.search(rf"^\s*from {package}[. ]", file.read_text("utf-8"), re.M):
+            assert package in known
 
 
 def test_the_bridge_imports_nothing_of_loom_and_little_else() -> None:
