@@ -44,6 +44,16 @@ def share(orders: Sequence[Order], tasks: Mapping[str, Task]) -> float:
     return sum(task.status is TaskStatus.DONE for task in good) / len(good)
 
 
+def lacking(orders: Sequence[Order], tasks: Mapping[str, Task]) -> list[str]:
+    """The good ones that are not done, each with why."""
+    good = [(order, tasks[order.key]) for order in orders if order.lands]
+    return [
+        f"{order.key} ({order.character}): {task.status}, {task.dead_reason or ''}"
+        for order, task in good
+        if task.status is not TaskStatus.DONE
+    ]
+
+
 def _landed(root: Path) -> Counter[str]:
     """How often the target's own commits say of each task's id that it has landed. What agents wrote into theirs, which
     lie beside the first parents, does not count."""
@@ -52,6 +62,12 @@ def _landed(root: Path) -> Counter[str]:
 
 
 def _fates(orders: Sequence[Order], tasks: Mapping[str, Task], landed: Counter[str]) -> Iterator[str]:
+    lost = {task.id for task in tasks.values() if task.status is not TaskStatus.DONE}
+
+    def waits(task: Task) -> bool:
+        """Whether nobody could begin it, for want of another."""
+        return task.status is TaskStatus.BLOCKED and not lost.isdisjoint(task.depends_on)
+
     for order in orders:
         task = tasks[order.key]
         who, times = f"{order.key} ({order.character}, {task.id})", landed[task.id]
@@ -59,7 +75,7 @@ def _fates(orders: Sequence[Order], tasks: Mapping[str, Task], landed: Counter[s
             yield f"{who} has landed {times} times"
         if (task.status is TaskStatus.DONE) != (times == 1):
             yield f"{who} is {task.status} and has landed {times} times"
-        if not order.lands and (times or not task.dead):
+        if not order.lands and (times or not (task.dead or waits(task))):
             yield f"{who} should have failed and is {task.status}"
         if not order.lands and task.dead and not task.dead_reason:
             yield f"{who} has failed without a reason"
@@ -68,14 +84,7 @@ def _fates(orders: Sequence[Order], tasks: Mapping[str, Task], landed: Counter[s
     if strangers := set(landed) - {task.id for task in tasks.values()}:
         yield f"the target names tasks that there are none: {sorted(strangers)[:5]}"
     if (done := share(orders, tasks)) < _HONEST_SHARE:
-        lacking = [f"{one.key} ({one.character}): {_why(tasks[one.key])}" for one in orders if one.lands]
-        lacking = [one for one, order in zip(lacking, [o for o in orders if o.lands], strict=True)
-                   if tasks[order.key].status is not TaskStatus.DONE]  # fmt: skip
-        yield f"only {done:.0%} of the honest ones have landed; not: {'; '.join(lacking[:10])}"
-
-
-def _why(task: Task) -> str:
-    return f"{task.status}, {task.dead_reason or ''}"
+        yield f"only {done:.0%} of the honest ones have landed"
 
 
 def _states(root: Path) -> Iterator[str]:

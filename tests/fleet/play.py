@@ -13,7 +13,7 @@ from loom import services
 from loom.config import load_config, trust
 from loom.graph.front import Loom
 from tests.fleet import agent, orders, repository
-from tests.fleet.judge import Scene, judge, share
+from tests.fleet.judge import Scene, judge, lacking, share
 from tests.terminals import Terminals, disturb
 
 # Half of all agents are killed every ten seconds, which a task of theirs must survive by chance: so many retries.
@@ -78,5 +78,7 @@ async def play(settings: Settings) -> list[str]:
     done = sum(task.done_at is not None for task in tasks.values())
     print(f"{done} of {len(tasks)} tasks have landed in {took:.0f} s, {share(given_out, tasks):.0%} of the honest ones;"
           f" {terminals.killed} terminals were killed")  # fmt: skip
+    for one in lacking(given_out, tasks):
+        print(f"not landed: {one}")
     idle = ["nobody was killed"] if settings.kill_every and not terminals.killed else []
     return [*broken, *idle, *judge(scene, given_out, tasks)]
