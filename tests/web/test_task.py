@@ -4,11 +4,9 @@ about it."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx2
 import pytest
 
 from loom.bus.events import Event, EventType
@@ -16,13 +14,12 @@ from loom.graph.front import Loom
 from loom.graph.model.principals import Principal, Role
 from loom.graph.store.proofs import Proof
 from loom.web import task
-from loom.web.app import board
 from loom.web.attempts import attempts, together
 from tests.orchestration.conftest import Project, project_loom
 from tests.orchestration.test_ends import Agent, Shift, claude, place
 from tests.orchestration.test_landing import Shop, landing, shop
 from tests.orchestration.test_runners import result
-from tests.web.conftest import PATIENCE, Board, letting_in, served
+from tests.web.conftest import Board
 
 __all__ = ["claude", "place", "project_loom", "shop"]
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -32,16 +29,6 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 async def loom(shop: Shop, project_loom: Project) -> Loom:
     """A project in a repository whose work lands once its check is green."""
     return landing(project_loom("you"))
-
-
-@pytest.fixture
-async def web(loom: Loom) -> AsyncIterator[Board]:
-    fronts = {"": loom}
-    async with (
-        served(letting_in(board(), lambda: fronts[""])) as address,
-        httpx2.AsyncClient(base_url=address, timeout=PATIENCE) as client,
-    ):
-        yield Board(address, client, fronts)
 
 
 async def test_work_that_has_landed_is_told_with_what_it_used_printed_and_changed(
