@@ -220,3 +220,14 @@ async def test_a_project_that_is_new_beside_a_large_one_is_not_gone_through_for_
             await store.analyze(connection, small.project_id)
             after = json.loads(await connection.fetchval(believed, small.project_id))[0]["Plan"]["Plan Rows"]
     assert known < 500 < after
+
+
+async def test_the_rows_of_a_project_that_is_planned_for_as_large_are_not_counted(loom: Loom, pool: Pool) -> None:
+    await fill(loom, pool, 20_000)
+    said: list[str] = []
+    async with pool.acquire() as connection:
+        await connection.execute("analyze tasks")
+        connection.add_query_logger(lambda record: said.append(record.query))
+        await store.analyze(connection, loom.project_id)
+    assert not [query for query in said if "offset" in query or query.startswith("analyze")]
+    assert [query for query in said if query.startswith("explain")]

@@ -477,6 +477,8 @@ async def analyze(connection: Connection, project_id: str, added: int = 0) -> No
 async def _misjudged(connection: Connection, project_id: str) -> bool:
     plan = await connection.fetchval("explain (format json) select from tasks where project_id = $1", project_id)
     believed = json.loads(plan)[0]["Plan"]["Plan Rows"]
+    if believed >= _MANY:  # planned for as a large one; to count its rows takes longer than that is worth
+        return False
     return bool(
         await connection.fetchval(
             "select exists(select from tasks where project_id = $1 offset $2)", project_id, believed * _MUCH + _FEW
@@ -485,6 +487,7 @@ async def _misjudged(connection: Connection, project_id: str) -> bool:
 
 
 _FEW = 500  # tasks over which any plan goes quickly
+_MANY = 10_000
 _MUCH = 5  # a fifth of what is there
 
 
