@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,29 @@ async def test_nothing_outlives_who_waits_for_it(tmp_path: Path) -> None:
     await end([waiting])  # which asks again and again
     assert waiting.cancelled()
     assert not alive(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="without /proc only the group is known")
+async def test_nothing_outlives_who_is_cancelled_while_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+    connect = loop.connect_read_pipe
+
+    async def late(*given: Any) -> Any:  # so that the loop has the command, and its caller does not have it yet
+        await until((tmp_path / "pid").exists)
+        cancel.set()
+        await asyncio.sleep(0.05)
+        return await connect(*given)
+
+    cancel = asyncio.Event()
+    monkeypatch.setattr(loop, "connect_read_pipe", late)
+    waiting = asyncio.create_task(run(LEAVES, tmp_path))
+    await cancel.wait()
+    pid = await until_there(tmp_path / "pid")
+    await end([waiting])
+    assert not alive(pid)
+    assert not caplog.messages  # as of a child whose status somebody else has taken
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="without /proc only the group is known")

@@ -178,8 +178,8 @@ class ProcessTrees:
         """
         self._started += 1
         mark = f"{self._mark}.{self._started}."
-        try:
-            transport, tree = await asyncio.get_running_loop().subprocess_exec(
+        starting = asyncio.create_task(
+            asyncio.get_running_loop().subprocess_exec(
                 lambda: Tree("" if self._together else mark, log, self._tell, out_bytes, hear),
                 *words,
                 env={**env, guard.MARK: mark},
@@ -187,10 +187,20 @@ class ProcessTrees:
                 start_new_session=True,
                 pass_fds=tuple(pass_fds),
             )
+        )
+        try:
+            await through(starting)
         except BaseException:
-            if log is not None:
-                log.close()
+            if starting.cancelled() or starting.exception() is not None:
+                if log is not None:
+                    log.close()
+            else:  # who waits was cancelled; the loop's own way out would end the command alone, and lose its status
+                transport, tree = starting.result()
+                tree.begin(transport, b"")
+                tree.stop()
+                await through(asyncio.create_task(tree.wait()))
             raise
+        transport, tree = starting.result()
         tree.begin(transport, text)
         return tree
 
