@@ -12,7 +12,7 @@ DOCS = {f"docs/{path.name}": path.read_text() for path in sorted((ROOT / "docs")
 FOR_USERS = {"README.md": (ROOT / "README.md").read_text(), **DOCS}
 ALL = FOR_USERS | {
     name: (ROOT / name).read_text()
-    for name in ("CLAUDE.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md")
+    for name in ("CLAUDE.md", "CHANGELOG.md", "tests/GUARDS.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md")
 }
 METRICS = {one.name for one in vars(metrics._Found()).values()}
 """The names of all metrics."""
