@@ -143,9 +143,10 @@ class Connections:
             from loom.graph.cache.mirror import Cache
 
             await self.pool()
-            self._cache = Cache(
-                self._client, self.project_id, history=self.history, stream_maxlen=self.config.redis.stream_maxlen
-            )
+            if self._cache is None:  # of those who come at once, one makes it; here and below
+                self._cache = Cache(
+                    self._client, self.project_id, history=self.history, stream_maxlen=self.config.redis.stream_maxlen
+                )
         return self._cache
 
     async def relay(self) -> Relay:
@@ -154,7 +155,8 @@ class Connections:
             from loom.graph.cache.relay import Relay
 
             pool, cache = await self.pool(), await self.cache()
-            self._relay = Relay(pool, cache, self.project_id, replay=self.config.redis.stream_maxlen)
+            if self._relay is None:
+                self._relay = Relay(pool, cache, self.project_id, replay=self.config.redis.stream_maxlen)
         return self._relay
 
     async def subscriber(self) -> Subscriber:
@@ -163,7 +165,8 @@ class Connections:
             from loom.bus.subscriber import Subscriber
 
             await self.pool()
-            self._subscriber = Subscriber(self._redis_url(), channels.everything(self.project_id))
+            if self._subscriber is None:
+                self._subscriber = Subscriber(self._redis_url(), channels.everything(self.project_id))
         return self._subscriber
 
     async def close(self) -> None:

@@ -619,6 +619,14 @@ async def test_what_differs_for_a_moment_only_is_not_told(loom: Loom, redis_conn
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("what", ["subscriber", "relay", "cache"])
+async def test_those_who_come_at_once_share_what_is_made(open_loom: Opener, what: str) -> None:
+    """As many who wait before anything is connected: what each made for himself would be closed by nobody."""
+    make = getattr((await open_loom()).links, what)
+    made = await asyncio.gather(*(make() for _ in range(3)))
+    assert all(one is made[0] for one in made)
+
+
 async def test_a_wait_returns_a_page_and_the_next_goes_on_after_it(loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_EVENTS", 5)
     since = (await loom.wait("any", timeout=0)).since
