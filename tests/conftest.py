@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -29,7 +30,14 @@ from loom.services import Endpoints
 
 Opener = Callable[..., Awaitable[Loom]]
 _LET_GO = 10.0  # seconds; what a test that failed has left at work is ended then
+# What an agent, or a hook of git, that runs the tests has set.
+_LEADS_ELSEWHERE = ("LOOM_", "CLAUDE", "OTEL_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+_CHOSEN = ("LOOM_TEST_", "LOOM_PG_BIN", "LOOM_REDIS_BIN")
+for _name in [one for one in os.environ if one.startswith(_LEADS_ELSEWHERE) and not one.startswith(_CHOSEN)]:
+    del os.environ[_name]
 os.environ["LOOM_MCP_HUB"] = "never"  # no test leaves a hub behind; those that are about it ask for one
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else, begun by a shell in the background, all that tests
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # start would ignore Ctrl-C
 USERS_HOME = str(Path.home())  # of whoever runs the tests, for the caches and settings of their tools
 
 

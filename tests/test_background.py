@@ -42,7 +42,7 @@ async def test_a_subscription_that_stood_is_made_anew_without_a_longer_rest_each
             for client in await redis_conn.client_list(_type="pubsub"):
                 if client["name"] == "rests":
                     await redis_conn.client_kill_filter(_id=client["id"])
-            await asyncio.wait_for(woken.wait(), 10)
+            await asyncio.wait_for(woken.wait(), 30)
         assert heard._backoff.rest() == 0.05, "a first rest"
     await heard.close()
 

@@ -120,7 +120,7 @@ asyncio.run(process.run(words, env=dict(os.environ), cwd=None, timeout=60, out_b
     finally:
         running.kill()
         await asyncio.to_thread(running.wait)
-    await until(lambda: not alive(pid), 8)
+    await until(lambda: not alive(pid))
 
 
 async def test_what_a_command_that_is_shown_leaves_running_goes_on(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Cli:
         os.close(ours)
         assert typed, "it asks"
         assert b"Traceback" not in shown
-        return Result(command.wait(10), shown.decode(), "")
+        return Result(command.wait(30), shown.decode(), "")
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """A command that goes on."""

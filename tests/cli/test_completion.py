@@ -27,7 +27,7 @@ HOSTILE = (
     "%F{red}%{\\e[31m%} %n",
     "a:b\\tc $HOME ~ * [a-z] {1..3} !! (touch pwned)",
 )
-WAIT = 20.0  # seconds for what takes a moment
+WAIT = 30.0  # seconds for what takes a moment
 SHELLS = {
     "bash": ["bash", "--noprofile", "--norc", "-i"],
     "zsh": ["zsh", "-f", "-i"],

@@ -212,7 +212,7 @@ def test_an_interrupted_command(cli: Cli) -> None:
     assert process.stdout is not None
     assert "task.created" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.strip() == ""
 

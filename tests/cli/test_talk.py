@@ -32,7 +32,7 @@ def test_a_wait_ends_with_what_it_waits_for(cli: Cli) -> None:
     assert seen["ready"] == 1
     waiting = cli.start("wait", "--task", task, "--since", seen["since"], "--json")
     cli.ok("done", task)
-    out, err = waiting.communicate(timeout=20)
+    out, err = waiting.communicate(timeout=30)
     assert waiting.returncode == 0, err
     assert json.loads(out)["task"]["id"] == task
 
@@ -48,12 +48,12 @@ def test_watching(cli: Cli) -> None:
     task = cli.create("watched")
     cli.ok("claim", task)
     cli.ok("fail", task, "--reason", "on purpose\u202e")
-    out, err = lines.communicate(timeout=20)
+    out, err = lines.communicate(timeout=30)
     assert lines.returncode == 0, err
     events = [json.loads(line) for line in out.splitlines()]
     assert [event["type"] for event in events] == ["task.created", "task.claimed", "task.failed"]
     assert all(event["schema"] == 1 and event["task_id"] == task for event in events)
-    out, _ = people.communicate(timeout=20)
+    out, _ = people.communicate(timeout=30)
     assert len(out.splitlines()) == 3
     assert "watched" in out.splitlines()[0]
     assert out.splitlines()[2].endswith("on purpose")

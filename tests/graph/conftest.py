@@ -20,7 +20,7 @@ from loom.graph.front import Loom
 from loom.graph.model.task import Task
 
 T = TypeVar("T")
-PATIENCE = 15.0  # seconds; for what takes a moment, on a machine that has much else to do
+PATIENCE = 30.0  # seconds; for what takes a moment, on a machine that has much else to do
 
 
 async def until_waiting(pool: Pool, count: int = 1) -> None:

@@ -151,7 +151,7 @@ async def test_a_claim_that_may_have_been_carried_out_is_not_repeated(loom: Loom
             " where datname = current_database() and wait_event_type = 'Lock'"
         )
         with pytest.raises(DatabaseUnavailableError):
-            await asyncio.wait_for(claiming, 10)
+            await asyncio.wait_for(claiming, 30)
     await rival.commit()
     assert (await loom.get(task.id)).task.attempt == 0
     assert await loom.claim(task.id) is not None  # the next call finds the database again

@@ -150,10 +150,10 @@ async def test_what_is_there_already_is_returned_at_once(loom: Loom) -> None:
 async def test_waiting_without_redis_looks_for_itself(config: LoomConfig, open_loom: Opener) -> None:
     worker = await open_loom("worker")
     async with Loom(replace(config, redis=RedisConfig(url="unix:///nonexistent.sock")), agent="deaf") as deaf:
-        waiting = asyncio.create_task(deaf.wait("ready", timeout=10))
+        waiting = asyncio.create_task(deaf.wait("ready", timeout=60))
         await asyncio.sleep(1)
         await worker.create("A")
-        assert (await asyncio.wait_for(waiting, 6)).changed
+        assert (await asyncio.wait_for(waiting, 30)).changed
 
 
 async def test_bad_waits_are_refused(loom: Loom) -> None:
@@ -193,10 +193,10 @@ async def test_a_wait_is_not_held_up_by_a_transaction_that_stays_open(
     chosen: dict[str, Any] = {"task_id": task.id} if what == "task" else {}
     await other.claim(task.id)
     since = (await loom.wait(what, timeout=0, **chosen)).since
-    waiting = asyncio.create_task(loom.wait(what, since=since, timeout=20, **chosen))
+    waiting = asyncio.create_task(loom.wait(what, since=since, timeout=60, **chosen))
     await asyncio.sleep(0.1)
     await other.done(task.id)
-    seen = await asyncio.wait_for(waiting, 10)
+    seen = await asyncio.wait_for(waiting, 30)
     assert seen.changed
     assert (seen.ready, seen.task and str(seen.task.status)) == ((None, "done") if what == "task" else (1, None))
     again = await loom.wait(what, since=seen.since, timeout=0, **chosen)

@@ -44,7 +44,7 @@ async def serving(root: Path, **options: float) -> AsyncIterator[Hub]:
         yield hub
     finally:
         hub.end()
-        await asyncio.wait_for(ending, 10)
+        await asyncio.wait_for(ending, 30)
 
 
 async def knock(root: Path, environ: dict[str, str], want: str = "mcp", **more: Any) -> Connection:

@@ -383,9 +383,9 @@ async def test_a_place_that_was_closed_or_swapped_is_made_anew(
 
 
 async def test_a_check_that_hangs_is_stopped_at_its_time(prover: Prover, loom: Loom, commit: Committer) -> None:
-    proof = await run(prover, commit(a="1"), "print('on', flush=True)\nimport time; time.sleep(300)", timeout=1)
+    proof = await run(prover, commit(a="1"), "print('on', flush=True)\nimport time; time.sleep(300)", timeout=4)
     assert proof.exit_status == TIMED_OUT
-    assert proof.tail == "on\n\n--- stopped: it did not end within 1 seconds"
+    assert proof.tail == "on\n\n--- stopped: it did not end within 4 seconds"
     assert len(await recorded(loom)) == 1  # a second time would be as long
 
 
@@ -453,7 +453,7 @@ async def test_a_prover_that_is_killed_leaves_nothing_and_another_goes_on(
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     assert (await run(prover, first, "print(open('a').read())")).tail == "1\n"  # wherever the other was
-    await until(lambda: not alive(pid), 20)  # its watchdog takes a moment
+    await until(lambda: not alive(pid))  # its watchdog takes a moment
     assert await recorded(loom) == [("unit", None, False), ("unit", 0, False)]
 
 

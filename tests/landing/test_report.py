@@ -134,14 +134,18 @@ async def test_whoever_reports_at_once_proves_with_one_prover(place: Place, repo
     assert len(await runs(reports)) == 1
 
 
-async def test_long_checks_go_on_and_the_same_call_gives_the_result(place: Place, reporter: Reporter) -> None:
-    reports = reporter(place.top, "import time; time.sleep(1)")
+async def test_long_checks_go_on_and_the_same_call_gives_the_result(
+    place: Place, reporter: Reporter, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    reports = reporter(place.top, f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)")
     task = await claimed(reports)
     made = await reports.done(task, {"a": 1}, seconds=0.05)
     assert isinstance(made, Checking)
     assert (made.task_id, made.checks) == (task, ("unit",))
     made = await reports.done(task, {"a": 1}, seconds=0.05)
     assert isinstance(made, Checking)
+    go.touch()
     assert await finished(reports, task, seconds=30) == "done"
     assert await runs(reports) == [(task, 0)]
 

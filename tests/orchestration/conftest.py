@@ -68,7 +68,7 @@ class Work:
 
     async def finish(self) -> list[Left]:
         """Works until nothing can be done, and returns what is left."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             left = await self.workers.run()
         assert left is not None
         return left
@@ -81,7 +81,7 @@ class Work:
             yield running
         finally:
             self.workers.stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await running
 
     def said(self, phase: JobPhase) -> list[JobProgress]:
@@ -144,7 +144,7 @@ class Command:
 
     async def run(self, *words: str) -> tuple[int, str, str]:
         running = self.start(*words)
-        out, err = await asyncio.to_thread(running.communicate, timeout=20)
+        out, err = await asyncio.to_thread(running.communicate, timeout=30)
         return running.returncode, out, err
 
     async def gives_back(self, task: Task, running: subprocess.Popen[str], sent: signal.Signals, started: Path) -> None:

@@ -315,7 +315,7 @@ async def test_the_supervisor_goes_on_meanwhile(shop: Loom, gate: Path) -> None:
     async with told(shop, waiting(gate)) as loom:
         turns = Supervisor(loom, Brain.of(loom)).run()
         await dead(shop)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not asked(gate):
                 assert (await anext(turns)).diagnosed == ()
             (gate / "go").touch()
@@ -330,7 +330,7 @@ async def test_stopped_it_ends_the_model_and_gives_back(shop: Loom, gate: Path, 
     await dead(shop)
     async with told(shop, waiting(gate)) as loom:
         turns = Supervisor(loom, Brain.of(loom)).run()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not asked(gate):
                 await anext(turns)
         await turns.aclose()
@@ -365,7 +365,7 @@ async def test_what_only_a_person_can_set_ends_it(shop: Loom) -> None:
                 assert turn.diagnosed == ()
 
         with pytest.raises(ConfigError, match="needs a model"):
-            await asyncio.wait_for(go_on(), 20)
+            await asyncio.wait_for(go_on(), 30)
     assert (await shop.escalations())[0].handler is None
 
 
@@ -509,7 +509,7 @@ def test_ended_it_gives_back(cli: Cli, gate: Path) -> None:
             time.sleep(0.05)
         (model,) = asked(gate)
         supervisor.terminate()
-        out, err = supervisor.communicate(timeout=20)
+        out, err = supervisor.communicate(timeout=30)
         assert (supervisor.returncode, err) == (143, "")
         assert out.startswith("failure")
         with pytest.raises(ProcessLookupError):

@@ -112,7 +112,7 @@ class Shift:
         self.workers = Workers(loom, words, runner=RUNNERS[runner], tell=self.told.append, **options)
 
     async def finish(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await self.workers.run()
 
     def said(self, phase: JobPhase) -> list[str]:

@@ -380,9 +380,9 @@ async def test_without_what_its_provider_needs_nothing_is_claimed(
 
 async def test_a_claim_is_kept_while_it_is_reviewed(loom: Loom, project_loom: Project, model: Model) -> None:
     model.answers(ACCEPT)
-    slow = SkillsConfig(command=shlex.join(["sh", "-c", f"sleep 2.5; exec {model.command}"]))
+    slow = SkillsConfig(command=shlex.join(["sh", "-c", f"sleep 4.5; exec {model.command}"]))
     task = await loom.create("A")
-    work = Work(project_loom(skills=slow, claim_ttl_seconds=1, idle_limit_seconds=1), "true", review=True)
+    work = Work(project_loom(skills=slow, claim_ttl_seconds=3, idle_limit_seconds=3), "true", review=True)
     await work.finish()
     assert work.workers.counts[JobPhase.DONE] == 1
     assert (await task_now(loom, task)).attempt == 1
@@ -436,7 +436,7 @@ async def test_a_lapsed_claim_is_not_done_without_a_review(
         await clock(4000)
         await loom.sweep()
         (place / "go").touch()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await running
     assert work.workers.counts[JobPhase.LOST] == 1
     assert (await task_now(loom, task)).dead
@@ -496,13 +496,13 @@ async def test_after_kill_9_during_a_review_another_finishes(
     first = command.start("--review", "--", "true")
     await until(lambda: len(pids(place / "reviewer")) == 2)
     first.kill()
-    await asyncio.to_thread(first.communicate, timeout=10)
+    await asyncio.to_thread(first.communicate, timeout=30)
     await until(lambda: not any(map(alive, pids(place / "reviewer"))))
     assert (await task_now(loom, task)).status == "claimed"
     configure(home, asked(model.answers(ACCEPT)))
     second = command.start("--review", "--json", "--", "true")
     await clock(90)  # past the lease
-    out, _ = await asyncio.to_thread(second.communicate, timeout=20)
+    out, _ = await asyncio.to_thread(second.communicate, timeout=30)
     assert second.returncode == 0
     assert json.loads(out)["counts"]["done"] == 1
     found = await loom.get(task.id)

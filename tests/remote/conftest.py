@@ -21,7 +21,7 @@ from loom.hub.listener import Place, bound_socket, server
 from loom.hub.projects import Projects
 from loom.remote.front import Remote
 
-PATIENCE = 15.0  # seconds; for what takes a moment, on a machine that has much else to do
+PATIENCE = 30.0  # seconds; for what takes a moment, on a machine that has much else to do
 
 
 @dataclass

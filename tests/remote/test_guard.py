@@ -25,7 +25,7 @@ from loom.hub import guard, listener, team
 from loom.hub.guard import PROBES, Addresses
 from loom.hub.listener import Place, application, refuse_open
 from loom.hub.projects import Projects
-from tests.graph.conftest import Rival
+from tests.graph.conftest import Rival, until_waiting
 from tests.graph.conftest import rival as rival
 from tests.remote.conftest import PATIENCE, Serve, Served
 
@@ -301,15 +301,19 @@ async def test_open_connections_are_bounded(served: Served, monkeypatch: pytest.
     assert await status(served, token) == 200
 
 
-async def test_requests_of_one_token_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_of_one_token_are_bounded(
+    served: Served, pool: Pool, rival: Rival, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guard, "_AT_ONCE", 2)
-    token = await served.token("ann", "reader")
+    token = await served.token()
+    await rival.execute("lock table tasks in share mode")  # claims wait for it
     async with served.http(token) as client:
-        waiting = [asyncio.create_task(client.post("/api/wait", json={"timeout": 3})) for _ in range(2)]
-        await asyncio.sleep(0.5)
+        going = [asyncio.create_task(client.post("/api/claim", json={})) for _ in range(2)]
+        await until_waiting(pool, 2)
         assert await status(served, token) == 429
         assert await status(served, await served.token("bob", "reader")) == 200
-        await asyncio.gather(*waiting)
+        await rival.commit()
+        await asyncio.gather(*going)
     assert await status(served, token) == 200
 
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from loom.graph.front import Loom
 from loom.web.app import board
 
-PATIENCE = 15.0  # seconds; for what takes a moment, on a machine that has much else to do
+PATIENCE = 30.0  # seconds; for what takes a moment, on a machine that has much else to do
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Started:
     def end(self, number: int) -> str:
         """Has it end by a signal; what it said meanwhile."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=30)
         assert "Traceback" not in out + err
         return out
 
@@ -121,7 +121,7 @@ async def test_killed_while_it_waits(work: Cli, home: Path, pool: Pool) -> None:
     while "waiting" not in again.line():
         pass
     work.ok("done", work.ok("workflow", "status", run_id)["steps"][0]["output"]["ids"][0])
-    out, _ = await asyncio.to_thread(again.process.communicate, timeout=20)
+    out, _ = await asyncio.to_thread(again.process.communicate, timeout=30)
     assert again.process.returncode == 0
     assert "say" in out
 
@@ -165,7 +165,7 @@ async def test_killed_again_and_again_each_task_is_made_once(work: Cli, pool: Po
         said = [going.line() for _ in range(chance.randint(2, 6))]
         await asyncio.sleep(chance.random() * 0.02)
         going.process.kill()
-        going.process.communicate(timeout=20)
+        going.process.communicate(timeout=30)
         if not said[-1] or going.process.returncode == 0:
             break
         kills += 1
