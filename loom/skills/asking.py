@@ -102,14 +102,13 @@ async def start(
     skill: Skill,
     inputs: Mapping[str, Any],
     *,
-    agent_id: str | None = None,
     noted: Noted | None = None,
 ) -> Opened:
     """Opens a run for the calling agent to answer, with an object that fits `run.expects`. Texts that it has passed
     itself are shortened in its prompt."""
     values = skill.accept(inputs)
     prompt = skill.render({name: _reminder(name, value) for name, value in values.items()})
-    opened = await _begin(loom, skill, values, "agent", None, loom.caller(agent_id), SkillRunStatus.OPEN, noted)
+    opened = await _begin(loom, skill, values, "agent", None, loom.caller(), SkillRunStatus.OPEN, noted)
     return Opened(opened, prompt)
 
 

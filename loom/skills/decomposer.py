@@ -98,7 +98,6 @@ async def propose(
     goal: str = "",
     run_id: str | None = None,
     by_agent: bool = False,
-    agent_id: str | None = None,
 ) -> dict[str, Any]:
     """Checks a plan, stores it and returns its preview, with the `plan_id` for `confirm`.
 
@@ -117,7 +116,7 @@ async def propose(
         raise refusal(problems)
     text = checks.text(given)
     said = limits.message(goal, "goal") if goal.strip() else ""
-    agent = loom.caller(agent_id)
+    agent = loom.caller()
     skill = loader.load(loom.config).get(SKILL) if by_agent else None
 
     async def write(tx: Transaction) -> str:
@@ -153,23 +152,23 @@ async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
     return {"plan_id": plan_id, "status": "preview", **preview(plan.read(stored.plan))}
 
 
-async def confirm(loom: Loom, plan_id: str, *, agent_id: str | None = None) -> dict[str, Any]:
+async def confirm(loom: Loom, plan_id: str) -> dict[str, Any]:
     """Writes a stored plan, checked again, in one transaction. A second time it returns the first answer.
 
     Raises:
         PlanNotFoundError, PlanError: it was refused, or the project has changed so that it does not fit any more.
     """
-    answer = await loom.transact(await writing(loom, plan_id, loom.caller(agent_id)))
+    answer = await loom.transact(await writing(loom, plan_id, loom.caller()))
     return _told(answer)
 
 
-async def refuse(loom: Loom, plan_id: str, *, note: str = "", agent_id: str | None = None) -> None:
+async def refuse(loom: Loom, plan_id: str, *, note: str = "") -> None:
     """Says no to a stored plan, with a note for whoever proposed it; it is not written any more.
 
     Raises:
         PlanNotFoundError, PlanError: it was refused before; TaskStateError: it is written.
     """
-    plan_id, agent = _known(plan_id), loom.caller(agent_id)
+    plan_id, agent = _known(plan_id), loom.caller()
     said = limits.reason(note, "note") if note.strip() else ""
 
     async def write(tx: Transaction) -> None:

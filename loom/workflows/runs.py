@@ -41,9 +41,7 @@ _RUN_ID = re.compile(r"wf-[0-9a-f]{8}")
 _MOVED_AT_ONCE = 100
 
 
-async def start(
-    loom: Loom, workflow: Workflow, inputs: Mapping[str, Any], *, agent_id: str | None = None
-) -> WorkflowRun:
+async def start(loom: Loom, workflow: Workflow, inputs: Mapping[str, Any]) -> WorkflowRun:
     """Begins a run, which nobody carries on yet.
 
     Raises:
@@ -52,7 +50,7 @@ async def start(
     """
     loader.check_skills(workflow, skills.load(loom.config))
     text = limits.json_object(workflow.accept(inputs), "inputs", fields.INPUTS_BYTES)
-    agent = loom.caller(agent_id)
+    agent = loom.caller()
     return await loom.transact(
         lambda tx: workflow_runs.begin(
             tx,
@@ -69,7 +67,6 @@ async def advance(
     loom: Loom,
     run_id: str,
     *,
-    agent_id: str | None = None,
     patient: bool = False,
     from_step: str | None = None,
     tell: Tell = lambda progress: None,
@@ -86,7 +83,7 @@ async def advance(
         ClaimConflictError: somebody else carries it on.
         DatabaseUnavailableError: the database went away; the run can be carried on later.
     """
-    run_id, agent = known(run_id), loom.caller(agent_id)
+    run_id, agent = known(run_id), loom.caller()
     run, workflow = await loom.transact(lambda tx: _take(tx, run_id, agent, from_step))
     record = Record(loom, run, agent, tell)
     carrier = Carrier(loom, workflow, agent, record, patient=patient)
@@ -114,7 +111,6 @@ async def confirm(
     yes: bool,
     step_id: str | None = None,
     note: str = "",
-    agent_id: str | None = None,
     by_agent: bool = False,
 ) -> WorkflowRun:
     """Answers the confirm step that a run waits at. After a yes it can be carried on; after a no it has failed.
@@ -126,7 +122,7 @@ async def confirm(
     Raises:
         RunNotFoundError, WorkflowStateError: it does not wait for that, or agents may not answer, or time is over.
     """
-    run_id, agent = known(run_id), loom.caller(agent_id)
+    run_id, agent = known(run_id), loom.caller()
     said = limits.reason(note, "note") if note.strip() else ""
 
     async def write(tx: Transaction) -> WorkflowRun:
@@ -151,7 +147,7 @@ async def confirm(
     return await loom.transact(write)
 
 
-async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id: str | None = None) -> WorkflowRun:
+async def answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> WorkflowRun:
     """Answers, as its prompt asked for, the step that a run waits at because there is no provider.
 
     Raises:
@@ -162,7 +158,7 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
     step = step_at(run)
     if run.status is not WorkflowRunStatus.WAITING or step is None or not asking.is_asked(step):
         raise WorkflowStateError(f"{run.id} waits for no answer; {_standing(run)}.", _see(run))
-    row, agent = _row(run, rows), loom.caller(agent_id)
+    row, agent = _row(run, rows), loom.caller()
     if row.deadline_at is not None:
         await loom.transact(lambda tx: _in_time(tx, run, row))
     output = await asking.question(loom, step, row.inputs).take(given, row.skill_run_id)
@@ -178,13 +174,13 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any], *, agent_id:
     return await loom.transact(write)
 
 
-async def cancel(loom: Loom, run_id: str, *, note: str = "", agent_id: str | None = None) -> WorkflowRun:
+async def cancel(loom: Loom, run_id: str, *, note: str = "") -> WorkflowRun:
     """Ends a run for good, whoever carries it on; what it has made so far stays.
 
     Raises:
         RunNotFoundError, WorkflowStateError: it is done, or cancelled.
     """
-    run_id, agent = known(run_id), loom.caller(agent_id)
+    run_id, agent = known(run_id), loom.caller()
     said = limits.reason(note, "note") if note.strip() else ""
 
     async def write(tx: Transaction) -> WorkflowRun:

@@ -57,7 +57,7 @@ async def test_a_yes_counts_for_the_question_that_was_shown(web: Board, loom: Lo
 
 
 async def test_a_plan_waits_with_its_waves_and_is_written_once(web: Board, loom: Loom) -> None:
-    plan_id = (await decomposer.propose(loom, good_plan(), goal="<b>Sign-in</b>", agent_id="ada"))["plan_id"]
+    plan_id = (await decomposer.propose(loom.beside(agent="ada"), good_plan(), goal="<b>Sign-in</b>"))["plan_id"]
     page = await web.get("/")
     for words in ("(1) Now", "ada proposed it", "&lt;b&gt;Sign-in&lt;/b&gt;", "<b>Wave 1</b>", "steps</summary>"):
         assert words in page

@@ -267,7 +267,7 @@ async def test_a_yes_goes_on_and_a_no_fails_until_it_is_asked_again(loom: Loom) 
     with pytest.raises(WorkflowStateError, match="waits for no yes or no; it is failed at ask"):
         await runs.confirm(loom, run.id, yes=True)
     assert (await runs.advance(loom, run.id)).status == "waiting"
-    await runs.confirm(loom, run.id, yes=True, note=" now ", agent_id="boss")
+    await runs.confirm(loom.beside(agent="boss"), run.id, yes=True, note=" now ")
     with pytest.raises(WorkflowStateError):
         await runs.confirm(loom, run.id, yes=True)
     assert (await runs.advance(loom, run.id)).status == "done"
@@ -725,7 +725,7 @@ async def test_who_has_lost_the_lease_stops_without_writing(
     await clock(31)
     assert await runs.movable(shop) == [run.id]
     told = Told()
-    newer = asyncio.create_task(runs.advance(shop, run.id, agent_id="newer", tell=told))
+    newer = asyncio.create_task(runs.advance(shop.beside(agent="newer"), run.id, tell=told))
     await until(lambda: len(model.prompts) == 2)
     model.go_on()
     with pytest.raises(RunLostError, match="was taken over or cancelled by somebody else"):
