@@ -55,7 +55,7 @@ class Admitting(Seat):
 
     async def admitted(self, secret: str, client: str) -> AccessToken | None:
         """The access token, of whichever project of this database, that somebody shows, where it holds now."""
-        return await self.look(lambda connection: tokens.admitted(connection, secret, client))
+        return await self._aside(lambda connection: tokens.admitted(connection, secret, client))
 
     async def still_admitted(self, given: Collection[AccessToken]) -> set[str]:
         """The ids of those of these access tokens that still hold."""
@@ -71,4 +71,4 @@ class Admitting(Seat):
 
     async def visitor(self, cookie: str) -> AccessToken | None:
         """The access token that a browser's cookie stands for, where both hold now."""
-        return await self.look(lambda connection: entries.visitor(connection, cookie))
+        return await self._aside(lambda connection: entries.visitor(connection, cookie))

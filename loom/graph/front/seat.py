@@ -151,9 +151,7 @@ class Seat:
         agent = agent_id if agent_id is not None and self.principal.owns(agent_id) else self.agent
         if agent not in self._renewed and self.may("claim"):
             self._renewed.add(agent)
-            await self._links.run(
-                lambda pool: db.in_one_statement(pool, lambda one: store.renew_due(one, self.project_id, agent))
-            )
+            await self._aside(lambda connection: store.renew_due(connection, self.project_id, agent))
 
     @property
     def max_attempts(self) -> int:
@@ -216,6 +214,11 @@ class Seat:
         """Asks the database something that changes nothing."""
         async with self._links.reading() as connection:
             return await question(connection)
+
+    async def _aside(self, work: Callable[[db.Connection], Awaitable[T]]) -> T:
+        """Asks the database something and has it note that: what no event tells of, and no mirror has. Each statement
+        is whole by itself, and may be run again."""
+        return await self._links.run(lambda pool: db.in_one_statement(pool, work))
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Runs `work` as one mutation: a transaction, its events, the mirror. It may be run again after a deadlock, so

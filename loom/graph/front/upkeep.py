@@ -79,11 +79,7 @@ class Upkeep(Seat):
         """Renews these claims, token by task id, in one statement. Returns the new ends of their leases, None for what
         the landing queue has by now; whatever is missing was lost."""
         owner = self.principal.name if self.principal else None
-
-        async def work(connection: db.Connection) -> dict[str, datetime | None]:
-            return await store.renew_leases(connection, self.project_id, held, owner)
-
-        return await self._links.run(lambda pool: db.in_one_statement(pool, work))
+        return await self._aside(lambda connection: store.renew_leases(connection, self.project_id, held, owner))
 
     async def give_back(self, held: Mapping[str, int]) -> list[Task]:
         """Gives these claims, token by task id, back where they still stand; their attempts do not count."""
