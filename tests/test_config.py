@@ -22,13 +22,13 @@ from loom.config import (
     is_trusted,
     load_config,
     path_in_repository,
+    rules,
     secret,
     set_trusted,
     set_value,
     trust,
     user_config_path,
 )
-from loom.config import keys as rules
 from loom.config.files import read_layer
 from loom.config.keys import Keys
 from loom.config.trust import guarded_keys, hold_back

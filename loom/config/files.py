@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from loom import documents, files
 from loom.config.inside import refuse_inside
-from loom.config.keys import KEYS, Keys, LoomConfig, Rule, UnfitError
+from loom.config.keys import KEYS, Keys, LoomConfig
+from loom.config.rules import Rule, UnfitError
 from loom.exceptions import ConfigError
 
 CONFIG_BYTES = 256 * 1024  # of a file

@@ -8,7 +8,8 @@ from typing import Any
 
 from loom import caller, files
 from loom.config.files import find_project, read_layer, user_config_path, wrong
-from loom.config.keys import API_KEY_VARIABLE, KEYS, LoomConfig, UnfitError
+from loom.config.keys import API_KEY_VARIABLE, KEYS, LoomConfig
+from loom.config.rules import UnfitError
 from loom.config.trust import hold_back
 from loom.exceptions import ConfigError
 

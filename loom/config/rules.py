@@ -1,0 +1,135 @@
+"""What one key of the configuration accepts, and the fields of dataclasses that are keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from loom import documents, texts
+
+_LINE = r"[^\x00-\x1f\x7f]+"
+_PATH = r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]{1,500}"
+_WORD_LENGTH = 4_096  # of one text in a list
+
+
+class UnfitError(ValueError):
+    """A value that does not fit. `wanted` completes the sentence "`key` must be ..."; `key` is empty where the caller
+    knows it."""
+
+    def __init__(self, wanted: str, key: str = "") -> None:
+        super().__init__(wanted)
+        self.wanted, self.key = wanted, key
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one key accepts. `wanted` completes the sentence "`key` must be ...".
+
+    `most` above 0 makes it a list of at most so many such values; `alone` may stand in the place of a list of it. Of a
+    `secret` URL the password is shown to nobody, of what is `hidden` nothing. `guarded` may name the values that are.
+    `binding`: see `trust.hold_back`.
+    """
+
+    wanted: str
+    type: type[str] | type[int] | type[float]
+    low: float = 0
+    high: float = 0
+    pattern: str = ""
+    most: int = 0
+    alone: str = ""
+    variable: str = ""
+    secret: bool = False
+    hidden: bool = False
+    guarded: bool | Collection[str] = False
+    binding: bool = False
+
+    def shown(self, value: object) -> Any:
+        """The value as it may be shown to somebody."""
+        if self.hidden and value:
+            return "***"
+        return texts.mask(str(value)) if self.secret and value else value
+
+    def accept(self, value: object) -> Any:
+        """The value as its dataclass wants it, a list as a tuple. Raises UnfitError."""
+        if not self.most:
+            return self._one(value)
+        if self.alone and value == self.alone:
+            return (self.alone,)
+        if not isinstance(value, list | tuple) or len(value) > self.most:
+            raise UnfitError(self.wanted)
+        return tuple(self._one(item) for item in value)
+
+    def parse(self, text: str) -> Any:
+        """As `accept`, for a value that came as text: a variable, or a word on the command line. A list is written as
+        in a file: `[one, two]`."""
+        try:
+            if self.most:
+                return self.accept(documents.load(text, depth=2))
+            return self.accept(text if self.type is str else self.type(text))
+        except ValueError:
+            raise UnfitError(f"{self.wanted}, written [one, two]" if self.most else self.wanted) from None
+
+    def guards(self, value: object) -> bool:
+        """Whether this value counts in a project's file only once it is trusted."""
+        return self.guarded if isinstance(self.guarded, bool) else value in self.guarded
+
+    def _one(self, value: object) -> Any:
+        if type(value) is not self.type and not (self.type is float and type(value) is int):
+            raise UnfitError(self.wanted)
+        if isinstance(value, str):
+            fits = re.fullmatch(self.pattern, value) is not None
+        else:
+            fits = self.low <= value <= self.high
+        if not fits:
+            raise UnfitError(self.wanted)
+        return self.type(value)
+
+
+def whole(default: int, low: int, high: int, variable: str = "") -> Any:
+    """A field for a whole number from `low` to `high`."""
+    return _field(default, Rule(f"a whole number from {low} to {high}", int, low, high, variable=variable))
+
+
+def number(default: float, low: float, high: float) -> Any:
+    """A field for a number from `low` to `high`."""
+    return _field(default, Rule(f"a number from {low:g} to {high:g}", float, low, high))
+
+
+def text(default: str | None, wanted: str = "text", pattern: str = _LINE, **more: Any) -> Any:
+    """A field for one line of text that `pattern` matches as a whole; `more` as in `Rule`."""
+    return _field(default, Rule(wanted, str, pattern=pattern, **more))
+
+
+def url(schemes: str, variable: str = "", *, hidden: bool = False) -> Any:
+    """A field for a URL with one of these schemes; it tells where data goes, so it is guarded."""
+    wanted = "a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes.split("|"))
+    pattern = rf"(?:{schemes})://[^\s]+"
+    rule = Rule(wanted, str, pattern=pattern, variable=variable, secret=True, hidden=hidden, guarded=True)
+    return field(default=None, repr=False, metadata={"rule": rule})
+
+
+def words(
+    default: tuple[str, ...] | None = (),
+    *,
+    most: int = 100,
+    of: str = "texts",
+    pattern: str = "",
+    alone: str = "",
+    **more: Any,
+) -> Any:
+    """A field for a list of at most `most` texts; without a default (None) a row of a table must have it."""
+    wanted = f"{f'`{alone}`, or ' if alone else ''}a list of at most {most} {of}"
+    rule = Rule(wanted, str, pattern=pattern or rf"[^\x00]{{1,{_WORD_LENGTH}}}", most=most, alone=alone)
+    rule = Rule(**{**vars(rule), **more})
+    return field(metadata={"rule": rule}) if default is None else _field(default, rule)
+
+
+def paths(**more: Any) -> Any:
+    """A field for a list of paths within a repository."""
+    return words(of="paths within the repository, relative to its root", pattern=_PATH, **more)
+
+
+def _field(default: object, rule: Rule) -> Any:
+    return field(default=default, repr=not rule.hidden, metadata={"rule": rule})
