@@ -74,6 +74,14 @@ def ask(root: str, want: str, **more: Any) -> tuple[socket.socket, dict[str, Any
         want: `mcp`, `status`, `retire` or `board`.
         more: what goes along.
     """
+    try:
+        return _asked(root, want, **more)
+    except TimeoutError:
+        return None
+
+
+def _asked(root: str, want: str, **more: Any) -> tuple[socket.socket, dict[str, Any]] | None:
+    """As `ask`. Raises TimeoutError where a hub takes the connection and does not answer."""
     wire = _opened(root)
     if wire is None:
         return None
@@ -89,9 +97,19 @@ def ask(root: str, want: str, **more: Any) -> tuple[socket.socket, dict[str, Any
             answer += byte
         wire.settimeout(None)
         return wire, json.loads(answer)
+    except TimeoutError:
+        wire.close()
+        raise
     except (OSError, ValueError):
         wire.close()
         return None
+
+
+def listens(root: str) -> bool:
+    """Whether somebody takes connections for the hub of an instance, whether or not he answers."""
+    if (wire := _opened(root)) is not None:
+        wire.close()
+    return wire is not None
 
 
 def myself() -> dict[str, Any]:
@@ -160,7 +178,10 @@ def _read(path: str) -> str:
 def _connected(root: str) -> socket.socket | None:
     """The connection to a hub that serves whoever calls; None where there is none."""
     for _ in range(2):
-        found = ask(root, "mcp", **myself())
+        try:
+            found = _asked(root, "mcp", **myself())
+        except TimeoutError:  # it is busy, or hangs, and nobody takes its place
+            continue
         if found is None:
             if "LOOM_RUN" in os.environ or _are_stopped(root) or not start(root):
                 return None  # what is started in a run ends with it

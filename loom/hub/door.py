@@ -279,7 +279,7 @@ class Hub:
         """The lock of whoever listens; None where another hub does."""
         until = asyncio.get_running_loop().time() + _BEGINS_WITHIN
         while (lock := try_lock(self.root / "hub.lock")) is None:
-            if bridge.ask(str(self.root), "status") or asyncio.get_running_loop().time() > until:
+            if bridge.listens(str(self.root)) or asyncio.get_running_loop().time() > until:
                 return None
             await asyncio.sleep(0.05)
         return lock

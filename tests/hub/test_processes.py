@@ -200,7 +200,8 @@ async def test_where_no_hub_serves_the_process_does(why: str, here: dict[str, st
     try:
         task = await loom.create("One")
         async with started(*words, **mine) as server:
-            await server.initialize()
+            async with asyncio.timeout(30):  # clients wait no longer
+                await server.initialize()
             assert (await server.call("loom_claim"))["id"] == task.id
             server.process.send_signal(signal.SIGTERM)
             await server.left()
