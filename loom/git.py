@@ -339,10 +339,8 @@ class Repository:
             raise CommandError(
                 f"`git {words[0]}` did not end within {call.timeout:g} seconds, and was stopped."
             ) from None
-        except FileNotFoundError:
-            raise CommandError("git is not installed.", "Install git.") from None
         except OSError as error:
-            raise CommandError(f"git cannot be started: {error.strerror}.") from None
+            raise _not_started(error) from None
 
     def _nothing_leads_out(self) -> None:
         """Raises CommandError where git would write through a link that somebody has put among its own files, as an
@@ -384,25 +382,40 @@ class _Call:
 
 _OWN_SCOPES = ("system", "global", "command")
 _seen: dict[tuple[Repository, tuple[object, ...]], dict[str, str]] = {}
-_fit: set[str] = set()  # values of PATH under which git is new enough
+_fit: dict[str, str] = {}  # what git says of itself, by the values of PATH under which it is new enough
 
 
-async def _new_enough(env: Mapping[str, str]) -> None:
-    """Raises CommandError where git is older than Loom can use: the oldest ones do not even know the variables that
-    hold a repository's programs back."""
+async def version() -> str:
+    """What git says of itself, such as `git version 2.39.5`. Raises CommandError: it is not there, or too old."""
+    try:
+        return await _new_enough(_settings({}, {}))
+    except OSError as error:
+        raise _not_started(error) from None
+
+
+async def _new_enough(env: Mapping[str, str]) -> str:
+    """What git says of itself. Raises CommandError where it is older than Loom can use: the oldest ones do not even
+    know the variables that hold a repository's programs back."""
     path = env.get("PATH", "")
     if path in _fit:
-        return
+        return _fit[path]
     ended = await process.ProcessTrees().run(
         ["git", "version"], env=env, cwd=Path("/"), timeout=_SECONDS, out_bytes=1_000
     )
-    said = ended.out.decode(errors="replace").strip()
-    version = re.search(r"(\d+)\.(\d+)", said)
-    if version is not None and (int(version[1]), int(version[2])) < OLDEST:
+    told = said(ended.out.decode(errors="replace"))
+    found = re.search(r"(\d+)\.(\d+)", told)
+    if found is not None and (int(found[1]), int(found[2])) < OLDEST:
         raise CommandError(
-            f"This is {said}, and Loom needs {OLDEST[0]}.{OLDEST[1]} or newer.", "Install a newer git, then try again."
+            f"This is {told}, and Loom needs {OLDEST[0]}.{OLDEST[1]} or newer.", "Install a newer git, then try again."
         )
-    _fit.add(path)
+    _fit[path] = told
+    return told
+
+
+def _not_started(error: OSError) -> CommandError:
+    if isinstance(error, FileNotFoundError):
+        return CommandError("git is not installed.", "Install git.")
+    return CommandError(f"git cannot be started: {error.strerror or 'it does not answer'}.")
 
 
 async def _to_its_end(going: Coroutine[Any, Any, process.Ended]) -> process.Ended:

@@ -412,7 +412,16 @@ async def test_an_old_git_is_refused(
     wrapped(tmp_path / "bin", monkeypatch, f'[ "$1" = version ] && echo "git version {version}" && exit')
     with pytest.raises(CommandError, match=f"^This is git version {version}, and Loom needs 2.38 or newer"):
         await Repository.around(hostile.top)
+    with pytest.raises(CommandError, match=f"^This is git version {version}"):
+        await git_module.version()
     assert hostile.noted() == ""
+
+
+async def test_what_git_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await git_module.version()).startswith("git version ")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandError, match=r"^git is not installed\."):
+        await git_module.version()
 
 
 # --- what a call costs ------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def doctor(deep: bool) -> None:
         *_not_ours(config),
         *checkup.files(config),
         *checkup.worktrees(config),
+        *asyncio.run(checkup.git(config)),
     ]
     if config.project_id is None:
         remarks.append(Remark("note", "project", "there is none here", "Run `loom init` in its directory."))

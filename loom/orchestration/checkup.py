@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom import services
-from loom.config import LoomConfig
+from loom.config import LandingConfig, LoomConfig
+from loom.exceptions import CommandError
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -68,6 +69,18 @@ def worktrees(config: LoomConfig) -> Iterator[Remark]:
         for path in of_earlier_versions(config.project_dir):
             found, mend = f"{path} is of an earlier version of Loom", f"To remove it: git worktree remove {path}"
             yield Remark("note", "worktrees", found, mend)
+
+
+async def git(config: LoomConfig) -> list[Remark]:
+    """Whether git is there and new enough, where work is to land."""
+    if config.landing == LandingConfig():
+        return []
+    from loom.git import version
+
+    try:
+        return [Remark("ok", "git", await version())]
+    except CommandError as error:
+        return [Remark("bad", "git", error.cause, error.next_step)]
 
 
 async def graph(loom: Loom, *, deep: bool = False) -> list[Remark]:

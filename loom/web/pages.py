@@ -261,7 +261,7 @@ async def doctor(request: Request) -> Response:
     loom = loom_of(request)
     found = {"The graph": await checkup.graph(loom)}
     if loom.principal is None:
-        found["This machine"] = await asyncio.to_thread(_machine, loom)
+        found["This machine"] = await asyncio.to_thread(_machine, loom) + await checkup.git(loom.config)
     troubled = any(one.level == "bad" for some in found.values() for one in some)
     return page(request, "doctor.html", section="events", found=found, troubled=troubled)
 

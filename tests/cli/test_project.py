@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -100,6 +101,23 @@ async def test_doctor(cli: Cli, pool: Pool) -> None:
     assert task in bad[0]["found"]
     assert bad[0]["mend"]
     assert cli("doctor").out.endswith(" problem.\n") or cli("doctor").out.endswith(" problems.\n")
+
+
+def test_doctor_looks_at_git_where_work_lands(cli: Cli, tmp_path: Path) -> None:
+    def told(*parts: str) -> list[tuple[str, str]]:
+        report = cli("doctor", "--json", PATH=os.pathsep.join(parts))
+        return [(one["level"], one["found"]) for one in report.json["findings"] if one["check"] == "git"]
+
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "git").write_text("#!/bin/sh\necho git version 2.30.2\n")
+    (tmp_path / "old" / "git").chmod(0o755)
+    here = os.environ["PATH"]
+    assert told(str(tmp_path / "old"), here) == [], "nothing lands here"
+    cli.ok("config", "set", "landing.target", "main")
+    assert [level for level, _ in told(here)] == ["ok"]
+    old = "This is git version 2.30.2, and Loom needs 2.38 or newer."
+    assert told(str(tmp_path / "old"), here) == [("bad", old)]
+    assert told(str(tmp_path / "nothing")) == [("bad", "git is not installed.")]
 
 
 def test_doctor_names_files_that_do_not_count(cli: Cli) -> None:
