@@ -392,9 +392,8 @@ class Lander:
 
         async def look(connection: Connection) -> Known:
             intents = await landings.intents_of_queued(connection, project, target)
-            others = await landing_tips.of_others(connection, project, target)
             seen = await landing_tips.seen(connection, project, target)
-            return Known(seen, frozenset(one.commit_id for one, _ in intents), frozenset(others))
+            return Known(seen, frozenset(one.commit_id for one, _ in intents))
 
         return await self._loom.look(look)
 
@@ -545,7 +544,7 @@ async def target_of(loom: Loom, worktrees: Worktrees, name: str | None = None) -
     wanted = await lands_on(loom, name)
     if remote := loom.config.landing.remote:
         return await RemoteTarget.of(worktrees.repository, remote, wanted)
-    return await Target.of(worktrees.repository, wanted, places=worktrees.state)
+    return await Target.of(worktrees.repository, wanted, places=worktrees.state, project_id=loom.project_id)
 
 
 def _commit(row: Landing) -> str:

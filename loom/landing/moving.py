@@ -2,9 +2,9 @@
 
 Git writes the files of a checkout first, then its index, and moves the branch last. Killed in between it leaves some
 files new, one cut off, some missing, and its locks, with which nobody can go on there. So it is written down before
-which checkout is moved, from where to where. Whoever finds that with nobody at it puts back the files that are as git
-leaves them on its way: missing, or the beginning of what it was to write. What a person has made of a file since then
-stays as it is.
+which checkout is moved, from where to where, for all projects that may be in the repository. Whoever finds that with
+nobody at it puts back the files that are as git leaves them on its way: missing, or the beginning of what it was to
+write. What a person has made of a file since then stays as it is.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ async def moving(checkout: Repository, ref: str, state: Path, old: str, new: str
         CommandError: somebody else moves one all the time, or works in one that must be made whole first.
         FileError: it cannot be written down.
     """
+    path = _file(checkout, state)
+    places.own_directory(path.parent)
     try:
-        lock = await Lock.wait(_file(checkout, state), _SECONDS)
+        lock = await Lock.wait(path, _SECONDS)
     except OSError as error:
         raise _unwritable(error, state) from None
     if lock is None:
-        raise CommandError("Another process moves a checkout of this project, and does not end.", "Wait until it has.")
+        raise CommandError("Another process moves a checkout of this repository.", "Wait until it has ended.")
     try:
         if not await _made_whole(checkout, lock):
             raise CommandError(
@@ -114,9 +116,10 @@ def _unwritable(error: OSError, path: Path) -> FileError:
 
 
 def _file(repository: Repository, state: Path) -> Path:
-    """The file that is held while a checkout of a repository is moved, and says which; empty while none is."""
+    """The file that is held while a checkout of a repository is moved, and says which; empty while none is. It lies
+    beside what a project has, since more than one may be in the repository."""
     digest = hashlib.sha256(os.fsencode(repository.common_dir or repository.work_tree)).hexdigest()
-    return state / f"moving.{digest[:16]}"
+    return state.parent / "moving" / digest[:16]
 
 
 # --- making it whole --------------------------------------------------------------------------------------------------

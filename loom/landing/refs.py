@@ -1,8 +1,9 @@
 """Refs of a repository that Loom moves: several at once or none, each only from the value that it is known to have.
 
 Beside the branches, Loom has refs of its own below `refs/loom/`: `held/PROJECT/COMMIT` keeps a commit from being
-collected that is about to land, `kept/BRANCH/COMMIT` is what stood on a branch that was put back or begun anew, and
-`offered/TASK/COMMIT` notes that a branch was offered where its target cannot be pushed to.
+collected that is about to land, `tips/PROJECT/BRANCH` is where a project has brought a branch of Loom's own or is
+about to, `kept/BRANCH/COMMIT` is what stood on a branch that was put back or begun anew, and `offered/TASK/COMMIT`
+notes that a branch was offered where its target cannot be pushed to.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from pathlib import Path
 from loom import texts
 from loom.exceptions import CommandError
 from loom.git import Repository
+
+TIPS = "refs/loom/tips/"
+"""Before the name of a project, and that of a branch."""
 
 _LOCKED_SECONDS = 5.0  # that another process may hold a ref
 _KEPT = 100  # commits that stood on a branch which was put back
@@ -37,6 +41,11 @@ def target(name: str, remote: str | None) -> str:
 def held(project_id: str, commit: str) -> str:
     """The ref that keeps a commit of a project; of "": where all of them are."""
     return f"refs/loom/held/{project_id}/{commit}"
+
+
+def tip(project_id: str, name: str) -> str:
+    """The ref by which other projects of the repository know where a project has brought a branch of Loom's own."""
+    return f"{TIPS}{project_id}/{name}"
 
 
 def kept(name: str, commit: str) -> str:

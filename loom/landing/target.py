@@ -4,9 +4,10 @@
     tip = await target.tip(known)
     if await target.move(tip.commit, landing): ...
 
-`loom/landed` is Loom's own: made from HEAD, and put back where somebody else has moved it. A branch that a person named
-is the person's: what he adds to it is gone on from, and where he moved it otherwise, landing stops. Wherever it is
-checked out the files follow, and git decides whether they can.
+`loom/landed` is Loom's own, of all projects in the repository: made from HEAD, and put back where somebody else has
+moved it. Projects may have servers of their own, so each tells the others by a ref of the repository, before it moves
+the branch. A branch that a person named is the person's: what he adds to it is gone on from, and where he moved it
+otherwise, landing stops. Wherever it is checked out the files follow, and git decides whether they can.
 """
 
 from __future__ import annotations
@@ -41,12 +42,11 @@ _TRIES = 20  # to see a branch and what is known of it at one moment
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a target beside the repository: where it stood last, None before it was first seen, the commits
-    that somebody is about to move it to, and those at which other projects know it, which may share it."""
+    """What is known of a target beside the repository: where it stood last, None before it was first seen, and the
+    commits that somebody is about to move it to."""
 
     tip: str | None
     intents: frozenset[str] = frozenset()
-    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,13 @@ class Tip:
 class Target:
     """A branch of a repository on this machine. `start`: what it is made from, where it is Loom's own and not there
     yet; `places`: the project's directory for what is not in its repository, with the worktrees of tasks, in which
-    agents may check out what they like."""
+    agents may check out what they like; `project_id`: the project that lands on it, as others know it."""
 
     repository: Repository
     name: str = OWN
     start: str = "HEAD"
     places: Path | None = None
+    project_id: str = ""
 
     shared = False
 
@@ -82,7 +83,13 @@ class Target:
 
     @classmethod
     async def of(
-        cls, repository: Repository, name: str | None = None, *, start: str = "HEAD", places: Path | None = None
+        cls,
+        repository: Repository,
+        name: str | None = None,
+        *,
+        start: str = "HEAD",
+        places: Path | None = None,
+        project_id: str = "",
     ) -> Target:
         """The target of that name, None: Loom's own.
 
@@ -90,7 +97,7 @@ class Target:
             TargetError: there is no such branch, or no such name; a branch stands in the way of those that Loom makes.
             CommandError: the repository has no commit; git refuses.
         """
-        target = cls(repository, OWN if name is None else name, start, places)
+        target = cls(repository, OWN if name is None else name, start, places, project_id)
         await nothing_in_the_way(repository)
         if not target.own:
             await target._must_exist()
@@ -111,7 +118,7 @@ class Target:
             await mend(self.repository, self.places)
         for _ in range(_TRIES):
             # In this order: what Loom moved it to was known before.
-            stands, follows = await self._read()
+            stands, follows, noted = await self._read()
             at = await known()
             if at.tip is not None and not await self.has(at.tip):
                 raise TargetError(
@@ -123,6 +130,8 @@ class Target:
             else:
                 found = await self._persons_tip(stands, follows, at)
             if found is not None:
+                if self._note and noted != found.commit:
+                    await refs.change(self.repository, f"update {self._note} {found.commit}")
                 return found
         raise TargetError(f"{self.name} is moved all the time.", "Wait until whoever does that is done.")
 
@@ -141,13 +150,20 @@ class Target:
             CommandError: git refuses for another reason; it may have moved.
         """
         checkout = await self._checkout()
+        notes = [f"update {self._note} {new}"] if self._note else []  # first, so that nobody sees it there unannounced
         deletions = [f"delete {one}" for one in release]
         if checkout is None:
-            return await refs.change(self.repository, f"update {self.ref} {new} {old}", *deletions, alone=alone)
+            move = f"update {self.ref} {new} {old}"
+            return await refs.change(self.repository, *notes, move, *deletions, alone=alone)
+        await refs.change(self.repository, *notes)
         moved = await self._forward(checkout, old, new)
         if moved and deletions:
             await refs.change(self.repository, *deletions)
         return moved
+
+    async def stands(self) -> str | None:
+        """The commit that it is, None if it does not exist."""
+        return (await self._read())[0]
 
     async def has(self, commit: str) -> bool:
         """Whether the repository has a commit."""
@@ -155,7 +171,7 @@ class Target:
 
     async def own_instead(self, start: str) -> Target:
         """Loom's own branch of the same repository, made at a commit where there is none."""
-        return await Target.of(self.repository, start=start, places=self.places)
+        return await Target.of(self.repository, start=start, places=self.places, project_id=self.project_id)
 
     async def contains(self, commit: str) -> bool:
         """Whether a commit is on it; False also for one that is not in the repository."""
@@ -172,7 +188,7 @@ class Target:
             return Tip(first) if made else None
         if not follows and (at.tip is None or stands == at.tip or stands in at.intents):
             return Tip(stands)
-        if not follows and stands in at.others and await is_ancestor(self.repository, str(at.tip), stands):
+        if not follows and await self._others_brought(str(at.tip), stands):
             return Tip(stands)
         back, kept = at.tip or stands, refs.kept(self.name, stands)
         checkout = await self._checkout()
@@ -183,6 +199,18 @@ class Target:
             put = await self._back(checkout, stands, back)
         await refs.forget_oldest(self.repository, self.name, but=kept)
         return Tip(back, f"Somebody moved {self.name}. It was put back; what was there is {kept}.") if put else None
+
+    async def _others_brought(self, tip: str, stands: str) -> bool:
+        """Whether another project of this repository has brought it from one commit to another: the latter is among
+        those that stood there, one after the other, on the way to where that project has it, or is about to."""
+        listed = await self.repository.text("for-each-ref", "--format=%(refname) %(objectname)", refs.TIPS)
+        for ref, commit in (line.split(" ") for line in listed.splitlines()):
+            if ref == self._note or not ref.endswith(f"/{self.name}"):
+                continue
+            way = await self.repository.text("rev-list", "--first-parent", f"{tip}..{commit}")
+            if stands in way.split():
+                return await is_ancestor(self.repository, tip, stands)
+        return False
 
     async def _persons_tip(self, stands: str | None, follows: str, at: Known) -> Tip | None:
         """Where a person's branch stands, None if it moved meanwhile."""
@@ -195,25 +223,30 @@ class Target:
             raise TargetError(f"{self.name} is another name of {follows}.", "Name that branch instead.")
         if at.tip is None or stands == at.tip or await is_ancestor(self.repository, at.tip, stands):
             return Tip(stands)
-        if (await self._read())[0] != stands:
+        if await self.stands() != stands:
             return None
         raise TargetError(
             f"{self.name} was moved by somebody else, and no longer has {at.tip[:12]}, which Loom saw there.",
             "Name it again as the target if that was meant, or bring back what it had.",
         )
 
-    async def _read(self) -> tuple[str | None, str]:
-        """Its commit, None if it does not exist, and the ref that it points to, "" if none."""
-        listed = await self.repository.text("for-each-ref", "--format=%(refname) %(objectname) %(symref)", self.ref)
-        for line in listed.splitlines():
-            name, commit, *follows = line.split(" ")
-            if name == self.ref:
-                return commit, "".join(follows)
-        return None, ""
+    @property
+    def _note(self) -> str:
+        """The ref that tells other projects where this one has brought it, "" where they need not know."""
+        return refs.tip(self.project_id, self.name) if self.own and self.project_id else ""
+
+    async def _read(self) -> tuple[str | None, str, str | None]:
+        """Its commit, None if it does not exist; the ref that it points to, "" if none; and what was told to others."""
+        names = [self.ref, *([self._note] if self._note else [])]
+        listed = await self.repository.text("for-each-ref", "--format=%(refname) %(objectname) %(symref)", *names)
+        found = {name: (commit, "".join(follows)) for name, commit, *follows in map(str.split, listed.splitlines())}
+        commit, follows = found.get(self.ref, (None, ""))
+        noted, _ = found.get(self._note, (None, ""))
+        return commit, follows, noted
 
     async def _must_exist(self) -> None:
         await fit_name(self.repository, self.name)
-        if (await self._read())[0] is None:
+        if await self.stands() is None:
             raise TargetError(
                 f"There is no branch {self.name} in {self.repository.work_tree}.",
                 f"Make it (git branch {self.name}), or name another one.",
@@ -278,7 +311,7 @@ class Target:
             return False
         merge = ("merge", "--ff-only", "--no-squash", "--commit", "--no-autostash", "--no-overwrite-ignore", "--quiet")
         said = await self._by_checkout(checkout, old, new, *merge, new)
-        if said is not None and (await self._read())[0] == old:
+        if said is not None and await self.stands() == old:
             raise TargetHeldError(f"{self.name} is checked out in {checkout.work_tree}, where git refuses: {said}")
         return await self.contains(new)
 

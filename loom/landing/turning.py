@@ -66,7 +66,9 @@ async def _tip(loom: Loom, worktrees: Worktrees, name: str, stood: str | None) -
     if remote := loom.config.landing.remote:
         target: Target | RemoteTarget = await RemoteTarget.of(worktrees.repository, remote, name, start=start)
     else:
-        target = await Target.of(worktrees.repository, name, start=start, places=worktrees.state)
+        target = await Target.of(
+            worktrees.repository, name, start=start, places=worktrees.state, project_id=loom.project_id
+        )
 
     async def nothing_known() -> Known:
         return Known(None)

@@ -146,6 +146,63 @@ async def test_a_landing_right_after_what_is_known_was_looked_up_is_not_put_back
     assert not place.git("for-each-ref", "refs/loom/kept")
 
 
+async def projects(place: Place, tmp_path: Path) -> tuple[Target, Target]:
+    """Loom's own branch, as two projects of the repository have it that know nothing else of each other."""
+    repository = await place.repository()
+    one, other = [
+        await Target.of(repository, places=tmp_path / "state" / name, project_id=name) for name in ("one", "other")
+    ]
+    return one, other
+
+
+@pytest.mark.parametrize("at", ["nowhere", "checkout"])
+async def test_what_another_project_has_brought_is_gone_on_from(place: Place, tmp_path: Path, at: str) -> None:
+    one, other = await projects(place, tmp_path)
+    old = (await stands(one)).commit
+    if at == "checkout":
+        place.git("worktree", "add", "-q", str(tmp_path / "person"), OWN)
+    first = landing(place, old)
+    second = landing(place, first, {"second.txt": "x"})
+    assert await one.move(old, first)
+    assert await stands(other, old) == Tip(first)
+    assert await one.move(first, second)
+    assert await stands(other, old) == Tip(second)
+    assert await stands(one, second) == Tip(second)
+    assert not place.git("for-each-ref", "refs/loom/kept")
+
+
+async def test_what_another_project_is_about_to_bring_hides_nothing_of_what_it_has(
+    place: Place, tmp_path: Path
+) -> None:
+    """It tells before it moves, and may be killed in between."""
+    one, other = await projects(place, tmp_path)
+    old = (await stands(one)).commit
+    first = landing(place, old)
+    assert await one.move(old, first)
+    about = landing(place, first, {"second.txt": "x"})
+    place.git("update-ref", refs.tip("one", OWN), about)
+    assert await stands(other, old) == Tip(first)
+    assert await stands(one, first) == Tip(first)
+    assert place.tip(refs.tip("one", OWN)) == first
+
+
+async def test_what_no_project_has_brought_is_put_back_whoever_else_lands_there(place: Place, tmp_path: Path) -> None:
+    one, other = await projects(place, tmp_path)
+    old = (await stands(one)).commit
+    inner = landing(place, old)
+    place.git("checkout", "-q", "--detach", old)
+    place.git("merge", "-q", "--no-ff", "-m", "landing", inner)
+    group = place.tip()
+    place.git("checkout", "-q", "main")
+    assert await one.move(old, group)
+    for there in (inner, landing(place, group), landing(place, old, {"away": "x"})):
+        place.git("update-ref", f"refs/heads/{OWN}", there)
+        assert refs.kept(OWN, there) in (await stands(other, old)).note
+        assert place.tip(OWN) == old
+    place.git("update-ref", f"refs/heads/{OWN}", group)
+    assert await stands(other, old) == Tip(group)
+
+
 async def test_what_it_had_is_put_back_where_a_person_has_it_checked_out(place: Place) -> None:
     target = await target_of(place)
     old = (await stands(target)).commit
@@ -349,6 +406,24 @@ async def test_a_successor_makes_a_checkout_whole_and_leaves_what_is_the_users(
     assert await target.move(old, new)
 
 
+async def test_another_project_makes_a_checkout_whole_where_the_git_of_one_was_killed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, old, new = await checked_out(place, tmp_path, 1)
+
+    async def died(*_: object) -> bool:
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_made_whole", died)
+        await killed(target, old, new, tmp_path)
+    assert (place.top / ".git" / "index.lock").exists()
+    other = replace(target, places=tmp_path / "other")
+    assert (await stands(other, old)).commit == old
+    assert place.status() == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
 async def test_what_a_git_that_works_there_holds_is_left_to_it(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

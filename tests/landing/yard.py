@@ -12,6 +12,7 @@ from loom.graph.rules import landings as rules
 from loom.graph.rules.holding import Holder
 from loom.graph.store import landings
 from loom.graph.store.landings import Landing
+from loom.landing import refs
 from loom.landing.lander import Lander
 from loom.landing.proving import Prover
 from loom.landing.target import OWN
@@ -120,4 +121,6 @@ class Yard:
         return [line.split(" ")[1:] for line in listed.splitlines() if len(line.split(" ")) > 1 and line.split(" ")[1]]
 
     def held(self) -> str:
-        return self.place.git("for-each-ref", "refs/loom")
+        """The refs of Loom's own, but for where projects have brought the branch."""
+        listed = self.place.git("for-each-ref", "refs/loom").splitlines()
+        return "\n".join(line for line in listed if refs.TIPS not in line)

@@ -21,18 +21,6 @@ async def seen(connection: Connection, project_id: str, target: str) -> str | No
     return found
 
 
-async def of_others(connection: Connection, project_id: str, target: str) -> list[str]:
-    """Where other projects know a branch of that name to stand, or are about to move it to. One that lies in the same
-    repository moves it as this one does; the commits of the rest are in no repository of this project's."""
-    records = await connection.fetch(
-        "select commit_id from landing_tips where target = $2 and project_id <> $1"
-        " union select commit_id from landing_intents where closed_at is null and target = $2 and project_id <> $1",
-        project_id,
-        target,
-    )
-    return [record["commit_id"] for record in records]
-
-
 async def see(tx: Transaction, target: str, old: str | None, new: str) -> None:
     """Notes that a target stands at `new`, if it is known to have stood at `old`, None: if nothing is known of it."""
     if old is None:
