@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loom.exceptions import CheckFailedError, CommandError, ConfigError
+from loom.exceptions import CheckFailedError, ConfigError
 from loom.graph.store.proofs import Proof
-from loom.landing import checks, refs
+from loom.landing import checks
 from loom.landing.lander import lands_on
 from loom.landing.proving import Prover
+from loom.landing.remote import RemoteTarget
+from loom.landing.target import Target, commit_of
 from loom.replies.checks import proof
 
 if TYPE_CHECKING:
@@ -30,15 +32,13 @@ class Baseline:
 
 
 async def baseline(loom: Loom, repository: Repository, prover: Prover, name: str | None = None) -> Baseline:
-    """Proves what work begins from, the target or HEAD while there is none, with all checks that every task needs.
-
-    Args:
-        name: the target, where the project has none recorded; None: as configured.
+    """Proves what work begins from with all checks that every task needs. Takes the target's `name` and raises as
+    `begins_from`; beside that:
 
     Raises:
         ConfigError: there is no such check; ProofMissingError: one is not in force.
         CheckFailedError: one is red.
-        CommandError: there is no commit; git, or what makes a place to work in, refuses.
+        CommandError: what makes a place to work in refuses.
     """
     wanted = checks.named(loom.config, checks.every(loom.config))
     if not wanted:
@@ -46,12 +46,7 @@ async def baseline(loom: Loom, repository: Repository, prover: Prover, name: str
             "No check is needed by every task, so that nothing says whether work is as it should be.",
             "Describe one in `checks`, and put its name into `landing.checks`.",
         )
-    name = await lands_on(loom, name)
-    commit = await refs.commit_at(repository, refs.target(name, loom.config.landing.remote))
-    if commit is None:
-        name, commit = "HEAD", await refs.commit_at(repository, "HEAD")
-    if commit is None:
-        raise CommandError(f"The git repository {repository.work_tree} has no commit.", "Commit first.")
+    commit, name = await begins_from(loom, repository, name)
     found = await prover.prove(commit, wanted, agent=loom.caller(), target=True)
     if red := [one for one in found if not one.green]:
         names = ", ".join(one.check_name for one in red)
@@ -61,3 +56,20 @@ async def baseline(loom: Loom, repository: Repository, prover: Prover, name: str
             [proof(one) for one in red],
         )
     return Baseline(commit, name, found)
+
+
+async def begins_from(loom: Loom, repository: Repository, name: str | None = None) -> tuple[str, str]:
+    """The commit that work begins from and what it is called: the target, or HEAD while there is none of Loom's own.
+
+    Args:
+        name: the target, where the project has none recorded; None: as configured.
+
+    Raises:
+        TargetError: there is no such branch, or what Loom makes is in its way.
+        CommandError: there is no commit; the remote does not answer; git refuses.
+    """
+    name, remote = await lands_on(loom, name), loom.config.landing.remote
+    target = await (RemoteTarget.of(repository, remote, name) if remote else Target.of(repository, name))
+    if (commit := await target.stands()) is not None:
+        return commit, name
+    return await commit_of(repository, "HEAD"), "HEAD"

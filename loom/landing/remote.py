@@ -60,7 +60,7 @@ class RemoteTarget:
         target = cls(repository, remote, OWN if name is None else name, start)
         if target.name != OWN:
             await fit_name(repository, target.name)
-            if await target._fetched() is None:
+            if await target.stands() is None:
                 raise TargetError(
                     f"The remote {remote} has no branch {target.name}.",
                     f"Push it (git push {remote} {target.name}), or name another one.",
@@ -76,13 +76,13 @@ class RemoteTarget:
             CommandError: the remote does not answer.
         """
         for _ in range(_TRIES):
-            stands = await self._fetched()  # before what is known, so that a landing meanwhile is
+            stands = await self.stands()  # before what is known, so that a landing meanwhile is
             at = await known()
             if stands is None:
                 await self._make(at)
             elif at.tip is None or stands == at.tip or await self._follows(at.tip, stands):
                 return Tip(stands)
-            elif await self._fetched() == stands:
+            elif await self.stands() == stands:
                 raise TargetError(
                     f"{self.name} of {self.remote} was moved by somebody else, and no longer has {at.tip[:12]}, which"
                     " Loom saw there.",
@@ -118,9 +118,19 @@ class RemoteTarget:
             f"{self.remote} refuses to have {self.name} pushed to: {shorten(said(refused.split(chr(9))[-1]), 200)}.",
         )
 
+    async def stands(self) -> str | None:
+        """The commit that it is by now, None if it does not exist. Raises CommandError: the remote does not answer."""
+        try:
+            await self.repository.fetch(self.remote, f"+{refs.branch(self.name)}:{self.ref}", timeout=_SECONDS)
+        except CommandError as error:
+            if _MISSING in error.cause:
+                return None
+            raise
+        return await self.repository.text("rev-parse", "--verify", self.ref)
+
     async def contains(self, commit: str) -> bool:
         """Whether a commit is on it by now. Raises CommandError: the remote does not answer."""
-        stands = await self._fetched()
+        stands = await self.stands()
         return stands is not None and await self.has(commit) and await is_ancestor(self.repository, commit, stands)
 
     async def has(self, commit: str) -> bool:
@@ -132,16 +142,6 @@ class RemoteTarget:
         return await RemoteTarget.of(self.repository, self.remote, start=start)
 
     # --- how ----------------------------------------------------------------------------------------------------------
-
-    async def _fetched(self) -> str | None:
-        """Where it stands there, None if it does not exist."""
-        try:
-            await self.repository.fetch(self.remote, f"+{refs.branch(self.name)}:{self.ref}", timeout=_SECONDS)
-        except CommandError as error:
-            if _MISSING in error.cause:
-                return None
-            raise
-        return await self.repository.text("rev-parse", "--verify", self.ref)
 
     async def _make(self, at: Known) -> None:
         if self.name != OWN:
