@@ -245,6 +245,7 @@ def _conclude(done: Workers, left: Sequence[Left] | None) -> None:
         numbers = {what.value.replace(" ", "_"): count for what, count in counts.items()}
         more = {"more": len(rows) - _LISTED} if len(rows) > _LISTED else {}
         landed = {"target": done.target, "landed": done.landed} if done.target else {}
+        landed |= {"next": done.taken_by} if done.taken_by else {}
         emit(
             {"counts": numbers} | landed | ({"interrupted": True} if left is None else {"left": rows[:_LISTED]}) | more
         )
@@ -278,7 +279,8 @@ def _tell_what_landed(done: Workers) -> None:
         click.echo(line)
     if len(done.landed) > _SHOWN:
         click.echo(dim(f"  and {len(done.landed) - _SHOWN:,} more: loom landing"))
-    click.echo(f"Bring it into your branch: git merge --ff-only {done.target}")
+    if done.taken_by:
+        click.echo(f"Bring it into your branch: {done.taken_by}")
 
 
 def _counted(counts: Mapping[JobPhase, int]) -> str:

@@ -394,8 +394,10 @@ async def test_a_target_of_ones_own_that_is_checked_out_moves_with_its_files(
     shop: Shop, loom: Loom, worker: Any
 ) -> None:
     task = await loom.create("A")
-    assert await Landing(worker(), "echo x > a.txt", target="main").finish() == []
+    work = Landing(worker(), "echo x > a.txt", target="main")
+    assert await work.finish() == []
     assert (shop.root / "a.txt").read_text() == "x\n"
+    assert work.workers.taken_by is None, "it is there"
     assert shop.git("log", "-1", "--format=%(trailers:key=Loom-Task,valueonly)").strip() == task.id
     assert shop.git("status", "--porcelain") == ""
 
@@ -512,6 +514,18 @@ async def test_it_says_what_landed_and_how_it_comes_into_ones_branch(
     ]
     assert "Bring it into your branch: git merge --ff-only loom/landed" in out
     shop.git("merge", "-q", "--ff-only", "loom/landed")
+    assert (shop.root / "a.txt").exists()
+
+
+async def test_what_it_says_at_the_end_can_be_typed_where_ones_branch_has_gone_on(
+    shop: Shop, loom: Loom, worker: Any
+) -> None:
+    await loom.create("A")
+    his = "git -c user.name=t -c user.email=t@example.org commit -q --allow-empty -m his"
+    work = Landing(worker(), f"(cd {shop.root} && {his}); echo x > a.txt")
+    assert await work.finish() == []
+    assert work.workers.taken_by == "git merge loom/landed"
+    shop.git(*work.workers.taken_by.split()[1:])
     assert (shop.root / "a.txt").exists()
 
 

@@ -73,6 +73,11 @@ class Shore:
         """Where the target stands. Raises TargetError, CommandError."""
         return await self._lander.tip()
 
+    async def taken_by(self) -> str | None:
+        """The command that brings what has landed into the branch that a person is on, None where it is there. Raises
+        CommandError."""
+        return await self._lander.taken_by()
+
     def checks(self, task: Task) -> tuple[str, ...]:
         """The names of the checks that a task's work has to pass."""
         return tuple(dict.fromkeys((*checks.every(self._loom.config), *task.checks)))

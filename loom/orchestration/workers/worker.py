@@ -126,6 +126,7 @@ class Workers:
         self._concluding: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()  # something came back
         self._shore: Shore | None = None
+        self._taken_by: str | None = None
         self._counts = dict.fromkeys(JobPhase, 0)
 
     @property
@@ -147,6 +148,12 @@ class Workers:
     def target(self) -> str | None:
         """The branch that work lands on, if it does."""
         return self._shore.target if self._shore else None
+
+    @property
+    def taken_by(self) -> str | None:
+        """Once it is over, the command that brings what has landed into the branch that a person is on; None: it is
+        there."""
+        return self._taken_by
 
     @property
     def counts(self) -> dict[JobPhase, int]:
@@ -202,6 +209,9 @@ class Workers:
             try:
                 left = await self._until_nothing_is_left(bench)
             finally:
+                if self._shore is not None and self._shore.landed:
+                    with suppress(LoomError, TimeoutError):
+                        self._taken_by = await asyncio.wait_for(self._shore.taken_by(), _FAREWELL)
                 bench.rest.forget()
                 self.stop()
                 await asyncio.gather(*self._jobs.values(), *self._concluding, return_exceptions=True)
