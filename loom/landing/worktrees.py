@@ -30,6 +30,7 @@ from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
 from loom.git import Repository
 from loom.graph import store
+from loom.graph.model.paths import below, plain
 from loom.graph.model.task import TaskStatus
 from loom.landing import checkout, places, refs, setup
 from loom.landing.merging import commit_tree, is_ancestor, merge_base
@@ -187,6 +188,15 @@ class Worktrees:
             return self._mark_of(task_id).stat().st_mtime < seconds
         except OSError:
             return False
+
+    async def would_have(self, name: str, base: str, *, brought: Collection[str] = ()) -> bool:
+        """Whether a worktree that begins from a commit has a file, by the path that it has from where one works there.
+        `brought`: paths of the repository that come from elsewhere. Raises CommandError."""
+        path = _normal(self._below / name)
+        if any(below(path, plain(one)) for one in brought):
+            return True
+        looked = await self.repository.run("cat-file", "-e", f"{base}:{path}", accepted=(0, 128))
+        return looked.status == 0
 
     async def changes(self, task_id: str, onto: str = "HEAD") -> str:
         """What was changed in a task's worktree since its branch left another, as git shows it: the commits, what is
@@ -539,6 +549,11 @@ async def tidy(loom: Loom, trees: Worktrees) -> dict[str, str]:
         raise _unwritable(error, places.proving(trees.state)) from None
     known = {*(one.task_id for one in trees.listed()), *await trees.branches()}
     return await trees.prune(await over(loom, known))
+
+
+def _normal(path: Path) -> str:
+    """A path without `.` and `..`, but for those that it must begin with."""
+    return os.path.normpath(path)
 
 
 def branch_of(task_id: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from loom.config import CheckConfig, LandingConfig, logs_dir
-from loom.exceptions import CheckFailedError, CommandError, ConfigError, TargetError
+from loom.exceptions import CheckFailedError, CommandError, ConfigError, InvalidInputError, TargetError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.orchestration.workers.bench import JobPhase, JobProgress
@@ -378,6 +378,51 @@ async def test_a_target_that_is_not_there_claims_nothing(shop: Shop, loom: Loom,
     with pytest.raises(TargetError, match="There is no branch"):
         await Landing(worker(), "true", target="nowhere").workers.run()
     assert (await task_now(loom, task)).claim_token == 0
+
+
+async def test_a_target_that_is_not_there_has_nothing_proven(shop: Shop, loom: Loom, worker: Any, seen: Path) -> None:
+    await loom.create("A")
+    at_work = worker()
+    at_work.config = replace(at_work.config, checks={"numbers": CheckConfig(command=("touch", str(seen / "ran")))})
+    with pytest.raises(TargetError, match="There is no branch nowhere"):
+        await Landing(at_work, "true", target="nowhere").workers.run()
+    assert not list(seen.iterdir())
+
+
+@pytest.mark.parametrize("words", [["sh", "../agent.sh"], ["sh", "agents/agent.sh"], ["env", "--file=loose.txt", "sh"]])
+async def test_a_command_that_names_a_file_which_no_worktree_has_claims_nothing(
+    shop: Shop, loom: Loom, worker: Any, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await loom.create("A")
+    for name in ("agent.sh", "sub/agents/agent.sh", "sub/loose.txt"):
+        (shop.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (shop.root / name).write_text("echo x > a.txt\n")
+    monkeypatch.chdir(shop.root / "sub")
+    name = words[1].removeprefix("--file=")
+    with pytest.raises(InvalidInputError) as refused:
+        await Workers(worker(), command_line(words), land=True).run()
+    assert str(refused.value) == (
+        f"`{name}` is a file here, but not in the worktree of a task, where the command runs."
+        f" Give its whole path: {(Path.cwd() / name).resolve()}"
+    )
+    with pytest.raises(InvalidInputError):
+        await Workers(worker(), command_line(words), worktrees=True).preview()
+    assert (await task_now(loom, task)).claim_token == 0
+
+
+async def test_a_command_may_name_what_a_worktree_has_or_is_brought(shop: Shop, loom: Loom, worker: Any) -> None:
+    task = await loom.create("A")
+    (shop.root / "agents").mkdir()
+    (shop.root / "agents" / "key").write_text("brought\n")
+    at_work = worker()
+    at_work.config = replace(at_work.config, work=replace(at_work.config.work, copy=("agents/key",)))
+    (shop.root / "agent.sh").write_text("cat numbers.txt agents/key > a.txt\n")
+    shop.git("add", "agent.sh")
+    shop.git("commit", "-qm", "two")
+    words = command_line(["sh", "agent.sh", "numbers.txt", "agents/key", "no-file", "agents"])
+    assert await Workers(at_work, words, land=True).run() == []
+    assert shop.landed() == [task.id]
+    assert shop.show("a.txt") == "0\nbrought\n"
 
 
 async def test_a_target_that_goes_meanwhile_ends_the_work_and_gives_back(shop: Shop, loom: Loom, worker: Any) -> None:

@@ -26,7 +26,7 @@ from loom.graph import store
 from loom.graph.model import limits
 from loom.graph.store import Claim
 from loom.graph.store.landings import LandingState
-from loom.landing.baseline import baseline
+from loom.landing.baseline import baseline, begins_from
 from loom.landing.lander import Lander
 from loom.landing.proving import Prover
 from loom.landing.report import Reports
@@ -169,7 +169,11 @@ class Workers:
 
         Raises:
             TaskStateError: no task is ready.
+            LoomError: as `run` does before it claims.
         """
+        worktrees = await self._worktrees()
+        if worktrees is not None:
+            await self._can_be_run_in(worktrees)
         ready = await self._loom.ready(limit=1)
         if not ready.tasks:
             raise TaskStateError(
@@ -178,7 +182,7 @@ class Workers:
         task = (await self._loom.get(ready.tasks[0].id)).task
         claim = await self._loom.look(lambda connection: store.as_claimed(connection, task, self._free[0]))
         with tempfile.TemporaryDirectory(prefix="loom-work-") as scratch:
-            bench = self._bench(ProcessTrees(), await self._worktrees(), Path(scratch))
+            bench = self._bench(ProcessTrees(), worktrees, Path(scratch))
             errand = bench.errand(claim, self._free[0], Path.cwd(), None)
             setting = bench.setting(errand)
             if self._lands:
@@ -195,6 +199,8 @@ class Workers:
         loom = self._loom
         worktrees = await self._worktrees()
         await loom.connect()
+        if worktrees is not None:
+            await self._can_be_run_in(worktrees)
         housekeeper = Housekeeper(loom)
         housekeeper.start()
         async with AsyncExitStack() as stack:
@@ -227,6 +233,19 @@ class Workers:
 
     async def _worktrees(self) -> Worktrees | None:
         return await Worktrees.of_project(self._loom.config) if self._in_worktrees else None
+
+    async def _can_be_run_in(self, worktrees: Worktrees) -> None:
+        """Raises InvalidInputError where the command names a file here that the worktrees of tasks, where it runs, do
+        not have: it would fail there, task after task."""
+        config, begins, named = self._loom.config, "HEAD", _files_named(self._command[1:])
+        if named and self._lands:
+            begins, _ = await begins_from(self._loom, worktrees.repository, self._target)
+        for name, path in named.items():
+            if not await worktrees.would_have(name, begins, brought=(*config.work.copy, *config.work.keep)):
+                raise InvalidInputError(
+                    f"`{name}` is a file here, but not in the worktree of a task, where the command runs.",
+                    f"Give its whole path: {path}",
+                )
 
     def _bench(self, trees: ProcessTrees, worktrees: Worktrees | None, scratch: Path) -> Bench:
         config = self._loom.config
@@ -405,6 +424,17 @@ def command_line(words: Sequence[str], runner: str | None = None) -> list[str]:
             f"There is no command `{name}` here.", "Install it, or give the path of another one after --."
         )
     return [str(Path(found).absolute()), *rest]
+
+
+def _files_named(words: Sequence[str]) -> dict[str, Path]:
+    """The words, also behind the `=` of an option, that are relative paths of files here, and their whole paths."""
+    found = {}
+    for word in words:
+        name = word.partition("=")[2] if word.startswith("-") else word
+        with suppress(OSError, ValueError):  # it is no name of a file
+            if not Path(name).is_absolute() and Path(name).is_file():
+                found[name] = Path(name).resolve()
+    return found
 
 
 def loom_words() -> list[str]:
