@@ -14,14 +14,11 @@ the rest. The lease only saves others the work.
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from loom.background import end
 from loom.exceptions import CommandError, LoomError, ProofMissingError, TargetError, TargetHeldError, TaskStateError
 from loom.git import Repository
 from loom.graph import store
@@ -31,8 +28,9 @@ from loom.graph.store.landings import Intent, Landing
 from loom.graph.store.proofs import Proof
 from loom.graph.store.transaction import Transaction
 from loom.landing import checks as named_checks
-from loom.landing import places, refs
+from loom.landing import refs
 from loom.landing.checks import Check
+from loom.landing.leading import holder, leading
 from loom.landing.merging import Brought, Conflict, Link, chain, changed_by, group, is_ancestor, merge
 from loom.landing.offering import Offer, offer
 from loom.landing.proving import Prover
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
 GROUP = 16
 """Branches that are merged and proven together, at most."""
 
-_LEASE = 30.0  # seconds
 _ROUNDS = 20  # in which somebody else moves the target each time
 _LOST = 900.0  # seconds after which an intent whose commit is not here was left by a machine that is gone
 _OFFERED = 3  # times that it is tried to offer what has landed
@@ -89,7 +86,7 @@ class Lander:
         self._loom, self._worktrees, self._prover = loom, worktrees, prover
         self._target = target
         self._repository: Repository = worktrees.repository
-        self._holder = f"{_host()}-{os.getpid()}"
+        self._holder = holder()
         self._alone = False  # no other process of this user's on this machine lands
         self._untidy: set[str] = set()  # tasks whose places could not be removed yet
         self._unoffered: dict[str, int] = {}  # tasks whose work could not be offered yet, and how often that was tried
@@ -450,43 +447,11 @@ class Lander:
     @asynccontextmanager
     async def _leading(self) -> AsyncIterator[bool]:
         """Whether this process is to land now, which others then leave to it."""
-        lock = await asyncio.to_thread(places.Lock.take, places.state_dir(self._loom.config) / "landing.lock")
-        try:
-            if lock is None or not await self._has_lease():
-                yield False
-                return
-            self._alone = True
-            renewing = asyncio.create_task(self._renew())
+        async with leading(self._loom, lambda: self.target, self._holder) as self._alone:
             try:
-                yield True
+                yield self._alone
             finally:
                 self._alone = False
-                await end([renewing])
-                with suppress(LoomError):
-                    await self._loom.transact(lambda tx: rules.give_lease(tx, self.target, self._holder))
-        finally:
-            if lock is not None:
-                lock.let_go()
-
-    async def _has_lease(self) -> bool:
-        name, project = self.target, self._loom.project_id
-        if await self._take_lease():
-            return True
-        holder = await self._loom.look(lambda connection: landings.holder_of_lease(connection, project, name))
-        if holder is None or re.sub(r"-\d+$", "", holder) != _host():
-            return False
-        # Whoever of this machine has it holds the lock, too, as long as he lives.
-        await self._loom.transact(lambda tx: rules.give_lease(tx, name, holder))
-        return await self._take_lease()
-
-    async def _take_lease(self) -> bool:
-        return await self._loom.transact(lambda tx: rules.take_lease(tx, self.target, self._holder, _LEASE))
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(_LEASE / 3)
-            with suppress(LoomError):
-                await self._take_lease()
 
     async def _offer(self, report: Report) -> None:
         """Has the user's command offer what has landed beside its target, because that cannot be pushed to; what it
@@ -550,7 +515,3 @@ async def target_of(loom: Loom, worktrees: Worktrees, name: str | None = None) -
 def _commit(row: Landing) -> str:
     assert row.commit_id is not None, "what is queued has a commit"
     return row.commit_id
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "-", os.uname().nodename.partition(".")[0])[:20]

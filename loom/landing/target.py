@@ -15,17 +15,16 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loom import files, texts
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.git import Repository
-from loom.landing import places, refs
+from loom.landing import pointers, refs
 from loom.landing.merging import is_ancestor
 from loom.landing.moving import mend, moving
 
@@ -34,7 +33,6 @@ OWN = "loom/landed"
 
 _FILES_SECONDS = 600.0  # for git to write the files of a checkout
 _LOCKED_SECONDS = 5.0  # that another process may have a checkout's index
-_POINTER_BYTES = 10_000  # of a file that says where a worktree is
 _IN_USE_BYTES = 10_000_000  # of a file that names the branches of a rebase
 _ENDED_BY = {"rebase": "rebase --abort", "bisect": "bisect reset"}
 _TRIES = 20  # to see a branch and what is known of it at one moment
@@ -260,7 +258,7 @@ class Target:
         Raises TargetHeldError: it is in use by a rebase or bisection, or checked out more than once.
         """
         if self.places is not None:
-            await asyncio.to_thread(_lead_home, self.places)
+            await asyncio.to_thread(pointers.lead_home, self.places)
         common, own_dirs = await self._directories()
         for git_dir, top in ((common, None), *own_dirs.items()):
             if top is not None and self._belongs_to_a_task(top):
@@ -303,7 +301,7 @@ class Target:
         common = self.repository.common_dir or Path(
             await self.repository.text("rev-parse", "--path-format=absolute", "--git-common-dir")
         )
-        return common, await asyncio.to_thread(_worktrees, common)
+        return common, await asyncio.to_thread(pointers.listed, common)
 
     async def _forward(self, checkout: Repository, old: str, new: str) -> bool:
         """Moves it where it is checked out, as a person would. Git refuses before it changes anything."""
@@ -389,43 +387,6 @@ async def commit_of(repository: Repository, name: str) -> str:
     raise CommandError(
         f"The git repository {repository.work_tree} has no commit to begin from.", "Commit first, then run it again."
     )
-
-
-def pointer(git_dir: Path) -> str:
-    """The `.git` file that leads to a worktree's own directory. What an agent has put in the place of the text that
-    names it goes, because git would wait for a pipe without end: whoever enters the worktree next mends that.
-
-    Raises OSError: it is just being made, or removed.
-    """
-    path = git_dir / "gitdir"
-    if stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-        path.unlink()
-    return files.read(path, _POINTER_BYTES, git_dir).decode(errors="surrogateescape").strip()
-
-
-def _lead_home(state: Path) -> None:
-    """Has what git keeps of the worktrees of tasks name these again. An agent who can commit can write there, and the
-    checkout of somebody else that he names would be taken for one of the branch that he is on."""
-    for top, mark in places.marked(state).items():
-        path, wanted = Path(mark.git_dir) / "gitdir", f"{top / '.git'}\n"
-        with suppress(OSError):  # it is just being removed
-            if path.parent.is_symlink():
-                continue
-            if path.is_symlink():
-                path.unlink()
-            if pointer(path.parent) != wanted.strip():
-                files.write(path, wanted, 0o644, path.parent)
-
-
-def _worktrees(common: Path) -> dict[Path, Path]:
-    """The directories of the worktrees that git keeps, and where these are."""
-    found = {}
-    for git_dir in sorted((common / "worktrees").glob("*")):
-        try:
-            found[git_dir] = Path(pointer(git_dir)).parent
-        except OSError:
-            continue  # it is just being made, or removed
-    return found
 
 
 def _in_use(git_dir: Path, ref: str) -> str:

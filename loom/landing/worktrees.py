@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom import files, process
+from loom import process
 from loom.background import through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
@@ -32,10 +32,10 @@ from loom.git import Repository
 from loom.graph import store
 from loom.graph.model.paths import below, plain
 from loom.graph.model.task import TaskStatus
-from loom.landing import checkout, places, refs, setup
+from loom.landing import checkout, places, pointers, refs, setup
 from loom.landing.merging import commit_tree, is_ancestor, merge_base
 from loom.landing.places import Lock, Mark
-from loom.landing.target import commit_of, nothing_in_the_way, pointer
+from loom.landing.target import commit_of, nothing_in_the_way
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -75,6 +75,11 @@ class Worktree:
     def variables(self) -> dict[str, str]:
         """What a command that works in it finds in its environment."""
         return {"LOOM_SLOT": str(self.slot)}
+
+    def put_back(self) -> None:
+        """Mends what leads git to it, whatever was made of that. Raises OSError."""
+        assert self.repository.git_dir is not None, "its mark has it"
+        pointers.put_back(self.path, self.repository.git_dir, self.branch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class Worktrees:
                 await through(making)
                 tree = making.result()
             elif hold.taken:
-                await asyncio.to_thread(_put_back, tree)
+                await asyncio.to_thread(tree.put_back)
         except OSError as error:
             self._leave(task_id)
             raise _unwritable(error, self._place) from None
@@ -364,7 +369,7 @@ class Worktrees:
         if not old:
             return
         if tree is not None:
-            await asyncio.to_thread(_put_back, tree)
+            await asyncio.to_thread(tree.put_back)
         found = {tip, await self._with_all(tree) if tree is not None else None} - {None}
         await refs.change(self.repository, *(f"update {refs.kept(branch, str(one))} {one}" for one in found))
         await asyncio.to_thread(self._clear, task_id)
@@ -469,7 +474,7 @@ class Worktrees:
     def _is_ours(self, git_dir: Path, task_id: str) -> bool:
         """Whether git made this for the worktree of a task, or had no time to write what for."""
         try:
-            return pointer(git_dir) in ("", str(self._place / task_id / ".git"))
+            return pointers.pointer(git_dir) in ("", str(self._place / task_id / ".git"))
         except FileNotFoundError:
             return True
         except OSError:  # somebody else's doing
@@ -559,35 +564,6 @@ def _normal(path: Path) -> str:
 def branch_of(task_id: str) -> str:
     """The branch that a task's work is on."""
     return f"{_BRANCHES}/{task_id}"
-
-
-def _put_back(tree: Worktree) -> None:
-    """Mends what an agent may have made of what leads git from the worktree to the repository and back: whoever works
-    there next goes by it. Locks of gits that were killed go, as nothing runs there any more."""
-    git_dir = tree.repository.git_dir
-    assert git_dir is not None, "its mark has it"
-    dot_git = tree.path / ".git"
-    wanted = f"gitdir: {git_dir}\n"
-    if dot_git.is_symlink() or not dot_git.is_file() or dot_git.read_bytes() != wanted.encode():
-        if dot_git.is_dir() and not dot_git.is_symlink():  # a repository of the agent's own, which may hold work
-            dot_git.rename(_free(tree.path.parent / f"{tree.task_id}.git"))
-        dot_git.unlink(missing_ok=True)
-        dot_git.write_text(wanted)
-    for one in (git_dir, git_dir / "logs"):  # a link among these would have git write anywhere
-        for link in [one, *(one.iterdir() if one.is_dir() else ())]:
-            if link.is_symlink():
-                link.unlink()
-    if not (git_dir / "HEAD").exists():
-        (git_dir / "HEAD").write_text(f"ref: refs/heads/{tree.branch}\n")
-    for name, text in (("gitdir", f"{dot_git}\n"), ("commondir", "../..\n")):
-        files.write(git_dir / name, text, 0o644, git_dir)
-    for lock in git_dir.glob("*.lock"):
-        places.remove(lock)
-
-
-def _free(path: Path) -> Path:
-    numbers = (path.with_name(f"{path.name}.{number}") for number in range(1, 1000))
-    return next(one for one in (path, *numbers) if not os.path.lexists(one))
 
 
 async def _large_files_are_handled(repository: Repository) -> None:

@@ -14,7 +14,7 @@ from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.graph.front import Loom
 from loom.graph.store import landings
 from loom.graph.store.landings import LandingState
-from loom.landing import lander as landers
+from loom.landing import leading
 from loom.landing.lander import Lander, Report
 from loom.landing.offering import Offer, offer
 from loom.landing.proving import Prover
@@ -37,7 +37,7 @@ class Shared:
         clone = Place(self.place / name)
         self.bare.git("clone", "-q", str(self.bare.top), str(clone.top))
         monkeypatch.setenv("XDG_STATE_HOME", str(self.place / f"{name}-state"))
-        monkeypatch.setattr(landers, "_host", lambda: name)
+        monkeypatch.setattr(leading, "_host", lambda: name)
         chosen = configured(self.config, clone, remote="origin", target=target)
         loom = await self.stack.enter_async_context(Loom(chosen, agent=name))
         worktrees = await Worktrees.of_project(chosen)
@@ -184,7 +184,7 @@ async def test_what_another_machine_was_about_to_land_is_its_own_for_a_while(
     report = await once(two)
     assert f"{task.id} is being landed from another clone." in report.notes
     assert [each.task_id for each in report.landed] == [mine.id]
-    monkeypatch.setattr(landers, "_host", lambda: "one")
+    monkeypatch.setattr(leading, "_host", lambda: "one")
     assert [each.task_id for each in (await once(one)).landed] == [task.id]
 
 
