@@ -229,7 +229,7 @@ async def test_a_submodules_own_settings_do_not_run(hostile: Hostile, tmp_path: 
     hostile.write("a.txt", "TWO\n", place / "sub")
     hostile.ran.unlink(missing_ok=True)
     await trees.changes("task")
-    assert await trees.drop(tree) == f"{place}: it has submodules"
+    assert await trees.drop(tree) == f"{place}: sub: not all that lies in it is committed"
     assert (place / "sub" / "a.txt").read_text() == "TWO\n"
     assert hostile.noted() == ""
 

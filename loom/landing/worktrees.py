@@ -233,13 +233,9 @@ class Worktrees:
         diff = await _shown(_DIFF_BYTES, self.repository, "diff", "--patch-with-stat", _NOT_INTO, base, commit)
         return f"The commits, newest first:\n{commits or 'none'}\n\nThe diff:\n{diff or 'nothing'}"
 
-    async def drop(self, worktree: Worktree, *, force: bool = False, tip: str | None = None) -> str:
-        """Removes a worktree and its branch, and lets it go. Without `force` it stays where something in it is not
-        committed, and the branch where it has commits that no other branch has.
-
-        Args:
-            force: whatever lies in it goes, and so does the branch if it stands at `tip`.
-            tip: the commit that the branch is known to stand at.
+    async def drop(self, worktree: Worktree) -> str:
+        """Removes a worktree and its branch, and lets it go. It stays where something in it is not committed, and the
+        branch where it has commits that no other branch has.
 
         Returns:
             What is still there and why, "" if nothing.
@@ -247,7 +243,7 @@ class Worktrees:
         Raises:
             FileError: it cannot be removed.
         """
-        dropping = asyncio.create_task(self._drop(worktree, force, tip))
+        dropping = asyncio.create_task(self._drop(worktree))
         try:
             await through(dropping)
         except OSError as error:
@@ -306,7 +302,7 @@ class Worktrees:
         # Whoever removed a worktree may have died before its branch went.
         for task_id in await self.branches():
             if task_id in over and not told.get(task_id):
-                told[task_id] = await self._drop_branch(branch_of(task_id), force=False, tip=None)
+                told[task_id] = await self._drop_branch(branch_of(task_id))
         return told
 
     # --- who holds it -------------------------------------------------------------------------------------------------
@@ -400,22 +396,23 @@ class Worktrees:
         repository = replace(self.repository, work_tree=path, git_dir=git_dir, common_dir=self._common)
         return Worktree(task_id, path, path / self._below, repository, branch_of(task_id), base, slot, fresh)
 
-    async def _drop(self, tree: Worktree, force: bool, tip: str | None) -> str:
-        if not force and (kept := await self._unsaved(tree)):
+    async def _drop(self, tree: Worktree) -> str:
+        if kept := await self._unsaved(tree):
             return f"{tree.path}: {kept}"
         await asyncio.to_thread(self._clear, tree.task_id)
         self._leave(tree.task_id, remove=True)
-        return await self._drop_branch(tree.branch, force=force, tip=tip)
+        return await self._drop_branch(tree.branch)
 
-    async def _drop_branch(self, branch: str, *, force: bool, tip: str | None) -> str:
+    async def _drop_branch(self, branch: str) -> str:
         ref = refs.branch(branch)
         try:
-            stands = await self.repository.text("for-each-ref", "--format=%(objectname)", ref)
+            listed = await self.repository.text("for-each-ref", "--format=%(objectname) %(worktreepath)", ref)
+            stands, _, where = listed.partition(" ")
             if not stands:
                 return ""
-            if tip not in (None, stands):
-                return f"the branch {branch}, which somebody has moved"
-            if not (force and tip) and await self._only_on(branch, stands):
+            if where != "" and await asyncio.to_thread(Path(where).exists):  # of another project of the repository
+                return f"the branch {branch}, which is checked out in {where}"
+            if await self._only_on(branch, stands):
                 return f"the branch {branch}, whose commits no other branch has"
             await self.repository.run("update-ref", "--no-deref", "-d", ref, stands)
         except CommandError as error:
@@ -426,15 +423,12 @@ class Worktrees:
         """Why a worktree is not removed without force, "" if it may be."""
         if not tree.path.is_dir():
             return ""
-        if tree.repository.git_dir is not None and (tree.repository.git_dir / "modules").exists():
-            return "it has submodules"
         try:
-            loose = await tree.repository.run(
-                "status", "--porcelain", "--untracked-files=all", out_bytes=_LISTED_BYTES, timeout=_CHANGE_SECONDS
-            )
+            if await _is_loose(tree.repository):
+                return "not all that lies in it is committed"
+            return await _unsaved_in_submodules(tree.repository)
         except CommandError as error:
             return error.cause
-        return "not all that lies in it is committed" if loose.out else ""
 
     async def _only_on(self, branch: str, tip: str) -> bool:
         """Whether a commit is on no branch but this one, and those of other tasks, which may go as well."""
@@ -451,7 +445,7 @@ class Worktrees:
         tree = self.find(found.task_id)
         try:
             if tree is not None:
-                return await self._drop(tree, force=False, tip=None)
+                return await self._drop(tree)
             await asyncio.to_thread(self._clear, found.task_id)
         except OSError as error:
             raise _unwritable(error, self._place) from None
@@ -529,6 +523,42 @@ class _Hold:
     slot_lock: Lock
     slot: int
     taken: bool
+
+
+async def _is_loose(repository: Repository) -> bool:
+    """Whether something lies in a work tree that is not committed; what lies in submodules is not looked at."""
+    words = ("status", "--porcelain", "--untracked-files=all", _NOT_INTO)
+    return bool((await repository.run(*words, out_bytes=_LISTED_BYTES, timeout=_CHANGE_SECONDS)).out)
+
+
+async def _unsaved_in_submodules(worktree: Repository) -> str:
+    """What of a worktree's submodules is nowhere else, "" if nothing is. Each is looked at by the directory that git
+    has made for it, so that its own configuration starts nothing. Raises CommandError."""
+    assert worktree.git_dir is not None, "a worktree is entered by its own directory"
+    modules = worktree.git_dir / "modules"
+    if not modules.is_dir():
+        return ""
+    words = ("config", "--blob=HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.path$")
+    told = (await worktree.run(*words, accepted=(0, 1, 128))).out.decode(errors="surrogateescape")
+    entries = [entry.partition("\n") for entry in told.split("\0") if entry]
+    named = {key.removeprefix("submodule.").removesuffix(".path"): path for key, _, path in entries}
+    if {one.name for one in modules.iterdir()} - {name.partition("/")[0] for name in named}:
+        return "it has submodules that it does not name"
+    for name, path in named.items():
+        if kept := await _unsaved_in_submodule(worktree.work_tree / path, modules / name):
+            return f"{path}: {kept}"
+    return ""
+
+
+async def _unsaved_in_submodule(place: Path, git_dir: Path) -> str:
+    if not (git_dir / "HEAD").exists():  # it was never fetched
+        return ""
+    if (git_dir / "modules").exists():
+        return "it has submodules of its own"
+    if (place / ".git").exists() and await _is_loose(Repository(place, git_dir, git_dir)):
+        return "not all that lies in it is committed"
+    words = ("rev-list", "--max-count=1", "HEAD", "--branches", "--not", "--remotes")
+    return "it has commits that no remote has" if await Repository(git_dir, git_dir, git_dir).text(*words) else ""
 
 
 def of_earlier_versions(project_dir: Path) -> list[Path]:

@@ -461,21 +461,6 @@ async def test_what_is_not_saved_elsewhere_stays(trees: Worktrees, repository: P
     assert [one.name for one in (trees.state / "worktrees").iterdir()] == []
 
 
-async def test_what_has_landed_goes_whatever_lies_in_it(trees: Worktrees, repository: Path) -> None:
-    tree = trees.find("task")
-    assert tree is not None
-    git(tree.path, "commit", "-q", "-m", "more")
-    tip = git(tree.path, "rev-parse", "HEAD").strip()
-    (tree.path / "junk").touch()
-    git(tree.path, "commit", "-q", "--allow-empty", "-m", "even more")
-    assert await trees.drop(tree, force=True, tip=tip) == "the branch loom/task, which somebody has moved"
-    assert not tree.path.exists()
-    again = await trees.make("task")
-    git(again.path, "reset", "-q", "--hard", tip)
-    assert await trees.drop(again, force=True, tip=tip) == ""
-    assert git(repository, "branch", "--list", "loom/*") == ""
-
-
 async def test_a_worktree_that_its_agent_removed_goes(trees: Worktrees, repository: Path) -> None:
     tree = trees.find("task")
     assert tree is not None
@@ -562,9 +547,43 @@ async def test_what_lies_in_a_submodule_is_not_lost(repository: Path, tmp_path: 
     tree = await trees.make("task")
     assert [*(tree.path / "sub").iterdir()] == []
     git(tree.path, "submodule", "update", "-q", "--init")
-    assert await trees.drop(tree) == f"{tree.path}: it has submodules"
-    assert await trees.drop(tree, force=True, tip=tree.base) == ""
+    sub = tree.path / "sub"
+    (sub / "new.txt").touch()
+    assert await trees.drop(tree) == f"{tree.path}: sub: not all that lies in it is committed"
+    git(sub, "add", ".")
+    git(sub, "commit", "-q", "-m", "its own")
+    git(sub, "branch", "aside")
+    git(sub, "reset", "-q", "--hard", "HEAD^")
+    assert await trees.drop(tree) == f"{tree.path}: sub: it has commits that no remote has"
+    git(sub, "branch", "-q", "-D", "aside")
+    assert await trees.drop(tree) == ""
     assert not tree.path.exists()
+
+
+@pytest.mark.parametrize("what", ["unnamed", "nested"])
+async def test_a_submodule_that_cannot_be_looked_at_stays(repository: Path, what: str) -> None:
+    (repository / ".gitmodules").write_text('[submodule "sub"]\n\tpath = sub\n\turl = ./sub\n')
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "two")
+    trees = await of(repository)
+    tree = await trees.make("task")
+    assert tree.repository.git_dir is not None
+    (tree.repository.git_dir / "modules" / {"unnamed": "other", "nested": "sub/modules/x"}[what]).mkdir(parents=True)
+    (tree.repository.git_dir / "modules" / "sub").mkdir(exist_ok=True)
+    (tree.repository.git_dir / "modules" / "sub" / "HEAD").touch()
+    assert "submodules" in await trees.drop(tree)
+    assert tree.path.exists()
+
+
+async def test_a_branch_that_another_project_works_on_stays(repository: Path) -> None:
+    one = await Worktrees.of(repository, repository.parent / "one")
+    other = await Worktrees.of(repository, repository.parent / "other")
+    tree = await other.make("loom-1")
+    told = await one.prune(["loom-1"])  # which it does not know
+    assert told == {"loom-1": f"the branch loom/loom-1, which is checked out in {tree.path}"}
+    assert git(tree.path, "rev-parse", "--abbrev-ref", "HEAD") == "loom/loom-1\n"
+    assert await other.drop(tree) == ""
+    assert git(repository, "branch", "--list", "loom/*") == ""
 
 
 async def test_large_files_without_a_filter_are_refused(
