@@ -142,32 +142,40 @@ def test_compose_reads_its_file() -> None:
 
 # --- Google Cloud -----------------------------------------------------------------------------------------------------
 
-# Answers as if it had done what it was asked, keeps every call, and says of things whether they were made.
+# Answers as if it had done what it was asked, keeps every call, and says of things whether they were made. What begins
+# like FAIL it does not do.
 GCLOUD = """
-import json, os, pathlib, sys
-place = pathlib.Path(os.environ["CALLS"])
+import json, os, sys
+place = os.environ["CALLS"]
 words = [word for word in sys.argv[1:] if not word.startswith("-")]
 given = "" if "--data-file=-" not in sys.argv else sys.stdin.read()
+if os.environ.get("FAIL") and " ".join(words).startswith(os.environ["FAIL"]):
+    sys.exit(1)
 secret = next((word.partition("=")[2] for word in sys.argv if word.startswith("--secret=")), "")
 flags = next((word.partition("=")[2] for word in sys.argv if word.startswith("--flags-file=")), "")
-flags = pathlib.Path(flags).read_text() if flags else ""
-before = [json.loads(line)["words"] for line in place.read_text().splitlines()] if place.exists() else []
-with place.open("a") as file:
+flags = open(flags).read() if flags else ""
+before = [json.loads(line)["words"] for line in open(place)] if os.path.exists(place) else []
+with open(place, "a") as file:
     file.write(json.dumps({"words": words, "args": sys.argv[1:], "stdin": given, "flags": flags}) + chr(10))
-made = lambda *wanted: any(one[:len(wanted)] == list(wanted) for one in before)
+
+def times(*wanted):
+    return [number for number, one in enumerate(before, 1) if one[:len(wanted)] == list(wanted)]
+
 if words[:3] == ["secrets", "versions", "describe"]:
-    sys.exit(not made("secrets", "versions", "add", secret))
+    sys.exit(not times("secrets", "versions", "add", secret))
 if words[:3] == ["services", "vpc-peerings", "list"]:
-    print("loom-private" if made("services", "vpc-peerings", "connect") else "")
-elif "describe" in words and words[0] != "projects":
-    at = words.index("describe")
-    verb = "deploy" if words[0] == "run" else "create"
-    kind = words[:1] if words[0] == "run" else words[:at]
-    if not made(*kind, verb, words[at + 1].partition("@")[0]):
-        sys.exit(1)
-    print({"sql": "10.0.0.3", "redis": "10.0.0.4", "artifacts": "images/loom"}.get(words[0], ""))
+    print("loom-private" if times("services", "vpc-peerings", "connect") else "")
 elif words[0] == "projects":
     print("1234")
+elif "describe" in words:
+    at = words.index("describe")
+    kind, name = words[:at], words[at + 1].partition("@")[0]
+    verb = "deploy" if kind[0] == "run" else "create"
+    made = times(*(kind[:1] if kind == ["run", "services"] else kind), verb, name)
+    if max(made, default=0) <= max(times(*kind, "delete", words[at + 1]), default=0):
+        sys.exit(1)
+    number = len(made)
+    print({"sql": f"10.0.{number}.3", "redis": f"10.0.{number}.4", "artifacts": "images/loom"}.get(kind[0], ""))
 """
 Up = Callable[..., str]
 
@@ -179,14 +187,14 @@ def calls(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cloud(tmp_path: Path, calls: Path) -> Up:
-    """Runs a script of deploy/gcp with a stand-in for gcloud, and gives back what it prints."""
+    """Runs a script of deploy/gcp with a stand-in for gcloud; it ends with `status`, and gives back what it prints."""
     (tmp_path / "gcloud.py").write_text(GCLOUD)
     (tmp_path / "bin").mkdir()
     stand_in = tmp_path / "bin" / "gcloud"
-    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/gcloud.py" "$@"\n')
+    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{tmp_path}/gcloud.py" "$@"\n')
     stand_in.chmod(0o755)
 
-    def run(script: str, typed: str = "", **env: str) -> str:
+    def run(script: str, typed: str = "", status: int = 0, **env: str) -> str:
         known = {
             "PROJECT": "my-project",
             "REGION": "europe-west1",
@@ -198,8 +206,9 @@ def cloud(tmp_path: Path, calls: Path) -> Up:
         done = subprocess.run(
             [GCP / script], env={"PATH": path} | known | env, input=typed, capture_output=True, text=True, timeout=60
         )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+        assert done.returncode == status, done.stderr
+        assert status or not done.stderr
+        return done.stdout + done.stderr
 
     return run
 
@@ -248,14 +257,14 @@ def test_the_cloud_is_brought_up_once_however_often_it_is_asked_for(cloud: Up, c
 def test_no_secret_is_an_argument_or_printed(cloud: Up, calls: Path) -> None:
     told = cloud("up.sh")
     (url,) = (one["stdin"] for one in kept(calls) if "loom-database-url" in one["words"] and one["stdin"])
-    found = re.fullmatch(r"postgresql://loom:([0-9a-f]{48})@10\.0\.0\.3/loom\?sslmode=require", url)
+    found = re.fullmatch(r"postgresql://loom:([0-9a-f]{48})@10\.0\.1\.3/loom\?sslmode=require", url)
     assert found
     assert [one["flags"] for one in kept(calls) if "users" in one["words"] and one["flags"]] == [
         f"--password: {found[1]}\n"
     ]
     assert found[1] not in told + json.dumps([one["args"] for one in kept(calls)])
     assert [one["stdin"] for one in kept(calls) if "loom-redis-url" in one["words"] and one["stdin"]] == [
-        "redis://10.0.0.4:6379"
+        "redis://10.0.1.4:6379"
     ]
 
 
@@ -287,20 +296,71 @@ def test_who_serves_may_read_two_secrets_and_nothing_else_and_the_database_is_pr
             parses(words)
 
 
+def test_what_would_be_refused_later_is_refused_before_anything_is_made(cloud: Up, calls: Path) -> None:
+    for name, value in (
+        ("LOOM_PROJECT_ID", "shop"),
+        ("NAME", "Loom_1"),
+        ("NAME", "a"),
+        ("OWNER", "ann,--role,admin"),
+        ("AVAILABILITY", "both"),
+    ):
+        assert f"{name} is '{value}', and has to be " in cloud("up.sh", status=2, **{name: value})
+    assert kept(calls) == []
+
+
+def test_it_goes_on_where_it_was_broken_off(cloud: Up, calls: Path) -> None:
+    for broken in (
+        "secrets create loom-database-url",
+        "secrets versions add loom-database-url",
+        "redis instances describe",
+        "run jobs execute",
+    ):
+        cloud("up.sh", status=1, FAIL=broken)
+    cloud("up.sh")
+    found = kept(calls)
+    made = [tuple(one["words"]) for one in found if "create" in one["words"]]
+    assert len(made) == len({*made})
+    *_, password = (one["flags"].split()[-1] for one in found if one["flags"])
+    assert [one["stdin"] for one in found if one["stdin"]] == [
+        f"postgresql://loom:{password}@10.0.1.3/loom?sslmode=require",
+        "redis://10.0.1.4:6379",
+    ]
+
+
 def test_a_dry_run_changes_nothing(cloud: Up, calls: Path) -> None:
     assert "+ gcloud sql instances create loom" in cloud("up.sh", DRY_RUN="1")
     assert changes(kept(calls)) == []
+    cloud("up.sh")
+    before = changes(kept(calls))
     assert "+ gcloud sql instances delete loom" in cloud("down.sh", DRY_RUN="1")
-    assert changes(kept(calls)) == []
+    assert changes(kept(calls)) == before
 
 
 def test_nothing_is_taken_away_that_was_not_named(cloud: Up, calls: Path) -> None:
+    cloud("up.sh")
+    before = changes(kept(calls))
     for typed in ("", "yes\n" * 20, "y\n" * 20):
         cloud("down.sh", typed)
-        assert kept(calls) == []
+        assert changes(kept(calls)) == before
     cloud("down.sh", "loom\n")
-    assert [one["words"][:4] for one in kept(calls)] == [["run", "services", "delete", "loom"]]
+    assert [one["words"][:4] for one in changes(kept(calls))[len(before) :]] == [["run", "services", "delete", "loom"]]
     assert not [line for line in (GCP / "up.sh").read_text().splitlines() if re.search(r"\b(delete|remove-)", line)]
+
+
+def test_what_is_gone_already_is_passed_by(cloud: Up, calls: Path) -> None:
+    cloud("up.sh")
+    cloud("down.sh", "\n" * 5 + "loom\n" * 2)  # the database alone
+    cloud("up.sh")
+    urls = [one["stdin"] for one in kept(calls) if one["stdin"]]
+    assert [url.rpartition("@")[2] for url in urls if "postgresql" in url] == [
+        "10.0.1.3/loom?sslmode=require",
+        "10.0.2.3/loom?sslmode=require",
+    ], "what is made anew is found where it is"
+    cloud("down.sh", "loom\n" * 20)
+    before = changes(kept(calls))
+    assert cloud("down.sh", "loom\n" * 20).count("There is no more of the ") == 9
+    assert changes(kept(calls)) == before
+    assert "the service" not in cloud("down.sh", status=1, FAIL="projects describe")
 
 
 @pytest.mark.timeout(300)  # it loads for long

@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
 # Takes down what up.sh has made, a part at a time, each only after you have typed its name. What holds data comes last,
-# and Cloud SQL only after its protection is lifted: make a backup first (`loom backup`).
+# and Cloud SQL only after its protection is lifted: make a backup first (`loom backup`). Run it again as often as you
+# like. What stays is free of charge: the range of private addresses, which Cloud SQL holds for days, and its peering.
 set -euo pipefail
 : "${PROJECT:?names the project}" "${REGION:?names the region}"
 NAME="${NAME:-loom}"
 DRY_RUN="${DRY_RUN:-}"
 export CLOUDSDK_CORE_PROJECT="$PROJECT" CLOUDSDK_CORE_DISABLE_PROMPTS=1
 
-remove() { # WHAT IT IS, then the command
-    local what=$1 typed
+remove() { # WHAT IT IS, then the command; what is not there is passed by
+    local what=$1 typed word look=()
     shift
+    for word; do
+        case $word in
+            delete | patch) look+=(describe) ;;
+            --no-*) ;;
+            *) look+=("$word") ;;
+        esac
+    done
+    gcloud "${look[@]}" >/dev/null 2>&1 || { echo "There is no more of $what."; return 0; }
     printf '+ gcloud'
     printf ' %q' "$@"
     printf '\n'
@@ -18,6 +27,8 @@ remove() { # WHAT IT IS, then the command
     IFS= read -r typed || typed=
     if [ "$typed" = "$NAME" ]; then gcloud "$@"; else echo "Left as it is."; fi
 }
+
+gcloud projects describe "$PROJECT" >/dev/null # else who may not look would be told that nothing is there
 
 remove "the service" run services delete "$NAME" --region="$REGION"
 remove "the job for migrations" run jobs delete "$NAME-migrate" --region="$REGION"

@@ -19,12 +19,29 @@ OWNER="${OWNER:-$(id -un)}"          # who gets the first access token
 DRY_RUN="${DRY_RUN:-}"
 export CLOUDSDK_CORE_PROJECT="$PROJECT" CLOUDSDK_CORE_DISABLE_PROMPTS=1
 
+# Looked at before anything is made: some of it would be refused only once the database is there.
+fits() { # VARIABLE, what its value has to match, and that in words
+    [[ ${!1} =~ ^($2)$ ]] && return
+    echo "$1 is '${!1}', and has to be $3. Nothing was done." >&2
+    exit 2
+}
+fits LOOM_PROJECT_ID '[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}' "the id in your .loom/config.yaml"
+fits NAME '[a-z][a-z0-9-]{0,24}[a-z0-9]' "2 to 26 of a-z, 0-9 and -, a letter first and no - last"
+fits OWNER '[A-Za-z0-9._:@-]{1,58}' "a name of up to 58 letters, digits and ._:@-"
+fits AVAILABILITY 'zonal|regional' "zonal or regional"
+
 there() { gcloud "$@" >/dev/null 2>&1; }
 run() {
     printf '+ gcloud'
     printf ' %q' "$@"
     printf '\n'
     [ -n "$DRY_RUN" ] || gcloud "$@"
+}
+asked() { # what stands for the answer in a dry run, where there may be none yet, and then the question
+    local answer
+    answer=$(gcloud "${@:2}") || [ -n "$DRY_RUN" ] || return 1
+    [ -n "$answer$DRY_RUN" ] || { echo "gcloud ${*:2}: no answer. Run this again." >&2; return 1; }
+    printf '%s' "${answer:-$1}"
 }
 
 # --- what is used, and by whom ------------------------------------------------------------------------------------------
@@ -47,11 +64,14 @@ gcloud services vpc-peerings list --network="$NETWORK" --format='value(reservedP
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------------
 
-there sql instances describe "$NAME" ||
+new= # what is made anew has another address than the one that was kept
+there sql instances describe "$NAME" || {
+    new=1
     run sql instances create "$NAME" --database-version=POSTGRES_17 --edition=enterprise --tier="$TIER" \
         --region="$REGION" --availability-type="$AVAILABILITY" --network="$NETWORK" --no-assign-ip \
         --storage-auto-increase --backup-start-time=03:00 --enable-point-in-time-recovery \
         --database-flags=cloudsql.iam_authentication=on --deletion-protection
+}
 there sql databases describe "$NAME" --instance="$NAME" ||
     run sql databases create "$NAME" --instance="$NAME"
 
@@ -65,7 +85,7 @@ keep() { # NAME, its value on standard input
     if [ -n "$DRY_RUN" ]; then cat >/dev/null; else gcloud secrets versions add "$1" --data-file=- >/dev/null; fi
 }
 # Asked without reading it: who may not read a secret would otherwise make a new password each time.
-if ! there secrets versions describe latest --secret="$NAME-database-url"; then
+if [ -n "$new" ] || ! there secrets versions describe latest --secret="$NAME-database-url"; then
     password=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')
     flags=$(mktemp)
     trap 'rm -f "$flags"' EXIT
@@ -75,19 +95,22 @@ if ! there secrets versions describe latest --secret="$NAME-database-url"; then
     else
         run sql users create "$NAME" --instance="$NAME" --flags-file="$flags"
     fi
-    address=$(gcloud sql instances describe "$NAME" --format='value(ipAddresses[0].ipAddress)' || true)
-    printf 'postgresql://%s:%s@%s/%s?sslmode=require' "$NAME" "$password" "${address:-ADDRESS}" "$NAME" |
+    address=$(asked ADDRESS sql instances describe "$NAME" --format='value(ipAddresses[0].ipAddress)')
+    printf 'postgresql://%s:%s@%s/%s?sslmode=require' "$NAME" "$password" "$address" "$NAME" |
         keep "$NAME-database-url"
 fi
 
 # --- Redis --------------------------------------------------------------------------------------------------------------
 
-there redis instances describe "$NAME" --region="$REGION" ||
+new=
+there redis instances describe "$NAME" --region="$REGION" || {
+    new=1
     run redis instances create "$NAME" --region="$REGION" --tier=basic --size=1 --redis-version=redis_7_2 \
         --network="$NETWORK" --connect-mode=private-service-access --redis-config=maxmemory-policy=noeviction
-if ! there secrets versions describe latest --secret="$NAME-redis-url"; then
-    address=$(gcloud redis instances describe "$NAME" --region="$REGION" --format='value(host)' || true)
-    printf 'redis://%s:6379' "${address:-ADDRESS}" | keep "$NAME-redis-url"
+}
+if [ -n "$new" ] || ! there secrets versions describe latest --secret="$NAME-redis-url"; then
+    address=$(asked ADDRESS redis instances describe "$NAME" --region="$REGION" --format='value(host)')
+    printf 'redis://%s:6379' "$address" | keep "$NAME-redis-url"
 fi
 
 # --- the image ----------------------------------------------------------------------------------------------------------
@@ -95,8 +118,8 @@ fi
 if [ -z "${IMAGE:-}" ]; then
     there artifacts repositories describe "$NAME" --location="$REGION" ||
         run artifacts repositories create "$NAME" --location="$REGION" --repository-format=docker
-    uri=$(gcloud artifacts repositories describe "$NAME" --location="$REGION" --format='value(registryUri)' || true)
-    IMAGE="${uri:-REPOSITORY}/loom:$(git rev-parse --short HEAD)"
+    uri=$(asked REPOSITORY artifacts repositories describe "$NAME" --location="$REGION" --format='value(registryUri)')
+    IMAGE="$uri/loom:$(git rev-parse --short HEAD)"
     run builds submit . --config=deploy/gcp/build.yaml --substitutions="_IMAGE=$IMAGE"
 fi
 
