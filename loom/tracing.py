@@ -114,6 +114,8 @@ def begin() -> None:
     provider = TracerProvider(resource=Resource.create(name), shutdown_on_exit=False)  # see `flush`
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    if not _LOG.isEnabledFor(logging.INFO):  # that a collector is away changes nothing here, and is said each time
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 
 async def flush() -> None:

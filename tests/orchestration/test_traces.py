@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ import pytest
 from fastmcp import Client
 from fastmcp.exceptions import ToolError
 from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -141,21 +147,27 @@ def test_a_process_without_the_api_does_not_load_it() -> None:
 
 
 class _Collector(BaseHTTPRequestHandler):
-    heard: list[tuple[str, bytes]]
+    heard: list[Span]
 
     def do_POST(self) -> None:
-        self.heard.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+        assert (self.path, self.headers["content-type"]) == ("/v1/traces", "application/x-protobuf")
+        asked = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"])))
+        for told in asked.resource_spans:
+            assert "shop-loom" in [one.value.string_value for one in told.resource.attributes]
+            self.heard += [span for scope in told.scope_spans for span in scope.spans]
         self.send_response(200)
+        self.send_header("content-type", "application/x-protobuf")
         self.end_headers()
+        self.wfile.write(ExportTraceServiceResponse().SerializeToString())
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """A collector of OTLP over HTTP, and what it was sent."""
-    heard: list[tuple[str, bytes]] = []
+def collector() -> Iterator[tuple[str, list[Span]]]:
+    """A collector of OTLP over HTTP, which knows its protocol, and the spans that it was sent."""
+    heard: list[Span] = []
     handler = type("Handler", (_Collector,), {"heard": heard})
     server = HTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever)
@@ -166,42 +178,59 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     server.server_close()
 
 
-async def test_a_long_process_sends_what_it_did_where_the_variables_say(
-    loom: Loom, collector: tuple[str, list[tuple[str, bytes]]], tmp_path: Path
-) -> None:
-    endpoint, heard = collector
+def attributes(span: Span) -> dict[str, object]:
+    return {one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes}
+
+
+async def worked(loom: Loom, place: Path, **variables: str) -> bytes:
+    """Has `loom work` do a task, with these variables; returns what it says on stderr."""
+    task = await loom.create("A")
     with in_environment(loom.config) as env:
-        env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "shop-loom"}
-        done = await loom.create("A")
-        await loom.claim(done.id)
-        await loom.fail(done.id, "no", retry=False)
         running = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loom", "work", "true", cwd=tmp_path, env=env, stderr=subprocess.PIPE,
+            sys.executable, "-m", "loom", "work", "true", cwd=place, env=env | variables, stderr=subprocess.PIPE,
         )  # fmt: skip
         _, err = await running.communicate()
-    spans = b"".join(body for path, body in heard if path == "/v1/traces")
-    assert b"shop-loom" in spans, err
-    assert b"transaction " in spans
+    assert (await loom.get(task.id)).task.status == "done", err
+    return err
 
 
-async def test_the_trace_of_a_caller_goes_on(
-    loom: Loom, collector: tuple[str, list[tuple[str, bytes]]], tmp_path: Path
+async def test_a_long_process_sends_what_it_did_where_the_variables_say(
+    loom: Loom, collector: tuple[str, list[Span]], tmp_path: Path
 ) -> None:
+    endpoint, heard = collector
+    said = await worked(loom, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_SERVICE_NAME="shop-loom")
+    names = {one.name for one in heard}
+    assert names >= {"transaction claim", "transaction done"}, said
+    (attempt,) = (one for one in heard if one.name.startswith("attempt "))
+    told = attributes(attempt)
+    assert (told[tracing.TASK], told[tracing.ATTEMPT], told[tracing.OUTCOME]) == (attempt.name[8:], 1, "done")
+    assert 0 < attempt.start_time_unix_nano < attempt.end_time_unix_nano
+
+
+async def test_a_collector_that_is_away_is_missed_by_nobody_who_did_not_ask(loom: Loom, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        away = f"http://127.0.0.1:{free.getsockname()[1]}"
+    plain = await worked(loom, tmp_path)
+    assert await worked(loom, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=away) == plain
+    assert b"export" in await worked(loom, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=away, LOOM_LOG_LEVEL="INFO")
+
+
+async def test_the_trace_of_a_caller_goes_on(loom: Loom, collector: tuple[str, list[Span]]) -> None:
     """Who asks over MCP names it in the key that is reserved for it."""
     endpoint, heard = collector
     with in_environment(loom.config) as env:
         named = {name: value for name, value in env.items() if name.startswith("LOOM_")}
-    async with started(**named, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as server:
+    async with started(**named, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_SERVICE_NAME="shop-loom") as server:
         await server.initialize()
         await server.call("loom_ready")  # with the project it begins to record
         asked = {"name": "loom_create", "arguments": {"title": "A"}, "_meta": {"traceparent": CALLER}}
         assert "error" not in await server.ask("tools/call", **asked)
         server.process.send_signal(signal.SIGTERM)
         await server.left()
-    spans = b"".join(body for _, body in heard)
     trace_id, span_id = (bytes.fromhex(part) for part in CALLER.split("-")[1:3])
-    assert trace_id in spans
-    assert span_id in spans, "as the parent"
+    (call,) = (one for one in heard if one.name == "tools/call loom_create" and one.parent_span_id == span_id)
+    assert call.trace_id == trace_id
+    assert trace_id == next(one.trace_id for one in heard if one.name == "transaction create")
 
 
 async def test_a_collector_that_hangs_keeps_no_process_from_its_end(
