@@ -11,7 +11,7 @@ import click
 
 from loom import services
 from loom.cli.output import emit, plural
-from loom.cli.shared import Command, progress, settings_here, wants_json
+from loom.cli.shared import Command, note, progress, settings_here, wants_json
 from loom.cli.times import when
 from loom.config.inside import refuse_inside
 from loom.texts import one_line
@@ -48,8 +48,14 @@ def restore(file: Path, replacing: str | None) -> None:
 
     refuse_inside("What a project holds")
     config = settings_here()
-    services.up(config, progress)
-    _tell(asyncio.run(put_back(config, file, replacing=replacing, progress=progress)), f"From {file}:", {})
+    if config.servers.backend != "external":  # of which PostgreSQL alone is needed
+        services.up(config, progress)
+    done = asyncio.run(put_back(config, file, replacing=replacing, progress=progress))
+    _tell(done, f"From {file}:", {})
+    if config.project_id is None and not wants_json():
+        note(
+            f"To work on it in a directory, run `loom init` there, then `loom config set project_id {done.project_id}`."
+        )
 
 
 def _tell(done: Backup, lead: str, more: dict[str, Any]) -> None:

@@ -233,7 +233,8 @@ async def _must_be_free(
     if busy := await backup.at_work(connection, head.project_id):
         raise RestoreError(
             f"Processes are at work on the project {head.project} on these servers, with {busy} connections.",
-            "End its agents, boards and servers, then run it again.",
+            "End its agents, boards and servers, then run it again. A pooler may keep connections of theirs: have it"
+            " let go of them.",
         )
     held = await backup.held(connection, there, head.project_id)
     name = (await project.get_project(connection, head.project_id)).name if held else head.project

@@ -435,3 +435,16 @@ async def test_the_commands_write_and_put_back(cli: Cli, bare: Cli, empty: str, 
     cli.env["LOOM_DATABASE_URL"] = empty
     assert cli.ok("restore", "again.loom")["rows"]["tasks"] == 1
     assert cli.ok("list")["count"] == 1
+
+
+async def test_a_project_comes_to_another_machine(cli: Cli, empty: str) -> None:
+    cli.create("one")
+    made = cli.ok("backup", str(cli.directory.parent / "shop.loom"))
+    there = replace(cli, directory=cli.directory.parent / "there", env=cli.env | {"HOME": str(cli.directory.parent)})
+    there.directory.mkdir()
+    there.env.update(LOOM_DATABASE_URL=empty, LOOM_REDIS_URL="redis://127.0.0.1:1")
+    told = there.inside("restore", made["file"])
+    assert (told.code, f"loom config set project_id {made['project_id']}" in told.err) == (0, True), told.err
+    there.ok("init")
+    there.ok("config", "set", "project_id", made["project_id"])
+    assert there.ok("list")["count"] == 1
