@@ -110,6 +110,36 @@ ROWS = {
     13: """
         insert into landing_tips (project_id, target, commit_id) values ('{0}', 'main', 'm1')
     """,
+    14: "update tasks set labels = '{{api,ui}}' where id = 'loom-0000000a'",
+    16: """
+        insert into access_tokens (project_id, id, name, role, digest, created_by) values
+            ('{0}', 'abc', 'ann', 'planner', decode(repeat('ab', 32), 'hex'), 'bob')
+    """,
+    17: """
+        insert into notify_cursors (project_id, receiver, since, last_id, history) values
+            ('{0}', 'team:abc', '1:1:', 1, 'of before')
+    """,
+    18: """
+        insert into metric_cursors (project_id, xid, event_id, newest_id, history) values
+            ('{0}', '1', 1, 1, 'of before');
+        insert into metric_totals (project_id, metric, label, total) values ('{0}', 'events', 'task.created', 1)
+    """,
+    19: """
+        insert into messages (project_id, sender, recipient, thread_id, body) values
+            ('{0}', 'ann', 'loom-0000000a', '3', 'Keep the old names.')
+    """,
+    21: """
+        insert into task_traces (project_id, task_id, traceparent) values
+            ('{0}', 'loom-0000000a', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01')
+    """,
+    23: """
+        insert into browser_entries (digest, project_id, token_id, is_code, expires_at) values
+            (decode(repeat('cd', 32), 'hex'), '{0}', 'abc', false, now() + interval '1 hour')
+    """,
+    24: """
+        insert into task_counts (project_id, history, upto, newest_id, counts) values
+            ('{0}', 'of before', '1', 0, '{{"pending": 99}}')
+    """,
 }
 NUMBERS = [one.number for one in migrations()]
 
