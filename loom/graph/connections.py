@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -111,27 +110,25 @@ class Connections:
                     self._pool = await self._open()
         return self._pool
 
-    @asynccontextmanager
-    async def reading(self, *, snapshot: bool = False) -> AsyncIterator[db.Connection]:
-        """A connection for questions; with `snapshot` all of them are answered as of one moment."""
-        pool = await self._pool_that_answers()
-        if snapshot:
-            async with db.snapshot(pool) as connection:
-                yield connection
-        else:
-            with db.translated():
-                async with pool.acquire() as connection:
-                    yield connection
+    async def read(self, question: Callable[[db.Connection], Awaitable[T]], *, snapshot: bool = False) -> T:
+        """Asks what changes nothing, again where the servers are found dead; with `snapshot` all that it asks is
+        answered as of one moment, and it can write nothing."""
+
+        async def ask(pool: db.Pool) -> T:
+            async with db.snapshot(pool) if snapshot else pool.acquire() as connection:
+                return await question(connection)
+
+        return await self.run(ask)
 
     async def run(self, work: Callable[[db.Pool], Awaitable[T]], *, repeatable: bool = True) -> T:
         """Runs `work`. Where the servers are found dead it starts them and runs it again, unless it is not `repeatable`
-        and may have been carried out."""
+        and may have been carried out. What does not come in time is not waited for twice."""
         pool = await self.pool()
         try:
             with db.translated():
                 return await work(pool)
         except DatabaseUnavailableError as error:
-            if error.began and not repeatable:
+            if isinstance(error.__cause__, TimeoutError) or (error.began and not repeatable):
                 raise
         await asyncio.to_thread(services.ensure, self.config)
         with db.translated():
@@ -223,13 +220,6 @@ class Connections:
             self._cache.history = self.history
         if self._pool is not None:
             await self._pool.expire_connections()
-
-    async def _pool_that_answers(self) -> db.Pool:
-        async def probe(pool: db.Pool) -> db.Pool:
-            async with pool.acquire():
-                return pool
-
-        return await self.run(probe)
 
     async def _client(self) -> Client:
         if self._redis is None:

@@ -157,6 +157,20 @@ async def test_a_claim_that_may_have_been_carried_out_is_not_repeated(loom: Loom
     assert await loom.claim(task.id) is not None  # the next call finds the database again
 
 
+async def test_a_question_whose_connection_breaks_is_asked_again(loom: Loom, pool: Pool, rival: Rival) -> None:
+    task = await loom.create("A")
+    await rival.execute("lock table task_deps")
+    async with begun(loom.get(task.id)) as asking:
+        await waits(pool, asking)
+        await pool.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        await asyncio.sleep(0.1)
+        await rival.commit()
+        assert (await asyncio.wait_for(asking, 10)).task.id == task.id
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_storm_of_everything(loom: Loom, open_loom: Opener, seed: int) -> None:
     """Agents that do anything at random, at once; only errors of Loom's own, and every invariant afterwards."""

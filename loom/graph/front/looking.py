@@ -42,8 +42,11 @@ class Looking(Seat):
         cache = self._links.cache_in_use
         found = None if cache is None else await cache.get_ready_tasks(limit + 1, chosen)
         if found is None:
-            async with self._links.reading() as connection:
-                found = await reading.get_ready_tasks(connection, self.project_id, limit=limit + 1, priority=chosen)
+            found = await self.look(
+                lambda connection: reading.get_ready_tasks(
+                    connection, self.project_id, limit=limit + 1, priority=chosen
+                )
+            )
         return Page(found[:limit], len(found) > limit)
 
     async def find(self, wanted: Filter | str, *, limit: int = 50) -> Found:
@@ -56,15 +59,13 @@ class Looking(Seat):
         if chosen.words or chosen.file:
             while await self._at_once(lambda tx: listing.read_texts(tx.connection, self.project_id)):
                 pass
-        async with self._links.reading() as connection:
-            return await listing.list_tasks(connection, self.project_id, chosen, limit)
+        return await self.look(lambda connection: listing.list_tasks(connection, self.project_id, chosen, limit))
 
     async def get(self, task_id: str) -> Detail:
         """One task with its neighbours, escalations and newest events. Raises TaskNotFoundError."""
         task_id = await self.id_of(task_id)
         self._session.touch(task_id)
-        async with self._links.reading() as connection:
-            found = await reading.detail(connection, self.project_id, task_id)
+        found = await self.look(lambda connection: reading.detail(connection, self.project_id, task_id))
         if found is None:
             raise holding.not_found(task_id)
         return found
@@ -84,8 +85,9 @@ class Looking(Seat):
     async def history(self, task_id: str, *, limit: int = 100) -> list[Event]:
         """A task's newest events, oldest first. Raises TaskNotFoundError."""
         task_id, limit = await self.id_of(task_id), limits.page(limit)
-        async with self._links.reading() as connection:
-            found = await store.events.of_task(connection, self.project_id, task_id, limit=limit)
+        found = await self.look(
+            lambda connection: store.events.of_task(connection, self.project_id, task_id, limit=limit)
+        )
         if not found:
             await self.must_exist(task_id)
         return found[::-1]
@@ -106,24 +108,23 @@ class Looking(Seat):
         """
         limit, told = limits.page(limit), None if until is None else limits.position(until)
         by = None if agent is None else limits.agent_name(agent, "agent")
-        async with self._links.reading() as connection:
-            return await store.events.newest(
+        return await self.look(
+            lambda connection: store.events.newest(
                 connection, self.project_id, until=told, types=types, agent=by, limit=limit
             )
+        )
 
     async def status(self) -> project.ProjectStatus:
         """The project at a glance."""
-        async with self._links.reading() as connection:
-            cache = self._links.cache_in_use
-            known = None if cache is None else await cache.counts()
-            return await project.get_project_status(connection, self.project_id, known)
+        cache = self._links.cache_in_use
+        known = None if cache is None else await cache.counts()
+        return await self.look(lambda connection: project.get_project_status(connection, self.project_id, known))
 
     async def glance(self, *, limit: int = 5) -> project.Glance:
         """What waits for a person, who is at what, what is next, how far the epics are, and when it may end: the
         project's status, and at most so many of each."""
         limit, status = limits.page(limit), await self.status()
-        async with self._links.reading() as connection:
-            return await project.get_glance(connection, status, limit)
+        return await self.look(lambda connection: project.get_glance(connection, status, limit))
 
     async def stats(
         self, *, seconds: float = 604800.0, by: str | None = None, offset: float = 0.0, limit: int = 50
@@ -143,39 +144,40 @@ class Looking(Seat):
                 Words("{} {} does not exist.", Argument("by"), texts.quote(str(by))), f"Use {', '.join(GROUPS)}."
             )
         back, limit, status = limits.seconds(seconds, "since", 1, _OLDEST), limits.page(limit), await self.status()
-        async with self._links.reading() as connection:
-            return await project.get_stats(connection, status, back, by=by, offset=offset, limit=limit)
+        return await self.look(
+            lambda connection: project.get_stats(connection, status, back, by=by, offset=offset, limit=limit)
+        )
 
     async def agents(self) -> list[AgentView]:
         """Who holds what, by name."""
-        async with self._links.reading() as connection:
-            return await reading.agents(connection, self.project_id)
+        return await self.look(lambda connection: reading.agents(connection, self.project_id))
 
     async def escalations(self, *, limit: int = 50) -> list[Escalation]:
         """The open escalations that ask for somebody, oldest first."""
-        async with self._links.reading() as connection:
-            return await open_escalations(connection, self.project_id, limit=limits.page(limit))
+        return await self.look(
+            lambda connection: open_escalations(connection, self.project_id, limit=limits.page(limit))
+        )
 
     async def deferrals(self, *, limit: int = 50) -> list[Escalation]:
         """What is deferred, as open escalations, oldest first. `resolve` with retry puts one into play."""
-        async with self._links.reading() as connection:
-            return await deferrals(connection, self.project_id, limit=limits.page(limit))
+        return await self.look(lambda connection: deferrals(connection, self.project_id, limit=limits.page(limit)))
 
     async def dead_letters(self, *, limit: int = 50) -> list[DeadLetter]:
         """Dead tasks with what they hold up, oldest first."""
-        async with self._links.reading() as connection:
-            return await reading.dead_letters(connection, self.project_id, limit=limits.page(limit))
+        return await self.look(
+            lambda connection: reading.dead_letters(connection, self.project_id, limit=limits.page(limit))
+        )
 
     async def stuck(self, *, limit: int = 50) -> list[Root]:
         """What does not go on by itself, what holds up most first: dead and cancelled work that others wait for,
         questions, deferrals, landings that want a yes, epics without children."""
-        async with self._links.reading() as connection:
-            return await sticking.roots(connection, self.project_id, limits.page(limit))
+        return await self.look(lambda connection: sticking.roots(connection, self.project_id, limits.page(limit)))
 
     async def landings(self, *, limit: int = 20) -> LandingView:
         """What is queued to land, was sent back, and has landed, at most so many of each."""
-        async with self._links.reading() as connection:
-            return await store.landing_views.overview(connection, self.project_id, limits.page(limit))
+        return await self.look(
+            lambda connection: store.landing_views.overview(connection, self.project_id, limits.page(limit))
+        )
 
     async def graph(
         self, *, root: str | None = None, wanted: Filter | str | None = None, limit: int = 200
@@ -188,30 +190,31 @@ class Looking(Seat):
             if root is not None:
                 raise InvalidInputError("A root and a filter were given.", "Give one of them.")
             page = await self.find(wanted, limit=min(limit, limits.PAGE))
-            async with self._links.reading() as connection:
-                return await graphs.graph_of(connection, self.project_id, page.tasks, more=page.more)
+            return await self.look(
+                lambda connection: graphs.graph_of(connection, self.project_id, page.tasks, more=page.more)
+            )
         root = None if root is None else await self.id_of(root, "root")
-        async with self._links.reading() as connection:
-            found = await graphs.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
+        found = await self.look(
+            lambda connection: graphs.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
+        )
         if root is not None and not found.tasks:
             raise holding.not_found(root)
         return found
 
     async def outline(self, *, limit: int = 10_000) -> Outline:
         """The graph as `graph` has it, of each task only what it takes to draw it."""
-        async with self._links.reading() as connection:
-            return await graphs.outline(connection, self.project_id, limit=max(1, min(limit, 10_000)))
+        return await self.look(
+            lambda connection: graphs.outline(connection, self.project_id, limit=max(1, min(limit, 10_000)))
+        )
 
     async def projects(self) -> list[projects.Project]:
         """All projects of this database, oldest first; for a principal this one."""
-        async with self._links.reading() as connection:
-            found = await projects.list_projects(connection)
+        found = await self.look(lambda connection: projects.list_projects(connection))
         return found if self.principal is None else [one for one in found if one.id == self.project_id]
 
     async def neighbours(self) -> dict[str, int]:
         """Other projects whose processes are connected to the same database server now: name to connections."""
-        async with self._links.reading() as connection:
-            return await projects.connected(connection, self.project_id)
+        return await self.look(lambda connection: projects.connected(connection, self.project_id))
 
     async def doctor(self, *, deep: bool = False) -> list[Verdict]:
         """Checks the invariants of the project on one snapshot, and the mirror against Postgres; with `deep` the mirror
@@ -223,8 +226,7 @@ class Looking(Seat):
         if deep:
             await (await links.relay()).rebuild_cache()
             await self._commit(counting.count_anew)
-        async with links.reading(snapshot=True) as connection:
-            found = await invariants.check(connection, self.project_id)
+        found = await links.read(lambda connection: invariants.check(connection, self.project_id), snapshot=True)
         mirror = await comparison.compare(await links.pool(), await links.cache(), await links.relay(), self.project_id)
         return [*found, mirror]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loom import ids
+from loom.db import connection as db
 from loom.exceptions import InvalidInputError
 from loom.graph import project, store
 from loom.graph.front.seat import Seat
@@ -112,13 +113,15 @@ class Making(Seat):
         """The whole project as Loom's own import reads it."""
         from loom.graph.importing import native
 
-        async with self._links.reading(snapshot=True) as connection:
+        async def whole(connection: db.Connection) -> dict[str, Any]:
             shown = await project.get_project(connection, self.project_id)
             tasks = [task async for some in store.list_all_tasks(connection, self.project_id, 500) for task in some]
             waived = await store.waived_edges(connection, self.project_id)
             held = await store.escalations.holding(connection, self.project_id)
             notes = await messages.notes_of(connection, self.project_id, None)
-        return native.export(shown.id, shown.name, tasks, waived, held, notes)
+            return native.export(shown.id, shown.name, tasks, waived, held, notes)
+
+        return await self._links.read(whole, snapshot=True)
 
     async def update(
         self,

@@ -204,16 +204,14 @@ class Seat:
         cache = self._links.cache_in_use
         found = None if cache is None else await cache.get_task(task_id)
         if found is None:
-            async with self._links.reading() as connection:
-                found = await store.get_task(connection, self.project_id, task_id)
+            found = await self.look(lambda connection: store.get_task(connection, self.project_id, task_id))
         if found is None:
             raise holding.not_found(task_id)
         return found
 
     async def look(self, question: Callable[[db.Connection], Awaitable[T]]) -> T:
-        """Asks the database something that changes nothing."""
-        async with self._links.reading() as connection:
-            return await question(connection)
+        """Asks the database something that may be asked twice: where the servers are found dead it is asked again."""
+        return await self._links.read(question)
 
     async def _aside(self, work: Callable[[db.Connection], Awaitable[T]]) -> T:
         """Asks the database something and has it note that: what no event tells of, and no mirror has. Each statement
@@ -235,8 +233,7 @@ class Seat:
 
         result = await self._commit(counted)
         if changed >= _LARGE:
-            async with self._links.reading() as connection:
-                await store.analyze(connection, self.project_id, changed)
+            await self.look(lambda connection: store.analyze(connection, self.project_id, changed))
         return result
 
     async def _report(self, task_id: str, work: Callable[[Transaction], Awaitable[Outcome | Refused]]) -> Outcome:

@@ -110,5 +110,4 @@ class Talking(Seat):
     async def since(self, seconds: float) -> str:
         """A `since` for `wait` that begins so many seconds ago."""
         span = limits.seconds(seconds, "since", 0, _OLDEST)
-        async with self._links.reading() as connection:
-            return str(await store.events.position_at(connection, self.project_id, span))
+        return str(await self.look(lambda connection: store.events.position_at(connection, self.project_id, span)))

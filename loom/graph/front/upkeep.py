@@ -106,8 +106,9 @@ class Upkeep(Seat):
             but: whether a claim, by its task's id and token, is looked after by somebody else.
             named: instead the claims of this agent, as which calls name themselves.
         """
-        async with self._links.reading() as connection:
-            held = await store.list_active_tasks(connection, self.project_id, named or self.agent)
+        held = await self.look(
+            lambda connection: store.list_active_tasks(connection, self.project_id, named or self.agent)
+        )
         for task in held:
             if not but(task.id, task.claim_token):
                 self._session.take_up(task.id, task.claim_token, self._terms.lease_seconds, named)
