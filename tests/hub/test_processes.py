@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -200,8 +201,7 @@ async def test_where_no_hub_serves_the_process_does(why: str, here: dict[str, st
     try:
         task = await loom.create("One")
         async with started(*words, **mine) as server:
-            async with asyncio.timeout(30):  # clients wait no longer
-                await server.initialize()
+            await server.initialize()
             assert (await server.call("loom_claim"))["id"] == task.id
             server.process.send_signal(signal.SIGTERM)
             await server.left()
@@ -212,6 +212,16 @@ async def test_where_no_hub_serves_the_process_does(why: str, here: dict[str, st
             os.kill(hung, signal.SIGCONT)
         with suppress(OSError):
             (root / "hub.log").rmdir()
+
+
+def test_no_hub_is_started_beside_one_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for the name as long as clients wait for a server."""
+    monkeypatch.setattr(bridge, "_ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(bridge, "start", lambda root: pytest.fail("another one is started"))
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / bridge.SOCKET))
+        deaf.listen()
+        assert bridge._connected(str(tmp_path)) is None
 
 
 async def test_an_instance_deep_below_is_reached(
