@@ -66,7 +66,7 @@ def broadcast_channel(project_id: str) -> str:
 
 
 def workflow_channel(project_id: str) -> str:
-    """Pub/sub: a workflow went on."""
+    """Pub/sub: a workflow went on, or a plan was proposed or refused."""
     return _name(project_id, "workflows")
 
 

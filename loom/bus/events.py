@@ -38,6 +38,8 @@ class EventType(StrEnum):
     ESCALATION_RAISED = "escalation.raised"
     ESCALATION_RESOLVED = "escalation.resolved"
     MESSAGE_SENT = "message.sent"
+    PLAN_PROPOSED = "plan.proposed"
+    PLAN_REFUSED = "plan.refused"
     PROJECT_DECOMPOSED = "project.decomposed"
     PROJECT_COMPLETE = "project.complete"
     WORKFLOW_STARTED = "workflow.started"

@@ -57,6 +57,11 @@ def publish_workflow(project_id: str, facts: Mapping[str, Any]) -> Notice:
     return Notice(channels.workflow_channel(project_id), json.dumps(facts, ensure_ascii=False))
 
 
+def publish_plan(project_id: str, facts: Mapping[str, Any]) -> Notice:
+    """Says that a plan was proposed, or refused."""
+    return Notice(channels.workflow_channel(project_id), json.dumps(facts, ensure_ascii=False))
+
+
 def publish_revocation(project_id: str) -> Notice:
     """Says that access tokens were revoked; which, whoever hears it looks up."""
     return Notice(channels.tokens_channel(project_id), "{}")

@@ -21,6 +21,7 @@ _WHY = {
     "dead_letter": "is dead",
     "deferred": "is put off",
     "landing": "wants a yes to land",
+    "plan": "is a plan that wants a yes",
     "question": "asks",
 }
 

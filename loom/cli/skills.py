@@ -111,11 +111,18 @@ def run(
 @click.argument("goal", required=False)
 @click.option("--from", "file", metavar="FILE", help="Read a specification from this file, - for standard input.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Take this plan (YAML or JSON), or a stored one by its id.")
-@click.option("--yes", is_flag=True, help="Write the plan without asking.")
+@click.option("--yes/--no", "yes", default=None, help="Write the plan without asking, or refuse a stored one.")
+@click.option("--note", default="", metavar="TEXT", help="With --no: why, for whoever proposed it.")
 @click.option("--save", metavar="FILE", help="Also save the plan as YAML, to be edited and given with --plan.")
 @agent_option
 def decompose(
-    goal: str | None, file: str | None, plan_file: str | None, yes: bool, save: str | None, agent: str | None
+    goal: str | None,
+    file: str | None,
+    plan_file: str | None,
+    yes: bool | None,
+    note: str,
+    save: str | None,
+    agent: str | None,
 ) -> None:
     """Turn GOAL, a specification, or both into tasks: make a plan, check it, show it, and write it after a yes.
 
@@ -123,9 +130,28 @@ def decompose(
     want to know of the project and change nothing."""
     if not (goal or file or plan_file):
         raise click.UsageError("Give GOAL, --from FILE or --plan FILE.")
+    if yes is False:
+        _refuse(plan_file, note, agent)
+        return
+    if note:
+        raise click.UsageError("--note belongs to --no.")
     spec = given_text(None, file, "GOAL") or ""
     text = None if plan_file is None or _is_stored(plan_file) else read_text(plan_file)
-    asyncio.run(_decompose(goal or "", spec, plan_file, text, yes=yes, save=save, agent=agent))
+    asyncio.run(_decompose(goal or "", spec, plan_file, text, yes=bool(yes), save=save, agent=agent))
+
+
+def _refuse(plan_id: str | None, note: str, agent: str | None) -> None:
+    """Says no to a stored plan."""
+    from loom.skills import decomposer
+
+    if plan_id is None or not _is_stored(plan_id):
+        raise click.UsageError("--no refuses a stored plan: give its id with --plan.")
+
+    async def work(loom: Loom) -> Reply:
+        await decomposer.refuse(loom, plan_id, note=note)
+        return {"plan_id": plan_id, "status": "refused"}
+
+    answer(work, lambda reply: [f"{reply['plan_id']}  refused"], agent=agent, changes=True, here=True)
 
 
 async def _decompose(
@@ -269,7 +295,7 @@ def _preview_lines(seen: Mapping[str, Any]) -> Iterator[str]:
 
 def _next_lines(seen: Mapping[str, Any]) -> Iterator[str]:
     yield f"{seen['plan_id']}  nothing is written yet"
-    yield f"  next: `loom decompose --plan {seen['plan_id']} --yes`"
+    yield f"  next: `loom decompose --plan {seen['plan_id']} --yes`, or `--no`"
 
 
 def _written_lines(reply: Mapping[str, Any]) -> Iterator[str]:

@@ -208,11 +208,12 @@ async def _title(loom: Loom, task_id: str | None, known: dict[str, str]) -> str:
 
 
 def event_line(one: Mapping[str, Any], title: str = "") -> str:
-    said = (one.get("data") or {}).get("reason") or (one.get("data") or {}).get("question") or ""
+    data = one.get("data") or {}
+    said = next((data[name] for name in ("reason", "question", "goal", "note") if data.get(name)), "")
     words = [
         dim(when(one["at"])),
         f"{one['type']:<20}",
-        one.get("task_id", ""),
+        one.get("task_id") or data.get("plan_id", ""),
         one.get("agent", ""),
         one_line(title),
         dim(shorten(one_line(str(said)), 100)) if said else "",

@@ -46,6 +46,8 @@ class ProjectStatus:
     agents: int
     """How many hold a claim."""
     open_workflows: int
+    open_plans: int
+    """Plans that wait for a person's yes."""
     landing: LandingTally
     """What has landed, and what waits to."""
 
@@ -69,7 +71,7 @@ class Glance:
 
     status: ProjectStatus
     needs_you: list[Ask]
-    """What waits for a person: questions, workflows and landings that want a yes, dead letters."""
+    """What waits for a person: questions, workflows, landings and plans that want a yes, dead letters."""
     needs_you_count: int
     in_progress: list[Progress]
     """Who is at what; `status.counts` says how many tasks are claimed."""
@@ -130,7 +132,7 @@ async def get_glance(connection: Connection, status: ProjectStatus, limit: int) 
     project_id, counts = status.project_id, status.counts
     epics = await glance.epics(connection, project_id, limit + 1) if counts[TaskStatus.EPIC] else []
     held = [one.id for one in epics[:limit] if one.waits]
-    asks = status.questions + status.dead_letters + status.landing.needs_yes
+    asks = status.questions + status.landing.needs_yes + status.open_plans + status.dead_letters
     if status.open_workflows:
         asks += await glance.confirms(connection, project_id)
     return Glance(

@@ -52,7 +52,8 @@ class SkillTools:
         """Turn a goal into tasks, in two steps. First with goal: the reply is a checked preview (waves, critical path)
         with its plan_id; or status plan_wanted, and you make the plan as the prompt says and call again with goal and
         plan; or sent_back with problems to correct. Nothing is written yet. Then, when the user agrees, with plan_id
-        and confirm=true: exactly that plan is written, all of it or nothing, and once."""
+        and confirm=true: exactly that plan is written, all of it or nothing, and once. If the user answers elsewhere,
+        your inbox says so."""
         from loom.skills import tools
 
         async with reporting(_LONGEST):

@@ -269,6 +269,7 @@ def overview(status: ProjectStatus) -> Reply:
         dead_letters=status.dead_letters,
         retries_due=status.retries_due,
         open_workflows=status.open_workflows or None,
+        open_plans=status.open_plans or None,
         landing=landing.glance(status),
         blocked=[row(one) | full(waits_for=waits_for(status.blockers.get(one.id, ()))) for one in status.blocked_tasks],
     )

@@ -98,12 +98,14 @@ async def propose(
     goal: str = "",
     run_id: str | None = None,
     by_agent: bool = False,
+    of_workflow: bool = False,
 ) -> dict[str, Any]:
     """Checks a plan, stores it and returns its preview, with the `plan_id` for `confirm`.
 
     Args:
         run_id: the run of the skill that made it.
         by_agent: the calling agent made it, as `prompt` asked for, which is recorded as a run too.
+        of_workflow: a workflow asks about it, so that nobody else is to be asked.
 
     Raises:
         PlanError: something is wrong with it; its `problems` say all.
@@ -123,7 +125,9 @@ async def propose(
         made_by = run_id
         if skill is not None:
             made_by = await asking.record(tx, skill, {"goal": said}, text, agent=agent)
-        return await store.plans.store(tx, text, goal=said, agent=agent, run_id=made_by)
+        return await store.plans.store(
+            tx, text, count=len(drafts), goal=said, agent=agent, run_id=made_by, of_workflow=of_workflow
+        )
 
     plan_id = await loom.transact(write)
     return {"plan_id": plan_id, "status": "preview", **preview(drafts)}
@@ -137,11 +141,6 @@ async def get(loom: Loom, plan_id: str) -> store.plans.Preview:
     return stored
 
 
-async def proposed(loom: Loom, limit: int = 20) -> list[store.plans.Proposal]:
-    """The plans that wait for a yes, the newest first."""
-    return await loom.look(lambda connection: store.plans.proposed(connection, loom.project_id, limit))
-
-
 async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
     """The preview of a stored plan again, or the answer if it was written. Raises PlanNotFoundError, PlanError: it was
     refused."""
@@ -153,7 +152,8 @@ async def shown(loom: Loom, plan_id: str) -> dict[str, Any]:
 
 
 async def confirm(loom: Loom, plan_id: str) -> dict[str, Any]:
-    """Writes a stored plan, checked again, in one transaction. A second time it returns the first answer.
+    """Writes a stored plan, checked again, in one transaction, and sends word to whoever else proposed it. A second
+    time it returns the first answer.
 
     Raises:
         PlanNotFoundError, PlanError: it was refused, or the project has changed so that it does not fit any more.
@@ -163,7 +163,8 @@ async def confirm(loom: Loom, plan_id: str) -> dict[str, Any]:
 
 
 async def refuse(loom: Loom, plan_id: str, *, note: str = "") -> None:
-    """Says no to a stored plan, with a note for whoever proposed it; it is not written any more.
+    """Says no to a stored plan, which is not written any more, and sends word of it, with a note, to whoever else
+    proposed it.
 
     Raises:
         PlanNotFoundError, PlanError: it was refused before; TaskStateError: it is written.
@@ -179,7 +180,8 @@ async def refuse(loom: Loom, plan_id: str, *, note: str = "") -> None:
         if stored.answer is not None:
             raise TaskStateError(f"{plan_id} is written already.", "Cancel the tasks that are not wanted.")
         answer = replies.full(plan_id=plan_id, status=_REFUSED, by=agent, note=said or None)
-        await store.plans.applied(tx, plan_id, answer)
+        await store.plans.refused(tx, plan_id, answer, agent, said)
+        await _send_word(tx, stored, agent, f"{_REFUSED}: {said}" if said else f"{_REFUSED}.")
 
     await loom.transact(write)
 
@@ -217,9 +219,17 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
         tx.record_event(EventType.PROJECT_DECOMPOSED, agent=agent, data=data)
         answer = _written(plan_id, planted.tasks, counts)
         await store.plans.applied(tx, plan_id, answer)
+        count = len(planted.tasks)
+        await _send_word(tx, stored, agent, f"written, {count} task{'s' if count != 1 else ''}.")
         return answer
 
     return write
+
+
+async def _send_word(tx: Transaction, stored: store.plans.Preview, by: str, said: str) -> None:
+    """Tells whoever else proposed a plan what was said to it, as whoever asks is told the answer."""
+    if not (stored.of_workflow or stored.agent == by):
+        await store.messages.send(tx, by, stored.agent, f"Answer on {stored.id}: {said}", stored.id)
 
 
 def refusal(problems: Sequence[str], next_step: str = "Correct it and propose it again.") -> PlanError:

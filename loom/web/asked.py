@@ -1,4 +1,4 @@
-"""What somebody is asked to say yes to, beside what the graph's glance has of it: what a workflow shows, and plans."""
+"""What somebody is asked to say yes to, beside what the graph's glance has of it: what workflows and plans show."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from loom.exceptions import LoomError
 from loom.graph.front import Loom
 from loom.graph.model import plan
 from loom.graph.store.glance import Ask, Need
-from loom.graph.store.plans import Proposal
 from loom.skills import decomposer
 from loom.skills.preview import preview
 from loom.workflows import runs
 
-_PLANS = 5  # that are shown
 _KEPT = 50  # previews; each is the same as long as its plan is there
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan that waits for a yes, and what it would do."""
+    """A plan that waits for a yes: who proposes it, and what it would do; None where this Loom cannot read it."""
 
-    stored: Proposal
-    preview: Mapping[str, Any]
+    agent: str
+    preview: Mapping[str, Any] | None
 
 
 async def confirms(loom: Loom, asks: Sequence[Ask]) -> dict[str, Mapping[str, Any]]:
@@ -42,21 +40,24 @@ async def confirms(loom: Loom, asks: Sequence[Ask]) -> dict[str, Mapping[str, An
     return shown
 
 
-async def plans(request: Request, loom: Loom) -> list[Plan]:
-    """The plans that wait for a yes, for whoever may say it; the newest first."""
-    if not loom.may("decompose"):
-        return []
-    kept: dict[tuple[str, str], Mapping[str, Any]] = request.app.state.previews
-    found = []
-    for one in await decomposer.proposed(loom, _PLANS):
-        key = loom.project_id, one.id
-        if key not in kept:
-            while len(kept) >= _KEPT:
-                del kept[next(iter(kept))]
-            try:
-                stored = await decomposer.get(loom, one.id)
-                kept[key] = await asyncio.to_thread(lambda: preview(plan.read(stored.plan)))  # noqa: B023
-            except LoomError:  # a plan of another version, which nobody can write any more
-                continue
-        found.append(Plan(one, kept[key]))
+async def plans(request: Request, loom: Loom, asks: Sequence[Ask]) -> dict[str, Plan]:
+    """By its id, each plan that waits for a yes."""
+    kept: dict[tuple[str, str], Plan] = request.app.state.previews
+    found: dict[str, Plan] = {}
+    for one in asks:
+        if one.need is Need.PLAN:
+            key = loom.project_id, one.id
+            if key not in kept:
+                while len(kept) >= _KEPT:
+                    del kept[next(iter(kept))]
+                kept[key] = await _seen(loom, one.id)
+            found[one.id] = kept[key]
     return found
+
+
+async def _seen(loom: Loom, plan_id: str) -> Plan:
+    stored = await decomposer.get(loom, plan_id)
+    try:
+        return Plan(stored.agent, await asyncio.to_thread(lambda: preview(plan.read(stored.plan))))
+    except LoomError:  # a plan of another version, which can only be refused
+        return Plan(stored.agent, None)

@@ -53,7 +53,7 @@ async def now(request: Request) -> Response:
         section="now",
         since=since,
         glance=glance,
-        plans=await asked.plans(request, loom),
+        plans=await asked.plans(request, loom, glance.needs_you),
         confirms=await asked.confirms(loom, glance.needs_you),
         outside={one.landing.task_id: one.landing.outside for one in landings.queue} if landings else {},
         landed=landings.landed[:_LANDED] if landings else [],
@@ -188,7 +188,7 @@ async def _titles(loom: Loom) -> dict[str, str]:
 
 # --- what happened ----------------------------------------------------------------------------------------------------
 
-KINDS = ("task", "claim", "attempt", "landing", "escalation", "message", "project", "workflow")
+KINDS = ("task", "claim", "attempt", "landing", "escalation", "message", "plan", "project", "workflow")
 _KIND = re.compile("[a-z_]{1,40}")
 
 

@@ -109,11 +109,12 @@ class PlanQuestion:
         return {"expects": asked["expects"], "prompt": asked["prompt"]}
 
     async def take(self, answer: Mapping[str, Any], skill_run_id: str | None) -> dict[str, Any]:
-        return await decomposer.propose(self.loom, answer, goal=self.goal, by_agent=True)
+        return await decomposer.propose(self.loom, answer, goal=self.goal, by_agent=True, of_workflow=True)
 
     async def result(self, run: SkillRun) -> dict[str, Any]:
         assert run.output is not None, "it is done"
-        return await decomposer.propose(self.loom, {"tasks": run.output["tasks"]}, goal=self.goal, run_id=run.id)
+        made = {"tasks": run.output["tasks"]}
+        return await decomposer.propose(self.loom, made, goal=self.goal, run_id=run.id, of_workflow=True)
 
 
 def is_asked(step: Step) -> bool:

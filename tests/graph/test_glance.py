@@ -11,9 +11,11 @@ from loom.db.connection import Pool
 from loom.graph.front import Loom
 from loom.graph.store import glance, proofs
 from loom.graph.store.glance import Need, Phase
+from loom.skills import decomposer
 from loom.wording import worded
 from tests.graph.test_landings import begun, enter, queued
 from tests.graph.test_scale import buffers, fill
+from tests.skills.conftest import good_plan
 
 Advance = Callable[[float], Awaitable[None]]
 
@@ -35,23 +37,27 @@ async def test_what_waits_for_a_person_comes_with_the_command_that_answers_it(lo
         """,
         loom.project_id,
     )
+    preview = await decomposer.propose(loom.beside(agent="ada"), good_plan(), goal="Sign-in")
     (question,) = [one for one in await loom.escalations() if one.kind == "question"]
     found = await loom.glance()
     assert [(one.need, one.id, one.text, one.held_up) for one in found.needs_you] == [
         (Need.QUESTION, question.id, "which network?", 1),
         (Need.CONFIRM, "wf-00000001", "Ship it?", 0),
         (Need.LANDING, lands.id, "", 0),
+        (Need.PLAN, preview["plan_id"], "", 0),
         (Need.DEAD, dies.id, "no way", 1),
     ]
     assert [worded(one.answer, people()) for one in found.needs_you] == [
         f"`loom resolve {question.id} answer --note TEXT`",
         "`loom workflow resume wf-00000001 --yes`",
         f"`loom landing approve {lands.id}`",
+        f"`loom decompose --plan {preview['plan_id']}`",
         f"`loom resolve {dies.id} retry`",
     ]
-    assert found.needs_you_count == 4
+    assert found.needs_you_count == 5
+    assert replies.overview(found.status)["open_plans"] == 1, "agents are told too"
     few = await loom.glance(limit=1)
-    assert (len(few.needs_you), few.needs_you_count) == (4, 4), "one of each kind"
+    assert (len(few.needs_you), few.needs_you_count) == (5, 5), "one of each kind"
 
 
 async def test_who_is_at_what_since_when_and_when_he_was_heard_of(loom: Loom, clock: Advance, pool: Pool) -> None:

@@ -30,10 +30,12 @@ from loom.graph.store.notices import Cursor
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.notices import news, senders, teller
 from loom.orchestration.notices.receivers import of_project
+from loom.skills import decomposer
 from loom.workflows import runs
 from tests.graph.test_landings import TARGET
 from tests.graph.test_landings import begun as landing_begun
 from tests.graph.test_landings import enter as landing_enter
+from tests.skills.conftest import good_plan
 from tests.test_wording import command, options
 from tests.waiting import until
 from tests.workflows.conftest import begun as flow_begun
@@ -368,15 +370,21 @@ async def test_what_waits_for_a_yes_is_told_until_it_has_one(loom: Loom, receive
         await loom.done(claim.task.id, {})
         await landing_enter(loom, claim.task, needs_yes=True)
         await until(lambda: len(receiver.heard) == 2)
-    first, second = (body["data"] for body in receiver.bodies)
+        await decomposer.propose(loom, good_plan(), goal="Asked about", of_workflow=True)
+        plan = await decomposer.propose(loom.beside(agent="ada"), good_plan(), goal="Sign-in")
+        await until(lambda: len(receiver.heard) == 3)
+    first, second, third = (body["data"] for body in receiver.bodies)
     assert (first["headline"], first["text"]) == ("the workflow trial waits for your yes", "Go on?")
+    assert (third["headline"], third["text"]) == ("a plan of 5 tasks by ada waits for your yes", "Sign-in")
+    assert third["answers"][0] == f"loom decompose --plan {plan['plan_id']}"
     assert first["answers"] == [f"loom workflow resume {run.id} --yes", f"loom workflow resume {run.id} --no"]
     assert second["headline"] == f"“Write it” waits for your yes to land on {TARGET}"
-    for line in (*first["answers"], *second["answers"]):
+    for line in (*first["answers"], *second["answers"], *third["answers"]):
         found, words = command(shlex.split(line))
         assert {word for word in words if word.startswith("-")} <= set(options(found)), line
     await runs.confirm(loom, run.id, yes=True)
     await loom.approve(claim.task.id)
+    await decomposer.refuse(loom, plan["plan_id"])
     events = await loom.look(lambda connection: store.events.after(connection, loom.project_id, START, limit=1000))
     left = await loom.look(lambda connection: news.read(connection, loom.config, events, NEWS))
     assert left == [], "what is settled is told to nobody who looks later"

@@ -419,6 +419,28 @@ def test_decompose_on_the_command_line(terminal: Cli, model: Model) -> None:
     assert terminal.ok("decompose", "--plan", plan_id, "--yes") == written
 
 
+def test_a_stored_plan_is_shown_among_what_needs_somebody_and_refused(terminal: Cli, model: Model) -> None:
+    model.answers(good_plan())
+    plan_id = terminal.ok("decompose", "Add sign-in", "--agent", "ada")["plan_id"]
+    [ask] = terminal.ok("status")["needs_you"]
+    assert (ask["need"], ask["id"], ask["title"]) == ("plan", plan_id, "Add sign-in")
+    shown = terminal("status").out
+    assert f"{plan_id}  Add sign-in" in shown
+    assert f"`loom decompose --plan {plan_id}`" in shown
+    for wrong in (["Add sign-in", "--no"], ["--plan", "plan.yaml", "--no"], ["--plan", plan_id, "--note", "why"]):
+        assert terminal("decompose", *wrong).code == 2
+    refused = terminal.ok("decompose", "--plan", plan_id, "--no", "--note", "Begin with the table.")
+    assert refused == {"schema": refused["schema"], "plan_id": plan_id, "status": "refused"}
+    assert "needs_you" not in terminal.ok("status")
+    again = terminal("decompose", "--plan", plan_id, "--yes")
+    assert "Begin with the table." in again.err
+    [told] = terminal.ok("inbox", "--agent", "ada")["messages"]
+    assert "Begin with the table." in told["text"]
+    watched = terminal("watch", "--no-follow").out
+    assert "plan.proposed" in watched
+    assert "plan.refused" in watched
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "written"),
     [("y\n", 0, 5), ("n\n", 0, 0), ("what\ny\n", 0, 5), ("\n", 0, 0), ("\x04", 0, 0), ("\x03", 130, 0)],

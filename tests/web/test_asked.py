@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from loom.bus.events import EventType
 from loom.exceptions import PlanError, TaskStateError
 from loom.graph.front import Loom
 from loom.graph.model.principals import Principal, Role
+from loom.graph.store.glance import Need
 from loom.skills import decomposer, tools
 from loom.workflows import runs
-from tests.skills.conftest import good_plan
-from tests.web.conftest import Board
-from tests.workflows.conftest import begun
+from tests.skills.conftest import Model, directory, good_plan, home, model, shop
+from tests.web.conftest import PATIENCE, Board
+from tests.workflows.conftest import SKILL, begun, put
+
+__all__ = ["directory", "home", "model", "shop"]
 
 SHOWN = """
 - id: agree
@@ -24,12 +29,20 @@ SHOWN = """
     why: {the_wall: [old, "<b>grey</b>"]}
 - {id: pause, type: wait, seconds: 0}
 """
+SHOUT = "- {id: shout, type: skill, skill: shout, inputs: {words: hello}}"
 WAVES = [{"wave": 1, "count": 12, "tasks": ["t1 Sand <b>it</b>"]}, {"wave": 2, "count": 1, "tasks": ["t2 Paint it"]}]
 
 
 async def asks(loom: Loom) -> str:
     run = await begun(loom, SHOWN, "waves: {type: array}", {"waves": WAVES})
     return run.id
+
+
+async def done(loom: Loom, run_id: str) -> None:
+    """Waits until a run is done."""
+    async with asyncio.timeout(PATIENCE):
+        while (await runs.look(loom, run_id))[0].status != "done":  # noqa: ASYNC110 - only a look says so
+            await asyncio.sleep(0.05)
 
 
 async def test_a_workflow_shows_what_it_asks_about_and_goes_on_after_a_yes(web: Board, loom: Loom) -> None:
@@ -41,7 +54,7 @@ async def test_a_workflow_shows_what_it_asks_about_and_goes_on_after_a_yes(web: 
         assert words in page
     answer = await web.post(f"/do/decide/{run_id}", way="yes", step="agree", note="Go on.", back="/#needs")
     assert answer.headers["location"] == "/?said=yes#needs"
-    assert (await runs.look(loom, run_id))[0].status == "done"
+    await done(loom, run_id)
     too_late = await web.post(f"/do/decide/{run_id}", 409, way="no", step="agree")
     assert "waits for no yes or no" in too_late.text
 
@@ -56,6 +69,44 @@ async def test_a_yes_counts_for_the_question_that_was_shown(web: Board, loom: Lo
     await web.post(f"/do/decide/{run_id}", 404, way="explode")
 
 
+async def test_a_yes_is_answered_at_once_however_long_the_next_step_thinks(
+    web: Board, shop: Loom, model: Model, directory: Path
+) -> None:
+    web.let_in[""] = shop
+    put(directory, SKILL, "shout.md", "skills")
+    model.answers({"said": "HELLO"}).hold()
+    steps = f"- {{id: agree, type: confirm, message: Go on?}}\n{SHOUT}"
+    run_id = (await begun(shop, steps)).id
+    try:
+        answer = await web.post(f"/do/decide/{run_id}", way="yes", step="agree", back="/#needs")
+        assert answer.headers["location"] == "/?said=yes#needs"
+        page = await web.get("/")
+        assert f"ask-{run_id}" not in page
+        assert '<h2 id="flows">Workflows</h2>' in page
+    finally:
+        model.go_on()
+    await done(shop, run_id)
+    assert "Workflows</h2>" not in await web.get("/")
+
+
+async def test_a_workflow_that_has_failed_is_shown_and_tried_again(
+    web: Board, shop: Loom, model: Model, directory: Path
+) -> None:
+    web.let_in[""] = shop
+    put(directory, SKILL, "shout.md", "skills")
+    model.answers("No <b>JSON</b>.")
+    run = await begun(shop, SHOUT)
+    refused = await begun(shop, "- {id: sure, type: confirm, message: Go on?}")
+    await runs.confirm(shop, refused.id, yes=False)
+    assert run.status == "failed"
+    page = await web.get("/")
+    assert page.count("Try again") == 1, "what somebody said no to has ended"
+    assert "trial" in page[page.index("Workflows</h2>") :]
+    model.answers({"said": "HELLO"})
+    await web.post(f"/do/resume/{run.id}")
+    await done(shop, run.id)
+
+
 async def test_a_plan_waits_with_its_waves_and_is_written_once(web: Board, loom: Loom) -> None:
     plan_id = (await decomposer.propose(loom.beside(agent="ada"), good_plan(), goal="<b>Sign-in</b>"))["plan_id"]
     page = await web.get("/")
@@ -67,6 +118,42 @@ async def test_a_plan_waits_with_its_waves_and_is_written_once(web: Board, loom:
     assert plan_id not in await web.get("/")
     with pytest.raises(TaskStateError, match="written already"):
         await decomposer.refuse(loom, plan_id)
+
+
+async def test_whoever_proposed_a_plan_has_the_answer_in_his_inbox(web: Board, loom: Loom) -> None:
+    refused, written, own = [
+        (await decomposer.propose(loom.beside(agent=agent), good_plan(), goal=goal))["plan_id"]
+        for goal, agent in (("one", "ada"), ("two", "ada"), ("three", loom.agent))
+    ]
+    await web.post(f"/do/decide/{refused}", way="decline", note="Begin with the table.")
+    await web.post(f"/do/decide/{written}", way="write")
+    await web.post(f"/do/decide/{written}", way="write")
+    await web.post(f"/do/decide/{own}", way="decline")
+    assert [(one.thread_id, one.sender, one.body) for one in (await loom.inbox(agent_id="ada")).messages] == [
+        (refused, loom.agent, f"Answer on {refused}: refused: Begin with the table."),
+        (written, loom.agent, f"Answer on {written}: written, 5 tasks."),
+    ]
+    assert (await loom.inbox()).messages == [], "nobody writes to himself"
+
+
+async def test_a_plan_that_is_proposed_or_refused_is_told_to_every_page(web: Board, loom: Loom) -> None:
+    since = (await loom.wait(timeout=0)).since
+    plan_id = (await decomposer.propose(loom.beside(agent="ada"), good_plan(), goal="<b>Sign-in</b>"))["plan_id"]
+    seen = await loom.wait(since=since, timeout=0)
+    await web.post(f"/do/decide/{plan_id}", way="decline", note="No.")
+    later = await loom.wait(since=seen.since, timeout=0)
+    assert [(one.type, one.agent, one.data) for one in (*seen.events, *later.events)][:2] == [
+        ("plan.proposed", "ada", {"plan_id": plan_id, "tasks": 5, "goal": "<b>Sign-in</b>"}),
+        ("plan.refused", loom.agent, {"plan_id": plan_id, "note": "No."}),
+    ]
+    page = await web.get("/events?kind=plan")
+    for words in ("plan.proposed", "plan.refused", "&lt;b&gt;Sign-in&lt;/b&gt;"):
+        assert words in page
+    waiting = asyncio.create_task(loom.wait(since=later.since, timeout=PATIENCE))
+    await asyncio.sleep(0.7)  # behind its first look of its own, and before the second
+    await decomposer.propose(loom, good_plan(), goal="Else")
+    async with asyncio.timeout(1):
+        assert (await waiting).changed, "who waits is woken"
 
 
 async def test_whoever_confirms_a_plan_that_was_refused_is_told_why(web: Board, loom: Loom) -> None:
@@ -83,18 +170,33 @@ async def test_whoever_confirms_a_plan_that_was_refused_is_told_why(web: Board, 
 
 
 async def test_of_each_goal_the_newest_plan_waits_and_none_that_a_workflow_asks_about(web: Board, loom: Loom) -> None:
+    async def waiting() -> list[str]:
+        found = await loom.glance(limit=20)
+        plans = [one.id for one in found.needs_you if one.need is Need.PLAN]
+        assert found.needs_you_count == found.status.open_plans == len(plans)
+        return plans
+
     first, second, other = [
         (await decomposer.propose(loom, good_plan(), goal=goal))["plan_id"] for goal in ("Sign-in", "Sign-in", "Else")
     ]
-    assert [one.id for one in await decomposer.proposed(loom)] == [other, second]
+    await decomposer.propose(loom, good_plan(), goal="Asked about", of_workflow=True)
+    assert await waiting() == [second, other]
     assert f"ask-{first}" not in await web.get("/")
     older = "update plans set created_at = created_at - interval '8 days' where id = $1"
     await loom.look(lambda connection: connection.execute(older, other))
-    assert [one.id for one in await decomposer.proposed(loom)] == [second]
+    assert await waiting() == [second]
     web.let_in[""] = loom.beside(principal=Principal("eve", Role.WORKER))
-    assert f"ask-{second}" not in await web.get("/")
+    page = await web.get("/")
+    assert f"ask-{second}" in page
+    assert f"/do/decide/{second}" not in page
     await web.post(f"/do/decide/{second}", 403, way="write")
-    await asks(loom)
-    shown = "status = 'done', finished_at = now(), output = jsonb_build_object('plan_id', $1::text)"
-    await loom.look(lambda connection: connection.execute(f"update workflow_steps set {shown}", second))
-    assert await decomposer.proposed(loom) == []
+
+
+async def test_a_plan_that_a_workflow_has_made_waits_there_alone(web: Board, shop: Loom, model: Model) -> None:
+    model.answers(good_plan())
+    steps = ("{id: plan, type: action, action: plan, inputs: {goal: Sign-in}}", "{id: sure, type: confirm, message: Sure?}")
+    run = await begun(shop, "\n".join(f"- {one}" for one in steps))
+    assert run.status == "waiting", run.error
+    assert [one.need for one in (await shop.glance()).needs_you] == [Need.CONFIRM]
+    [told] = await shop.events(types=[EventType.PLAN_PROPOSED])
+    assert (told.data or {})["workflow"] is True

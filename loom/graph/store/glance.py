@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.task import FOREVER, Priority
 from loom.graph.store.edges import HOLDS
+from loom.graph.store.plans import WAITS
 from loom.wording import Shell, Words, call
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ looked at."""
 _SPANS = (1, 6, 24, 168)  # hours over which a pace is taken
 _ENOUGH = 20  # tasks done, for a pace of the shortest span that has as many
 _FEWEST = 5  # of the longest, or there is none
+_GOAL = 500  # characters of a plan's
 _LOOKED_AT = 2_000  # tasks that were finished last
 _LONGEST = timedelta(days=366)
 
@@ -33,6 +35,7 @@ class Need(StrEnum):
     QUESTION = "question"  # a worker asks
     CONFIRM = "confirm"  # a workflow asks for a yes
     LANDING = "landing"  # work waits in the queue for a yes
+    PLAN = "plan"  # tasks that somebody proposes wait for a yes
     DEAD = "dead_letter"  # work has failed for good
 
 
@@ -42,11 +45,11 @@ class Ask:
 
     need: Need
     id: str
-    """Of the escalation, the workflow's run, or the task."""
+    """Of the escalation, the workflow's run, the plan, or the task."""
     task_id: str | None
-    """None for a workflow."""
+    """None for a workflow and a plan."""
     title: str
-    """Of the task, or the name of the workflow."""
+    """Of the task, the name of the workflow, or the goal of the plan, "" where it has none."""
     text: str
     """What is asked, or why it is dead; "" where the title says it."""
     since: datetime
@@ -65,6 +68,8 @@ class Ask:
                 return Words("{}", call("workflow", action="resume", run_id=self.id, inputs={"yes": True}))
             case Need.LANDING:
                 return Words("{}", Shell(f"loom landing approve {self.id}"))
+            case Need.PLAN:
+                return Words("{}", call("decompose", plan_id=self.id))
             case Need.DEAD:
                 return Words("{}", call("resolve", id=self.id, action="retry"))
 
@@ -161,7 +166,10 @@ select a.*, h.held_up,
           where l.project_id = $1 and l.state = 'queued' and l.needs_yes and l.approved_at is null
           order by l.queued_at limit $2)
         union all
-        (select 4, 'dead_letter', t.id, t.id, t.title, t.dead_reason, t.updated_at
+        (select 4, 'plan', p.id, null, left(p.goal, {_GOAL}), null, p.created_at
+           from plans p where {WAITS} order by p.created_at limit $2)
+        union all
+        (select 5, 'dead_letter', t.id, t.id, t.title, t.dead_reason, t.updated_at
            from (select * from tasks where project_id = $1 and status = 'failed' and retry_at is null limit $3) t
           order by t.updated_at limit $2)) a,
        lateral (select count(*) as held_up

@@ -12,6 +12,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from loom.graph.store.escalations import Escalation, open_among
+from loom.graph.store.plans import WAITS
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -190,19 +191,25 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What of some events still waits for somebody: escalations by id, confirms by run, and by task the branch that its
-    work waits for a yes to land on; and the titles of tasks."""
+    """What of some events still waits for somebody: escalations by id, confirms by run, the goals of plans, and by task
+    the branch that its work waits for a yes to land on; and the titles of tasks."""
 
     escalations: dict[str, Escalation]
     confirms: dict[str, Confirm]
+    plans: dict[str, str]
     landings: dict[str, str]
     titles: dict[str, str]
 
 
 async def standing(
-    connection: Connection, project_id: str, escalations: Sequence[str], runs: Sequence[str], tasks: Sequence[str]
+    connection: Connection,
+    project_id: str,
+    escalations: Sequence[str],
+    runs: Sequence[str],
+    plans: Sequence[str],
+    tasks: Sequence[str],
 ) -> Standing:
-    """What of these escalations and runs of workflows, and of the work on these tasks, still waits for somebody."""
+    """What of these escalations, runs of workflows, plans, and work on tasks still waits for somebody."""
     confirms = await connection.fetch(
         """
         select r.id as run_id, r.workflow, s.inputs ->> 'message' as message
@@ -212,6 +219,9 @@ async def standing(
         """,
         project_id,
         list(runs),
+    )
+    waiting = await connection.fetch(
+        f"select p.id, p.goal from plans p where {WAITS} and p.id = any($2::text[])", project_id, list(plans)
     )
     records = await connection.fetch(
         """
@@ -226,6 +236,7 @@ async def standing(
     return Standing(
         {one.id: one for one in await open_among(connection, project_id, escalations)},
         {record["run_id"]: Confirm(**record) for record in confirms},
+        {record["id"]: record["goal"] for record in waiting},
         {record["id"]: record["target"] for record in records if record["target"] is not None},
         {record["id"]: record["title"] for record in records},
     )

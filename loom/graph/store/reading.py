@@ -16,6 +16,7 @@ from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.escalations import Escalation
 from loom.graph.store.landings import Landing, of_task
+from loom.graph.store.plans import WAITS
 from loom.graph.store.proofs import Proof
 from loom.graph.store.tasks import COLUMNS, get_task
 
@@ -104,7 +105,7 @@ class DeadLetter:
 class Tallies:
     """How much of what is not a status there is: open escalations but for deferrals, those of them that are questions,
     deferrals, dead letters, failed tasks that wait to be tried again, agents that hold a claim themselves, workflows
-    under way."""
+    under way, plans that wait for a yes."""
 
     open_escalations: int
     questions: int
@@ -113,6 +114,7 @@ class Tallies:
     retries_due: int
     agents: int
     open_workflows: int
+    open_plans: int
 
 
 async def get_ready_tasks(
@@ -199,7 +201,7 @@ select id, title from (
 async def tallies(connection: Connection, project_id: str) -> Tallies:
     """What there is to tell of a project beside its counts."""
     record = await connection.fetchrow(
-        """
+        f"""
         select (select count(*) from escalations
                  where project_id = $1 and resolved_at is null and kind <> 'deferred') as open_escalations,
                (select count(*) from escalations
@@ -213,7 +215,8 @@ async def tallies(connection: Connection, project_id: str) -> Tallies:
                (select count(distinct assignee) from tasks
                  where project_id = $1 and status = 'claimed' and lease_expires_at < 'infinity') as agents,
                (select count(*) from workflow_runs
-                 where project_id = $1 and status in ('running', 'waiting')) as open_workflows
+                 where project_id = $1 and status in ('running', 'waiting')) as open_workflows,
+               (select count(*) from plans p where {WAITS}) as open_plans
         """,
         project_id,
     )

@@ -26,6 +26,7 @@ TYPES = (
     EventType.ESCALATION_RAISED,
     EventType.TASK_LANDING,
     EventType.WORKFLOW_WAITING,
+    EventType.PLAN_PROPOSED,
     EventType.PROJECT_COMPLETE,
 )
 """The events that something may be told of."""
@@ -139,6 +140,7 @@ async def read(
         config.project_id,
         [one["escalation"] for one in data if "escalation" in one],
         [one["run"] for one in data if "run" in one],
+        [one["plan_id"] for one in data if "plan_id" in one],
         [event.task_id for event, _ in chosen if event.task_id],
     )
     return [one for event, kind in chosen if (one := _MAKERS[kind or ""](event, still)) is not None]
@@ -158,6 +160,8 @@ def _kind(event: Event) -> str | None:
         case EventType.TASK_LANDING if data.get("needs_yes"):
             return "confirm"
         case EventType.WORKFLOW_WAITING if data.get("step_type") == "confirm":
+            return "confirm"
+        case EventType.PLAN_PROPOSED if not data.get("workflow"):
             return "confirm"
         case EventType.PROJECT_COMPLETE:
             return "complete"
@@ -189,13 +193,24 @@ def _confirm(event: Event, still: Standing) -> News | None:
         ways = (f"loom landing approve {task_id}", f"loom landing refuse {task_id} --note TEXT")
         said = f"{_title(task_id, still)} waits for your yes to land on {texts.outward(target)}"
         return News(place, "confirm", event.created_at, said, "", ways, task_id, f"/tasks/{quote(task_id)}")
-    asked = still.confirms.get((event.data or {}).get("run", ""))
+    if "plan_id" in (data := event.data or {}):
+        return _plan(event, still, data["plan_id"], data["tasks"])
+    asked = still.confirms.get(data.get("run", ""))
     if asked is None:
         return None
     ways = (f"loom workflow resume {asked.run_id} --yes", f"loom workflow resume {asked.run_id} --no")
     said = f"the workflow {texts.one_line(texts.outward(asked.workflow))} waits for your yes"
     text = texts.shorten(texts.outward(asked.message or "").strip(), _TEXT)
     return News(place, "confirm", event.created_at, said, text, ways)
+
+
+def _plan(event: Event, still: Standing, plan_id: str, tasks: int) -> News | None:
+    if (goal := still.plans.get(plan_id)) is None:  # it has been written or refused meanwhile, or there is a newer one
+        return None
+    ways = (f"loom decompose --plan {plan_id}", f"loom decompose --plan {plan_id} --no --note TEXT")
+    said = f"a plan of {tasks} task{'s' if tasks != 1 else ''} by {event.agent} waits for your yes"
+    text = texts.shorten(texts.outward(goal).strip(), _TEXT)
+    return News(str(event.position), "confirm", event.created_at, said, text, ways, page=f"/#ask-{quote(plan_id)}")
 
 
 def _complete(event: Event, still: Standing) -> News:
