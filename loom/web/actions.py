@@ -6,22 +6,25 @@ may do is judged by the front; a page only leaves out what it would refuse.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from urllib.parse import parse_qsl, quote
 
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from loom.exceptions import ConflictError, InvalidError, InvalidInputError, NotFoundError, TaskStateError
+from loom.exceptions import ConflictError, InvalidError, InvalidInputError, LoomError, NotFoundError, TaskStateError
 from loom.graph.front import Loom
 from loom.skills import decomposer
 from loom.web.rendering import loom_of, page
 from loom.workflows import runs
 
+_LOG = logging.getLogger(__name__)
 _LONGEST = 1_000_000  # bytes of a form
 _FIELDS = 1_000
 _SEVERAL = 200  # tasks of one form
@@ -55,8 +58,12 @@ async def act(request: Request) -> Response:
     name = form.get("way", "") if name == "decide" else name
     if name not in ACTIONS:
         raise HTTPException(404)
-    await ACTIONS[name](loom_of(request), target, form)
-    return _back(request, form, name)
+    loom = loom_of(request)
+    await ACTIONS[name](loom, target, form)
+    answer = _back(request, form, name)
+    if name in ("yes", "resume"):  # its next step may ask a model, which nobody is to wait for before a blank page
+        answer.background = BackgroundTask(_carry_on, loom, target)
+    return answer
 
 
 async def several(request: Request) -> Response:
@@ -170,13 +177,24 @@ async def _edit(loom: Loom, target: str, form: Form) -> object:
 def _confirming(*, yes: bool) -> Action:
     async def confirm(loom: Loom, target: str, form: Form) -> object:
         await loom.permit("workflow.resume")
-        run = await runs.confirm(loom, target, yes=yes, step_id=form.get("step") or None, note=form.get("note", ""))
-        if yes:
-            with suppress(ConflictError):  # somebody else carries it on
-                run = await runs.advance(loom, run.id)
-        return run
+        return await runs.confirm(loom, target, yes=yes, step_id=form.get("step") or None, note=form.get("note", ""))
 
     return confirm
+
+
+async def _resume(loom: Loom, target: str, form: Form) -> object:
+    await loom.permit("workflow.resume")
+    return await runs.look(loom, target)
+
+
+async def _carry_on(loom: Loom, run_id: str) -> None:
+    """Carries a workflow on behind the answer to whoever said so. What it comes to is on record; what is not brought to
+    its next rest is carried on by whoever looks after workflows next."""
+    with suppress(ConflictError):  # somebody else carries it on
+        try:
+            await runs.advance(loom, run_id)
+        except LoomError as error:
+            _LOG.warning("%s has to wait: %s", run_id, error)
 
 
 async def _write(loom: Loom, target: str, form: Form) -> object:
@@ -206,6 +224,7 @@ ACTIONS: dict[str, Action] = {
     "reopen": _reopen,
     "yes": _confirming(yes=True),
     "no": _confirming(yes=False),
+    "resume": _resume,
     "write": _write,
     "decline": _decline,
 }

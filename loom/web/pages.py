@@ -55,6 +55,7 @@ async def now(request: Request) -> Response:
         glance=glance,
         plans=await asked.plans(request, loom, glance.needs_you),
         confirms=await asked.confirms(loom, glance.needs_you),
+        flows=await asked.flows(loom),
         outside={one.landing.task_id: one.landing.outside for one in landings.queue} if landings else {},
         landed=landings.landed[:_LANDED] if landings else [],
         finished=(await loom.find("status:done", limit=_LANDED)).tasks,

@@ -32,10 +32,11 @@ SAID = {
     "edit": "Changed.",
     "note": "Kept.",
     "reopen": "It is done again.",
-    "yes": "Answered with yes; it went on.",
+    "yes": "Answered with yes; it goes on.",
+    "resume": "It goes on.",
     "no": "Answered with no; it has ended.",
     "write": "The plan is written; work can begin.",
-    "decline": "Refused; whoever proposed it is told when he looks.",
+    "decline": "Refused; whoever proposed it is told.",
     "several": "Done with all of them.",
 }
 """What a page says after each, which is all that an address can make it say."""
