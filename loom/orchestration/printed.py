@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,17 +13,26 @@ from loom.exceptions import FileError
 from loom.texts import clean, colourless, mask
 
 _TAIL_BYTES = 64 * 1024  # of a log that are shown at first
+_TOKEN = re.compile(r"[0-9]{1,18}")
 
 
 class Log:
-    """The newest log of a task, from near its end on. `path`: where it lies."""
+    """The log of an attempt at a task, from near its end on. `path`: where it lies."""
 
-    def __init__(self, task_id: str, config: LoomConfig) -> None:
-        """Raises FileError: there is none here, or it cannot be read."""
-        path = newest_log(task_id, logs_dir(config))
+    def __init__(self, task_id: str, config: LoomConfig, token: int | None = None) -> None:
+        """
+        Args:
+            token: that of the attempt's claim; None for the newest that has a log.
+
+        Raises:
+            FileError: there is none here, or it cannot be read.
+        """
+        directory = logs_dir(config)
+        path = newest_log(task_id, directory) if token is None else logged(task_id, directory).get(token)
         if path is None:
+            which = task_id if token is None else f"that attempt at {task_id}"
             raise FileError(
-                f"No command for {task_id} has printed anything into {logs_dir(config)}.",
+                f"No command for {which} has printed anything into {directory}.",
                 "A log lies on the machine of the worker who ran the command.",
             )
         self.path = path
@@ -43,7 +53,12 @@ class Log:
         return clean(colourless(mask(self._decoder.decode(self._file.read()))))
 
 
+def logged(task_id: str, directory: Path) -> dict[int, Path]:
+    """The logs of the attempts at a task that are here, by the token of each claim."""
+    found = {path.stem.removeprefix(f"{task_id}-"): path for path in directory.glob(f"{task_id}-[0-9]*.log")}
+    return {int(token): path for token, path in found.items() if _TOKEN.fullmatch(token)}
+
+
 def newest_log(task_id: str, directory: Path) -> Path | None:
     """The log of the newest attempt at a task; None where there is none here."""
-    found = sorted(directory.glob(f"{task_id}-[0-9]*.log"), key=lambda path: path.lstat().st_mtime)
-    return found[-1] if found else None
+    return max(logged(task_id, directory).items(), default=(0, None))[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -10,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loom import texts
-from loom.exceptions import FileError
+from loom.config import logs_dir
+from loom.exceptions import FileError, InvalidInputError
 from loom.graph.front import Loom
 from loom.graph.model.notes import without_notes
 from loom.graph.store import messages
 from loom.landing.worktrees import Worktrees
-from loom.orchestration.printed import Log
+from loom.orchestration.printed import Log, logged
 from loom.web.attempts import attempts, together
 from loom.web.pages import cursor
 from loom.web.rendering import loom_of, page
@@ -23,6 +25,7 @@ from loom.web.rendering import loom_of, page
 _HISTORY = 300  # events
 _SAID = 50  # messages
 _END = 12  # lines of a log that stand on the task's page
+_TOKEN = re.compile(r"[0-9]{1,18}")
 
 
 async def show(request: Request) -> Response:
@@ -51,6 +54,7 @@ async def show(request: Request) -> Response:
         used=together([attempt.used for attempt in tried]),
         talk=await _talk(loom, one.id),
         printed=await asyncio.to_thread(_printed, loom, one.id, _END) if one.claim_token else None,
+        logs=await asyncio.to_thread(logged, one.id, logs_dir(loom.config)) if one.claim_token else {},
     )
 
 
@@ -71,12 +75,16 @@ def _printed(loom: Loom, task_id: str, lines: int) -> tuple[str, str] | None:
 
 
 async def log(request: Request) -> Response:
-    """The end of what the newest command for a task has printed, where it ran on this machine."""
-    loom = loom_of(request)
+    """The end of what the command of an attempt at a task has printed, by default that of the newest, where it ran on
+    this machine."""
+    loom, asked = loom_of(request), request.query_params.get("token")
+    if asked is not None and not _TOKEN.fullmatch(asked):
+        raise InvalidInputError("That is no attempt.", "Open it from the page of its task.")
+    token = None if asked is None else int(asked)
     found = await loom.get(request.path_params["task_id"])
 
     def read() -> tuple[str, str]:
-        with Log(found.task.id, loom.config) as opened:
+        with Log(found.task.id, loom.config, token) as opened:
             return str(opened.path), opened.more()
 
     path, text = await asyncio.to_thread(read)
@@ -85,7 +93,7 @@ async def log(request: Request) -> Response:
         request,
         "text.html",
         one=found.task,
-        what="What its newest command printed",
+        what="What its newest command printed" if token is None else "What the command of an attempt printed",
         path=path,
         lines=lines,
         found=found,

@@ -57,3 +57,26 @@ async def test_what_a_command_printed_is_shown_as_text(web: Board, yard: Yard) -
     page = await web.get(f"/tasks/{task.id}/log")
     assert "&lt;b&gt;red&lt;/b&gt; postgres://me:***@host" in page
     await web.get(f"/tasks/{task.id}/diff", 503)
+
+
+async def test_each_attempt_has_the_way_to_what_its_command_printed(web: Board, yard: Yard) -> None:
+    task = await yard.loom.create("Work")
+    directory = logs_dir(yard.loom.config)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokens = []
+    for words in ("first", "second", "none"):
+        claim = await yard.loom.claim(task.id)
+        assert claim is not None
+        tokens.append(claim.task.claim_token)
+        if words != "none":
+            (directory / f"{task.id}-{claim.task.claim_token}.log").write_text(f"the {words} words\n")
+        await yard.loom.release(task.id)
+    page = await web.get(f"/tasks/{task.id}")
+    linked = [f'href="/tasks/{task.id}/log?token={token}"' in page for token in tokens]
+    assert linked == [True, True, False]
+    first = await web.get(f"/tasks/{task.id}/log?token={tokens[0]}")
+    assert "the first words" in first
+    assert "the second words" not in first
+    assert "the second words" in await web.get(f"/tasks/{task.id}/log"), "by default the newest that has one"
+    await web.get(f"/tasks/{task.id}/log?token={tokens[2]}", 503)
+    await web.get(f"/tasks/{task.id}/log?token=../../config", 422)
