@@ -17,12 +17,13 @@ from loom.web.pages import cursor
 from loom.web.placing import Node
 from loom.web.rendering import loom_of, page
 
-_WAVES = 12  # that are told as text
+_PARTS = 12  # that are told as text
 _TOLD = 10  # tasks of each
 _LABEL = 80  # characters of a title in the picture
 _UNFOLDED = 50
-_HELD = ("dead", "retry", "blocked")
-"""States of what waits for no other task and cannot be done all the same: for somebody, or for its time."""
+_WORKED_ON, _HELD, _NOW = "Worked on now", "Waits for somebody, or for its time", "Can be done now"
+_FIRST = {"claimed": _WORKED_ON, "landing": _WORKED_ON} | dict.fromkeys(("dead", "retry", "blocked"), _HELD)
+"""What is said of tasks that wait for no other one, by their state; of all others that they can be done."""
 
 
 async def show(request: Request) -> Response:
@@ -35,11 +36,12 @@ async def as_text(request: Request) -> Response:
     since = await cursor(request)
     found = await loom_of(request).outline()
     placed = await asyncio.to_thread(placing.place, found, _unfolded(request))
-    waves: dict[int, list[Node]] = {}
-    held: list[Node] = []
-    for node in placed.nodes:
+    named: dict[str, list[Node]] = {_WORKED_ON: [], _HELD: [], _NOW: []}
+    for node in sorted(placed.nodes, key=lambda one: one.wave or 0):
         if node.wave is not None and node.state != "epic":
-            (held if node.wave == 0 and node.state in _HELD else waves.setdefault(node.wave, [])).append(node)
+            name = _FIRST.get(node.state, _NOW) if node.wave == 0 else f"Wave {node.wave + 1}"
+            named.setdefault(name, []).append(node)
+    told = [(name, nodes[:_TOLD], len(nodes)) for name, nodes in named.items() if nodes]
     critical = [placed.nodes[number] for number in placed.critical]
     return page(
         request,
@@ -48,10 +50,8 @@ async def as_text(request: Request) -> Response:
         since=since,
         count=len(found.tasks),
         more=found.more,
-        waves=[(wave, waves[wave][:_TOLD], len(waves[wave])) for wave in sorted(waves)[:_WAVES]],
-        held=held[:_TOLD],
-        held_count=len(held),
-        more_waves=max(len(waves) - _WAVES, 0),
+        told=told[:_PARTS],
+        more_waves=max(len(told) - _PARTS, 0),
         critical=[one for one in critical if one.state != "epic"],
     )
 

@@ -143,6 +143,11 @@ async def test_the_graph_is_there_as_text_and_as_a_picture(web: Board, loom: Loo
     for title in ("dead", "retry"):
         assert f'dir="auto">{title}</span>' in held
         assert f'dir="auto">{title}</span>' not in page[now:]
+    await loom.claim(first.id)
+    page = await web.get("/graph/text")
+    begins, ends = page.index("Worked on now"), page.index("Waits for somebody")
+    assert "Lay the floor" in page[begins:ends]
+    assert "Can be done now" not in page
     await loom.create("An epic", epic=True)
     found = await loom.outline()
     assert states.items() <= {one[1]: one[2] for one in found.tasks}.items()
