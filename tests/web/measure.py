@@ -146,7 +146,7 @@ async def measure(chromium: str, count: int, seconds: float) -> None:
             await _graph(browser, address)
             await _seen(browser, loom, address, seconds)
             await _idle(browser, address)
-        await browser.close()
+            await browser.close()  # before its server, which would cut off what its tabs follow
         await keeper.stop()
 
 
