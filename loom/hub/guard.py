@@ -30,7 +30,7 @@ from loom.exceptions import BusyError, ForbiddenError, InvalidInputError, LoomEr
 from loom.graph.model import limits
 from loom.graph.model.principals import Principal
 from loom.remote import codec
-from loom.web.entry import once_more
+from loom.web.entry import NO_COOKIE, once_more, refused
 from loom.web.statuses import status_of
 
 if TYPE_CHECKING:
@@ -119,10 +119,10 @@ class Guard:
                 await self._let_in(scope, receive, send)
         except asyncio.CancelledError:  # the server ends
             await _answer(send, 503, b"", b"text/plain", {b"retry-after": b"1", b"connection": b"close"})
-        except _RefusedError as refused:
-            await refuse(send, refused.status, refused.error)
+        except _RefusedError as shut_out:
+            await _refuse(scope, receive, send, shut_out.status, shut_out.error)
         except LoomError as error:
-            await refuse(send, status_of(error), error)
+            await _refuse(scope, receive, send, status_of(error), error)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -231,6 +231,8 @@ class Guard:
         try:
             if not going.is_over:
                 await asyncio.wait([serving, leaving], return_when=asyncio.FIRST_COMPLETED)
+                if answered.whole:  # what goes on behind an answer was not called off
+                    await asyncio.wait([serving])
             was_left = not serving.done()
         finally:
             going.answers.discard(serving)
@@ -292,6 +294,7 @@ class _RefusedError(Exception):
         self.status, self.error = status, error
 
 
+_BEARER = {"www-authenticate": 'Bearer realm="loom"'}
 _SEND = "Send `Authorization: Bearer TOKEN`."
 _ASK = "Ask whoever runs the server for a new one; `loom token add` makes it."
 _ADDRESS = "Reach it by its own address; `loom serve --http --public-url` says which others know it by."
@@ -303,9 +306,24 @@ def _too_large() -> _RefusedError:
     )
 
 
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, error: LoomError) -> None:
+    """Tells whoever is not let in why, a person in a browser on a page."""
+    headers = Headers(scope=scope)
+    if "authorization" in headers or "text/html" not in headers.get("accept", ""):
+        await refuse(send, status, error)
+        return
+    outside = isinstance(error, TokenError) and scope["path"] != ENTRANCE
+    words = NO_COOKIE if outside else f"{error.cause} {error.next_step}"
+    page = refused(status, words)
+    page.headers["connection"] = "close"
+    page.headers.update(_BEARER if status == 401 else {})
+    with suppress(OSError, TimeoutError):
+        await page(scope, receive, _Answered(send))
+
+
 async def refuse(send: Send, status: int, error: LoomError) -> None:
     """Answers with an error, and ends the connection, whose body nobody has read."""
-    more = {b"www-authenticate": b'Bearer realm="loom"'} if status == 401 else {}
+    more = {name.encode(): value.encode() for name, value in _BEARER.items()} if status == 401 else {}
     body = json.dumps(codec.refusal(error)).encode()
     await _answer(send, status, body, b"application/json", more | {b"connection": b"close"})
 
@@ -345,12 +363,13 @@ async def _left(receive: Receive) -> None:
 
 
 class _Answered:
-    """Sends to a client, which has so long to take each part. `begun`: something was sent."""
+    """Sends to a client, which has so long to take each part. `begun`: something was sent; `whole`: all of it."""
 
     def __init__(self, send: Send) -> None:
-        self._send, self.begun = send, False
+        self._send, self.begun, self.whole = send, False, False
 
     async def __call__(self, message: Message) -> None:
         self.begun = True
         async with asyncio.timeout(_TAKEN_WITHIN):
             await self._send(message)
+        self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -11,6 +11,7 @@ Who follows a link from another site, as one in a message, comes without his coo
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
 import secrets
@@ -125,7 +126,7 @@ class Gate(Generic[P]):
             refusal = once_more(request, self._cookie)
         known = self._entries.who(request.cookies.get(self._cookie, "")) if refusal is None else None
         if refusal is not None or known is None:
-            await (refusal or _refused(401, _NO_COOKIE))(scope, receive, send)
+            await (refusal or refused(401, NO_COOKIE))(scope, receive, send)
             return
         async with self._serving(*known) as loom:
             scope.setdefault("state", {})["loom"] = loom
@@ -135,15 +136,15 @@ class Gate(Generic[P]):
         """A refusal for who means another host, or comes from another site's page."""
         host = request.headers.get("host", "")
         if host not in self._hosts:
-            return _refused(421, "This board is not reached by that name.")
+            return refused(421, "This board is not reached by that name.")
         if request.scope["method"] not in _LOOKS and request.headers.get("origin") != f"http://{host}":
-            return _refused(403, "That did not come from a page of this board.")
+            return refused(403, "That did not come from a page of this board.")
         return None
 
     def _enter(self, request: Request) -> Response:
         cookie = self._entries.admit(request.query_params.get("code", ""))
         if cookie is None:
-            return _refused(403, _NO_CODE)
+            return refused(403, _NO_CODE)
         entered = RedirectResponse("/", 303)
         entered.set_cookie(self._cookie, cookie, httponly=True, samesite="strict", path="/")
         return entered
@@ -162,16 +163,29 @@ def once_more(request: HTTPConnection, cookie: str) -> Response | None:
     return _bare("<meta http-equiv=refresh content=0><p><a href=''>To the board</a></p>", 200)
 
 
-_NO_COOKIE = "This browser was not let in yet, or not for long. Run `loom board` in the project's directory."
+NO_COOKIE = "This browser was not let in yet, or not for long. Run `loom board` in the project's directory."
 _NO_CODE = "This link was used already, or is older than a minute. Run `loom board` again for another."
 
 
-def _refused(code: int, words: str) -> Response:
-    return _bare(f"<h1>Loom</h1><p>{html.escape(words)}</p>", code)
+def refused(code: int, words: str) -> Response:
+    """A page for whoever is not let in, with a sentence that a page of the board which is open shows too."""
+    said = f"<div id=said role=status><p class='told trouble' role=alert>{html.escape(words)}</p></div>"
+    return _bare(f"<main><h1>Loom</h1>{said}</main>", code)
+
+
+_STYLE = (
+    ":root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}"
+    "main{max-width:34em;margin:18vh auto 0;padding:0 24px}h1{font-size:18px;margin:0 0 8px}p{margin:0}"
+)
+_STYLES = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_HEADERS = {
+    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLES}'; frame-ancestors 'none'",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
 
 
 def _bare(body: str, code: int) -> Response:
     page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=color-scheme content='light dark'>"
-    page += f"<title>Loom</title>{body}"
-    headers = {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
-    return HTMLResponse(page, code, headers)
+    page += f"<meta name=viewport content='width=device-width'><title>Loom</title><style>{_STYLE}</style>{body}"
+    return HTMLResponse(page, code, _HEADERS)

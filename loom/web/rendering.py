@@ -26,6 +26,10 @@ from loom.replies.tasks import state as state_of
 from loom.web.wording import SAID, SIGNS, WAYS
 
 _HERE = Path(__file__).parent
+_REFUSED = Markup(" ").join(
+    Markup('hx-status:{}xx="select:#said target:#said swap:outerHTML push:false"').format(kind) for kind in (4, 5)
+)
+"""What an element says that asks: of a refusal only the sentence is put onto the page, on which all else stays."""
 
 
 def page(request: Request, template: str, *, code: int = 200, **values: Any) -> HTMLResponse:
@@ -86,7 +90,7 @@ def _templates() -> Environment:
         ago=_ago, moment=_moment, state=state, short=_short, pretty=_pretty, seconds=_seconds, past=_past, used=_used,
         changes=_changes,
     )  # fmt: skip
-    made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID, ways=WAYS)
+    made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID, ways=WAYS, refused=_REFUSED)
     made.tests.update(text=lambda value: isinstance(value, str), texts=_are_texts, waves=_are_waves)
     return made
 

@@ -25,9 +25,11 @@ from loom.hub import guard, listener, team
 from loom.hub.guard import PROBES, Addresses
 from loom.hub.listener import Place, application, refuse_open
 from loom.hub.projects import Projects
+from loom.workflows import runs
 from tests.graph.conftest import Rival, until_waiting
 from tests.graph.conftest import rival as rival
 from tests.remote.conftest import PATIENCE, Serve, Served
+from tests.workflows.conftest import begun
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -347,6 +349,16 @@ async def test_who_hangs_up_has_called_off_what_he_asked_for(
     assert (task.status, task.attempt) == ("pending", 0)
 
 
+async def test_what_goes_on_behind_an_answer_is_not_called_off_with_it(served: Served) -> None:
+    run = await begun(served.loom, "- {id: sure, type: confirm, message: Go on?}\n- {id: rest, type: wait, seconds: 0}")
+    async with served.http(await served.token("ann", "planner")) as client:
+        said = await client.post(f"/do/decide/{run.id}", data={"way": "yes", "step": "sure"})
+        assert said.status_code == 303, said.text
+    async with asyncio.timeout(PATIENCE):
+        while (await runs.look(served.loom, run.id))[0].status != "done":  # noqa: ASYNC110 - only a look says so
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("body", "code", "number"),
     [
@@ -426,6 +438,10 @@ async def test_a_browser_is_let_in_by_a_code_for_one_use(served: Served) -> None
         assert token not in code
     async with served.http() as browser:
         assert (await browser.get("/")).status_code == 401
+        for path, words in (("/", "Run `loom board`"), ("/enter?code=no", "This link was used already")):
+            outside = await browser.get(path, headers={"accept": "text/html"})
+            assert (outside.status_code, outside.headers["content-type"]) == (401, "text/html; charset=utf-8")
+            assert words in outside.text, "a person is told on a page"
         elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
         assert "http-equiv=refresh" in (await browser.get("/", headers=elsewhere)).text, "a cookie may come with it"
         entered = await browser.get("/enter", params={"code": code})

@@ -194,8 +194,8 @@ async def test_of_each_goal_the_newest_plan_waits_and_none_that_a_workflow_asks_
 
 async def test_a_plan_that_a_workflow_has_made_waits_there_alone(web: Board, shop: Loom, model: Model) -> None:
     model.answers(good_plan())
-    steps = ("{id: plan, type: action, action: plan, inputs: {goal: Sign-in}}", "{id: sure, type: confirm, message: Sure?}")
-    run = await begun(shop, "\n".join(f"- {one}" for one in steps))
+    plans = "- {id: plan, type: action, action: plan, inputs: {goal: Sign-in}}"
+    run = await begun(shop, f"{plans}\n- {{id: sure, type: confirm, message: Sure?}}")
     assert run.status == "waiting", run.error
     assert [one.need for one in (await shop.glance()).needs_you] == [Need.CONFIRM]
     [told] = await shop.events(types=[EventType.PLAN_PROPOSED])

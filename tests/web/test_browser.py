@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 
 from loom.graph.front import Loom
 from loom.skills import decomposer
+from loom.web.entry import Entries
 from loom.workflows import runs
 from tests.skills.conftest import good_plan
 from tests.web.conftest import Board
 from tests.web.test_asked import asks as waits_for_a_yes
 from tests.web.test_board import asked, died
+from tests.web.test_entry import gate as gate
 
 AXE = os.environ.get("LOOM_TEST_AXE", "")
 _AXE = "node_modules/axe-core/axe.min.js"
@@ -110,6 +113,38 @@ async def test_each_button_of_a_form_does_what_it_says(web: Board, loom: Loom, t
     await tab.get_by_role("button", name="No", exact=True).click()
     await tab.get_by_text("Answered with no").wait_for()
     assert "Not now." in ((await runs.look(loom, run_id))[0].error or "")
+
+
+async def test_whoever_is_not_let_in_any_more_is_told_on_the_page_that_he_has_open(
+    gate: tuple[str, Entries[str]], loom: Loom, tab: Any
+) -> None:
+    address, entries = gate
+    task_id = await asked(loom)
+    page = await tab.context.browser.new_page()  # to which refusals are no errors
+    await page.goto(f"{address}/enter?code={entries.code(None, 'shop')}")
+    await page.get_by_label("Your answer").fill("Red")
+    entries._cookies.clear()
+    await page.get_by_role("button", name="Answer").click()
+    await page.get_by_text("Run `loom board`").wait_for()
+    assert await page.get_by_label("Your answer").input_value() == "Red"
+    assert (await loom.get(task_id)).task.status == "blocked"
+
+
+async def test_a_look_that_is_refused_leaves_the_page_as_it_is_and_is_made_again(
+    web: Board, loom: Loom, tab: Any
+) -> None:
+    page = await tab.context.browser.new_page()
+    await loom.create("Paint the wall")
+    await page.goto(f"{web.address}/")
+    nowhere = replace(loom.config, database=replace(loom.config.database, url="postgresql://u:p@127.0.0.1:1/none"))
+    async with Loom(nowhere, agent="board") as away:
+        web.let_in[""] = away
+        await loom.create("Lay the floor")
+        await page.locator("#said .trouble").wait_for()
+        assert await page.get_by_text("Paint the wall").count() == 1
+        web.let_in[""] = loom
+    await page.get_by_text("Lay the floor").wait_for()
+    assert await page.locator("#said .trouble").count() == 0
 
 
 @pytest.mark.timeout(600)

@@ -4,11 +4,12 @@
   const body = document.body, root = body.dataset.root, live = document.getElementById("live");
   const main = () => document.getElementById("main");
   const typing = (element) => element?.matches?.("input, textarea, select");
-  let cursor = body.dataset.since, source, due, last = 0, owed = false;
+  let cursor = body.dataset.since, source, sent, due, last = 0, owed = false;
 
   // --- following ------------------------------------------------------------------------------------------------
 
   const REST = 100; // milliseconds between two looks, so that much news costs no more than some
+  const AGAIN = 5000; // until what has failed is tried again
   const held = () => [...main().querySelectorAll("form textarea, form input:not([type=hidden])")]
     .some((one) => one.type === "checkbox" ? one.checked !== one.defaultChecked : one.value !== one.defaultValue);
 
@@ -52,8 +53,14 @@
     source.onopen = () => show("", "Live");
     source.onerror = () => {
       show("away", "Not connected; tried again");
-      if (source.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
+      if (source.readyState === EventSource.CLOSED) refused();
     };
+  }
+
+  // A stream that was refused is not come back to by itself: either the server begins anew, or this browser is not let
+  // in any more, of which the page is told as by any look.
+  function refused() {
+    setTimeout(() => { if (!document.hidden) { look(); follow(); } }, AGAIN);
   }
   document.addEventListener("visibilitychange", follow);
   window.addEventListener("pagehide", () => source?.close());
@@ -61,8 +68,20 @@
   document.addEventListener("focusout", () => setTimeout(() => { if (owed && !held()) { show("", "Live"); look(); } }));
   follow();
 
+  // What was not answered is said where a refusal would stand; a look that was refused is tried again.
+  document.addEventListener("htmx:error", () => {
+    if (!sent || !main().contains(sent)) return;
+    const told = document.createElement("p");
+    told.className = "told trouble";
+    told.setAttribute("role", "alert");
+    told.textContent = "The board does not answer. What you typed is still here; try again in a moment.";
+    document.getElementById("said").replaceChildren(told);
+  });
+  document.addEventListener("htmx:response:error", (event) => {
+    if (event.target === main()) { clearTimeout(due); due = setTimeout(look, AGAIN); }
+  });
+
   // A form that is still there once it has done its work is empty again, and what it chose is not chosen any more.
-  let sent;
   document.addEventListener("submit", (event) => { sent = event.target; }, true);
   document.addEventListener("htmx:after:swap", () => {
     if (sent?.isConnected && main().contains(sent) && !document.querySelector("#said .trouble")) sent.reset();
