@@ -30,6 +30,8 @@ _JOINING = "[\u0600-\u0dff\u1000-\u109f\u1780-\u18af\u1cd0-\u1cff\ua8e0-\ua8ff\u
 
 _ALIKE = 0.75  # of 1: a long word and what was perhaps meant
 _LONG = 8  # characters; short words are like many others
+_WORD = re.compile(r"\S+")
+_PASSWORD = re.compile(r"(?<=://)([^:@/]*):.*")  # in what stands before the last @ of a word
 _COLOUR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -90,13 +92,15 @@ def logged(text: str) -> str:
 
 def mask(text: str) -> str:
     """`text` with the passwords of the URLs in it hidden."""
-    text = re.sub(r"(://[^:@/\s]*):\S*@", r"\1:***@", text)
+    if "://" in text:
+        text = _WORD.sub(_without_password, text)
     return re.sub(r"(?i)\b((?:ssl)?password|pass|api_?key|token|secret)=[^&\s]+", r"\1=***", text)
 
 
+# No part of it goes on to the end of a text without fitting, which would be done anew for each place that it begins at.
 _KEY = re.compile(
     r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|AKIA[0-9A-Z]{16}|"
-    r"loom_[0-9a-f]{12}_[\w-]{43}|whsec_[\w+/=]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})|"
+    r"loom_[0-9a-f]{12}_[\w-]{43}|whsec_[\w+/=]{16,}|eyJ[\w-]{8,500}\.[\w-]{8,}\.[\w-]{8,})|"
     r"(?<=[Bb]earer )[\w.~+/=-]{16,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.ASCII | re.DOTALL,
 )
@@ -106,6 +110,12 @@ def outward(text: str) -> str:
     """A text written by somebody else that leaves this machine: as `clean`, passwords of URLs hidden, and keys that are
     known by how they begin."""
     return _KEY.sub("***", mask(clean(text)))
+
+
+def _without_password(found: re.Match[str]) -> str:
+    """A word that may be a URL. It is looked at once, not from each `://` in it."""
+    before, at, after = found[0].rpartition("@")
+    return _PASSWORD.sub(r"\1:***", before, count=1) + at + after
 
 
 def _is_a_slip(word: str, name: str) -> bool:

@@ -99,11 +99,22 @@ def test_a_quoted_text_is_on_one_line_and_can_be_shown() -> None:
         ("unix:///run/redis.sock?password=s3cret&db=1", "unix:///run/redis.sock?password=***&db=1"),
         ("postgresql://u:s3/cr@et@h/d", "postgresql://u:***@h/d"),
         ("could not reach postgresql://u:p@h/d: refused", "could not reach postgresql://u:***@h/d: refused"),
+        ("http://a/,redis://:p@q@h\nme@h postgresql://u:p@h", "http://a/,redis://:***@h\nme@h postgresql://u:***@h"),
+        ("mail://me@h:1", "mail://me@h:1"),
         ("redis://localhost:6379", "redis://localhost:6379"),
     ],
 )
 def test_mask_hides_passwords_only(text: str, shown: str) -> None:
     assert texts.mask(text) == shown
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "part", ["://:", "token=", "-eyJ", "bearer ", "-----BEGIN ", "sk-", "\x1b[0", "\U0001f525\u200d"]
+)
+def test_a_text_is_gone_through_once_whatever_is_in_it(part: str) -> None:
+    """Else whoever shows what an agent has printed stands still for as long as the agent likes."""
+    texts.outward(texts.colourless(part * 300_000))
 
 
 @pytest.mark.parametrize(

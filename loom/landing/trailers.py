@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _TASK, _AGENT = "Loom-Task", "Loom-Agent"
-_ANY = re.compile(rf"^[^\S\n]*({_TASK}|{_AGENT})[^\S\n]*:[^\S\n]*(.*?)[^\S\n]*$", re.IGNORECASE | re.MULTILINE)
+_ANY = re.compile(rf"^[^\S\n]*({_TASK}|{_AGENT})[^\S\n]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
 def lines(task_id: str, agent: str) -> list[str]:
@@ -16,4 +16,4 @@ def lines(task_id: str, agent: str) -> list[str]:
 def speaks_for_others(message: str, task_id: str, agent: str) -> bool:
     """Whether a message has such a line that is not of this task and agent."""
     own = {(_TASK.lower(), task_id), (_AGENT.lower(), agent)}
-    return any((found[1].lower(), found[2]) not in own for found in _ANY.finditer(message))
+    return any((found[1].lower(), found[2].strip()) not in own for found in _ANY.finditer(message))

@@ -15,6 +15,7 @@ from loom.git import Repository
 from loom.landing import commits
 from loom.landing.commits import Committed, Refusal, Work, commit
 from loom.landing.merging import bring_in
+from loom.landing.trailers import speaks_for_others
 from tests.landing.place import Place
 
 BRANCH = "loom/loom-00000001"
@@ -177,6 +178,13 @@ async def test_an_agents_history_that_speaks_for_others_becomes_one_commit(agent
     assert agent.main.tip(f"{made.commit}^") == agent.base
     assert "99999999" not in agent.main.git("log", "--format=%b", f"{agent.base}..{made.commit}")
     assert set(made.changed) == {"a.txt", "c.txt"}
+
+
+@pytest.mark.timeout(30)
+def test_a_message_is_gone_through_once_whatever_is_in_it() -> None:
+    long = f"Loom-Task: x{' ' * 500_000}x"
+    assert speaks_for_others(long, "loom-00000001", "ann-1")
+    assert not speaks_for_others(f"Loom-Agent:  ann-1{' ' * 500_000}\n", "loom-00000001", "ann-1")
 
 
 async def test_an_agents_history_that_speaks_for_itself_may(agent: Agent) -> None:
