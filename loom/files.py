@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_PIECE = 1024 * 1024  # bytes that are copied at a time
 _FOLLOW_NOTHING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -46,6 +47,21 @@ def read_beginning(path: Path, most: int, within: Path | None = None) -> bytes:
         while len(data) < most and (more := os.read(file, most - len(data))):
             data += more
     return data
+
+
+def copy(path: Path, to: Path, most: int, within: Path) -> None:
+    """Copies a regular file, its times too, to where Loom alone writes. `most`, `within`: as in `read`."""
+    with _opened(path, within) as file:
+        facts = os.fstat(file)
+        if facts.st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most // 1024:,} kB", str(path))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FOLLOW_NOTHING
+        with os.fdopen(os.open(to, flags, 0o600), "wb") as copied:
+            left = facts.st_size
+            while left > 0 and (data := os.read(file, min(left, _PIECE))):
+                left -= copied.write(data)
+            copied.flush()
+            os.utime(copied.fileno(), ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
 def write(path: Path, text: str, mode: int | None = None, within: Path | None = None) -> None:
@@ -155,6 +171,15 @@ def own_directory(path: Path) -> Path:
     if stat.S_IMODE(facts.st_mode) & 0o077 and facts.st_uid == os.geteuid():
         path.chmod(0o700)
     return path
+
+
+def named(text: str) -> Path:
+    """The path that a user has written; `~` and `~NAME` are a home directory where there is such a user."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def _nameless(directory: int, name: str) -> tuple[int, str]:

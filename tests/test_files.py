@@ -73,6 +73,12 @@ def test_only_regular_files_are_read(inside: Path) -> None:
     for name in ("pipe", "below"):
         with pytest.raises(OSError, match="it is no regular file"):
             files.read(inside / name, MOST, inside)
+    for name in ("pipe", "below"):
+        with pytest.raises(OSError, match="it is no regular file"):
+            files.copy(inside / name, inside / "copy", MOST, inside)
+    with pytest.raises(OSError, match="it leads out"):
+        files.copy(inside / "zero", inside / "copy", MOST, inside)
+    assert not (inside / "copy").exists()
     with pytest.raises(OSError, match="it is no regular file"):
         files.read(inside / "zero", MOST)
     with pytest.raises(FileNotFoundError):

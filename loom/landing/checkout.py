@@ -33,6 +33,7 @@ _MOST = 1_000  # places
 _UNUSED_SECONDS = 7 * 86400.0
 _MADE = ("tree", "git", "tree.setup")  # in a place
 _TOLD = 5  # files that a sentence names
+_SHALLOW_BYTES = 10_000_000  # of the list of commits at which a history is cut off
 _SHA256 = 64  # digits of an object's name
 
 
@@ -178,7 +179,7 @@ class Checkout:
         """Lets a git directory see the objects, and where the history ends."""
         (git_dir / "objects" / "info" / "alternates").write_text(self._alternates)
         with suppress(FileNotFoundError):
-            shutil.copyfile(self._common / "shallow", git_dir / "shallow")
+            files.copy(self._common / "shallow", git_dir / "shallow", _SHALLOW_BYTES, self._common)
 
     async def _git(self, *words: str) -> str:
         ended = await self._own.run(*words, timeout=_SECONDS, pass_fds=(self.lock,))

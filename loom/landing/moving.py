@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from loom import files
 from loom.exceptions import CommandError, FileError
 from loom.git import Repository
 from loom.landing import places
@@ -249,7 +250,10 @@ async def _is_gits(checkout: Repository, move: _Move, change: _Change, since: in
             return True  # which stays, unless it is empty by then
         if facts.st_mtime_ns < since:
             return False
-        there = os.fsencode(path.readlink()) if is_link else path.read_bytes()
+        if is_link:
+            there = os.fsencode(path.readlink())
+        else:
+            there = await asyncio.to_thread(files.read, path, _FILE_BYTES, checkout.work_tree)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:

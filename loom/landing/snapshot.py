@@ -7,13 +7,13 @@ lands on, because there it has to hold.
 
 from __future__ import annotations
 
-import shutil
+import asyncio
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from loom import files
 from loom.exceptions import CommandError, ProofMissingError
 from loom.git import Repository
 from loom.landing import merging
@@ -21,6 +21,7 @@ from loom.landing.merging import Conflict
 from loom.landing.places import remove
 
 _SECONDS = 600.0  # for git to read the files
+_INDEX_BYTES = 2_000_000_000  # of the list that git keeps of all files
 _NO_TIME = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same work is the same commit
 
 
@@ -79,8 +80,14 @@ class _Taking:
         """The commit of what lies there; HEAD itself where that is the same."""
         git_dir, index = self._repository.git_dir, self._place / "index"
         assert git_dir is not None
-        with suppress(FileNotFoundError):  # a repository without a commit
-            shutil.copy2(git_dir / "index", index)  # with its time, by which git knows what was changed right after it
+        try:  # with its time, by which git knows what was changed right after it
+            await asyncio.to_thread(files.copy, git_dir / "index", index, _INDEX_BYTES, git_dir)
+        except FileNotFoundError:  # a repository without a commit
+            pass
+        except OSError as error:
+            raise CommandError(
+                f"{git_dir / 'index'} cannot be copied: {error.strerror}.", "Look at what it is, and mend that."
+            ) from None
         await self.git("add", "--all", "--", ":/", index=index)
         tree = await self.git("write-tree", index=index)
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from loom.caller import Caller, calling
 from loom.config import CheckConfig, LandingConfig
-from loom.exceptions import CheckFailedError, ClaimConflictError, ConfigError, ProofMissingError
+from loom.exceptions import CheckFailedError, ClaimConflictError, CommandError, ConfigError, ProofMissingError
 from loom.git import Repository
 from loom.graph.front import Loom
 from loom.graph.rules.claims import Outcome
@@ -281,6 +281,23 @@ async def test_work_is_taken_merged_with_what_has_landed(place: Place, tmp_path:
     both.drop()
     again.drop()
     assert (await Snapshot.of(Repository(place.top, place.top / ".git"))).commit == place.tip()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("what", ["a pipe", "a directory", "a link to what has no end"])
+async def test_what_an_agent_puts_in_the_place_of_its_index_is_told(place: Place, tmp_path: Path, what: str) -> None:
+    beside = await place.worktree(tmp_path / "beside", "mine").repository()
+    assert beside.git_dir is not None
+    index = beside.git_dir / "index"
+    index.unlink()
+    if what == "a pipe":
+        os.mkfifo(index)
+    elif what == "a directory":
+        index.mkdir()
+    else:
+        index.symlink_to("/dev/zero")
+    with pytest.raises(CommandError, match=r"index (cannot be copied|is a link)"):
+        await Snapshot.of(beside)
 
 
 async def test_an_agents_work_is_proven_as_it_would_land(

@@ -423,6 +423,24 @@ async def test_another_project_makes_a_checkout_whole_where_the_git_of_one_was_k
     assert place.status() == ""
 
 
+@pytest.mark.timeout(30)
+async def test_a_pipe_among_the_files_of_a_checkout_holds_nobody_up_who_makes_it_whole(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, old, new = await checked_out(place, tmp_path, 1)
+
+    async def died(*_: object) -> bool:
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_made_whole", died)
+        await killed(target, old, new, tmp_path)
+    (place.top / "m0.txt").unlink(missing_ok=True)
+    os.mkfifo(place.top / "m0.txt")
+    assert (await stands(target, old)).commit == old
+    assert (place.top / "m0.txt").is_fifo()
+
+
 @pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
 async def test_what_a_git_that_works_there_holds_is_left_to_it(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
