@@ -257,7 +257,8 @@ class Repository:
             settings["core.alternateRefsCommand"] = "true"
         env = dict(_REMOTE_ENVIRONMENT)
         if "core.sshcommand" in set_here:
-            env["GIT_SSH_COMMAND"] = os.environ.get("GIT_SSH_COMMAND") or dict(own).get("core.sshcommand") or "ssh"
+            given = caller.environ().get("GIT_SSH_COMMAND") or dict(own).get("core.sshcommand")
+            env["GIT_SSH_COMMAND"] = given or "ssh"
         if "core.gitproxy" in set_here:
             env["GIT_PROXY_COMMAND"] = ""
         pairs = [*settings.items()]

@@ -621,6 +621,21 @@ async def test_the_users_own_way_to_a_remote_is_gone(
     assert hostile.noted() == ""
 
 
+async def test_whoever_is_served_reaches_a_remote_in_his_own_way(hostile: Hostile, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/ssh\nexit 1\n')
+    own.chmod(0o755)
+    hostile.set("remote.origin.url", "ssh://host.invalid/repo")
+    repository = await Repository.around(hostile.top)
+    with (
+        calling(Caller({**os.environ, "GIT_SSH_COMMAND": str(own)})),
+        pytest.raises(CommandError, match=r"^`git fetch --no-tags` failed"),
+    ):
+        await repository.fetch("origin", "refs/heads/main")
+    assert "host.invalid" in (tmp_path / "ssh").read_text()
+    assert hostile.noted() == ""
+
+
 @pytest.mark.parametrize("url", ["ext::{program} x", "helper::x"])
 async def test_a_transport_that_is_a_program_is_refused(hostile: Hostile, url: str) -> None:
     hostile.set("remote.origin.url", url.format(program=hostile.program))
