@@ -236,9 +236,15 @@ def peer_of(wire: socket.socket) -> tuple[int, int] | None:
     return pid, uid
 
 
+def says_how_to_connect(name: str) -> bool:
+    """Whether a variable says something of connections to PostgreSQL that their address does not."""
+    return name.startswith("PG")
+
+
 def _is_everybodys(name: str) -> bool:
     """Whether a variable may go on in a process that serves others too."""
-    return not name.startswith(("LOOM_", "CLAUDE", "FASTMCP_", "MCP_")) and not _SECRET.search(name)
+    own = name.startswith(("LOOM_", "CLAUDE", "FASTMCP_", "MCP_")) or says_how_to_connect(name)
+    return not own and not _SECRET.search(name)
 
 
 def _pass_on(wire: socket.socket) -> None:

@@ -11,13 +11,14 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from loom import texts
 from loom.background import Backoff
 from loom.db import trouble
-from loom.exceptions import DatabaseUnavailableError
+from loom.exceptions import DatabaseUnavailableError, InvalidInputError
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -39,6 +40,11 @@ _NOT_LET_IN = f"did not let a new connection in within {_CONNECT:g} s"
 WHOLE = 600.0
 """For a statement that looks at, or changes, all that there is."""
 
+_PORT = 5432
+_NOTHING_MORE: dict[str, Any] = {"ssl": False, "direct_tls": False, "target_session_attrs": "any", "gsslib": "gssapi"}
+"""What a server of Loom's own is reached with, beside its address; each would come from a variable else."""
+
+_SHOWN = 200  # characters of what is wrong with a value
 _TRIES = 8
 _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -93,6 +99,7 @@ async def open_pool(
     pooler: str = "none",
     schema: str | None = None,
     password: Callable[[], Awaitable[str]] | None = None,
+    ours: bool = False,
     met: Callable[[Connection], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
     """Opens a pool whose first connection answers.
@@ -105,6 +112,8 @@ async def open_pool(
         pooler: what stands between: none, or one that lends a server for a session or a transaction.
         schema: where names without one are looked up; default, and behind a pooler in any case: as the role has it.
         password: gives the password for each new connection, instead of the one in `url`.
+        ours: the server is one that Loom has started, and what this process's variables say of others (PGPORT,
+            PGSSLMODE) means nothing there.
         met: is told of each new connection before anybody uses it.
 
     Raises:
@@ -132,6 +141,7 @@ async def open_pool(
             # What is prepared on a server that is lent is not there the next time.
             statement_cache_size=0 if pooler == "transaction" else 100,
             server_settings={"application_name": name} | (_settings(schema) if pooler == "none" else {}),
+            **({"port": urlsplit(url).port or _PORT, **_NOTHING_MORE} if ours else {}),
         )
 
 
@@ -211,8 +221,8 @@ async def begun(pool: Pool) -> AsyncIterator[Connection]:
 
 
 class translated:  # noqa: N801 - read as a statement: `with translated():`
-    """Turns errors that mean "the database is not there", or cannot do it, into `DatabaseUnavailableError`; others
-    pass."""
+    """Turns errors that mean "the database is not there", or cannot do it, into `DatabaseUnavailableError`, and those
+    about a value that it cannot take into `InvalidInputError`; others pass."""
 
     def __init__(self, url: str = "") -> None:
         self._where = f" at {texts.mask(url)}" if url else ""
@@ -231,6 +241,11 @@ class translated:  # noqa: N801 - read as a statement: `with translated():`
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if error is not None and trouble.is_unfit(error):
+            why = texts.shorten(texts.one_line(str(error)), _SHOWN)
+            raise InvalidInputError(
+                f"A value was given that cannot be looked for or kept: {why}.", "Correct it."
+            ) from error
         found = trouble.told(error) if error is not None else None
         if found:
             cause, next_step = found

@@ -25,6 +25,21 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ),
     ((asyncpg.OutOfMemoryError,), "has no memory left: {}", "Give it more, then do the same again."),
     (
+        (asyncpg.InsufficientResourcesError,),
+        "has met a limit of its own configuration: {}",
+        "Raise it there, then do the same again; this has changed nothing.",
+    ),
+    (
+        (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.TransactionTimeoutError),
+        "did not go on with that: {}",
+        "Try again; where it happens often, raise the time-outs that are set there for this role and database.",
+    ),
+    (
+        (asyncpg.PostgresSystemError, asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError),
+        "has trouble with its own files: {}",
+        "See its log, and the health of its disk.",
+    ),
+    (
         (asyncpg.InsufficientPrivilegeError,),
         "does not let this role do that: {}",
         "Have the owner of the database grant the role what it lacks; to bring the schema up to date it must be allowed"
@@ -58,6 +73,13 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         f"Name the primary in {_ADDRESS}.",
     ),
 )
+_UNFIT = (
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.UntranslatableCharacterError,
+    asyncpg.NumericValueOutOfRangeError,
+    asyncpg.DatetimeFieldOverflowError,
+    asyncpg.IntervalFieldOverflowError,
+)
 _AWAY = (
     OSError,
     TimeoutError,
@@ -66,13 +88,19 @@ _AWAY = (
     asyncpg.InternalClientError,  # what a connection says that broke while it was handed out
     asyncpg.OperatorInterventionError,
     asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
+
+
+def is_unfit(error: BaseException) -> bool:
+    """Whether an error says that a value which was given is none that PostgreSQL can take."""
+    return isinstance(error, _UNFIT) or type(error) is asyncpg.DataError  # which the client itself raises
 
 
 def told(error: BaseException) -> tuple[str, str] | None:
     """What completes the sentence "PostgreSQL ..." about an error, without its full stop, and the sentence of what to
     do; None for an error that says nothing of the server."""
     for kinds, cause, next_step in _KINDS:
-        if isinstance(error, kinds) and not isinstance(error, asyncpg.ObjectInUseError | asyncpg.LockNotAvailableError):
+        if isinstance(error, kinds) and not isinstance(error, asyncpg.ObjectInUseError):
             return cause.format(str(error).rstrip(".")), next_step
     return (f"does not answer ({type(error).__name__})", _LOOK) if isinstance(error, _AWAY) else None

@@ -48,6 +48,7 @@ async def open_pool(config: LoomConfig, endpoints: services.Endpoints, name: str
         pooler=settings.pooler,
         schema=settings.schema,
         password=password,
+        ours=config.servers.backend != "external",
         met=met,
     )
 

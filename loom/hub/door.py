@@ -248,6 +248,8 @@ class Hub:
             raise _RefusedError("direct", "The configuration says that each session is to be a process of its own.")
         if config.servers.instance != self.root.name:
             raise _RefusedError("direct", f"This hub is of the instance {self.root.name}.")
+        if config.servers.backend == "external" and any(map(bridge.says_how_to_connect, caller.environ)):
+            raise _RefusedError("direct", "This hub has none of the variables by which PostgreSQL is reached here.")
         return config
 
     async def _status(self, hello: dict[str, Any], caller: Caller) -> Mapping[str, Any]:

@@ -282,6 +282,18 @@ async def test_who_is_of_another_home_or_instance_is_sent_elsewhere(hub: Hub, ro
         config.write_text(config.read_text() + "servers: {instance: other}\n")
 
 
+async def test_who_reaches_his_own_postgres_by_more_than_its_address_is_sent_elsewhere(
+    hub: Hub, root: Path, home: dict[str, str]
+) -> None:
+    """The hub has none of his variables, and would come to another server, or be refused."""
+    refused = await knock(root, home | {"PGPASSFILE": "/home/ann/passwords"})
+    assert (refused.said["error"]["code"], "by which PostgreSQL is reached" in refused.said["error"]["cause"]) == (
+        "direct",
+        True,
+    )
+    await refused.hang_up()
+
+
 async def test_a_line_that_is_too_long_is_answered_and_passed_by(hub: Hub, come: Knock) -> None:
     one = await come()
     call = b'{"jsonrpc":"2.0","id":700,"method":"tools/call","params":{"name":"loom_create","arguments":{"title":"'

@@ -307,6 +307,59 @@ async def test_a_server_without_a_connection_left_says_so(pair: Pair, process: P
         await process("a", pair.primary.url(user="few"))
 
 
+async def test_what_a_server_has_given_up_by_itself_is_told(database_url: str) -> None:
+    """By the time-outs of a role or a database, or because somebody has told it to."""
+
+    def refused(said: str) -> Any:
+        return pytest.raises(DatabaseUnavailableError, match=said)
+
+    one, other = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+    try:
+        with refused(r"did not go on with that: .* statement timeout"), db.translated():
+            await one.execute("set statement_timeout = 1; select pg_sleep(5)")
+        await other.execute("create table held ()")
+        await other.execute("begin; lock table held")
+        with refused(r"did not go on with that: .* lock timeout"), db.translated():
+            await one.execute("set statement_timeout = 0; set lock_timeout = 1; select from held")
+        await other.execute("rollback; set idle_in_transaction_session_timeout = 1; begin")
+        await asyncio.sleep(0.2)
+        with refused("does not answer"), db.translated():
+            await other.execute("select 1")
+    finally:
+        one.terminate()
+        other.terminate()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (asyncpg.PostgresIOError("could not read block 1"), "has trouble with its own files: could not read block 1."),
+        (asyncpg.ConfigurationLimitExceededError("too large"), "has met a limit of its own configuration: too large."),
+    ],
+)
+def test_a_server_in_trouble_is_told_from_one_that_is_away(error: Exception, said: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match=f"^PostgreSQL {said}"), db.translated():
+        raise error
+
+
+async def test_variables_for_other_servers_do_not_lead_away_from_looms_own(
+    servers: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "PGPORT": "1",
+        "PGSSLMODE": "verify-full",
+        "PGSSLNEGOTIATION": "direct",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGGSSLIB": "sspi",
+    }.items():
+        monkeypatch.setenv(name, value)
+    pool = await db.open_pool(servers.database_url, min_size=0, max_size=1, ours=True)
+    try:
+        assert await pool.fetchval("select 1") == 1
+    finally:
+        pool.terminate()
+
+
 async def test_an_address_that_cannot_be_followed_is_named(pair: Pair, process: Process) -> None:
     with pytest.raises(DatabaseUnavailableError, match="cannot be connected to as its address asks"):
         await process("a", f"{pair.url}&sslmode=verify-full")
