@@ -246,6 +246,18 @@ def test_a_variable_that_names_no_project_is_told(project: Path, home: Path, mon
     assert f"LOOM_PROJECT_DIR names {home}" in config.warnings[0]
 
 
+def test_a_home_that_is_nobodys_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOM_PROJECT_DIR", "~nobody-here/shop")
+    assert "LOOM_PROJECT_DIR names ~nobody-here/shop" in load_config().warnings[0]
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    with pytest.raises(ConfigError, match="has no home directory"):
+        load_config()
+
+
 def test_the_users_own_file_makes_home_no_project(home: Path) -> None:
     user_file("project_name: mine\n")
     assert find_project(home) is None

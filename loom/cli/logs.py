@@ -19,7 +19,7 @@ def record(error: BaseException) -> str:
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
     line = texts.logged(f"{moment} {command}: {''.join(traceback.format_exception(error))}")
     for config in _configurations():
-        with suppress(OSError):
+        with suppress(LoomError, OSError):
             path = logs_dir(config) / "cli.log"
             with files.log(path, path.parent.parent) as file:
                 file.write(f"{line}\n".encode(errors="backslashreplace"))

@@ -310,7 +310,7 @@ def not_ours(root: Path) -> list[str]:
 def _root(name: str | None) -> Path:
     """The directory to make a project of."""
     named = os.environ.get("LOOM_PROJECT_DIR", "")
-    here = Path(named).expanduser() if named and not named.startswith("${") else Path.cwd()
+    here = files.named(named) if named and not named.startswith("${") else Path.cwd()
     if not here.is_dir():
         raise InvalidInputError(f"LOOM_PROJECT_DIR names {named}, which is no directory.", "Make it, or unset it.")
     here = here.resolve()

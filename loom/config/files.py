@@ -18,8 +18,13 @@ _UNKNOWN = 10  # keys of one file that are told one by one
 
 
 def user_config_path() -> Path:
-    """The user's own file, whether it exists or not."""
-    return Path.home() / ".loom" / "config.yaml"
+    """The user's own file, whether it exists or not. Raises ConfigError where the user has no home directory."""
+    try:
+        return Path.home() / ".loom" / "config.yaml"
+    except RuntimeError:
+        raise ConfigError(
+            "This user has no home directory, where Loom keeps what he allows.", "Set HOME to one that he may write to."
+        ) from None
 
 
 def logs_dir(config: LoomConfig) -> Path:

@@ -95,7 +95,7 @@ def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str
     named = env.get("LOOM_PROJECT_DIR", "")
     if not named or named.startswith("${"):  # a client that does not expand the default in .mcp.json
         return find_project(_here())
-    root = find_project(_here(Path(named).expanduser()))
+    root = find_project(_here(files.named(named)))
     if root is None:
         warnings.append(
             f"LOOM_PROJECT_DIR names {named}, and neither it nor a directory above it holds .loom/config.yaml; "

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from loom import caller
+from loom import caller, files
 from loom.exceptions import ServersError
 from loom.process import environment
 from loom.services.places import data_dir, make_dir
@@ -112,7 +112,7 @@ def _none(kind: _Kind, sentence: str) -> ServersError:
 
 def _candidates(kind: _Kind, used_before: Path | None) -> Iterator[Binary]:
     if named := caller.environ().get(kind.variable):
-        place = Path(named).expanduser()
+        place = files.named(named)
         paths = [place] if place.is_file() else [place / program for program in kind.programs]
         binary = next((found for path in paths if (found := _examined(path))), None)
         if binary is None or binary.major < kind.minimum:
