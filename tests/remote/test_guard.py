@@ -25,6 +25,7 @@ from loom.hub import guard, listener, team
 from loom.hub.guard import PROBES, Addresses
 from loom.hub.listener import Place, application, refuse_open
 from loom.hub.projects import Projects
+from loom.remote import codec
 from loom.workflows import runs
 from tests.graph.conftest import Rival, until_waiting
 from tests.graph.conftest import rival as rival
@@ -388,6 +389,49 @@ async def test_what_is_no_call_is_told_in_a_sentence(served: Served, body: bytes
         answer = await client.post("/api/ready", content=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_input")
     assert "Traceback" not in json.dumps(answer.json())
+
+
+_ODD: tuple[Any, ...] = (
+    "nul\0", "\ud83e", "x" * 2_000, 2**63, 1e308, float("nan"), ["a\0b"], {"a": 2**70}, {"words": "\0"},
+    {"failed": 2**40}, {"states": ["none"]}, True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", sorted(codec.OPERATIONS))
+async def test_whatever_is_given_to_an_operation_is_answered_in_a_sentence(served: Served, operation: str) -> None:
+    """Each argument in turn has something odd in it, and the others what they need."""
+    task = await served.loom.create("a task")
+    takes = codec._shape(operation).takes
+    usual = {"task_id": task.id, "which": "nobody", "name": "ada", "role": "worker", "what": "ready", "timeout": 0.1}
+    needed = {name: usual.get(name, "x") for name in takes if name in usual}
+    async with served.http(await served.token("root", "admin")) as client:
+        for name, value in ((name, value) for name in takes for value in _ODD):
+            body = json.dumps(needed | {name: value})
+            answer = await client.post(f"/api/{operation}", content=body)
+            assert answer.status_code in (200, 403, 404, 409, 422), (name, value, answer.text)
+
+
+def _batch(**draft: Any) -> dict[str, Any]:
+    return {"batch": {"format": "plan", "drafts": [{"key": "a", "title": "A", **draft}]}}
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        {"title": "two\nlines"}, {"title": "x" * 501}, {"context": {"a": "x" * 300_000}}, {"output": {"a": "\0"}},
+        {"done_when": "x" * 9_000}, {"files": ["../out"]}, {"checks": ["a b"]}, {"labels": ["No Label!"]},
+        {"depends_on": ["x"] * 1_001}, {"key": "k" * 201}, {"origin_id": "a\x1b"}, {"deferred": ""},
+        {"created_at": "2026-01-01T00:00:00"},
+    ],
+    ids=lambda draft: next(iter(draft)),
+)  # fmt: skip
+async def test_what_an_import_brings_from_afar_is_held_to_the_limits(served: Served, draft: dict[str, Any]) -> None:
+    """Whoever reads a file makes its values fit; who sends them need not have read one."""
+    async with served.http(await served.token("ann", "planner")) as client:
+        assert (await client.post("/api/import_tasks", json=_batch())).status_code == 200
+        answer = await client.post("/api/import_tasks", json=_batch(**draft))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_input")
+    assert len((await served.loom.find("")).tasks) == 1
 
 
 # --- where it may be ------------------------------------------------------------------------------------------------

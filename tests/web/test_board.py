@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2
 import markupsafe
@@ -17,6 +18,7 @@ from loom.graph.front import Loom
 from loom.graph.model import filters
 from loom.graph.model.principals import Principal, Role
 from loom.web import app
+from loom.web.actions import ACTIONS
 from loom.web.live import News
 from loom.web.pages import KEYS
 from loom.web.wording import WAYS
@@ -141,6 +143,29 @@ async def test_what_does_not_fit_is_told_in_a_sentence(web: Board, loom: Loom) -
     assert (await web.client.post("/new", content=b"title=x" + b"&a=b" * 1_000)).status_code == 422
     many = await web.client.post("/several", content=b"action=p0&" + b"task=loom-00000000&" * 201 + b"x=")
     assert "with 0 of 200;" in many.text
+
+
+@pytest.mark.parametrize(
+    "odd", ["nul\0", "\udcff", "x" * 2_000, "..%2f..", "loom-00000000", "9" * 400, "-1", "\u202e", "1:2:"]
+)
+async def test_whatever_an_address_or_a_form_says_is_answered_with_a_page(web: Board, loom: Loom, odd: str) -> None:
+    task = await asked(loom)
+    word = quote(odd.encode("utf-8", "surrogateescape"), safe="%")
+    addresses = [
+        *(f"/board?{name}={word}" for name in ("q", "by", "only", "said")),
+        *(f"/board?q={key}:{word}" for key in ("epic", "waits-for", "holder", "file", "failed", "age", "label")),
+        *(f"/events?{name}={word}" for name in ("at", "kind", "agent")),
+        *(f"/tasks/{word}{more}" for more in ("", "/log", "/diff")),
+        f"/graph.json?open={word}", f"/new?parent={word}", f"/static/{word}", f"/{word}",
+    ]  # fmt: skip
+    for address in addresses:
+        answer = await web.client.get(address)
+        assert answer.status_code in (200, 404, 405, 422), (address, answer.text)
+    fields = ("note", "to", "token", "priority", "step", "way", "title", "done_when", "depends_on", "parent", "labels")
+    body = "&".join(f"{name}={word}" for name in fields)
+    for address in [*(f"/do/{name}/{where}" for name in ACTIONS for where in (task, word)), "/new", "/several"]:
+        answer = await web.client.post(address, content=body)
+        assert answer.status_code in (303, 404, 405, 409, 422), (address, answer.text)
 
 
 async def test_no_form_leads_elsewhere(web: Board, loom: Loom) -> None:

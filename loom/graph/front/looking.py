@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from loom.graph.model.verdict import Verdict
 
 
-_OLDEST = 100 * 365 * 86400.0
+_DAY = 86400.0  # seconds
+_OLDEST = 100 * 365 * _DAY
+_DRAWN = 10_000  # tasks of one answer, of which little is told
 
 
 class Looking(Seat):
@@ -51,7 +53,7 @@ class Looking(Seat):
 
     async def find(self, wanted: Filter | str, *, limit: int = 50) -> Found:
         """The tasks that a filter asks for, as text (see `model.filters`) or whole. Raises InvalidInputError."""
-        chosen = wanted if isinstance(wanted, Filter) else filters.parse(wanted)
+        chosen = filters.known(wanted) if isinstance(wanted, Filter) else filters.parse(wanted)
         limit = limits.page(limit)
         for key in ("epic", "waits_for"):
             if (given := getattr(chosen, key)) is not None:
@@ -75,7 +77,8 @@ class Looking(Seat):
         finished last."""
         if task_ids is not None:
             return await self.look(lambda connection: reading.titles_of(connection, self.project_id, task_ids))
-        return await self.look(lambda connection: reading.titles(connection, self.project_id, limit))
+        most = max(1, min(limit, _DRAWN))
+        return await self.look(lambda connection: reading.titles(connection, self.project_id, most))
 
     async def blockers(self, task_ids: Sequence[str]) -> dict[str, list[Blocker]]:
         """What each of these tasks waits for that waits for something, of each the first few."""
@@ -143,9 +146,10 @@ class Looking(Seat):
             raise InvalidInputError(
                 Words("{} {} does not exist.", Argument("by"), texts.quote(str(by))), f"Use {', '.join(GROUPS)}."
             )
-        back, limit, status = limits.seconds(seconds, "since", 1, _OLDEST), limits.page(limit), await self.status()
+        back, limit = limits.seconds(seconds, "since", 1, _OLDEST), limits.page(limit)
+        east, status = limits.seconds(offset, "offset", -_DAY, _DAY), await self.status()
         return await self.look(
-            lambda connection: project.get_stats(connection, status, back, by=by, offset=offset, limit=limit)
+            lambda connection: project.get_stats(connection, status, back, by=by, offset=east, limit=limit)
         )
 
     async def agents(self) -> list[AgentView]:
@@ -195,7 +199,7 @@ class Looking(Seat):
             )
         root = None if root is None else await self.id_of(root, "root")
         found = await self.look(
-            lambda connection: graphs.graph(connection, self.project_id, root=root, limit=max(1, min(limit, 10_000)))
+            lambda connection: graphs.graph(connection, self.project_id, root=root, limit=max(1, min(limit, _DRAWN)))
         )
         if root is not None and not found.tasks:
             raise holding.not_found(root)
@@ -204,7 +208,7 @@ class Looking(Seat):
     async def outline(self, *, limit: int = 10_000) -> Outline:
         """The graph as `graph` has it, of each task only what it takes to draw it."""
         return await self.look(
-            lambda connection: graphs.outline(connection, self.project_id, limit=max(1, min(limit, 10_000)))
+            lambda connection: graphs.outline(connection, self.project_id, limit=max(1, min(limit, _DRAWN)))
         )
 
     async def projects(self) -> list[projects.Project]:

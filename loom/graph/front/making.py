@@ -104,8 +104,10 @@ class Making(Seat):
 
     async def import_tasks(self, batch: Batch, *, agent_id: str | None = None) -> Imported:
         """Creates what an import brought and the project has not had before; leaves everything else alone."""
-        from loom.graph.importing import writing
+        from loom.graph.importing import items, writing
 
+        if self.principal is not None:  # who reads a file in this process has made its values fit
+            items.must_fit(batch.drafts)
         agent = self._session.name(agent_id)
         return await self.transact(lambda tx: writing.write(tx, batch, agent=agent, max_attempts=self.max_attempts))
 
@@ -173,7 +175,7 @@ class Making(Seat):
             add_deps=limits.depends_on(await self._ids_of(add_deps)),
             drop_deps=limits.depends_on(await self._ids_of(drop_deps)),
             parent_id=await self.id_of(parent_id, "parent_id") if parent_id else parent_id,
-            seen=seen,
+            seen=editing.fields_seen(seen),
         )
         if edit == editing.Edit():
             raise InvalidInputError(

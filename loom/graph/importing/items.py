@@ -7,12 +7,13 @@ stand. What more than one reader needs is here too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from loom import texts
+from loom.exceptions import InvalidInputError
 from loom.graph.importing.report import Adjustment, Report
 from loom.graph.model import limits
 from loom.graph.model.plan import Draft
@@ -98,6 +99,29 @@ def origin(text: str) -> str:
         return text
     head = "".join(c if c.isprintable() else "?" for c in text[: ORIGIN_CHARACTERS - 33])
     return f"{head}#{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"
+
+
+def must_fit(drafts: Iterable[Draft]) -> None:
+    """Holds what somebody else has read from a file to the limits of what a caller may write. Raises
+    InvalidInputError."""
+    for draft in drafts:
+        limits.title(draft.title)
+        limits.done_when(draft.done_when)
+        limits.context(draft.context)
+        limits.output(draft.output)
+        limits.files(draft.files)
+        limits.checks(draft.checks)
+        limits.labels(draft.labels)
+        limits.count_dependencies(len(draft.depends_on))
+        if draft.deferred is not None:
+            limits.reason(draft.deferred, "deferred")
+        keys = (draft.key, *(one for one in (draft.origin_id, draft.parent) if one is not None))
+        if any(one != origin(one) for one in keys):
+            raise InvalidInputError(
+                f"{texts.quote(draft.key)} has a key or an origin that no import gives.", "Bring the file itself."
+            )
+        if any(one is not None and one.tzinfo is None for one in (draft.created_at, draft.done_at)):
+            raise InvalidInputError(f"{texts.quote(draft.key)} has a time without its zone.", "Bring the file itself.")
 
 
 def relate(context: dict[str, Any], entry: dict[str, Any]) -> None:

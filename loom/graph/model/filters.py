@@ -114,6 +114,14 @@ def parse(text: object) -> Filter:
     return replace(found.filter, words=" ".join(words))
 
 
+def known(wanted: Filter) -> Filter:
+    """A filter that somebody has made himself. Raises InvalidInputError where a state is none."""
+    for state in (*wanted.states, *wanted.not_states):
+        if state not in STATES:
+            _refuse(f"knows no status {texts.quote(state)}{_perhaps(state, STATES)}.", f"Use {', '.join(STATES)}.")
+    return wanted
+
+
 # --- how --------------------------------------------------------------------------------------------------------------
 
 

@@ -337,6 +337,15 @@ def _may_change(tx: Transaction, task: Task, edit: Edit, holder: Holder) -> None
     _refuse_protected(tx, (path for path in edit.files if path not in task.files))
 
 
+def fields_seen(seen: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What an edit was made on. Raises InvalidInputError for what is no field that an edit changes."""
+    if strange := (seen or {}).keys() - _EDITED:
+        raise InvalidInputError(
+            Words("{} names {}, which no edit changes.", Argument("seen"), texts.quote(min(strange))), "Leave it out."
+        )
+    return seen
+
+
 def _refuse_overwriting(task: Task, seen: Mapping[str, Any]) -> None:
     changed = [name for name, value in seen.items() if getattr(task, name) != value]
     if changed:
@@ -466,4 +475,7 @@ async def _follow_waiting(tx: Transaction, task: Task) -> tuple[Task, EventType]
 
 _TOLD = 20
 _SHOWN = 200  # characters of a text
+_EDITED = frozenset(
+    ("title", "context", "priority", "depends_on", "done_when", "files", "checks", "labels", "parent_id")
+)
 BEGUN = frozenset((TaskStatus.CLAIMED, TaskStatus.DONE))
