@@ -26,7 +26,7 @@ _MOST_NAMES = 1_000  # of agents that share a session
 class _Held:
     """A claim that was handed out: under which name, and whether the call gave it, its token, when a call last touched
     it, how many seconds its lease lasts, and when that was last asked for. `ours`: nobody else can have it too, so that
-    it is given back when the session ends."""
+    it is given back when the session ends. `alone`: nothing followed if it were done then."""
 
     agent: str
     named: bool
@@ -35,6 +35,7 @@ class _Held:
     lease: float
     begun: float
     ours: bool = True
+    alone: bool = False
 
 
 class Session:
@@ -90,12 +91,25 @@ class Session:
     # --- the claims that were handed out ------------------------------------------------------------------------------
 
     def hand_out(
-        self, task_id: str, agent: str, token: int, lease_seconds: float, begun: float, *, named: bool
+        self,
+        task_id: str,
+        agent: str,
+        token: int,
+        lease_seconds: float,
+        begun: float,
+        *,
+        named: bool,
+        alone: bool = False,
     ) -> None:
         """A claim was made here, with a lease that was asked for at the time `begun`. `named`: by a call that gave the
-        agent's name."""
-        self._held[task_id] = _Held(agent, named, token, time.monotonic(), lease_seconds, begun)
+        agent's name; `alone`: see `Claim`."""
+        self._held[task_id] = _Held(agent, named, token, time.monotonic(), lease_seconds, begun, alone=alone)
         self._more.set()
+
+    def is_alone(self, task_id: str) -> bool:
+        """Whether nothing followed when a task was claimed here, if it were done then; so it is likely to be still."""
+        held = self._held.get(task_id)
+        return held is not None and held.alone
 
     async def next_name(self) -> str:
         """The next name that a call gives for the first time."""

@@ -240,18 +240,6 @@ async def test_a_task_is_shown_with_the_checks_that_ran_for_its_newest_claim(loo
     assert "tail" not in shown[-4]
 
 
-async def test_what_needs_no_check_is_done_in_one_statement(config: LoomConfig) -> None:
-    single = replace(config, database=replace(config.database, pool_min=1, pool_max=1))
-    async with Loom(single, agent="a") as loom:
-        task = await loom.create("A")
-        await loom.claim(task.id)
-        said: list[str] = []
-        async with (await loom._links.pool()).acquire() as connection:
-            connection.add_query_logger(lambda record: said.append(record.query))
-        await loom.done(task.id)
-        assert [one.split()[0] for one in said] == ["BEGIN;", "select", "COMMIT;"]
-
-
 async def test_proofs_are_found_among_many(loom: Loom, pool: Pool) -> None:
     task = await loom.create("A")
     await pool.execute(

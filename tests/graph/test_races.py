@@ -107,6 +107,18 @@ async def test_an_edge_added_while_its_parent_completes(loom: Loom, open_loom: O
     await holds(loom)
 
 
+async def test_what_a_task_gains_after_its_claim_follows_when_it_is_done(loom: Loom) -> None:
+    epic = await loom.create("epic", epic=True)
+    first, second = await loom.create("first"), await loom.create("second")
+    for task in (first, second):
+        await loom.claim(task.id)
+    await loom.update(first.id, parent_id=epic.id)
+    after = await loom.create("after", depends_on=[second.id])
+    assert (await loom.done(first.id)).closed == (epic.id,)
+    assert (await loom.done(second.id)).unblocked == (after.id,)
+    await holds(loom)
+
+
 async def test_an_edge_to_a_parent_that_just_completed_does_not_hold(loom: Loom, pool: Pool, rival: Rival) -> None:
     parent = await loom.create("parent")
     await rival.lock(parent.id)

@@ -236,9 +236,17 @@ class Seat:
             await self.look(lambda connection: store.analyze(connection, self.project_id, changed))
         return result
 
-    async def _report(self, task_id: str, work: Callable[[Transaction], Awaitable[Outcome | Refused]]) -> Outcome:
+    async def _report(
+        self,
+        task_id: str,
+        work: Callable[[Transaction], Awaitable[Outcome | Refused]],
+        *,
+        first: Callable[[Transaction], Awaitable[Outcome | None]] | None = None,
+    ) -> Outcome:
+        """Ends a claim by one mutation. `first`: a statement that does all of it, or nothing."""
         self._session.touch(task_id)
-        outcome = await self._commit(work)
+        ended = None if first is None else await asyncio.shield(self._keep(self._at_once(first)))
+        outcome = await self._commit(work) if ended is None else ended
         if outcome.task.status is not TaskStatus.CLAIMED:
             self._session.forget(task_id)
         return outcome

@@ -83,7 +83,9 @@ class Working(Seat):
             if made is not None and not await self._lapse_if_over(wanted, made):
                 raise made
         claim, change = made
-        self._session.hand_out(claim.task.id, agent, claim.task.claim_token, terms.lease_seconds, asked, named=named)
+        self._session.hand_out(
+            claim.task.id, agent, claim.task.claim_token, terms.lease_seconds, asked, named=named, alone=claim.alone
+        )
         await self._mirror(change)
         await self.join_trace(claim.task.id)
         return claim
@@ -138,9 +140,12 @@ class Working(Seat):
         task_id, text = await self.id_of(task_id), limits.output(output)
         holder = self._session.holder(task_id, agent_id, token)
         where = proven if self.principal is None else None
+        # A principal's report, and one that needs checks, is judged by rules that the one statement does not know.
+        alone = self._session.is_alone(task_id) and self.principal is None and not self._every_check
         return await self._report(
             task_id,
             lambda tx: claims.done(tx, task_id, holder, self._terms, text, every=self._every_check, proven=where),
+            first=(lambda tx: claims.done_alone(tx, task_id, holder, text)) if alone else None,
         )
 
     async def fail(

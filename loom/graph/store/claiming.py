@@ -32,6 +32,8 @@ class Claim:
     characters; None where there is none), and `children`, the titles below a dependency that is an epic."""
     notes: tuple[Note, ...] = ()
     """The newest notes on the task, newest last."""
+    alone: bool = False
+    """Whether nothing followed if it were done now: no epic has it, and nothing waits for it."""
 
 
 BEST_READY = """(select id from tasks where project_id = $1 and status = 'pending'
@@ -65,7 +67,9 @@ with claimed as (
 )
 select c.*, l.event_xid, l.event_id,
        {_INPUTS.format(task="c.id")} as inputs,
-       {NOTES_TOLD.format(task="c.id")} as notes
+       {NOTES_TOLD.format(task="c.id")} as notes,
+       c.parent_id is null and not exists(select from task_deps e where e.project_id = $1 and e.depends_on = c.id
+                                                                    and e.waived_at is null) as alone
   from claimed c, logged l
 """
 
@@ -168,12 +172,12 @@ def _claimed(tx: Transaction, record: Row | None) -> Claim | None:
         return None
     task = Task.from_record(record)
     tx.logged(task, Position(int(record["event_xid"]), record["event_id"]))
-    return _claim(task, record)
+    return _claim(task, record, alone=record["alone"])
 
 
-def _claim(task: Task, record: Row) -> Claim:
+def _claim(task: Task, record: Row, *, alone: bool = False) -> Claim:
     notes = noted(task.context, (read_note(**one) for one in json.loads(record["notes"])))
-    return Claim(task, tuple(json.loads(record["inputs"])), tuple(notes))
+    return Claim(task, tuple(json.loads(record["inputs"])), tuple(notes), alone)
 
 
 async def fail_task(tx: Transaction, task: Task, reason: str, *, retry_at: datetime | None) -> Task:
@@ -265,13 +269,16 @@ class Completed:
     awaited: bool
 
 
-async def complete_task(tx: Transaction, task_id: str, agent: str, token: int | None, output: str) -> Completed | None:
+async def complete_task(
+    tx: Transaction, task_id: str, agent: str, token: int | None, output: str, *, alone: bool = False
+) -> Completed | None:
     """Finishes the claim that `token` names, or without one the claim of `agent`, and writes its event, in one round
-    trip; None if there is no such claim."""
+    trip; None if there is no such claim. `alone`: only one from which nothing follows, so that this, outside of a
+    transaction block, is all of it."""
     await record_events(tx)
     record = await tx.connection.fetchrow(
         "select (f.done).*, f.depends_on, f.event_xid, f.event_id, f.awaited"
-        "  from loom_complete_task($1, $2, $3, $4, $5) f",
+        f"  from loom_complete_{'alone' if alone else 'task'}($1, $2, $3, $4, $5) f",
         tx.project_id,
         task_id,
         agent,
