@@ -139,14 +139,9 @@ class Session:
         """Returns when the claims that are wanted are to be renewed: when a third of the shortest lease is over."""
         while True:
             self._more.clear()
-            due = min(
-                (
-                    held.begun + min(held.lease / 3, _LONGEST_RENEWAL)
-                    for task_id, held in self._held.items()
-                    if task_id in self.wanted(idle_seconds)
-                ),
-                default=time.monotonic() + _LONGEST_RENEWAL,
-            )
+            wanted = [self._held[task_id] for task_id in self.wanted(idle_seconds)]
+            ends = (held.begun + min(held.lease / 3, _LONGEST_RENEWAL) for held in wanted)
+            due = min(ends, default=time.monotonic() + _LONGEST_RENEWAL)
             try:
                 await asyncio.wait_for(self._more.wait(), max(due - time.monotonic(), 0))
             except TimeoutError:
