@@ -89,7 +89,8 @@ if TYPE_CHECKING:
     from loom.graph.model.principals import Principal, Role
     from loom.graph.model.task import Listed, Priority, Task, TaskStatus
     from loom.graph.model.verdict import Verdict
-    from loom.graph.project import Glance, ProjectStatus
+    from loom.graph.overview import Glance
+    from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome, Renewal, Swept
     from loom.graph.rules.proofs import Proven
     from loom.graph.store.blockers import Blocker
@@ -265,7 +266,7 @@ _PLACES = {
     "Figures": "graph.store.stats",
     "Filter": "graph.model.filters",
     "Found": "graph.store.listing",
-    "Glance": "graph.project",
+    "Glance": "graph.overview",
     "GraphView": "graph.store.graphs",
     "Imported": "graph.importing.writing",
     "Inbox": "graph.store.messages",

@@ -10,7 +10,7 @@ from loom.replies.parts import age, time
 from loom.replies.tasks import diagnosis, overview, row, waits_for
 
 if TYPE_CHECKING:
-    from loom.graph.project import Glance
+    from loom.graph.overview import Glance
     from loom.graph.store.glance import Ask, EpicProgress, Estimate, Progress
     from loom.graph.store.sticking import Root
 

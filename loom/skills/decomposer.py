@@ -25,6 +25,7 @@ from loom.graph.model import limits, plan
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import plans
+from loom.graph.store import plans as previews
 from loom.graph.store.skill_runs import SkillRun
 from loom.graph.store.transaction import Transaction
 from loom.landing.checks import in_force
@@ -125,7 +126,7 @@ async def propose(
         made_by = run_id
         if skill is not None:
             made_by = await asking.record(tx, skill, {"goal": said}, text, agent=agent)
-        return await store.plans.store(
+        return await previews.store(
             tx, text, count=len(drafts), goal=said, agent=agent, run_id=made_by, of_workflow=of_workflow
         )
 
@@ -133,9 +134,9 @@ async def propose(
     return {"plan_id": plan_id, "status": "preview", **preview(drafts)}
 
 
-async def get(loom: Loom, plan_id: str) -> store.plans.Preview:
+async def get(loom: Loom, plan_id: str) -> previews.Preview:
     """A stored plan as it is. Raises PlanNotFoundError."""
-    stored = await loom.look(lambda connection: store.plans.get(connection, loom.project_id, _known(plan_id)))
+    stored = await loom.look(lambda connection: previews.get(connection, loom.project_id, _known(plan_id)))
     if stored is None:
         raise _missing(plan_id)
     return stored
@@ -173,20 +174,20 @@ async def refuse(loom: Loom, plan_id: str, *, note: str = "") -> None:
     said = limits.reason(note, "note") if note.strip() else ""
 
     async def write(tx: Transaction) -> None:
-        stored = await store.plans.lock(tx, plan_id)
+        stored = await previews.lock(tx, plan_id)
         if stored is None:
             raise _missing(plan_id)
         _must_not_be_refused(stored)
         if stored.answer is not None:
             raise TaskStateError(f"{plan_id} is written already.", "Cancel the tasks that are not wanted.")
         answer = replies.full(plan_id=plan_id, status=_REFUSED, by=agent, note=said or None)
-        await store.plans.refused(tx, plan_id, answer, agent, said)
+        await previews.refused(tx, plan_id, answer, agent, said)
         await _send_word(tx, stored, agent, f"{_REFUSED}: {said}" if said else f"{_REFUSED}.")
 
     await loom.transact(write)
 
 
-def _must_not_be_refused(stored: store.plans.Preview) -> None:
+def _must_not_be_refused(stored: previews.Preview) -> None:
     if stored.answer is not None and stored.answer["status"] == _REFUSED:
         why = f"{stored.answer['by']} has refused it{f': {note}' if (note := stored.answer.get('note')) else '.'}"
         raise refusal([why], "Propose another one.")
@@ -198,7 +199,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
     files, config = frozenset(await tracked_files(loom.config.project_dir)), loom.config
 
     async def write(tx: Transaction) -> dict[str, Any]:
-        stored = await store.plans.lock(tx, plan_id)
+        stored = await previews.lock(tx, plan_id)
         if stored is None:
             raise _missing(plan_id)
         _must_not_be_refused(stored)
@@ -218,7 +219,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
         )
         tx.record_event(EventType.PROJECT_DECOMPOSED, agent=agent, data=data)
         answer = _written(plan_id, planted.tasks, counts)
-        await store.plans.applied(tx, plan_id, answer)
+        await previews.applied(tx, plan_id, answer)
         count = len(planted.tasks)
         await _send_word(tx, stored, agent, f"written, {count} task{'s' if count != 1 else ''}.")
         return answer
@@ -226,7 +227,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
     return write
 
 
-async def _send_word(tx: Transaction, stored: store.plans.Preview, by: str, said: str) -> None:
+async def _send_word(tx: Transaction, stored: previews.Preview, by: str, said: str) -> None:
     """Tells whoever else proposed a plan what was said to it, as whoever asks is told the answer."""
     if not (stored.of_workflow or stored.agent == by):
         await store.messages.send(tx, by, stored.agent, f"Answer on {stored.id}: {said}", stored.id)
@@ -277,7 +278,7 @@ async def _around(
 ) -> ProjectFacts:
     """What a plan is held against, as the project is now."""
     project_id = config.project_id or ""
-    titles = await store.plans.same_titles(connection, project_id, [checks.same(draft.title) for draft in drafts])
+    titles = await previews.same_titles(connection, project_id, [checks.same(draft.title) for draft in drafts])
     outside = checks.outside(drafts)
     tasks = await store.get_tasks(connection, project_id, outside) if outside else {}
     cancelled = {id for id, task in tasks.items() if task.status is TaskStatus.CANCELLED}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from loom import files, texts
 from loom.exceptions import CommandError, InvalidInputError
 from loom.git import Repository
-from loom.graph import store
 from loom.graph.model import limits, plan
+from loom.graph.store import plans
 from loom.landing.checks import in_force
 from loom.wording import Argument, Words
 
@@ -88,9 +88,7 @@ async def gather(loom: Loom, goal: str = "", *, spec_path: str | None = None, sp
     goal = limits.message(goal, "goal") if goal.strip() else "Carry out the specification."
     tracked = await tracked_files(directory)
 
-    open_tasks = await loom.look(
-        lambda connection: store.plans.open_tasks(connection, loom.project_id, plan.PLAN_TASKS)
-    )
+    open_tasks = await loom.look(lambda connection: plans.open_tasks(connection, loom.project_id, plan.PLAN_TASKS))
     return Material(goal, spec, tuple(tracked), tuple(open_tasks), _checks(loom.config))
 
 

@@ -72,3 +72,14 @@ def test_status_leaves_the_heavy_libraries_alone(cli: Cli) -> None:
         text=True,
     ).stderr
     assert not [name for name in ("redis", "fastmcp", "pydantic", "rich") if f"| {name}\n" in seen.replace("  ", "")]
+
+
+def test_a_claim_brings_nothing_of_the_store_that_only_others_need(cli: Cli) -> None:
+    task = cli.create()
+    code = "import sys, loom.cli; loom.cli.cli(['claim'], standalone_mode=False); print(*sys.modules)"
+    claimed = subprocess.run(
+        [sys.executable, "-c", code], cwd=cli.directory, env=cli.env, check=True, capture_output=True, text=True
+    ).stdout
+    assert task in claimed
+    others = "diagnoses glance graphs landing_tips listing retention skill_runs stats sticking workflow_runs"
+    assert [name for name in others.split() if f"loom.graph.store.{name}" in claimed.split()] == []

@@ -13,12 +13,12 @@ from loom.bus import channels
 from loom.config import LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import InvalidInputError, TaskStateError
-from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.model import plan
 from loom.graph.model.task import Task
 from loom.graph.rules import claims, diagnoses, mending
 from loom.graph.rules.mending import Diagnosis, Remedy
+from loom.graph.store import diagnoses as rows
 from tests.conftest import Opener
 from tests.graph.conftest import kill
 from tests.graph.test_lifecycle import Clock, holds, status
@@ -238,7 +238,7 @@ async def test_only_who_has_an_escalation_gives_it_back(open_loom: Opener, clock
     case = await take(one)
     await clock(61)
     assert await take(two) is not None
-    await one.transact(lambda tx: store.diagnoses.give_back(tx, case.escalation.id, "one"))
+    await one.transact(lambda tx: rows.give_back(tx, case.escalation.id, "one"))
     assert await take(one) is None
 
 

@@ -25,7 +25,7 @@ from loom.exceptions import InvalidInputError
 from loom.graph import store
 from loom.graph.model.since import Since
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.store import escalations, messages, reading
+from loom.graph.store import escalations, messages, reading, retention
 from loom.wording import Argument, Words
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ async def wait(
                 if told is None:
                     seen = await _standing(connection, project_id, wanted)
                 else:
-                    oldest = await store.retention.pruned(connection, project_id)
+                    oldest = await retention.pruned(connection, project_id)
                     pruned = pruned or not told.has_seen(oldest)
                     seen = await _look(connection, project_id, wanted, told)
                 told = Since.parse(seen.since)

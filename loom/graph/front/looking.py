@@ -10,23 +10,24 @@ from loom.bus.events import Event, EventType, Position
 from loom.exceptions import InvalidInputError
 from loom.graph import project, store
 from loom.graph.front.seat import Seat
-from loom.graph.model import filters, limits
-from loom.graph.model.filters import Filter
+from loom.graph.model import limits
 from loom.graph.model.task import Priority
 from loom.graph.rules import holding
-from loom.graph.store import counting, graphs, listing, projects, reading, sticking
+from loom.graph.store import landing_views, projects, reading
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations
-from loom.graph.store.graphs import GraphView, Outline
 from loom.graph.store.landing_views import LandingView
-from loom.graph.store.listing import Found
 from loom.graph.store.reading import AgentView, DeadLetter, Detail, Page
-from loom.graph.store.stats import GROUPS, Stats
-from loom.graph.store.sticking import Root
 from loom.wording import Argument, Words
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # who looks brings what he looks with; a claim does not pay for it
+    from loom.graph.model.filters import Filter
     from loom.graph.model.verdict import Verdict
+    from loom.graph.overview import Glance
+    from loom.graph.store.graphs import GraphView, Outline
+    from loom.graph.store.listing import Found
+    from loom.graph.store.stats import Stats
+    from loom.graph.store.sticking import Root
 
 
 _DAY = 86400.0  # seconds
@@ -53,7 +54,10 @@ class Looking(Seat):
 
     async def find(self, wanted: Filter | str, *, limit: int = 50) -> Found:
         """The tasks that a filter asks for, as text (see `model.filters`) or whole. Raises InvalidInputError."""
-        chosen = filters.known(wanted) if isinstance(wanted, Filter) else filters.parse(wanted)
+        from loom.graph.model import filters
+        from loom.graph.store import listing
+
+        chosen = filters.known(wanted) if isinstance(wanted, filters.Filter) else filters.parse(wanted)
         limit = limits.page(limit)
         for key in ("epic", "waits_for"):
             if (given := getattr(chosen, key)) is not None:
@@ -123,11 +127,13 @@ class Looking(Seat):
         known = None if cache is None else await cache.counts()
         return await self.look(lambda connection: project.get_project_status(connection, self.project_id, known))
 
-    async def glance(self, *, limit: int = 5) -> project.Glance:
+    async def glance(self, *, limit: int = 5) -> Glance:
         """What waits for a person, who is at what, what is next, how far the epics are, and when it may end: the
         project's status, and at most so many of each."""
+        from loom.graph import overview
+
         limit, status = limits.page(limit), await self.status()
-        return await self.look(lambda connection: project.get_glance(connection, status, limit))
+        return await self.look(lambda connection: overview.get_glance(connection, status, limit))
 
     async def stats(
         self, *, seconds: float = 604800.0, by: str | None = None, offset: float = 0.0, limit: int = 50
@@ -142,6 +148,9 @@ class Looking(Seat):
 
         Raises InvalidInputError.
         """
+        from loom.graph import overview
+        from loom.graph.store.stats import GROUPS
+
         if by is not None and by not in GROUPS:
             raise InvalidInputError(
                 Words("{} {} does not exist.", Argument("by"), texts.quote(str(by))), f"Use {', '.join(GROUPS)}."
@@ -149,7 +158,7 @@ class Looking(Seat):
         back, limit = limits.seconds(seconds, "since", 1, _OLDEST), limits.page(limit)
         east, status = limits.seconds(offset, "offset", -_DAY, _DAY), await self.status()
         return await self.look(
-            lambda connection: project.get_stats(connection, status, back, by=by, offset=east, limit=limit)
+            lambda connection: overview.get_stats(connection, status, back, by=by, offset=east, limit=limit)
         )
 
     async def agents(self) -> list[AgentView]:
@@ -175,12 +184,14 @@ class Looking(Seat):
     async def stuck(self, *, limit: int = 50) -> list[Root]:
         """What does not go on by itself, what holds up most first: dead and cancelled work that others wait for,
         questions, deferrals, landings that want a yes, epics without children."""
+        from loom.graph.store import sticking
+
         return await self.look(lambda connection: sticking.roots(connection, self.project_id, limits.page(limit)))
 
     async def landings(self, *, limit: int = 20) -> LandingView:
         """What is queued to land, was sent back, and has landed, at most so many of each."""
         return await self.look(
-            lambda connection: store.landing_views.overview(connection, self.project_id, limits.page(limit))
+            lambda connection: landing_views.overview(connection, self.project_id, limits.page(limit))
         )
 
     async def graph(
@@ -190,6 +201,8 @@ class Looking(Seat):
 
         Raises TaskNotFoundError for an unknown root, InvalidInputError.
         """
+        from loom.graph.store import graphs
+
         if wanted is not None:
             if root is not None:
                 raise InvalidInputError("A root and a filter were given.", "Give one of them.")
@@ -207,6 +220,8 @@ class Looking(Seat):
 
     async def outline(self, *, limit: int = 10_000) -> Outline:
         """The graph as `graph` has it, of each task only what it takes to draw it."""
+        from loom.graph.store import graphs
+
         return await self.look(
             lambda connection: graphs.outline(connection, self.project_id, limit=max(1, min(limit, _DRAWN)))
         )
@@ -225,6 +240,7 @@ class Looking(Seat):
         is built anew first, and what is kept of how many tasks there are."""
         from loom.graph.cache import comparison
         from loom.graph.rules import invariants
+        from loom.graph.store import counting
 
         links = self._links
         if deep:

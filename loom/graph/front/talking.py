@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from loom import texts
 from loom.db import connection as db
 from loom.exceptions import InvalidInputError, MessageNotFoundError
 from loom.graph import store
-from loom.graph.cache import waiting
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.store import messages
 from loom.graph.store.messages import Message
 from loom.wording import Argument, Words, call
+
+if TYPE_CHECKING:
+    from loom.graph.cache.waiting import Waited
 
 LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
 _OLDEST = 100 * 365 * 86400.0
@@ -77,13 +80,15 @@ class Talking(Seat):
         since: str | None = None,
         timeout: float = 30.0,
         agent_id: str | None = None,
-    ) -> waiting.Waited:
+    ) -> Waited:
         """Blocks until something changes, for at most `timeout` seconds (60 at most).
 
         Args:
             what: ready, task (with `task_id`; of an epic also the end of a child), inbox, escalation or any.
             since: from an earlier wait; nothing that happened after it is missed.
         """
+        from loom.graph.cache import waiting
+
         if what not in waiting.Awaited.__members__.values():
             raise InvalidInputError(
                 Words("{} {} cannot be waited for.", Argument("what"), texts.quote(str(what))),

@@ -15,7 +15,7 @@ from loom.graph import store
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.task import Task
-from loom.graph.rules import claims, retention
+from loom.graph.rules import claims
 from loom.graph.store import counting
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Upkeep(Seat):
     async def prune(self) -> None:
         """Takes away what has been kept for longer than `retention` says, a batch at a time; where another process is
         at it, nothing. Any number of processes may call it, seldom."""
+        from loom.graph.rules import retention
+
         while await self._commit(lambda tx: retention.prune(tx, self.config.retention)):
             pass
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from loom.bus.events import EventType
 from loom.graph import store
+from loom.graph.store import diagnoses as rows
 from loom.graph.store.escalations import Escalation
 from loom.graph.store.transaction import Transaction
 
@@ -38,16 +39,16 @@ async def take(
     Args:
         fix_depth: a task of this depth is left to a person.
     """
-    found = await store.diagnoses.lock_pending(tx)
+    found = await rows.lock_pending(tx)
     if found is None:
         return None
     if left := await _beyond(tx, found, fix_depth):
         await leave(tx, found, left, by=handler)
         return Case(found, left)
-    again = await store.diagnoses.asked_again_at(tx, per_hour)
+    again = await rows.asked_again_at(tx, per_hour)
     if again is not None:
         return again
-    await store.diagnoses.count_ask(tx, found.id, handler, seconds)
+    await rows.count_ask(tx, found.id, handler, seconds)
     return Case(found)
 
 
@@ -56,13 +57,13 @@ async def still_open(tx: Transaction, taken: Escalation) -> bool:
     meanwhile."""
     await store.lock_graph(tx)
     await store.lock(tx, [taken.task_id])
-    now = await store.diagnoses.lock(tx, taken.id)
+    now = await rows.lock(tx, taken.id)
     return now is not None and now.resolution is None and now.diagnosed_at is None
 
 
 async def record(tx: Transaction, escalation: Escalation, diagnosis: Mapping[str, Any], *, by: str) -> None:
     """Keeps a diagnosis with its escalation, which nobody handles any more then; an event tells it."""
-    await store.diagnoses.keep(tx, escalation.id, json.dumps(diagnosis))
+    await rows.keep(tx, escalation.id, json.dumps(diagnosis))
     names = ("action", "confidence", "left", "fixes", "run_id")
     data = {name: diagnosis[name] for name in names if diagnosis.get(name)}
     tx.record_event(EventType.TASK_UPDATED, escalation.task_id, agent=by, data={"diagnosed": escalation.id, **data})
@@ -70,20 +71,20 @@ async def record(tx: Transaction, escalation: Escalation, diagnosis: Mapping[str
 
 async def leave(tx: Transaction, escalation: Escalation, why: str, *, by: str) -> None:
     """Records that an escalation is left to a person without a diagnosis, and why."""
-    depth = await store.diagnoses.depth_of(tx.connection, tx.project_id, escalation.task_id)
+    depth = await rows.depth_of(tx.connection, tx.project_id, escalation.task_id)
     await record(tx, escalation, {"action": "ask_person", "left": why, "fixes": [], "depth": depth}, by=by)
 
 
 async def _beyond(tx: Transaction, found: Escalation, fix_depth: int) -> str | None:
     """Why no model is to be asked about an escalation, or None."""
-    depth = await store.diagnoses.depth_of(tx.connection, tx.project_id, found.task_id)
+    depth = await rows.depth_of(tx.connection, tx.project_id, found.task_id)
     if depth >= fix_depth:
         fix = " of a fix" * (depth - 1)
         return f"It is a fix{fix}, and orchestration.fix_depth is {fix_depth}."
-    carried_out = await store.diagnoses.carried_out(tx, found.task_id)
+    carried_out = await rows.carried_out(tx, found.task_id)
     if carried_out >= CARRIED_OUT_AT_MOST:
         return f"{carried_out} diagnoses of it were carried out, and it did not get done."
-    asked = await store.diagnoses.times_asked(tx, found.id)
+    asked = await rows.times_asked(tx, found.id)
     if asked >= ASKED_AT_MOST:
         return f"A model was asked about it {asked} times and did not answer."
     return None

@@ -20,6 +20,7 @@ from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import diagnoses, editing, plans
 from loom.graph.rules.claims import into_play
 from loom.graph.rules.holding import not_found
+from loom.graph.store import diagnoses as rows
 from loom.graph.store import escalations, messages
 from loom.graph.store.transaction import Transaction
 
@@ -80,7 +81,7 @@ async def mend(
     if task_id not in found:
         raise not_found(task_id)
     task = found[task_id]
-    escalation = await store.diagnoses.newest(tx.connection, tx.project_id, task_id)
+    escalation = await rows.newest(tx.connection, tx.project_id, task_id)
     asks = await escalations.has_question(tx, task_id)
     if escalation is None or not (asks or task.status is TaskStatus.FAILED):
         raise TaskStateError(
@@ -168,5 +169,5 @@ async def _kept(
         "run_id": diagnosis.run_id,
         "left": left,
     }
-    depth = await store.diagnoses.depth_of(tx.connection, tx.project_id, task.id)
+    depth = await rows.depth_of(tx.connection, tx.project_id, task.id)
     return {name: value for name, value in kept.items() if value} | {"fixes": fixes, "depth": depth}

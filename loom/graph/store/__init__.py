@@ -1,7 +1,8 @@
 """Everything that Loom says to PostgreSQL about a project: each statement is here, and only here.
 
 A function is one or two statements on an open `Transaction`, or on a connection where it only reads. What has to happen
-together, and in which order, is decided above: by `rules`, by `deps`, and by the front.
+together, and in which order, is decided above: by `rules`, by `deps`, and by the front. Here are the statements that
+nearly every change of a task needs; whoever needs another module imports it, so that a short command pays for no more.
 
 | module | rows |
 |---|---|
@@ -25,22 +26,14 @@ together, and in which order, is decided above: by `rules`, by `deps`, and by th
 """
 
 from loom.graph.store import (
-    diagnoses,
     escalations,
     events,
-    landing_tips,
-    landing_views,
     landings,
     messages,
-    plans,
     projects,
     proofs,
     reading,
-    retention,
-    skill_runs,
-    tokens,
     transaction,
-    workflow_runs,
 )
 from loom.graph.store.claiming import (
     BEST_READY,
@@ -134,7 +127,6 @@ __all__ = [
     "count_dependents",
     "create_escalation",
     "create_task",
-    "diagnoses",
     "draw_ids",
     "due_retries",
     "escalations",
@@ -148,8 +140,6 @@ __all__ = [
     "get_tasks",
     "holds_beside",
     "insert_tasks",
-    "landing_tips",
-    "landing_views",
     "landings",
     "list_active_tasks",
     "list_all_tasks",
@@ -164,7 +154,6 @@ __all__ = [
     "now",
     "outline",
     "place",
-    "plans",
     "projects",
     "proofs",
     "pulse",
@@ -175,10 +164,7 @@ __all__ = [
     "renew_leases",
     "reopen_task",
     "replace_dependencies",
-    "retention",
-    "skill_runs",
     "some_children",
-    "tokens",
     "transaction",
     "update_task",
     "update_task_status",
@@ -186,5 +172,4 @@ __all__ = [
     "waiting",
     "waive_edges",
     "waived_edges",
-    "workflow_runs",
 ]

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from loom import ids, texts
 from loom.background import end
 from loom.exceptions import AnswerError, ConfigError, InvalidInputError, LoomError, TaskStateError
-from loom.graph import store
 from loom.graph.rules import diagnoses
+from loom.graph.store import diagnoses as rows
 from loom.graph.store.escalations import EscalationKind
 from loom.orchestration.patience import Patience
 from loom.skills import asking, diagnosis, loader, providers
@@ -130,7 +130,7 @@ class Brain:
             await self.work_off()
 
     async def _next(self) -> Case | None:
-        if not await self._loom.look(lambda connection: store.diagnoses.any_pending(connection, self._loom.project_id)):
+        if not await self._loom.look(lambda connection: rows.any_pending(connection, self._loom.project_id)):
             return None
         case = await self._loom.transact(
             lambda tx: diagnoses.take(
@@ -162,9 +162,7 @@ class Brain:
             await self._diagnose(taken)
         except BaseException:
             with suppress(LoomError):
-                await asyncio.shield(
-                    self._loom.transact(lambda tx: store.diagnoses.give_back(tx, taken.id, self._name))
-                )
+                await asyncio.shield(self._loom.transact(lambda tx: rows.give_back(tx, taken.id, self._name)))
             raise
         self._patience.renew()
 
