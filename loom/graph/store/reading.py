@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PROOFS = 10  # that are shown with a task
 _HELD_UP = 2_000  # tasks that a dead one is told to hold up
+_NEWEST = 10  # events of a task that are shown with it
 _BESIDE = 20  # blocked tasks beside one, of which is told what they wait for
 _NAMED = 6  # tasks that are looked up of those that a name may stand for, or that are meant
 
@@ -235,7 +236,7 @@ async def blocked_tasks(connection: Connection, project_id: str, limit: int) -> 
     return [Listed.from_record(record) for record in records]
 
 
-async def detail(connection: Connection, project_id: str, task_id: str, *, history: int = 10) -> Detail | None:
+async def detail(connection: Connection, project_id: str, task_id: str) -> Detail | None:
     """One task with its neighbours, escalations and newest events."""
     task = await get_task(connection, project_id, task_id)
     if task is None:
@@ -255,7 +256,7 @@ async def detail(connection: Connection, project_id: str, task_id: str, *, histo
         dependents=around["dependent"],
         children=around["child"],
         escalations=await escalations.of_tasks(connection, project_id, [task_id]),
-        history=await events.of_task(connection, project_id, task_id, limit=history),
+        history=await events.of_task(connection, project_id, task_id, limit=_NEWEST),
         notes=noted(task.context, (await messages.notes_of(connection, project_id, [task_id])).get(task_id, ())),
         landing=await of_task(connection, project_id, task_id) if task.landing_token else None,
         proofs=await proofs.of_task(connection, project_id, task_id, PROOFS, token=task.claim_token)
