@@ -58,6 +58,11 @@ def said(text: str) -> str:
     return mask(one_line(text))
 
 
+def plural(count: int, noun: str) -> str:
+    """A number and what is counted."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def shorten(text: str, most: int, rest: str = "") -> str:
     """At most `most` characters of a text. One that is longer ends with an ellipsis, which counts, and behind that, in
     brackets that do not count, `rest`: how much more there is, or where."""

@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from loom.texts import UNSEEN, clean, one_line, shorten
+from loom.texts import plural as plural
 from loom.wording import worded_reply
 
 SCHEMA = 1
@@ -207,11 +208,6 @@ def cut_short(shown: int, limit: int) -> Iterator[str]:
     """Below a list that is as long as was asked for, when it does not know whether that is all."""
     if shown >= limit:
         yield dim(f"{plural(shown, 'row')} shown, there may be more: --limit N")
-
-
-def plural(count: int, noun: str) -> str:
-    """A number and what is counted."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _width(text: str) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from loom import services
 from loom.config import LandingConfig, LoomConfig
 from loom.exceptions import CommandError
+from loom.texts import plural
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -92,19 +93,15 @@ async def graph(loom: Loom, *, deep: bool = False) -> list[Remark]:
     if loom.notice:
         remarks.append(Remark("bad", "data", loom.notice, _ELSEWHERE))
     if status.dead_letters:
-        remarks.append(Remark("note", "dead work", _plural(status.dead_letters, "dead letter")))
+        remarks.append(Remark("note", "dead work", plural(status.dead_letters, "dead letter")))
     for one in dead:
         held = f", holds up {', '.join(one.held_up[:5])}{' and others' if one.held_up_count > 5 else ''}"
         what = f"{one.task.title}{held if one.held_up else ''}"
         remarks.append(Remark("note", one.task.id, what, f"`loom resolve {one.task.id} retry`, or waive or cancel."))
     if status.open_escalations:
-        count = _plural(status.open_escalations, "open escalation")
+        count = plural(status.open_escalations, "open escalation")
         remarks.append(Remark("note", "escalations", count, "See `loom status --view escalations`."))
     if status.deferred:
-        held = f"{_plural(status.deferred, 'task')} held until somebody says so"
+        held = f"{plural(status.deferred, 'task')} held until somebody says so"
         remarks.append(Remark("note", "deferred", held, "See `loom status --view escalations`."))
     return remarks
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -13,9 +13,6 @@ from loom.graph.store import entries, tokens
 from loom.graph.store.tokens import AccessToken, NewToken
 from loom.graph.store.transaction import Transaction
 
-_LONGEST_NAME = 500  # characters of a name that is looked up
-_OLDEST = 100 * 365 * 86400.0
-
 
 class Admitting(Seat):
     """What a front offers to whoever lets others in."""
@@ -32,7 +29,7 @@ class Admitting(Seat):
         refuse_inside("Who may come in")
         chosen, by = Role.named(role), self.agent
         given = limits.token_name(name)
-        span = None if seconds is None else limits.seconds(seconds, "expires", 60, _OLDEST)
+        span = None if seconds is None else limits.seconds(seconds, "expires", 60, limits.SPAN_SECONDS)
         return await self._at_once(
             lambda tx: tokens.add(tx.connection, tx.project_id, given, chosen, seconds=span, by=by)
         )
@@ -46,7 +43,7 @@ class Admitting(Seat):
         refuse_inside("Who may come in")
 
         async def work(tx: Transaction) -> list[AccessToken]:
-            revoked = await tokens.revoke(tx.connection, tx.project_id, which[:_LONGEST_NAME])
+            revoked = await tokens.revoke(tx.connection, tx.project_id, which[: limits.LOOKUP_CHARACTERS])
             if revoked:
                 tx.announce(publish_revocation(tx.project_id))
             return revoked

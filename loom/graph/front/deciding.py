@@ -15,8 +15,6 @@ from loom.graph.store.escalations import Escalation, take
 from loom.graph.store.landings import Landing
 from loom.wording import Argument, Words
 
-_LONGEST_LEASE = 7 * 86400.0
-
 
 class Deciding(Seat):
     """What a front offers to whoever decides."""
@@ -89,7 +87,7 @@ class Deciding(Seat):
         """Takes the oldest open escalation that no other handler is looking at, for so many seconds; None if there is
         none. `resolve` ends it; a handler that dies gives it back when the time is over."""
         handler = self._session.name(agent_id)
-        span = limits.seconds(seconds, "seconds", 1, _LONGEST_LEASE)
+        span = limits.seconds(seconds, "seconds", 1, limits.LEASE_SECONDS)
         return await self._commit(lambda tx: take(tx, handler, span))
 
     async def approve(self, task_id: str, *, agent_id: str | None = None) -> Landing:

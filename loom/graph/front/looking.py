@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # who looks brings what he looks with; a claim does not pay f
 
 
 _DAY = 86400.0  # seconds
-_OLDEST = 100 * 365 * _DAY
 _DRAWN = 10_000  # tasks of one answer, of which little is told
 
 
@@ -155,7 +154,7 @@ class Looking(Seat):
             raise InvalidInputError(
                 Words("{} {} does not exist.", Argument("by"), texts.quote(str(by))), f"Use {', '.join(GROUPS)}."
             )
-        back, limit = limits.seconds(seconds, "since", 1, _OLDEST), limits.page(limit)
+        back, limit = limits.seconds(seconds, "since", 1, limits.SPAN_SECONDS), limits.page(limit)
         east, status = limits.seconds(offset, "offset", -_DAY, _DAY), await self.status()
         return await self.look(
             lambda connection: overview.get_stats(connection, status, back, by=by, offset=east, limit=limit)

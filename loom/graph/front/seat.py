@@ -31,7 +31,6 @@ from loom.wording import Argument, Shell, Words, call
 T = TypeVar("T")
 
 _LARGE = 1_000  # tasks
-_LONGEST_NAME = 500  # characters of a name that is looked up
 _TOLD = 5  # tasks that a name stands for
 _LAST_MOMENT = 1.0  # seconds for mutations to come to their end when the connections are given back
 
@@ -172,7 +171,9 @@ class Seat:
             return limits.task_id(given, field)
         if not (text := given.strip()) or not text.isprintable():  # which the database might not even take
             return limits.task_id(given, field)
-        found = await self.look(lambda connection: reading.named(connection, self.project_id, text[:_LONGEST_NAME]))
+        found = await self.look(
+            lambda connection: reading.named(connection, self.project_id, text[: limits.LOOKUP_CHARACTERS])
+        )
         if not found:
             raise InvalidInputError(
                 Words(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from loom.graph.cache.waiting import Waited
 
 LONGEST_WAIT = 60.0  # seconds; MCP clients give up on a call soon after
-_OLDEST = 100 * 365 * 86400.0
 
 
 class Talking(Seat):
@@ -114,5 +113,5 @@ class Talking(Seat):
 
     async def since(self, seconds: float) -> str:
         """A `since` for `wait` that begins so many seconds ago."""
-        span = limits.seconds(seconds, "since", 0, _OLDEST)
+        span = limits.seconds(seconds, "since", 0, limits.SPAN_SECONDS)
         return str(await self.look(lambda connection: store.events.position_at(connection, self.project_id, span)))

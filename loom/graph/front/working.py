@@ -20,8 +20,6 @@ from loom.graph.rules.proofs import Proven
 from loom.graph.store import Claim, traces
 from loom.graph.store.transaction import Change, Transaction
 
-_LONGEST_LEASE = 7 * 86400.0
-
 
 class Working(Seat):
     """What a front offers to whoever works on tasks."""
@@ -43,7 +41,9 @@ class Working(Seat):
         terms = (
             self._terms
             if lease_seconds is None
-            else Terms(limits.seconds(lease_seconds, "lease_seconds", 1, _LONGEST_LEASE), self._terms.deadline_seconds)
+            else Terms(
+                limits.seconds(lease_seconds, "lease_seconds", 1, limits.LEASE_SECONDS), self._terms.deadline_seconds
+            )
         )
 
         making = self._keep(self._claim(agent, wanted, terms, named=agent_id is not None))

@@ -38,6 +38,9 @@ PATH_CHARACTERS = 500
 CHECKS = 50
 LABELS = 20
 PAGE = 500
+LOOKUP_CHARACTERS = 500  # of a name that something is looked up by
+LEASE_SECONDS = 7 * 86400.0
+SPAN_SECONDS = 100 * 365 * 86400.0  # that something looks back over, or holds for
 
 NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters and line separators: what a title may not have."""
