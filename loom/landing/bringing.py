@@ -67,7 +67,8 @@ async def merge(loom: Loom, worktree: Worktree, task: Task, agent: str, tip: str
     work = Work(task.id, task.title, agent, task.files)
     made = await commits.commit(repository, worktree.branch, work, target=tip, protected=protected, base=worktree.base)
     if isinstance(made, Refusal):
-        return Back("It cannot be committed.", made.text, nothing=made.nothing)
+        first, *more = made.problems
+        return Back(f"It cannot be committed: {first}", "\n".join(more), nothing=made.nothing)
     both = await merging.bring_in(repository, made.commit, tip)
     return Back(str(both), conflict=True) if isinstance(both, Conflict) else (both, made.changed)
 

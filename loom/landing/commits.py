@@ -1,7 +1,7 @@
 """Committing what lies in the worktree of a task, and judging whether it may land.
 
     made = await commit(worktree.repository, worktree.branch, work, target=tip, base=worktree.base)
-    if isinstance(made, Refusal): tell the agent made.text
+    if isinstance(made, Refusal): tell the agent made.problems
 
 The files decide, whatever an agent has done to its branch: committed by itself, rewritten or deleted it, or left HEAD
 elsewhere. Nothing of the worktree's index or branch changes where the work is refused, but that files are staged.
@@ -71,11 +71,6 @@ class Refusal:
 
     problems: tuple[str, ...]
     nothing: bool = False
-
-    @property
-    def text(self) -> str:
-        """All of it, for the agent."""
-        return "\n".join(self.problems)
 
 
 async def commit(

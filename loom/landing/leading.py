@@ -39,9 +39,9 @@ async def leading(loom: Loom, target: Callable[[], str], holder: str) -> AsyncIt
     Args:
         target: the branch that it lands on by now.
     """
-    lock = await asyncio.to_thread(places.Lock.take, places.state_dir(loom.config) / "landing.lock")
+    lock, first = await asyncio.to_thread(places.Lock.take, places.state_dir(loom.config) / "landing.lock"), target()
     try:
-        if lock is None or not await _has_lease(loom, target(), holder):
+        if lock is None or not await _has_lease(loom, first, holder):
             yield False
             return
         renewing = asyncio.create_task(_renew(loom, target, holder))
@@ -50,7 +50,8 @@ async def leading(loom: Loom, target: Callable[[], str], holder: str) -> AsyncIt
         finally:
             await end([renewing])
             with suppress(LoomError):
-                await loom.transact(lambda tx: rules.give_lease(tx, target(), holder))
+                for name in {first, target()}:  # it may have turned to another one meanwhile
+                    await loom.transact(lambda tx, name=name: rules.give_lease(tx, name, holder))  # type: ignore[misc]
     finally:
         if lock is not None:
             lock.let_go()

@@ -310,7 +310,7 @@ class Target:
         merge = ("merge", "--ff-only", "--no-squash", "--commit", "--no-autostash", "--no-overwrite-ignore", "--quiet")
         said = await self._by_checkout(checkout, old, new, *merge, new)
         if said is not None and await self.stands() == old:
-            raise TargetHeldError(f"{self.name} is checked out in {checkout.work_tree}, where git refuses: {said}")
+            raise TargetHeldError(f"{self.name} is checked out in {checkout.work_tree}, where git refuses: {said}.")
         return await self.contains(new)
 
     async def _back(self, checkout: Repository, stands: str, back: str) -> bool:
@@ -321,7 +321,7 @@ class Target:
         if said is not None:
             raise TargetHeldError(
                 f"Somebody moved {self.name}, and it is checked out in {checkout.work_tree}, where git refuses to put"
-                f" it back: {said}",
+                f" it back: {said}.",
                 "Commit or move away what lies there.",
             )
         return True
@@ -414,4 +414,4 @@ def _sentence(said: str) -> str:
     named = [line.strip() for line in lines if line.startswith("\t")]
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
     why = re.sub(r"^(error|fatal): ", "", first)
-    return texts.said(why + (f" {', '.join(named[:3])}{more}" if named else ""))
+    return texts.said(why + (f" {', '.join(named[:3])}{more}" if named else "")).rstrip(".")

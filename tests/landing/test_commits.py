@@ -57,7 +57,7 @@ class Agent(Place):
         made = await self.committed(*files, **more)  # type: ignore[arg-type]
         assert isinstance(made, Refusal), made
         assert self.main.git("rev-parse", "--verify", "-q", BRANCH, check=False) == before
-        return made.text
+        return "\n".join(made.problems)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ async def test_nothing_changed_is_refused_where_files_were_declared(agent: Agent
     made = await agent.committed("src")
     assert isinstance(made, Refusal)
     assert made.nothing
-    assert "Nothing was changed, though the task is for src." in made.text
+    assert "Nothing was changed, though the task is for src." in made.problems[0]
 
 
 async def test_empty_commits_are_nothing(agent: Agent) -> None:

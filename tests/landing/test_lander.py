@@ -221,7 +221,7 @@ async def test_where_the_target_cannot_be_moved_the_project_lands_on_looms_own_f
     report = await once(yard)
     assert [one.task_id for one in report.landed] == [first.id, second.id]
     assert {one.target for one in report.landed} == {OWN}
-    assert "a.txt What lands is on loom/landed from now on" in report.notes[0]
+    assert "a.txt. What lands is on loom/landed from now on" in report.notes[0]
     assert yard.place.tip("main") == old
     assert yard.place.read("a.txt") == "not committed\n"
     assert yard.landed(OWN) == [[first.id, second.id]]
@@ -230,6 +230,9 @@ async def test_where_the_target_cannot_be_moved_the_project_lands_on_looms_own_f
     assert recorded.target == OWN
     assert (await yard.lander()).target == OWN
     assert not yard.held()
+    for name in ("main", OWN):
+        found = await yard.loom.look(partial(landings.holder_of_lease, project_id=yard.loom.project_id, target=name))
+        assert found is None, "nobody lands on it any more"
 
 
 async def test_what_the_dead_were_about_to_land_goes_to_the_new_target_with_all_else(yard: Yard) -> None:

@@ -247,6 +247,7 @@ async def test_what_may_not_land_is_told_to_its_agent(shop: Shop, loom: Loom, wo
     )
     assert await work.finish() == []
     assert "check.py may not be changed by this task" in (seen / "told-2").read_text()
+    assert work.notes(JobPhase.SENT_BACK)[0].startswith("It cannot be committed: check.py may not be changed")
     assert shop.show("check.py") == CHECK
 
 
