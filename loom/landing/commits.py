@@ -23,6 +23,7 @@ from loom.git import Person, Repository
 from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
 from loom.landing.merging import commit_tree, is_ancestor, merge_base, tree_of, unmerge
+from loom.landing.submodules import unsaved
 from loom.landing.trailers import lines, speaks_for_others
 from loom.texts import one_line, quote, shorten
 
@@ -97,6 +98,8 @@ async def commit(
     found = await _lies_there(worktree)
     if problems := found.problems or await _in_files(worktree, found.paths, target):
         return Refusal(tuple(problems))
+    if left := await unsaved(worktree, target, untracked=False):
+        return Refusal(tuple(f"{line}, and nothing of a submodule's own lands. Put it back." for line in left))
     line = await _line(worktree, branch, target, base, found)
     if isinstance(line, Refusal):
         return line

@@ -32,7 +32,7 @@ from loom.git import Repository
 from loom.graph import store
 from loom.graph.model.paths import below, plain
 from loom.graph.model.task import TaskStatus
-from loom.landing import checkout, places, pointers, refs, setup
+from loom.landing import checkout, places, pointers, refs, setup, submodules
 from loom.landing.merging import commit_tree, is_ancestor, merge_base
 from loom.landing.places import Lock, Mark
 from loom.landing.target import commit_of, nothing_in_the_way
@@ -423,10 +423,11 @@ class Worktrees:
         """Why a worktree is not removed without force, "" if it may be."""
         if not tree.path.is_dir():
             return ""
+        words = ("status", "--porcelain", "--untracked-files=all", _NOT_INTO)
         try:
-            if await _is_loose(tree.repository):
+            if (await tree.repository.run(*words, out_bytes=_LISTED_BYTES, timeout=_CHANGE_SECONDS)).out:
                 return "not all that lies in it is committed"
-            return await _unsaved_in_submodules(tree.repository)
+            return "; ".join(await submodules.unsaved(tree.repository, tree.base or "HEAD", untracked=True))
         except CommandError as error:
             return error.cause
 
@@ -523,42 +524,6 @@ class _Hold:
     slot_lock: Lock
     slot: int
     taken: bool
-
-
-async def _is_loose(repository: Repository) -> bool:
-    """Whether something lies in a work tree that is not committed; what lies in submodules is not looked at."""
-    words = ("status", "--porcelain", "--untracked-files=all", _NOT_INTO)
-    return bool((await repository.run(*words, out_bytes=_LISTED_BYTES, timeout=_CHANGE_SECONDS)).out)
-
-
-async def _unsaved_in_submodules(worktree: Repository) -> str:
-    """What of a worktree's submodules is nowhere else, "" if nothing is. Each is looked at by the directory that git
-    has made for it, so that its own configuration starts nothing. Raises CommandError."""
-    assert worktree.git_dir is not None, "a worktree is entered by its own directory"
-    modules = worktree.git_dir / "modules"
-    if not modules.is_dir():
-        return ""
-    words = ("config", "--blob=HEAD:.gitmodules", "--null", "--get-regexp", r"^submodule\..*\.path$")
-    told = (await worktree.run(*words, accepted=(0, 1, 128))).out.decode(errors="surrogateescape")
-    entries = [entry.partition("\n") for entry in told.split("\0") if entry]
-    named = {key.removeprefix("submodule.").removesuffix(".path"): path for key, _, path in entries}
-    if {one.name for one in modules.iterdir()} - {name.partition("/")[0] for name in named}:
-        return "it has submodules that it does not name"
-    for name, path in named.items():
-        if kept := await _unsaved_in_submodule(worktree.work_tree / path, modules / name):
-            return f"{path}: {kept}"
-    return ""
-
-
-async def _unsaved_in_submodule(place: Path, git_dir: Path) -> str:
-    if not (git_dir / "HEAD").exists():  # it was never fetched
-        return ""
-    if (git_dir / "modules").exists():
-        return "it has submodules of its own"
-    if (place / ".git").exists() and await _is_loose(Repository(place, git_dir, git_dir)):
-        return "not all that lies in it is committed"
-    words = ("rev-list", "--max-count=1", "HEAD", "--branches", "--not", "--remotes")
-    return "it has commits that no remote has" if await Repository(git_dir, git_dir, git_dir).text(*words) else ""
 
 
 def of_earlier_versions(project_dir: Path) -> list[Path]:

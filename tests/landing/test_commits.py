@@ -128,6 +128,28 @@ async def test_a_file_that_was_made_executable_counts_though_the_repository_says
     assert made.changed == ("a.txt",)
 
 
+async def test_what_was_done_in_a_submodule_would_not_land_and_goes_back(place: Place, tmp_path: Path) -> None:
+    other = Place(tmp_path / "other")
+    place.git("clone", "-q", str(place.top), str(other.top))
+    for path in ("part", "empty"):
+        place.git("submodule", "add", "-q", str(other.top), path)
+    place.commit("two", {})
+    agent = Agent(place.worktree(tmp_path / "agent", BRANCH).top, place)
+    agent.git("submodule", "update", "-q", "--init", "part")
+    agent.write("c.txt", "new\n")
+    agent.write("part/built.o", "as a build leaves it")
+    assert isinstance(await agent.committed(), Committed)
+    agent.write("part/a.txt", "changed\n")
+    agent.write("empty/new.txt", "new\n")
+    assert await agent.refused() == (
+        "empty: files lie in it, though it was never fetched, and nothing of a submodule's own lands. Put it back.\n"
+        "part: not all that lies in it is committed, and nothing of a submodule's own lands. Put it back."
+    )
+    (agent.top / "empty" / "new.txt").unlink()
+    Place(agent.top / "part").commit("its own", {"a.txt": "changed\n"})
+    assert "part: it has commits that no remote has" in await agent.refused()
+
+
 async def test_committing_again_changes_nothing(agent: Agent) -> None:
     agent.write("a.txt", "changed\n")
     assert await agent.good() == await agent.good()

@@ -560,19 +560,28 @@ async def test_what_lies_in_a_submodule_is_not_lost(repository: Path, tmp_path: 
     assert not tree.path.exists()
 
 
-@pytest.mark.parametrize("what", ["unnamed", "nested"])
-async def test_a_submodule_that_cannot_be_looked_at_stays(repository: Path, what: str) -> None:
-    (repository / ".gitmodules").write_text('[submodule "sub"]\n\tpath = sub\n\turl = ./sub\n')
-    git(repository, "add", ".")
+async def test_what_lies_in_a_submodule_of_a_submodule_or_in_one_that_is_not_fetched_is_not_lost(
+    repository: Path, tmp_path: Path
+) -> None:
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    for one in (inner, outer):
+        git(tmp_path, "init", "-q", str(one))
+        git(one, "commit", "-q", "--allow-empty", "-m", "one")
+    git(outer, "submodule", "add", "-q", str(inner), "in")
+    git(outer, "commit", "-q", "-m", "two")
+    for path in ("out", "empty"):
+        git(repository, "submodule", "add", "-q", str(outer), path)
     git(repository, "commit", "-q", "-m", "two")
     trees = await of(repository)
     tree = await trees.make("task")
-    assert tree.repository.git_dir is not None
-    (tree.repository.git_dir / "modules" / {"unnamed": "other", "nested": "sub/modules/x"}[what]).mkdir(parents=True)
-    (tree.repository.git_dir / "modules" / "sub").mkdir(exist_ok=True)
-    (tree.repository.git_dir / "modules" / "sub" / "HEAD").touch()
-    assert "submodules" in await trees.drop(tree)
-    assert tree.path.exists()
+    git(tree.path, "submodule", "update", "-q", "--init", "--recursive", "out")
+    (tree.path / "out" / "in" / "new.txt").touch()
+    (tree.path / "empty" / "new.txt").touch()
+    inside = "out/in: not all that lies in it is committed"
+    assert await trees.drop(tree) == f"{tree.path}: empty: files lie in it, though it was never fetched; {inside}"
+    (tree.path / "out" / "in" / "new.txt").unlink()
+    (tree.path / "empty" / "new.txt").unlink()
+    assert await trees.drop(tree) == ""
 
 
 async def test_a_branch_that_another_project_works_on_stays(repository: Path) -> None:
