@@ -180,7 +180,7 @@ async def test_a_question_whose_connection_breaks_is_asked_again(loom: Loom, poo
         )
         await asyncio.sleep(0.1)
         await rival.commit()
-        assert (await asyncio.wait_for(asking, 10)).task.id == task.id
+        assert (await asyncio.wait_for(asking, 30)).task.id == task.id
 
 
 @pytest.mark.parametrize("seed", range(4))

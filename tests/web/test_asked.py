@@ -9,6 +9,7 @@ import pytest
 
 from loom.bus.events import EventType
 from loom.exceptions import PlanError, TaskStateError
+from loom.graph.cache import waiting
 from loom.graph.front import Loom
 from loom.graph.model.principals import Principal, Role
 from loom.graph.store.glance import Need
@@ -136,7 +137,9 @@ async def test_whoever_proposed_a_plan_has_the_answer_in_his_inbox(web: Board, l
     assert (await loom.inbox()).messages == [], "nobody writes to himself"
 
 
-async def test_a_plan_that_is_proposed_or_refused_is_told_to_every_page(web: Board, loom: Loom) -> None:
+async def test_a_plan_that_is_proposed_or_refused_is_told_to_every_page(
+    web: Board, loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     since = (await loom.wait(timeout=0)).since
     plan_id = (await decomposer.propose(loom.beside(agent="ada"), good_plan(), goal="<b>Sign-in</b>"))["plan_id"]
     seen = await loom.wait(since=since, timeout=0)
@@ -149,11 +152,11 @@ async def test_a_plan_that_is_proposed_or_refused_is_told_to_every_page(web: Boa
     page = await web.get("/events?kind=plan")
     for words in ("plan.proposed", "plan.refused", "&lt;b&gt;Sign-in&lt;/b&gt;"):
         assert words in page
-    waiting = asyncio.create_task(loom.wait(since=later.since, timeout=PATIENCE))
-    await asyncio.sleep(0.7)  # behind its first look of its own, and before the second
+    monkeypatch.setattr(waiting, "_FIRST_LOOK", 60.0)  # so that only a notice can end it in time
+    going = asyncio.create_task(loom.wait(since=later.since, timeout=60))
+    await asyncio.sleep(0.3)
     await decomposer.propose(loom, good_plan(), goal="Else")
-    async with asyncio.timeout(1):
-        assert (await waiting).changed, "who waits is woken"
+    assert (await asyncio.wait_for(going, PATIENCE)).changed, "who waits is woken"
 
 
 async def test_whoever_confirms_a_plan_that_was_refused_is_told_why(web: Board, loom: Loom) -> None:
