@@ -34,7 +34,7 @@ from loom.db import migrate
 from loom.exceptions import BackupError, FileError, ProjectNotFoundError, RestoreError
 from loom.graph import project
 from loom.graph.connections import Connections, open_pool, policy
-from loom.graph.store import backup, projects
+from loom.graph.store import backup, events, projects
 from loom.ids import PROJECT_ID
 from loom.wording import Shell, Words
 
@@ -223,6 +223,7 @@ async def _restore(
         raise file.damaged(texts.one_line(str(error))) from None
     await backup.drop(connection, schema)
     await backup.count_on(connection, wanted, head.project_id)
+    await events.put_behind(connection, head.project_id)
     await backup.begin_anew(connection, head.project_id, await projects.history(connection))
     return Backup(head.project_id, head.project, head.version, datetime.fromtimestamp(head.made_at, UTC), rows)
 

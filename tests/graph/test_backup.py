@@ -177,6 +177,35 @@ async def test_a_process_that_lived_through_it_lets_go_of_the_mirror(loom: Loom,
     )
 
 
+@pytest.mark.parametrize("by", ["backup", "dump"])
+async def test_what_was_written_on_a_server_that_had_come_further_is_older_than_what_comes(
+    config: LoomConfig, empty: str, pool: Pool, tmp_path: Path, by: str
+) -> None:
+    """Its transactions have higher numbers than this server has come to."""
+    async with Loom(config, agent="a") as loom:
+        for title in ("A", "B", "C"):
+            await loom.create(title)
+    await pool.execute(
+        "update events set created_at = now() - interval '1 hour' * (10 - id), xid = (1000000000 + id)::text::xid8"
+    )
+    if by == "backup":
+        await write(config, tmp_path / "b")
+        config = at(config, empty, config.project_id)
+        await restore(config, tmp_path / "b")
+    else:
+        await pool.execute("update projects set history = 'elsewhere'")
+    async with Loom(config, agent="a") as loom:
+        assert [one for one in await loom.doctor() if not one.holds] == []
+        old = await loom.events()
+        assert [one.position.id for one in old] == sorted((one.position.id for one in old), reverse=True)
+        assert len({one.position.xid for one in old}) == 3
+        since = await loom.since(60)
+        await loom.create("D")
+        newest, *rest = await loom.events()
+        assert rest == old
+        assert [one.task_id for one in (await loom.wait("any", since=since, timeout=0)).events] == [newest.task_id]
+
+
 async def test_what_a_project_has_is_left_alone(config: LoomConfig, tmp_path: Path) -> None:
     file = tmp_path / "b"
     async with Loom(config, agent="a") as loom:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType, Position
+from loom.db.connection import WHOLE
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -254,6 +255,27 @@ async def held_up(connection: Connection, project_id: str, seconds: float) -> st
     return f"for {held:.0f} s, by a transaction that {who} has open"
 
 
+async def put_behind(connection: Connection, project_id: str) -> None:
+    """Has the project's events stand before all that this server is still to write, in their order. Those that were
+    written on another one, and came by a dump or a backup, may be of transactions with numbers that this one has not
+    come to: they would pass for newer than what comes, and for not yet readable. Where it has had fewer transactions
+    than the project, neighbours share a number."""
+    await connection.execute(
+        """
+        with ranked as materialized (
+            select xid as was, row_number() over (order by xid) as rank, count(*) over () as count
+              from (select distinct xid from events where project_id = $1) one
+        )
+        update events e set xid = ceil(r.rank * least(r.count, h.passed) / r.count)::text::xid8
+          from ranked r, (select pg_snapshot_xmin(pg_current_snapshot())::text::numeric - 1 as passed) h
+         where e.project_id = $1 and e.xid = r.was
+           and exists (select from events where project_id = $1 and xid >= pg_snapshot_xmax(pg_current_snapshot()))
+        """,
+        project_id,
+        timeout=WHOLE,
+    )
+
+
 async def consequences(
     connection: Connection, project_id: str, task_id: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -262,7 +284,8 @@ async def consequences(
     records = await connection.fetch(
         """
         select e.type, e.task_id
-          from events f join events e on e.project_id = f.project_id and e.xid = f.xid and e.id > f.id
+          from events f join events e on e.project_id = f.project_id and e.xid = f.xid
+                                     and e.created_at = f.created_at and e.id > f.id
          where f.project_id = $1 and f.task_id = $2 and f.type = 'task.done'
            and f.version = (select max(version) from events
                              where project_id = $1 and task_id = $2 and type = 'task.done')

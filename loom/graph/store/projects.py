@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from loom.graph.store import events
+
 if TYPE_CHECKING:
     from loom.db.connection import Connection, Row
 
@@ -67,18 +69,21 @@ async def enter(connection: Connection, project_id: str, name: str) -> str:
     known: str | None = await connection.fetchval("select history from projects where id = $1", project_id)
     if known is not None and is_of(known, now):
         return known
-    await connection.execute(
-        """
-        insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
-        on conflict (id) do update
-           set history = $3, pruned_xid = '0', pruned_id = 0,
-               history_start = (select coalesce(max(id), 0) from events where project_id = $1)
-         where p.history is distinct from $3
-        """,
-        project_id,
-        name,
-        now,
-    )
+    async with connection.transaction():
+        done = await connection.execute(
+            """
+            insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
+            on conflict (id) do update
+               set history = $3, pruned_xid = '0', pruned_id = 0,
+                   history_start = (select coalesce(max(id), 0) from events where project_id = $1)
+             where p.history is distinct from $3
+            """,
+            project_id,
+            name,
+            now,
+        )
+        if done.endswith(" 1"):
+            await events.put_behind(connection, project_id)
     return now
 
 
