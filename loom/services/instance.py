@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
-from loom import bridge, files
+from loom import bridge, files, texts
 from loom.config import LoomConfig
 from loom.exceptions import ServersError
 from loom.services import Endpoints
@@ -46,7 +46,16 @@ class State:
 
 
 def instance_dir(config: LoomConfig) -> Path:
-    return Path(bridge.instance_dir(config.servers.instance))
+    """The directory of the instance that a project is on. Raises ServersError where no URL could lead there."""
+    path = Path(bridge.instance_dir(config.servers.instance))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ServersError(
+            f"The path {texts.quote(str(path), 200)}, where the servers are to lie, is no text in UTF-8.",
+            "Set LOOM_DATA_DIR to a directory whose path is.",
+        ) from None
+    return path
 
 
 def new_state(root: Path) -> State:

@@ -334,6 +334,12 @@ def test_a_server_that_ends_at_once_says_why(instance: Path) -> None:
     services.up(CONFIG)
 
 
+def test_a_place_whose_path_is_no_text_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOM_DATA_DIR", os.fsdecode(b"/tmp/\xff"))
+    with pytest.raises(ServersError, match="is no text in UTF-8"):
+        services.endpoints(CONFIG)
+
+
 def test_probes_tell_silence_from_refusal(instance: Path) -> None:
     endpoints = services.endpoints(CONFIG)
     secret = json.loads((instance / "instance.json").read_text())["secret"]
