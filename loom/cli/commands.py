@@ -197,6 +197,9 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             face = people(*_called(self._words))
             facts = error.facts
             self._tell(error.code, worded(error.cause, face), worded(error.next_step, face), error.exit_code, facts)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            click.echo(error.format_message(), err=True, color=output.coloured())
+            sys.exit(error.exit_code)
         if isinstance(error, click.NoSuchOption):
             near = texts.near(error.option_name, error.possibilities or ())
             error = click.NoSuchOption(error.option_name, possibilities=[near] if near else [], ctx=error.ctx)

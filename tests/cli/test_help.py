@@ -58,6 +58,12 @@ def test_a_command_is_helped_as_it_helps_itself(bare: Cli, words: tuple[str, ...
     assert own.out.startswith(f"Usage: loom {' '.join(words)} [OPTIONS]")
 
 
+def test_a_group_of_commands_by_itself_says_what_it_has(bare: Cli) -> None:
+    alone = bare.inside("worktree")
+    assert (alone.code, alone.out) == (2, "")
+    assert alone.err == bare.inside("worktree", "--help").out
+
+
 def test_a_topic_that_is_not_there_is_told_with_the_nearest(bare: Cli) -> None:
     missed = bare.inside("help", "confguration")
     assert missed.code == 2
