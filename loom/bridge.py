@@ -34,6 +34,7 @@ _CHUNK = 65_536
 _LONGEST_PATH = 100  # of a socket; there is room for about 104 bytes
 _CONFIG_BYTES = 262_144
 _PEER = struct.Struct("3i")  # process, user and group at the other end
+_WHERE_PYTHON_LOOKS = ("PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
@@ -243,6 +244,8 @@ def says_how_to_connect(name: str) -> bool:
 
 def _is_everybodys(name: str) -> bool:
     """Whether a variable may go on in a process that serves others too."""
+    if name.startswith("PYTHON"):
+        return name in _WHERE_PYTHON_LOOKS  # others would have it run otherwise, as without the texts of its tools
     own = name.startswith(("LOOM_", "CLAUDE", "FASTMCP_", "MCP_")) or says_how_to_connect(name)
     return not own and not _SECRET.search(name)
 

@@ -320,7 +320,7 @@ def test_what_a_configuration_says_of_the_hub_is_found_without_reading_yaml(text
 
 def test_a_hub_carries_nobodys_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "GH_TOKEN", "PGPASSFILE")
-    for name in (*keys, "LOOM_AGENT_ID", "CLAUDE_CODE_SESSION_ID"):
+    for name in (*keys, "LOOM_AGENT_ID", "CLAUDE_CODE_SESSION_ID", "PYTHONOPTIMIZE", "PYTHONINSPECT"):
         assert not bridge._is_everybodys(name)
-    for name in ("PATH", "HOME", "LANG", "TMPDIR"):
+    for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH"):
         assert bridge._is_everybodys(name)
