@@ -84,6 +84,39 @@ async def test_what_an_open_transaction_may_add_is_not_counted_yet(loom: Loom, p
     await sound(loom, pool)
 
 
+async def test_counting_begins_behind_what_is_still_open(loom: Loom, pool: Pool, rival: Rival) -> None:
+    task = await loom.create("A")
+    assert await loom.claim(task.id)
+    await rival.execute(
+        "update tasks set status = 'pending', lease_expires_at = null, version = 3 where id = $1", task.id
+    )
+    await rival.execute(
+        "insert into events (project_id, type, task_id, status, version) values ($1, 'task.updated', $2, 'pending', 3)",
+        loom.project_id, task.id,
+    )  # fmt: skip
+    await loom.sweep()
+    assert await standing(loom, pool)
+    await sound(loom, pool)
+    await rival.commit()
+    await sound(loom, pool)
+
+
+async def test_events_of_before_the_history_are_not_counted_when_their_transactions_come_again(
+    loom: Loom, pool: Pool
+) -> None:
+    """As where a project was restored on another server, whose transactions have other numbers."""
+    await loom.create("A")
+    await pool.execute("update projects set history_start = (select max(id) from events)")
+    await loom.sweep()
+    upto = await standing(loom, pool)
+    await pool.execute("update events set xid = $1::text::xid8", str(upto + 3))
+    for _ in range(10):
+        await pool.execute("select pg_current_xact_id()")
+    await sound(loom, pool)
+    await loom.sweep()
+    await sound(loom, pool)
+
+
 async def test_many_at_once_are_counted_at_every_moment(loom: Loom, pool: Pool, open_loom: Opener) -> None:
     await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(40)]})
     await loom.sweep()
@@ -139,6 +172,32 @@ async def test_where_nothing_says_what_a_task_was_all_are_counted(loom: Loom, po
     await loom.sweep()
     await loom.sweep()
     assert await standing(loom, pool)
+    await sound(loom, pool)
+
+
+async def test_where_nothing_says_it_nothing_is_kept_before_that_lies_behind_all_that_is_open(
+    loom: Loom, pool: Pool, rival: Rival
+) -> None:
+    task = await loom.create("A")
+    await rival.execute("select pg_current_xact_id()")
+    await loom.claim(task.id)
+    await pool.execute("delete from events where version = 1")
+    await loom.sweep()
+    assert await standing(loom, pool) == 0
+    await sound(loom, pool)
+    await rival.commit()
+    await loom.sweep()
+    assert await standing(loom, pool)
+    await sound(loom, pool)
+
+
+async def test_where_too_much_has_happened_all_are_counted(
+    loom: Loom, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "ADDED", 3)
+    await loom.create("A")
+    await loom.sweep()
+    await loom.apply_plan({"tasks": [{"title": f"T{n}"} for n in range(10)]})
     await sound(loom, pool)
 
 

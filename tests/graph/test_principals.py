@@ -343,6 +343,8 @@ async def test_a_browsers_code_is_for_one_use_and_its_cookie_holds_while_it_come
     assert await loom.visitor(cookie) == token
     for wrong in ("", "x", code, "\udc00"):
         assert (await loom.enter(wrong), await loom.visitor(wrong)) == (None, None)
+    assert (await loom.visitor(late), await loom.enter(cookie)) == (None, None), "a code is no cookie, nor that a code"
+    assert await loom.visitor(cookie) == token
     await clock(61)
     assert await loom.enter(late) is None
     kept = json.dumps([str(dict(row)) for row in await pool.fetch("select * from browser_entries")])
