@@ -339,6 +339,8 @@ def test_an_unknown_key_is_a_warning(project: Path, text: str, key: str, nearest
         ("servers: {backend: podman}", "must be one of embedded, docker, external, and is 'podman' (str)."),
         ("servers: {instance: ../x}", "`servers.instance` must be up to 32 of a-z, 0-9, - and _"),
         ("orchestration: {sweep_seconds: .nan}", "`orchestration.sweep_seconds` must be a number from"),
+        ("notify: {me: {zone: Mars/Base}}", "`notify.me.zone` must be a time zone that is known here, such as Europe"),
+        ("notify: {me: {zone: ../../etc/passwd}}", "`notify.me.zone` must be a time zone that is known here"),
         ("- a", "must be a mapping of keys."),
         ("orchestration: {sweep_seconds: 1" + "0" * 400 + "}", "must be a number from 0.05 to 3600"),
         ("project_id: 2026-13-45", "`project_id` must be a UUID, and is '2026-13-45' (str)."),

@@ -86,7 +86,7 @@ def _receivers(config: LoomConfig) -> list[Receiver]:
 def _row(receiver: Receiver, cursor: Cursor | None) -> dict[str, Any]:
     row = receiver.row
     shown: dict[str, Any] = {"name": receiver.name, "kind": row.kind, "events": list(row.events)}
-    shown |= replies.full(quiet=row.quiet)
+    shown |= replies.full(quiet=row.quiet, zone=row.zone)
     if cursor is not None:
         shown |= replies.full(
             told_at=cursor.told_at and cursor.told_at.isoformat(),

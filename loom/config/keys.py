@@ -18,7 +18,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from loom.config.rules import Rule, UnfitError, number, paths, text, url, whole, words
+from loom.config.rules import Rule, UnfitError, number, paths, text, url, whole, words, zone
 
 COMPOSE_FILE = "docker-compose.loom.yml"
 API_KEY_VARIABLE = "LOOM_SKILLS_API_KEY"
@@ -171,6 +171,7 @@ class ReceiverConfig:
     events: tuple[str, ...] = words(NEWS, of=f"of {', '.join(NEWS)}", pattern="|".join(NEWS))
     projects: tuple[str, ...] = words(of="names or ids of projects")
     quiet: str | None = text(None, "a time of day to another, such as 22:00-07:00", _SPAN)
+    zone: str | None = zone()
 
     @property
     def kind(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Rule:
 
     `most` above 0 makes it a list of at most so many such values; `alone` may stand in the place of a list of it. Of a
     `secret` URL the password is shown to nobody, of what is `hidden` nothing. `guarded` may name the values that are.
-    `binding`: see `trust.hold_back`.
+    `binding`: see `trust.hold_back`. `fits`: what a text has to be beside matching `pattern`.
     """
 
     wanted: str
@@ -44,6 +44,7 @@ class Rule:
     hidden: bool = False
     guarded: bool | Collection[str] = False
     binding: bool = False
+    fits: Callable[[str], bool] | None = None
 
     def shown(self, value: object) -> Any:
         """The value as it may be shown to somebody."""
@@ -79,7 +80,7 @@ class Rule:
         if type(value) is not self.type and not (self.type is float and type(value) is int):
             raise UnfitError(self.wanted)
         if isinstance(value, str):
-            fits = re.fullmatch(self.pattern, value) is not None
+            fits = re.fullmatch(self.pattern, value) is not None and (self.fits is None or self.fits(value))
         else:
             fits = self.low <= value <= self.high
         if not fits:
@@ -129,6 +130,21 @@ def words(
 def paths(**more: Any) -> Any:
     """A field for a list of paths within a repository."""
     return words(of="paths within the repository, relative to its root", pattern=_PATH, **more)
+
+
+def zone() -> Any:
+    """A field for the name of a time zone."""
+    pattern = "[A-Za-z0-9+_-]{1,40}(?:/[A-Za-z0-9+_-]{1,40}){0,2}"
+    return text(None, "a time zone that is known here, such as Europe/Zurich", pattern, fits=_is_zone)
+
+
+def _is_zone(name: str) -> bool:
+    from zoneinfo import ZoneInfo  # for who names one
+
+    try:
+        return ZoneInfo(name) is not None
+    except (KeyError, ValueError, OSError):
+        return False
 
 
 def _field(default: object, rule: Rule) -> Any:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -410,13 +410,19 @@ async def test_in_quiet_hours_nobody_is_told_and_afterwards_once(
 def test_quiet_hours_end_when_they_say() -> None:
     def left(span: str, at: str) -> float:
         moment = datetime.fromisoformat(f"2026-03-04T{at}").astimezone()
-        return teller._quiet_left(span, moment.astimezone(UTC))
+        return teller._quiet_left(ReceiverConfig(quiet=span), moment.astimezone(UTC))
 
     assert left("22:00-07:00", "23:30") == 7.5 * 3600
     assert left("22:00-07:00", "06:59") == 60
     assert left("22:00-07:00", "07:00") == left("22:00-07:00", "21:59") == 0
     assert left("12:00-13:00", "12:30") == 1800
     assert left("12:00-13:00", "13:00") == left("12:00-13:00", "11:59") == 0
+
+
+def test_quiet_hours_are_those_of_their_zone() -> None:
+    row, noon = ReceiverConfig(quiet="22:00-07:00", zone="Asia/Tokyo"), datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+    assert teller._quiet_left(row, noon) == 0, "it is 21:00 there"
+    assert teller._quiet_left(row, noon + timedelta(hours=2)) == 8 * 3600
 
 
 def test_every_kind_of_news_has_its_words() -> None:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from loom.background import Backoff
 from loom.bus.events import Position
@@ -29,7 +30,7 @@ from loom.orchestration.patience import Patience
 from loom.process import identity
 
 if TYPE_CHECKING:
-    from loom.config import LoomConfig
+    from loom.config import LoomConfig, ReceiverConfig
     from loom.db.connection import Connection
     from loom.graph.front import Loom
     from loom.graph.store.notices import Cursor
@@ -111,7 +112,7 @@ class Teller:
 
     async def _see_to(self, receiver: Receiver, cursor: Cursor) -> float | None:
         """Tells one receiver what there is to tell. Returns as `look`."""
-        if rest := max(cursor.rest, _quiet_left(receiver.row.quiet, cursor.now)):
+        if rest := max(cursor.rest, _quiet_left(receiver.row, cursor.now)):
             return rest
         died = cursor.held and await asyncio.to_thread(identity.is_gone, cursor.process)
         if cursor.held and not died:
@@ -197,12 +198,13 @@ class _Page:
     more: bool
 
 
-def _quiet_left(span: str | None, now: datetime) -> float:
-    """How many seconds the quiet hours go on, by the clock on this machine's wall; 0.0 outside of them."""
-    if span is None:
+def _quiet_left(row: ReceiverConfig, now: datetime) -> float:
+    """How many seconds the quiet hours go on, by the clock of the receiver's zone, else on this machine's wall; 0.0
+    outside of them."""
+    if row.quiet is None:
         return 0.0
-    local = now.astimezone()
-    begin, end = (_today_at(time.fromisoformat(at), local) for at in span.split("-"))
+    local = now.astimezone(ZoneInfo(row.zone) if row.zone else None)
+    begin, end = (_today_at(time.fromisoformat(at), local) for at in row.quiet.split("-"))
     if end <= begin:  # over midnight
         begin, end = (begin, end + timedelta(days=1)) if local >= begin else (begin - timedelta(days=1), end)
     return (end - local).total_seconds() if begin <= local < end else 0.0
