@@ -397,6 +397,11 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
     shown = set(re.findall(r"\bloom_[a-z_]+", asked))
     assert {re.sub(r"_(sum|count)$", "", name) for name in shown} == METRICS
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            of_projects, ratio = "$project" in target["expr"], " / " in target["expr"]
+            if of_projects and "sum" in target["expr"] and not ratio:
+                assert "max by (project_id" in target["expr"], "each replica tells the same of a project"
     places = [tuple(panel["gridPos"][side] for side in "xy") for panel in board["panels"]]
     assert len(places) == len(set(places))
     assert all("${source}" in json.dumps(panel["datasource"]) for panel in board["panels"])
