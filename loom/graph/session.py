@@ -51,18 +51,20 @@ class Session:
         self._new = asyncio.Queue[str]()  # those of them that nobody has looked at
 
     def name(self, agent_id: str | None) -> str:
-        """Whoever calls: `agent_id`, whose claims are thereby known to be wanted, or this session's own name. Raises
+        """Whoever calls: `agent_id`, or this session's own name. His claims are thereby known to be wanted. Raises
         ForbiddenError for the name of another principal's."""
-        if agent_id is None:
-            return self.agent
-        name = self._own(limits.agent_name(agent_id))
-        if name not in self._names and len(self._names) < _MOST_NAMES:
-            self._names.add(name)
-            self._new.put_nowait(name)
+        name = self.agent if agent_id is None else self._given(agent_id)
         now = time.monotonic()
         for held in self._held.values():
             if held.agent == name:
                 held.touched = now
+        return name
+
+    def _given(self, agent_id: str) -> str:
+        name = self._own(limits.agent_name(agent_id))
+        if name not in self._names and len(self._names) < _MOST_NAMES:
+            self._names.add(name)
+            self._new.put_nowait(name)
         return name
 
     def touch(self, task_id: str) -> None:

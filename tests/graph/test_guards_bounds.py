@@ -18,6 +18,7 @@ from loom.graph.model import plan
 from loom.graph.model.task import Task
 from loom.graph.rules import claims, diagnoses, mending
 from loom.graph.rules.mending import Diagnosis, Remedy
+from loom.graph.session import Session
 from loom.graph.store import diagnoses as rows
 from tests.conftest import Opener
 from tests.graph.conftest import kill
@@ -49,6 +50,19 @@ async def test_a_renewal_ends_at_the_deadline_at_the_latest(open_loom: Opener, p
     assert await loom.renew() == []
     (held,) = (await loom.heartbeat([task.id])).tasks
     assert held.lease_expires_at == held.deadline_at
+
+
+def test_a_call_is_a_sign_of_life_of_whoever_makes_it_and_of_nobody_else() -> None:
+    session = Session("ann")
+    session.hand_out("own", "ann", 1, 600, 0.0, named=False)
+    session.hand_out("other", "scout", 2, 600, 0.0, named=True)
+    for held in session._held.values():
+        held.touched -= 100
+    assert session.wanted(50) == {}
+    session.name(None)
+    assert session.wanted(50) == {"own": 1}
+    session.name("scout")
+    assert session.wanted(50) == {"own": 1, "other": 2}
 
 
 async def test_only_claims_that_somebody_asked_about_lately_are_renewed(
