@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
@@ -96,12 +96,18 @@ def environment() -> dict[str, str]:
     return {} if traceparent is None else {"TRACEPARENT": traceparent}
 
 
+def asked(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those of some variables that say where traces go, and how; none where they ask for none, or the packages for
+    them are missing."""
+    asks = _asks(environ) and _are_there(_NEEDED)
+    return {name: value for name, value in environ.items() if name.startswith("OTEL_")} if asks else {}
+
+
 def begin() -> None:
     """Has this process record, where the standard variables ask for it and nobody else does so yet."""
-    asked = any(os.environ.get(name, "none") != "none" for name in _ASKED_FOR)
-    if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or _tracer() is not None:
+    if not _asks(os.environ) or _tracer() is not None:
         return
-    if not all(map(_is_there, _NEEDED)):
+    if not _are_there(_NEEDED):
         _LOG.warning("OTEL_* asks for traces, and the packages for them are missing: install loom-agents[otel].")
         return
     from opentelemetry import trace
@@ -158,8 +164,13 @@ def _kind(work: Callable[..., Any]) -> str:
     return ".".join(parts) or "work"
 
 
-def _is_there(package: str) -> bool:
+def _asks(environ: Mapping[str, str]) -> bool:
+    named = any(environ.get(name, "none") != "none" for name in _ASKED_FOR)
+    return named and environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+
+
+def _are_there(packages: Iterable[str]) -> bool:
     try:
-        return find_spec(package) is not None
+        return all(find_spec(one) is not None for one in packages)
     except ModuleNotFoundError:  # one above it is missing
         return False

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
 
-from loom import bridge
+from loom import bridge, tracing
 from loom.background import end
 from loom.caller import Caller, calling
 from loom.config import LoomConfig, load_config
@@ -250,6 +250,8 @@ class Hub:
             raise _RefusedError("direct", f"This hub is of the instance {self.root.name}.")
         if config.servers.backend == "external" and any(map(bridge.says_how_to_connect, caller.environ)):
             raise _RefusedError("direct", "This hub has none of the variables by which PostgreSQL is reached here.")
+        if hello.get("want") == "mcp" and tracing.asked(caller.environ) != tracing.asked(os.environ):
+            raise _RefusedError("direct", "This hub has other variables that say where traces go.")
         return config
 
     async def _status(self, hello: dict[str, Any], caller: Caller) -> Mapping[str, Any]:

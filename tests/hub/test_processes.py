@@ -224,6 +224,15 @@ def test_no_hub_is_started_beside_one_that_hangs(tmp_path: Path, monkeypatch: py
         assert bridge._connected(str(tmp_path)) is None
 
 
+async def test_traces_of_a_session_go_where_its_own_variables_say(here: dict[str, str], root: Path, loom: Loom) -> None:
+    assert running.start(load_config(Path(here["LOOM_PROJECT_DIR"])))
+    asks = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    for more, code in (({}, None), (asks, "direct"), (asks | {"OTEL_SDK_DISABLED": "true"}, None)):
+        come = await knock(root, here | more)
+        assert come.said.get("error", {}).get("code") == code
+        await come.hang_up()
+
+
 async def test_an_instance_deep_below_is_reached(
     tmp_path: Path, home: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
