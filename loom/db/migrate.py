@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
 from loom import bridge
+from loom.bundled import bundled
 from loom.db.connection import WHOLE
 from loom.exceptions import ConfigError, SchemaTooNewError, SchemaTooOldError
 from loom.wording import Shell, Words
@@ -23,6 +23,7 @@ from loom.wording import Shell, Words
 if TYPE_CHECKING:
     from loom.db.connection import Connection
 
+_FILES = bundled("db/migrations", ".sql")
 _LOCK = 0x6C6F6F6D  # "loom", the key of the lock under which migrations run
 _NEEDS = re.compile(r"-- needs: (\d+(?:\.\d+)*)\n")
 # The column came later than the table: a row that has none needs the version that applied it.
@@ -59,13 +60,12 @@ class Migration(NamedTuple):
 
 def migrations() -> list[Migration]:
     """All migrations that this version knows, in order."""
-    known = []
-    for file in resources.files("loom.db").joinpath("migrations").iterdir():
-        if file.name.endswith(".sql"):
-            sql = file.read_text("utf-8")
-            stated = _NEEDS.match(sql)
-            known.append(Migration(int(file.name[:3]), file.name[4:-4], sql, stated[1] if stated else bridge.VERSION))
-    return sorted(known)
+    return [_migration(name, text.decode()) for name, text in _FILES.items()]
+
+
+def _migration(name: str, sql: str) -> Migration:
+    stated = _NEEDS.match(sql)
+    return Migration(int(name[:3]), name[4:-4], sql, stated[1] if stated else bridge.VERSION)
 
 
 async def missing(connection: Connection, known: Sequence[Migration] | None = None) -> list[Migration]:

@@ -32,7 +32,6 @@ from loom.caller import Caller, calling
 from loom.config import LoomConfig, load_config
 from loom.exceptions import LoomError
 from loom.hub import logs
-from loom.hub.ahead import read_ahead
 from loom.hub.projects import Projects
 from loom.hub.sessions import GRACE, Sessions
 from loom.mcp import wire
@@ -95,7 +94,6 @@ async def _run(root: Path, ready: Callable[[], None]) -> None:
     is_first = await hub.begin()
     ready()
     if is_first:
-        read_ahead()
         await hub.ended()
 
 

@@ -15,7 +15,7 @@ from loom.landing.lander import lands_on
 from loom.landing.proving import Prover
 from loom.landing.remote import RemoteTarget
 from loom.landing.target import Target, commit_of
-from loom.replies.checks import proof
+from loom.replies import proof
 
 if TYPE_CHECKING:
     from loom.git import Repository

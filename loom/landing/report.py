@@ -27,7 +27,7 @@ from loom.config.files import common_dir
 from loom.exceptions import CheckFailedError, ConfigError, ProofMissingError
 from loom.graph.model.task import Task, TaskStatus
 from loom.landing.keeping import kept
-from loom.replies.checks import Checking, proof
+from loom.replies import Checking, proof
 
 if TYPE_CHECKING:  # a report on what needs no check does not pay for it
     from loom.git import Repository

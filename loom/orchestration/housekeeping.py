@@ -51,7 +51,10 @@ class Housekeeper:
         Args:
             order: false where another front of this process does all but the renewal of this one's claims.
         """
+        from loom.ahead import read_ahead  # which a short command has no use for
+
         tracing.begin()
+        read_ahead()
         leases = self._persistently(self._loom.renew, self._loom.until_renewal, _RENEW_AGAIN)
         self._tasks = [asyncio.create_task(leases, name="loom leases")]
         if order and self._loom.keeps_order:

@@ -13,7 +13,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,8 +194,8 @@ async def carry_out(
 @cache
 def _outputs() -> Mapping[str, Any]:
     """The schema of a diagnosis."""
-    file = resources.files("loom.skills").joinpath("builtin", f"{SKILL}.md")
-    return loader.parse(file.read_text("utf-8"), f"built-in {file.name}", "built-in").outputs
+    name = f"{SKILL}.md"
+    return loader.parse(loader.BUILTIN[name].decode(), f"built-in {name}", "built-in").outputs
 
 
 _MANY = 10_000  # more than any diagnosis has

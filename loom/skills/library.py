@@ -9,8 +9,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -42,7 +40,7 @@ class FileType(Generic[D]):
 
     Args:
         noun: what one is called, as in "skill".
-        package: where Loom's own are, in its directory `builtin`.
+        builtin: the files of Loom's own, by name.
         folder: where the others are, below `.loom`.
         suffixes: how their files' names end.
         within: the name of a file that may also stand in a directory of its own, as Agent Skills do.
@@ -53,7 +51,7 @@ class FileType(Generic[D]):
     """
 
     noun: str
-    package: str
+    builtin: Mapping[str, bytes]
     folder: str
     suffixes: tuple[str, ...]
     parse: Callable[[str, str, str], D]
@@ -90,8 +88,8 @@ def collect(file_type: FileType[D], config: LoomConfig) -> Library[D]:
     found: dict[str, D] = {}
     notes: list[str] = []
     project = config.project_dir
-    for file in _files(resources.files(file_type.package).joinpath("builtin"), file_type):
-        one = file_type.parse(file.read_text("utf-8"), f"built-in {file.name}", "built-in")
+    for name, text in file_type.builtin.items():
+        one = file_type.parse(text.decode(), f"built-in {name}", "built-in")
         found[one.name] = one
     places: list[tuple[str, Path, Path | None]] = [("user", user_config_path().parent / file_type.folder, None)]
     if project is not None:
@@ -99,10 +97,10 @@ def collect(file_type: FileType[D], config: LoomConfig) -> Library[D]:
     for source, directory, root in places:
         for file in _files(directory, file_type):
             try:
-                data = _read(Path(str(file)), root, file_type.error)
+                data = _read(file, root, file_type.error)
                 one = file_type.parse(data.decode(), str(file), source)
                 if root is not None:
-                    _must_be_trusted(file_type, one, found, root, Path(str(file)), data)
+                    _must_be_trusted(file_type, one, found, root, file, data)
             except UnicodeDecodeError:
                 notes.append(texts.clean(f"{file}: it is not UTF-8 text. Correct the file."))
             except file_type.error as error:
@@ -125,7 +123,7 @@ def _must_be_trusted(
         )
 
 
-def _files(directory: Traversable, file_type: FileType[D]) -> list[Traversable]:
+def _files(directory: Path, file_type: FileType[D]) -> list[Path]:
     if not directory.is_dir():
         return []
     found = []

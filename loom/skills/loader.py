@@ -22,11 +22,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from loom import texts
+from loom.bundled import bundled
 from loom.config import LoomConfig
 from loom.exceptions import SkillError, SkillNotFoundError
 from loom.skills import fields, library
 from loom.skills.fields import Input, Reader
 from loom.skills.library import FileType, Library
+
+BUILTIN = bundled("skills/builtin", ".md")
+"""The files of Loom's own."""
 
 PROVIDERS = ("agent", "command", "anthropic", "openai")
 KEYS = ("name", "description", "version", "inputs", "outputs", "provider", "model", "temperature", "max_tokens")
@@ -104,7 +108,7 @@ def parse(text: str, place: str, source: str = "user") -> Skill:
 
 _TYPE = FileType(
     noun="skill",
-    package="loom.skills",
+    builtin=BUILTIN,
     folder="skills",
     suffixes=(".md",),
     parse=parse,

@@ -9,7 +9,7 @@ it has let in. The board asks nobody's name and opens nothing by itself.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from mimetypes import guess_type
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,17 +17,15 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loom.exceptions import InternalError, InvalidInputError, LoomError, PageNotFoundError
 from loom.web import actions, graph, live, pages, task
-from loom.web.rendering import page
+from loom.web.rendering import STATIC, page
 from loom.web.statuses import status_of
 
 _LOG = logging.getLogger(__name__)
-_STATIC = Path(__file__).parent / "static"
 _A_YEAR = 31_536_000  # seconds; the address of a static file changes with what is in it
 _WORTH_PACKING = 1_000  # bytes
 
@@ -58,13 +56,21 @@ def board() -> Starlette:
             Route("/tasks/{task_id}/diff", task.diff),
             Route("/live", live.stream),
             *actions.ROUTES,
-            Mount("/static", StaticFiles(directory=_STATIC), name="static"),
+            Route("/static/{name}", _static),
         ],
         middleware=[Middleware(_Headers), Middleware(GZipMiddleware, minimum_size=_WORTH_PACKING, compresslevel=5)],
         exception_handlers={LoomError: _refused, HTTPException: _missing, 500: _broken},
     )
     app.state.feeds, app.state.previews = live.Feeds(), {}
     return app
+
+
+async def _static(request: Request) -> Response:
+    """What pages load."""
+    name = request.path_params["name"]
+    if name not in STATIC:
+        raise HTTPException(404)
+    return Response(STATIC[name], media_type=guess_type(name)[0] or "text/plain")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -10,22 +10,25 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from loom import texts
+from loom.bundled import bundled
 from loom.graph.front import Loom
 from loom.graph.model.task import Task, TaskStatus
 from loom.replies.tasks import state as state_of
 from loom.web.wording import SAID, SIGNS, WAYS
 
-_HERE = Path(__file__).parent
+STATIC = bundled("web/static")
+"""What pages load, by its name."""
+
+_TEMPLATES = {name: text.decode() for name, text in bundled("web/templates").items()}
 _REFUSED = Markup(" ").join(
     Markup('hx-status:{}xx="select:#said target:#said swap:outerHTML push:false"').format(kind) for kind in (4, 5)
 )
@@ -78,7 +81,7 @@ def state(task: Task | Any) -> str:
 @cache
 def _templates() -> Environment:
     made = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
+        loader=DictLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -190,5 +193,5 @@ def _sign(name: str, word: str = "") -> Markup:
 @cache
 def _static(name: str) -> str:
     """The address of a static file, which changes with what is in it."""
-    digest = hashlib.sha256((_HERE / "static" / name).read_bytes()).hexdigest()
+    digest = hashlib.sha256(STATIC[name]).hexdigest()
     return f"/static/{name}?{digest[:12]}"

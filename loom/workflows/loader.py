@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loom import texts
+from loom.bundled import bundled
 from loom.config import LoomConfig
 from loom.exceptions import LoomError, WorkflowError, WorkflowNotFoundError
 from loom.skills import fields, library
@@ -153,7 +154,7 @@ def notes(found: Library[Workflow], known: Library[skills.Skill]) -> list[str]:
 
 _TYPE = FileType(
     noun="workflow",
-    package="loom.workflows",
+    builtin=bundled("workflows/builtin", ".yaml"),
     folder="workflows",
     suffixes=(".yaml", ".yml"),
     parse=parse,

@@ -16,9 +16,9 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from typing import Any, TypeVar
 
+from loom.bundled import bundled
 from loom.bus import channels
 from loom.bus.client import Client, RefusedError, Word
 from loom.bus.connection import Breaker, is_away, is_late
@@ -379,13 +379,10 @@ class Cache:
         return result
 
 
-def _lua(name: str) -> str:
-    return resources.files("loom.graph.cache").joinpath(name).read_text("utf-8")
-
-
+_LUA = bundled("graph/cache", ".lua")
 _WHOLE = "return redis.call('HGETALL', KEYS[1])"
 _SCRIPT, _READY, _BEGIN, _FINISH, _ABANDON = (
-    _lua(f"{name}.lua") for name in ("mirror", "ready", "begin", "finish", "abandon")
+    _LUA[f"{name}.lua"].decode() for name in ("mirror", "ready", "begin", "finish", "abandon")
 )
 
 

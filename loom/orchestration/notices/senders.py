@@ -14,8 +14,8 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -122,7 +122,7 @@ def signed(secret: str | None, message_id: str, body: bytes) -> dict[str, str]:
 async def _post(url: str | None, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None) -> None:
     """Sends JSON. Raises NotTakenError unless the answer is a success; its text has nothing of the URL but the host."""
     assert url is not None, "it is of that kind"
-    httpx = await asyncio.to_thread(import_module, "httpx2")  # a fifth of a second, when there is something to say
+    httpx = await asyncio.to_thread(_httpx)
     content = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "loom"} | dict(headers or {})
     host = urlsplit(url).hostname
@@ -143,6 +143,12 @@ async def _post(url: str | None, body: Mapping[str, Any] | bytes, headers: Mappi
         raise NotTakenError(f"{host} cannot be reached ({type(error).__name__}).") from None
     why = texts.shorten(texts.one_line(texts.outward(said[:_ANSWER_BYTES].decode(errors="replace"))), _SAID)
     raise NotTakenError(f"{host} answered {answer.status_code}{': ' if why else '.'}{why}", _asked_rest(answer.headers))
+
+
+def _httpx() -> ModuleType:
+    import httpx2  # a fifth of a second, when there is something to say
+
+    return httpx2
 
 
 def _asked_rest(headers: Mapping[str, str]) -> float | None:
