@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import uvloop
 
 from loom import bridge, tracing
+from loom.ahead import read_ahead
 from loom.background import end
 from loom.caller import Caller, calling
 from loom.config import LoomConfig, load_config
@@ -94,6 +95,7 @@ async def _run(root: Path, ready: Callable[[], None]) -> None:
     is_first = await hub.begin()
     ready()
     if is_first:
+        read_ahead()
         await hub.ended()
 
 

@@ -23,7 +23,7 @@ from fastmcp import FastMCP
 
 from loom import bridge
 from loom.exceptions import LoomError
-from loom.mcp import logs, stdio
+from loom.mcp import logs, stdio, wire
 from loom.mcp.prompts import add_prompts
 from loom.mcp.skill_tools import SkillPrompts, SkillTools
 from loom.mcp.tool import add_tools
@@ -213,6 +213,8 @@ async def _serve(project_dir: Path | None) -> NoReturn:
 class _Server(FastMCP):
     """A server on a short way to its tools, which are all its own: what FastMCP asks other providers, and a chain of
     middleware that is not there, takes as long as a call's own work."""
+
+    _state_store = wire.NoState()  # type: ignore[assignment]
 
     async def get_tool(self, name: str, version: VersionSpec | None = None) -> Tool | None:
         return await self.local_provider.get_tool(name, version)

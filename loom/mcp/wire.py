@@ -1,8 +1,8 @@
 """One client of the server, over bytes that come and go, whatever carries them.
 
 All that Loom needs of FastMCP and the SDK and that they do not offer stands on this page: FastMCP's own server below it
-(`_mcp_server`), its lifespan (`_lifespan_manager`), and the streams that carry the sender's context along, by which a
-tool knows whom it works for.
+(`_mcp_server`), its lifespan (`_lifespan_manager`), where it looks for the state of sessions (`_state_store`), and the
+streams that carry the sender's context along, by which a tool knows whom it works for.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ async def serve(server: FastMCP, read: Read, write: Write) -> None:
             group.start_soon(_receive, read, into, outgoing, going)
             group.start_soon(_send, out, write, going, group.cancel_scope.cancel)
             await low.run(incoming, outgoing, low.create_initialization_options())
+
+
+class NoState:
+    """What a server keeps of its sessions: nothing. FastMCP asks for it before each list, and would import a store for
+    it, which keeps a client waiting for its first list longer than all else."""
+
+    async def get(self, key: str) -> None:
+        """Nothing is kept."""
 
 
 @asynccontextmanager

@@ -210,6 +210,28 @@ print(sorted({heavy} & set(sys.modules)))
     assert said == b"[]\n"
 
 
+async def test_a_first_list_imports_no_store_of_what_nobody_keeps() -> None:
+    code = """
+import sys
+from loom.mcp import server, stdio
+leave = stdio.end_in_time
+def told():
+    print("beartype" in sys.modules, file=sys.stderr)
+    leave()
+stdio.end_in_time = told
+server.run()
+"""
+    async with started("-c", code, LOOM_PROJECT_DIR="/") as server:
+        await server.initialize()
+        for what in ("tools/list", "resources/list"):
+            assert "result" in await server.ask(what)
+        await server.leave()
+        assert server.process.stderr is not None
+        said = (await server.process.stderr.read()).decode()
+    assert "False" in said
+    assert "True" not in said
+
+
 @pytest.mark.benchmark
 async def test_ratios_to_a_server_that_does_nothing(place: dict[str, str], loom: Loom) -> None:
     """Measures, in one run, the time to the first answer (aim: 1.15 times an empty server's; 1.5 on a busy machine, the
