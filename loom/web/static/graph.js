@@ -38,7 +38,7 @@
 
   async function load() {
     const answer = await fetch(`${place.dataset.from}?open=${[...unfolded].join(",")}`);
-    if (!answer.ok) return;
+    if (!answer.ok) { if (!nodes.length) chosenLine.textContent = "The picture cannot be loaded now."; return; }
     const drawn = await answer.json(), held = nodes[chosen]?.id;
     nodes = drawn.nodes.map(([id, title, state, column, row, wave, inside, done]) =>
       ({ id, title, state, x: column * WIDE, y: row * HIGH + HIGH, wave, inside, done, column, row }));
@@ -60,12 +60,13 @@
   function draw() {
     due = 0;
     const wide = canvas.clientWidth, high = canvas.clientHeight;
-    if (!wide || !nodes.length) return;
+    if (!wide) return;
     const now = [Math.round(wide * ratio), Math.round(high * ratio)];
     if (canvas.width !== now[0] || canvas.height !== now[1]) [canvas.width, canvas.height] = now;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.fillStyle = colours.page;
     pen.fillRect(0, 0, wide, high);
+    if (!nodes.length) return;
     pen.setTransform(ratio * scale, 0, 0, ratio * scale, left * ratio, top * ratio);
     const x0 = -left / scale - BOX, y0 = -top / scale - TALL, x1 = (wide - left) / scale, y1 = (high - top) / scale;
     const seen = (node) => node.x > x0 && node.x < x1 && node.y > y0 && node.y < y1;
@@ -336,5 +337,6 @@
   place.hidden = false;
   ratio = Math.min(2, window.devicePixelRatio || 1);
   readColours();
+  draw(); // an empty page, until there is something on it
   load().then(begin);
 })();
