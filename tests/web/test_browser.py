@@ -71,6 +71,9 @@ async def test_a_question_is_answered_by_the_keyboard_alone(web: Board, loom: Lo
     await tab.keyboard.press("Enter")
     await tab.get_by_text("Answered; the task goes on.").wait_for()
     assert (await loom.get(task_id)).task.status == "pending"
+    await loom.create("Lay the floor")
+    await tab.get_by_text("Lay the floor").wait_for()
+    assert await tab.get_by_text("Answered; the task goes on.").count() == 1, "a page that follows does not wipe it off"
 
 
 async def test_no_page_is_wider_than_a_telephone_and_the_graph_is_walked_by_keys(
@@ -125,7 +128,7 @@ async def test_whoever_is_not_let_in_any_more_is_told_on_the_page_that_he_has_op
     await page.get_by_label("Your answer").fill("Red")
     entries._cookies.clear()
     await page.get_by_role("button", name="Answer").click()
-    await page.get_by_text("Run `loom board`").wait_for()
+    await page.get_by_text("Run loom board").wait_for()
     assert await page.get_by_label("Your answer").input_value() == "Red"
     assert (await loom.get(task_id)).task.status == "blocked"
 

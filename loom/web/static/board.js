@@ -4,12 +4,13 @@
   const body = document.body, root = body.dataset.root, live = document.getElementById("live");
   const main = () => document.getElementById("main");
   const typing = (element) => element?.matches?.("input, textarea, select");
-  let cursor = body.dataset.since, source, sent, due, last = 0, owed = false;
+  let cursor = body.dataset.since, source, sent, kept, over, due, back, last = 0, owed = false;
 
   // --- following ------------------------------------------------------------------------------------------------
 
   const REST = 100; // milliseconds between two looks, so that much news costs no more than some
   const AGAIN = 5000; // until what has failed is tried again
+  const LINGERS = 8000; // that what was said of a form stays
   const held = () => [...main().querySelectorAll("form textarea, form input:not([type=hidden])")]
     .some((one) => one.type === "checkbox" ? one.checked !== one.defaultChecked : one.value !== one.defaultValue);
 
@@ -47,6 +48,7 @@
   // A tab that nobody sees needs nothing; when it is seen again it catches up from its cursor.
   function follow() {
     source?.close();
+    clearTimeout(back);
     if (document.hidden || !cursor) return;
     source = new EventSource(`${root}/live?since=${encodeURIComponent(cursor)}`);
     source.onmessage = heard;
@@ -58,9 +60,28 @@
   }
 
   // A stream that was refused is not come back to by itself: either the server begins anew, or this browser is not let
-  // in any more, of which the page is told as by any look.
+  // in any more, which is said beside whatever somebody is typing.
   function refused() {
-    setTimeout(() => { if (!document.hidden) { look(); follow(); } }, AGAIN);
+    clearTimeout(back);
+    back = setTimeout(async () => {
+      if (document.hidden) return;
+      const answer = await fetch(document.querySelector("link[rel=icon]").href, { headers: { accept: "text/html" }, cache: "no-store" })
+        .catch(() => undefined);
+      if (answer?.ok) { say(); look(); follow(); return; }
+      if (answer?.status === 401) {
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        document.getElementById("said").replaceChildren(...page.getElementById("said")?.children ?? []);
+      }
+      refused();
+    }, AGAIN);
+  }
+
+  function say(words) {
+    const told = document.createElement("p");
+    told.className = "told trouble";
+    told.setAttribute("role", "alert");
+    told.textContent = words;
+    document.getElementById("said").replaceChildren(...(words ? [told] : []));
   }
   document.addEventListener("visibilitychange", follow);
   window.addEventListener("pagehide", () => source?.close());
@@ -71,11 +92,7 @@
   // What was not answered is said where a refusal would stand; a look that was refused is tried again.
   document.addEventListener("htmx:error", () => {
     if (!sent || !main().contains(sent)) return;
-    const told = document.createElement("p");
-    told.className = "told trouble";
-    told.setAttribute("role", "alert");
-    told.textContent = "The board does not answer. What you typed is still here; try again in a moment.";
-    document.getElementById("said").replaceChildren(told);
+    say("The board does not answer. What you typed is still here; try again in a moment.");
   });
   document.addEventListener("htmx:response:error", (event) => {
     if (event.target === main()) { clearTimeout(due); due = setTimeout(look, AGAIN); }
@@ -83,10 +100,19 @@
 
   // A form that is still there once it has done its work is empty again, and what it chose is not chosen any more.
   document.addEventListener("submit", (event) => { sent = event.target; }, true);
+  // What was said of it stays for a while, although the page follows what it has done at once.
   document.addEventListener("htmx:after:swap", () => {
+    const told = document.querySelector("#said .told");
+    if (sent) keep(told);
+    else if (kept && !told && Date.now() < kept.until) document.getElementById("said").replaceChildren(kept.told);
     if (sent?.isConnected && main().contains(sent) && !document.querySelector("#said .trouble")) sent.reset();
     sent = undefined;
   });
+  function keep(told) {
+    kept = told && { told: told.cloneNode(true), until: Date.now() + LINGERS };
+    clearTimeout(over);
+    if (told && !told.matches(".trouble")) over = setTimeout(() => { if (!document.querySelector("#said .trouble")) say(); }, LINGERS);
+  }
 
   // --- times ----------------------------------------------------------------------------------------------------
 
