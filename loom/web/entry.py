@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import secrets
 import time
 from collections.abc import Callable, Collection
@@ -26,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loom.graph.front import Loom
 from loom.graph.model.principals import Principal
+from loom.web.wording import typed
 
 P = TypeVar("P")
 
@@ -169,7 +169,7 @@ _NO_CODE = "This link was used already, or is older than a minute. Run `loom boa
 
 def refused(code: int, words: str) -> Response:
     """A page for whoever is not let in, with a sentence that a page of the board which is open shows too."""
-    said = f"<div id=said role=status><p class='told trouble' role=alert>{html.escape(words)}</p></div>"
+    said = f"<div id=said role=status><p class='told trouble' role=alert>{typed(words)}</p></div>"
     return _bare(f"<main><h1>Loom</h1>{said}</main>", code)
 
 

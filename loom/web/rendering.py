@@ -23,7 +23,7 @@ from loom.bundled import bundled
 from loom.graph.front import Loom
 from loom.graph.model.task import Task, TaskStatus
 from loom.replies.tasks import state as state_of
-from loom.web.wording import SAID, SIGNS, WAYS
+from loom.web.wording import SAID, SIGNS, WAYS, typed
 
 STATIC = bundled("web/static")
 """What pages load, by its name."""
@@ -90,8 +90,8 @@ def _templates() -> Environment:
         finalize=_shown,
     )
     made.filters.update(
-        ago=_ago, moment=_moment, state=state, short=_short, pretty=_pretty, seconds=_seconds, past=_past, used=_used,
-        changes=_changes,
+        ago=_ago, moment=_moment, code=_code, many=_many, state=state, short=_short, pretty=_pretty, seconds=_seconds,
+        past=_past, used=_used, changes=_changes,
     )  # fmt: skip
     made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID, ways=WAYS, refused=_REFUSED)
     made.tests.update(text=lambda value: isinstance(value, str), texts=_are_texts, waves=_are_waves)
@@ -123,6 +123,16 @@ def _anybody(agent: str) -> bool:
 def _shown(value: Any) -> Any:
     """What a template puts out: texts without what cannot be seen."""
     return value if isinstance(value, Markup) or not isinstance(value, str) else texts.clean(value)
+
+
+def _many(number: int) -> str:
+    """A number as people read a large one."""
+    return f"{number:,}"
+
+
+def _code(text: object) -> Markup:
+    """A sentence with what somebody is to type as such."""
+    return typed(texts.clean(str(text)))
 
 
 def _ago(moment: datetime) -> Markup:

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+from markupsafe import Markup, escape
+
+_TYPED = re.compile("`([^`\n]{1,200})`")
+
+
+def typed(text: str) -> Markup:
+    """A sentence in which what somebody is to type stands between backticks, as HTML."""
+    return Markup(_TYPED.sub(r"<code>\1</code>", str(escape(text))))
+
+
 SIGNS = {
     "ready": "ready",
     "claimed": "working",

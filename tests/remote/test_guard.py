@@ -482,7 +482,7 @@ async def test_a_browser_is_let_in_by_a_code_for_one_use(served: Served) -> None
         assert token not in code
     async with served.http() as browser:
         assert (await browser.get("/")).status_code == 401
-        for path, words in (("/", "Run `loom board`"), ("/enter?code=no", "This link was used already")):
+        for path, words in (("/", "Run <code>loom board</code>"), ("/enter?code=no", "This link was used already")):
             outside = await browser.get(path, headers={"accept": "text/html"})
             assert (outside.status_code, outside.headers["content-type"]) == (401, "text/html; charset=utf-8")
             assert words in outside.text, "a person is told on a page"
