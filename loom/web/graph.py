@@ -32,10 +32,10 @@ async def show(request: Request) -> Response:
 
 
 async def as_text(request: Request) -> Response:
-    """The same as text: the longest way to the end, and the waves."""
+    """The same as text: the longest way to the end, and the waves; what is too much for a picture is told whole."""
     since = await cursor(request)
     found = await loom_of(request).outline()
-    placed = await asyncio.to_thread(placing.place, found, _unfolded(request))
+    placed = await asyncio.to_thread(placing.place, found, {one[0] for one in found.tasks if one[2] == "epic"})
     named: dict[str, list[Node]] = {_WORKED_ON: [], _HELD: [], _NOW: []}
     for node in sorted(placed.nodes, key=lambda one: one.wave or 0):
         if node.wave is not None and node.state != "epic":

@@ -11,6 +11,7 @@ import pytest
 from loom.graph.front import Loom
 from loom.graph.model import dependencies
 from loom.graph.store.graphs import Outline
+from loom.web import placing
 from loom.web.placing import FOLDED_BEYOND, Placed, place
 from tests.web.conftest import Board
 
@@ -152,3 +153,16 @@ async def test_the_graph_is_there_as_text_and_as_a_picture(web: Board, loom: Loo
     found = await loom.outline()
     assert states.items() <= {one[1]: one[2] for one in found.tasks}.items()
     assert (await loom.outline(limit=2)).more == 4
+
+
+async def test_as_text_even_what_is_too_much_for_a_picture_is_told_whole(
+    web: Board, loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "FOLDED_BEYOND", 1)
+    epic = await loom.create("The house", epic=True)
+    wall = await loom.create("Build the wall", parent_id=epic.id)
+    await loom.create("Paint the wall", depends_on=[wall.id])
+    page = await web.get("/graph/text")
+    assert page.index("Can be done now") < page.rindex("Build the wall") < page.index("Wave 2") < page.rindex("Paint")
+    drawn = (await web.client.get("/graph.json")).json()
+    assert "Build the wall" not in [one[1] for one in drawn["nodes"]], "the picture folds it"
