@@ -82,9 +82,12 @@ class Report:
 class Lander:
     """Lands the work of one project from this process."""
 
-    def __init__(self, loom: Loom, worktrees: Worktrees, prover: Prover, target: Target | RemoteTarget) -> None:
+    def __init__(
+        self, loom: Loom, worktrees: Worktrees, prover: Prover, target: Target | RemoteTarget, meant: str
+    ) -> None:
         self._loom, self._worktrees, self._prover = loom, worktrees, prover
-        self._target = target
+        self._target, self._meant = target, meant
+        self._untold: list[str] = []  # what a person should know, and no report has said
         self._repository: Repository = worktrees.repository
         self._holder = holder()
         self._alone = False  # no other process of this user's on this machine lands
@@ -103,7 +106,7 @@ class Lander:
             CommandError: git refuses.
         """
         target = await target_of(loom, worktrees, name)
-        return cls(loom, worktrees, prover, target)
+        return cls(loom, worktrees, prover, target, name or loom.config.landing.target or OWN)
 
     @property
     def target(self) -> str:
@@ -121,7 +124,7 @@ class Lander:
 
     async def tip(self) -> str:
         """Where the target stands, which new work begins from. Raises TargetError, CommandError."""
-        return await self._stands(Report())
+        return await self._stands(Report(notes=self._untold))
 
     async def once(self) -> Report:
         """Looks once: what has landed is finished, and what waits lands or goes back, a group at most.
@@ -144,6 +147,8 @@ class Lander:
                 await asyncio.sleep(lost * _PAUSE)
             else:
                 report.notes.append(f"{self.target} is moved by others all the time.")
+        report.notes[:0] = self._untold
+        self._untold.clear()
         await self._offer(report)
         await self._tidy(report.landed)
         return report
@@ -457,15 +462,14 @@ class Lander:
         """Has the user's command offer what has landed beside its target, because that cannot be pushed to; what it
         fails to offer is offered again with the next look."""
         config = self._loom.config.landing
-        wanted = config.target or OWN
-        if not (config.propose and config.remote) or self.target == wanted:
+        if not (config.propose and config.remote) or self.target == self._meant:
             return
         for task_id in (*self._unoffered, *(one.task_id for one in report.landed)):
             tried = self._unoffered.pop(task_id, 0) + 1
             task = (await self._loom.get(task_id)).task
             row = await self._row(task)
             if row is not None and row.commit_id is not None:
-                offered = Offer(task.id, task.title, row.branch, row.commit_id, wanted)
+                offered = Offer(task.id, task.title, row.branch, row.commit_id, self._meant)
                 try:
                     await offer(self._repository, config.remote, config.propose, offered)
                 except CommandError as error:

@@ -212,6 +212,16 @@ async def test_what_somebody_puts_onto_looms_own_branch_is_taken_off_and_kept(ya
     assert forged in yard.held()
 
 
+async def test_that_it_was_put_back_is_told_whoever_has_seen_it_first(yard: Yard) -> None:
+    await yard.queued({"f": "1"})
+    await once(yard)
+    lander, forged = await yard.lander(), yard.bench.commit("forged", {"evil": "1"})
+    yard.place.git("update-ref", f"refs/heads/{OWN}", forged)
+    assert await lander.tip() == yard.place.tip(OWN) != forged
+    assert ["Somebody moved loom/landed" in note for note in (await lander.once()).notes] == [True]
+    assert not (await lander.once()).notes
+
+
 async def test_where_the_target_cannot_be_moved_the_project_lands_on_looms_own_from_then_on(yard: Yard) -> None:
     yard.loom.config = replace(yard.loom.config, landing=replace(yard.loom.config.landing, target="main"))
     yard.target = "main"

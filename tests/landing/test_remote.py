@@ -220,6 +220,18 @@ async def test_what_landed_beside_its_target_is_offered_once_by_the_users_comman
     assert not await offer(one.worktrees.repository, "origin", words, offered)
 
 
+async def test_what_was_to_land_on_a_branch_that_a_worker_names_is_offered_too(one: Yard, shared: Shared) -> None:
+    said = shared.place / "said"
+    landing = replace(
+        one.loom.config.landing, propose=("sh", "-c", f"echo {{task}} to {{target}} >> {said}"), target=None
+    )
+    one.loom.config = replace(one.loom.config, landing=landing)
+    shared.hook("update", 'test "$1" != refs/heads/main')
+    task = await one.queued({"f": "1"}, at="main")
+    await (await Lander.of(one.loom, one.worktrees, one.prover, "main")).once()
+    assert said.read_text() == f"{task.id} to main\n"
+
+
 async def test_a_command_that_fails_to_offer_is_told_and_tried_again_so_many_times(one: Yard, shared: Shared) -> None:
     said = shared.place / "said"
     landing = replace(one.loom.config.landing, propose=("sh", "-c", f"echo x >> {said}; echo no account >&2; exit 3"))
