@@ -186,7 +186,7 @@ class Target:
             return Tip(first) if made else None
         if not follows and (at.tip is None or stands == at.tip or stands in at.intents):
             return Tip(stands)
-        if not follows and await self._others_brought(str(at.tip), stands):
+        if not follows and await self._was_brought(str(at.tip), stands):
             return Tip(stands)
         back, kept = at.tip or stands, refs.kept(self.name, stands)
         checkout = await self._checkout()
@@ -198,12 +198,13 @@ class Target:
         await refs.forget_oldest(self.repository, self.name, but=kept)
         return Tip(back, f"Somebody moved {self.name}. It was put back; what was there is {kept}.") if put else None
 
-    async def _others_brought(self, tip: str, stands: str) -> bool:
-        """Whether another project of this repository has brought it from one commit to another: the latter is among
-        those that stood there, one after the other, on the way to where that project has it, or is about to."""
+    async def _was_brought(self, tip: str, stands: str) -> bool:
+        """Whether a project of this repository has brought it from one commit to another: the latter is among those
+        that stood there, one after the other, on the way to where that project has it, or is about to. That may be this
+        one, where its database knows less by now, as an older backup does."""
         listed = await self.repository.text("for-each-ref", "--format=%(refname) %(objectname)", refs.TIPS)
         for ref, commit in (line.split(" ") for line in listed.splitlines()):
-            if ref == self._note or not ref.endswith(f"/{self.name}"):
+            if not ref.endswith(f"/{self.name}"):
                 continue
             way = await self.repository.text("rev-list", "--first-parent", f"{tip}..{commit}")
             if stands in way.split():

@@ -171,6 +171,16 @@ async def test_what_another_project_has_brought_is_gone_on_from(place: Place, tm
     assert not place.git("for-each-ref", "refs/loom/kept")
 
 
+async def test_what_it_has_brought_stays_though_its_database_is_of_before(place: Place, tmp_path: Path) -> None:
+    one, _ = await projects(place, tmp_path)
+    old = (await stands(one)).commit
+    new = landing(place, old)
+    assert await one.move(old, new)
+    assert await stands(one, old) == Tip(new)
+    place.git("update-ref", f"refs/heads/{OWN}", landing(place, new, {"x": "x"}))
+    assert "Somebody moved" in (await stands(one, new)).note
+
+
 async def test_what_another_project_is_about_to_bring_hides_nothing_of_what_it_has(
     place: Place, tmp_path: Path
 ) -> None:
