@@ -15,6 +15,7 @@ from loom import files
 from loom.landing import places
 
 _BYTES = 10_000  # of a file that says where a worktree is
+_FILES = ("HEAD", "index")  # of a worktree, which are no directories
 
 
 def pointer(git_dir: Path) -> str:
@@ -59,21 +60,36 @@ def put_back(path: Path, git_dir: Path, branch: str) -> None:
     there next goes by it. Locks of gits that were killed go, as nothing runs there any more. Raises OSError."""
     dot_git = path / ".git"
     wanted = f"gitdir: {git_dir}\n"
-    if dot_git.is_symlink() or not dot_git.is_file() or dot_git.read_bytes() != wanted.encode():
+    if dot_git.is_symlink() or not _says(dot_git, wanted.encode()):
         if dot_git.is_dir() and not dot_git.is_symlink():  # a repository of the agent's own, which may hold work
             dot_git.rename(_free(path.with_name(f"{path.name}.git")))
         dot_git.unlink(missing_ok=True)
         dot_git.write_text(wanted)
-    for one in (git_dir, git_dir / "logs"):  # a link among these would have git write anywhere
-        for link in [one, *(one.iterdir() if one.is_dir() else ())]:
-            if link.is_symlink():
-                link.unlink()
+    _only_gits_own(git_dir)
     if not (git_dir / "HEAD").exists():
         (git_dir / "HEAD").write_text(f"ref: refs/heads/{branch}\n")
     for name, text in (("gitdir", f"{dot_git}\n"), ("commondir", "../..\n")):
         files.write(git_dir / name, text, 0o644, git_dir)
     for lock in git_dir.glob("*.lock"):
         places.remove(lock)
+
+
+def _only_gits_own(git_dir: Path) -> None:
+    """Removes what git could not go on with: a link, through which it would write anywhere, a pipe, which it would wait
+    for, and a directory in the place of a file."""
+    for one in (git_dir, git_dir / "logs"):
+        for there in [one, *(one.iterdir() if one.is_dir() else ())]:
+            is_directory = there.is_dir() and there.name not in _FILES
+            if there.is_symlink() or not (is_directory or there.is_file()):
+                places.remove(there)
+
+
+def _says(path: Path, text: bytes) -> bool:
+    """Whether there is a file with this text and nothing more."""
+    try:
+        return files.read(path, len(text), path.parent) == text
+    except OSError:
+        return False
 
 
 def _free(path: Path) -> Path:

@@ -398,6 +398,28 @@ async def test_an_agents_own_git_file_leads_nobody_on(trees: Worktrees, reposito
     assert len(git(repository, "worktree", "list").splitlines()) == 2
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("what", ["a pipe", "a directory", "a file without end"])
+async def test_what_an_agent_puts_in_the_place_of_gits_own_files_holds_nobody_up(
+    trees: Worktrees, repository: Path, what: str
+) -> None:
+    tree = trees.find("task")
+    assert tree is not None
+    git_dir = tree.repository.git_dir
+    assert git_dir is not None
+    if what == "a file without end":
+        os.truncate(tree.path / ".git", 2**40)
+    for path in (git_dir / "HEAD", git_dir / "index") if what != "a file without end" else ():
+        path.unlink()
+        os.mkfifo(path) if what == "a pipe" else path.mkdir()
+    trees.leave(tree)
+    again = await (await of(repository)).make("task")
+    assert again.repository == tree.repository
+    assert git(again.path, "branch", "--show-current").strip() == "loom/task"
+    git(again.path, "add", "--all")
+    assert git(again.path, "status", "--short") == "A  new.txt\n"
+
+
 async def test_an_agents_own_repository_is_moved_aside(trees: Worktrees, repository: Path) -> None:
     tree = trees.find("task")
     assert tree is not None
