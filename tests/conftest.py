@@ -31,7 +31,7 @@ from loom.services import Endpoints
 Opener = Callable[..., Awaitable[Loom]]
 _LET_GO = 10.0  # seconds; what a test that failed has left at work is ended then
 # What an agent, or a hook of git, that runs the tests has set.
-_LEADS_ELSEWHERE = ("LOOM_", "CLAUDE", "OTEL_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+_LEADS_ELSEWHERE = ("LOOM_", "CLAUDE", "OTEL_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "COLUMNS", "NO_COLOR")
 _CHOSEN = ("LOOM_TEST_", "LOOM_PG_BIN", "LOOM_REDIS_BIN")
 for _name in [one for one in os.environ if one.startswith(_LEADS_ELSEWHERE) and not one.startswith(_CHOSEN)]:
     del os.environ[_name]

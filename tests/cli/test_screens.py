@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,8 +99,18 @@ def printed(cli: Cli, words: list[str], width: int | None, monkeypatch: pytest.M
     return result.out
 
 
+@pytest.fixture
+def utc() -> Iterator[None]:
+    """Times as they are told there, wherever the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 async def test_the_screens_are_as_they_were_recorded(
-    cli: Cli, project: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, project: str, utc: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = {
         "status": ["status"],
