@@ -71,7 +71,7 @@ async def test_after_a_lost_connection_the_next_call_connects_again(client: Clie
     await other.call("CLIENT", "KILL", "ID", number)
     await other.aclose()
     assert client._wire is not None
-    await asyncio.wait([client._wire._task])  # which hears that the connection is gone
+    await client._wire.lost.wait()
     assert await client.call("CLIENT", "ID") != number
 
 

@@ -16,7 +16,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
-from loom.background import end
 from loom.bus.connection import TIMEOUT, open_redis
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 Word = str | int | float
 _packed: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # takes any number
-_READ = 65_536  # bytes at a time
 
 
 class RefusedError(OSError):
@@ -151,29 +149,30 @@ class _UnknownScriptError(RefusedError):
     """Redis has not got a script, or not any more."""
 
 
-class _Wire:
+class _Wire(asyncio.Protocol):
     """One connection. Answers come in the order of the commands, so that any number may be under way."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self) -> None:
         self.failed = False
+        self.lost = asyncio.Event()
+        """Is set once the connection is closed."""
         self.unasked: asyncio.Queue[Any] | None = None
         """Where what comes without having been asked for goes, and at last why nothing more does."""
-        self._reader, self._writer = reader, writer
+        self._transport: asyncio.WriteTransport
+        self._answers = hiredis.Reader(encoding="utf-8", errors="replace")
         self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._task = asyncio.create_task(self._listen(), name="loom redis")
 
     @classmethod
     async def open(cls, url: str) -> _Wire:
         """Connects, names itself, and chooses the database."""
-        parts = urlsplit(url)
+        loop, parts = asyncio.get_running_loop(), urlsplit(url)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if parts.scheme == "unix":
-            reader, writer = await asyncio.open_unix_connection(unquote(parts.path))
+            _, wire = await loop.create_unix_connection(cls, unquote(parts.path))
             database = query.get("db", "0")
         else:
-            reader, writer = await asyncio.open_connection(parts.hostname or "localhost", parts.port or 6379)
+            _, wire = await loop.create_connection(cls, parts.hostname or "localhost", parts.port or 6379)
             database = query.get("db") or parts.path.strip("/") or "0"
-        wire = cls(reader, writer)
         user = unquote(parts.username or query.get("username", ""))
         password = unquote(parts.password or "") or query.get("password", "")
         greeting: list[Sequence[Word]] = []
@@ -198,7 +197,7 @@ class _Wire:
         if self.failed:
             raise ConnectionResetError("The connection to Redis is closed")
         self._waiting.extend(answers)
-        self._writer.write(b"".join(_packed((*words,)) for words in commands))
+        self._transport.write(b"".join(_packed((*words,)) for words in commands))
         found = [await answer for answer in answers]
         for answer in found:
             if isinstance(answer, hiredis.ReplyError):
@@ -209,7 +208,7 @@ class _Wire:
     def fail(self, error: Exception) -> None:
         """Ends the connection; who waits for an answer gets the error."""
         self.failed = True
-        self._writer.close()
+        self._transport.abort()
         if self.unasked is not None:
             self.unasked.put_nowait(error)
         while self._waiting:
@@ -220,20 +219,22 @@ class _Wire:
     async def close(self) -> None:
         """Ends the connection, and returns when it is closed."""
         self.fail(ConnectionResetError("The connection to Redis is closed"))
-        await end([self._task])
-        with suppress(OSError):
-            await self._writer.wait_closed()
+        await self.lost.wait()
 
-    async def _listen(self) -> None:
-        answers = hiredis.Reader(encoding="utf-8", errors="replace")
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
         try:
-            while data := await self._reader.read(_READ):
-                answers.feed(data)
-                while (answer := answers.gets()) is not False:
-                    self._take(answer)
-            self.fail(ConnectionResetError("Redis has closed the connection"))
-        except Exception as error:
-            self.fail(error if isinstance(error, OSError) else ConnectionResetError(str(error)))
+            self._answers.feed(data)
+            while (answer := self._answers.gets()) is not False:
+                self._take(answer)
+        except Exception as error:  # what is no answer of Redis', or nobody's
+            self.fail(ConnectionResetError(str(error)))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.fail(error if isinstance(error, OSError) else ConnectionResetError("Redis has closed the connection"))
+        self.lost.set()
 
     def _take(self, answer: Any) -> None:
         if not self._waiting and self.unasked is not None:
