@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -213,7 +214,10 @@ def answer(
     as_json = wants_json()
 
     async def whole() -> None:
-        async with open_project(agent, settings_here() if here else None) as loom:
+        config = settings_here() if here else settings()
+        # It asks one thing after the other: to open a second connection takes longer than many questions.
+        database = replace(config.database, pool_min=min(config.database.pool_min, 1))
+        async with open_project(agent, replace(config, database=database)) as loom:
             if not changes:
                 await loom.sweep()
             reply = worded_reply(await work(loom), people())

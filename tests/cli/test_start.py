@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from typing import Any
 
+import asyncpg
 import pytest
 
 from loom.cli import cli as group
@@ -83,3 +85,16 @@ def test_a_claim_brings_nothing_of_the_store_that_only_others_need(cli: Cli) -> 
     assert task in claimed
     others = "diagnoses glance graphs landing_tips listing retention skill_runs stats sticking workflow_runs"
     assert [name for name in others.split() if f"loom.graph.store.{name}" in claimed.split()] == []
+
+
+def test_a_command_opens_one_connection(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    connect = asyncpg.connection.connect
+
+    async def counted(*where: str, **options: Any) -> Any:
+        opened.extend(where)
+        return await connect(*where, **options)
+
+    monkeypatch.setattr(asyncpg.connection, "connect", counted)
+    assert cli.inside("status").code == 0
+    assert len(opened) == 1
