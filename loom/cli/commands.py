@@ -29,7 +29,7 @@ class _Entry(NamedTuple):
 
 SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
     "Start": {
-        "init": _Entry("project:init", "Make this directory a Loom project."),
+        "init": _Entry("init:init", "Make this directory a Loom project."),
         "up": _Entry("servers:up", "Start the servers and bring the project up to date."),
         "down": _Entry("servers:down", "Stop the servers; every byte is kept."),
         "migrate": _Entry("servers:migrate", "Bring the database's schema up to this version."),

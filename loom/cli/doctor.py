@@ -94,10 +94,10 @@ def _wiring(config: LoomConfig) -> Iterator[Remark]:
     """Whether an agent's client finds the server in `.mcp.json`."""
     if config.project_dir is None:
         return
-    from loom.cli.project import mcp_entry
+    from loom.cli import wiring
 
     try:
-        entry = mcp_entry(config.project_dir)
+        entry = wiring.entry(config.project_dir)
     except LoomError as error:
         yield _told("note", ".mcp.json", error)
         return
@@ -122,11 +122,11 @@ def _wiring(config: LoomConfig) -> Iterator[Remark]:
 
 def _not_ours(config: LoomConfig) -> Iterator[Remark]:
     """What of `.mcp.json` a client would obey and Loom did not write."""
-    from loom.cli.project import not_ours
+    from loom.cli import wiring
 
     if config.project_dir is not None:
         with suppress(LoomError):  # told already
-            for one in not_ours(config.project_dir):
+            for one in wiring.not_ours(config.project_dir):
                 yield Remark("note", ".mcp.json", f"Loom did not write {one}", "Read it before a client starts it.")
 
 

@@ -21,14 +21,14 @@ from loom.texts import one_line
 @click.command(cls=Command)
 def up() -> None:
     """Start the servers and bring the database and .mcp.json up to date. Calling it again changes nothing."""
-    from loom.cli.project import not_ours, note_not_ours
+    from loom.cli import wiring
 
     config = settings_here()
     mcp, health = bring_up(config)
     if wants_json():
         servers = [{"name": one.name, "running": one.running, "where": one.where} for one in health]
         facts = {"project_id": config.project_id, "project": config.project_name, "servers": servers, "mcp_json": mcp}
-        emit(facts | {"not_ours": not_ours(config.project_dir) if config.project_dir else []})
+        emit(facts | {"not_ours": wiring.not_ours(config.project_dir) if config.project_dir else []})
         return
     for line in server_lines(health):
         click.echo(line)
@@ -39,7 +39,7 @@ def up() -> None:
     if mcp != "unchanged":
         click.echo(f".mcp.json {mcp}")
     if config.project_dir:
-        note_not_ours(config.project_dir)
+        wiring.note_not_ours(config.project_dir)
     click.echo(
         f"{heading(one_line(config.project_name))} is ready. Next: run {heading('claude')} here, or `loom status`."
     )
@@ -47,7 +47,7 @@ def up() -> None:
 
 def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
     """Starts what does not run, migrates, and refreshes .mcp.json; says whether that changed, and how servers are."""
-    from loom.cli.project import refresh_mcp
+    from loom.cli import wiring
 
     config = replace(config, database=replace(config.database, migrate="always"))
     loom = open_project(config=config)  # without a project nothing is started
@@ -65,7 +65,7 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
     asyncio.run(connect())
     if not running.start(config) and config.mcp.hub != "never":
         note("The hub could not be started; each session is served by a process of its own.")
-    mcp = refresh_mcp(config.project_dir) if config.project_dir else "unchanged"
+    mcp = wiring.refresh(config.project_dir) if config.project_dir else "unchanged"
     return mcp, services.check(config)
 
 

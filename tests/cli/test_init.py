@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loom.cli.project import not_ours
+from loom.cli.wiring import not_ours
 from loom.config import load_config
 from loom.services.docker import COMPOSE_TEXT
 from tests.cli.conftest import Cli

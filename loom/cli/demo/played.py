@@ -18,8 +18,8 @@ import click
 from loom import files
 from loom.bus.events import Event, EventType
 from loom.cli.board import offer
+from loom.cli.init import initialise
 from loom.cli.output import dim, emit, heading, plural, status, table
-from loom.cli.project import initialise
 from loom.cli.servers import bring_up
 from loom.cli.shared import note, open_project, progress, read_text, wants_json
 from loom.cli.times import when

@@ -11,17 +11,17 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from loom import files, ids, texts
-from loom.cli import installed
+from loom import ids, texts
+from loom.cli import wiring
 from loom.cli.output import table
 from loom.cli.shared import Command, can_ask, note, wants_json
+from loom.cli.textfiles import read, write
 from loom.config import (
     COMPOSE_FILE,
     KEYS,
@@ -33,7 +33,7 @@ from loom.config import (
     trust,
     user_config_path,
 )
-from loom.config.files import read_layer, read_text
+from loom.config.files import read_layer
 from loom.exceptions import ConfigError, FileError, InvalidInputError
 from loom.texts import one_line
 
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from loom.landing.proposing import Proposal
 
 _RUNNERS = ("claude", "codex")
-_TEXT_BYTES = 4 * 1024 * 1024  # of a file that `init` adds to
-
-_COMMAND_SHOWN = 200  # characters of a command line
-_NOT_OURS = 20  # things in `.mcp.json` that are named
 
 BEGIN, END = "<!-- loom:begin -->", "<!-- loom:end -->"
 _BLOCK = f"""{BEGIN}
@@ -129,7 +125,7 @@ def init(name: str | None, remote: str | None, with_token: bool, yes: bool) -> N
         click.echo(line)
     if made.advice:
         note(made.advice)
-    note_not_ours(made.root)
+    wiring.note_not_ours(made.root)
     if proposed.values:
         _ask(made, proposed, agreed=yes)
     click.echo(f"{one_line(made.name)} is a Loom project. Next: loom up")
@@ -154,15 +150,15 @@ def _join(root: Path, given: str, *, with_token: bool) -> None:
         credentials.keep(url, _given_token())
     try:
         plan = _agent_files(root)
-        plan[root / ".mcp.json"] = _with_entry(root, _remote_entry(url))
+        plan[root / wiring.FILE] = wiring.reached(root, url)
         plan[root / ".loom" / ".gitignore"] = _unless_there(root / ".loom" / ".gitignore", _IGNORED, root)
-        before = _read(root / ".loom" / "config.yaml", root)
+        before = read(root / ".loom" / "config.yaml", root)
         (root / ".loom").mkdir(exist_ok=True)
         set_trusted(root, "server.url", url)
-        after = _read(root / ".loom" / "config.yaml", root)
+        after = read(root / ".loom" / "config.yaml", root)
         how = "unchanged" if after == before else "updated" if before else "written"
         written = {".loom/config.yaml": how}
-        written |= {str(path.relative_to(root)): _write(path, text, root) for path, text in plan.items()}
+        written |= {str(path.relative_to(root)): write(path, text, root) for path, text in plan.items()}
     except OSError as error:
         raise FileError(
             f"{error.filename or root} cannot be written: {error.strerror}.", "Make it writable, then run it again."
@@ -243,14 +239,13 @@ def initialise(root: Path, name: str | None = None) -> Made:
 
     try:
         plan = _agent_files(root)
-        server, advice = _mcp_server(root)
-        plan[root / ".mcp.json"] = _with_server(root, server)
+        plan[root / wiring.FILE], advice = wiring.started(root)
         plan[root / ".loom" / ".gitignore"] = _unless_there(root / ".loom" / ".gitignore", _IGNORED, root)
         plan[root / COMPOSE_FILE] = _unless_there(root / COMPOSE_FILE, COMPOSE_TEXT, root)
         written = {".loom/config.yaml": _settle(root, name)}
         for part in ("skills", "workflows", "logs"):
             written[f".loom/{part}/"] = _directory(root / ".loom" / part)
-        written |= {str(path.relative_to(root)): _write(path, text, root) for path, text in plan.items()}
+        written |= {str(path.relative_to(root)): write(path, text, root) for path, text in plan.items()}
         if plan[root / COMPOSE_FILE] == COMPOSE_TEXT:
             trust(root, [COMPOSE_FILE])
     except OSError as error:
@@ -261,47 +256,6 @@ def initialise(root: Path, name: str | None = None) -> Made:
     assert config.project_id is not None, "it was just written"
     places.enter(config)
     return Made(root, config.project_id, config.project_name, written, advice)
-
-
-def refresh_mcp(root: Path) -> str:
-    """Brings `.mcp.json` up to date and says whether it was. Raises ConfigError."""
-    return _write(root / ".mcp.json", _with_server(root, _mcp_server(root)[0]), root)
-
-
-def note_not_ours(root: Path) -> None:
-    """Names it to a person."""
-    if found := not_ours(root):
-        note(f".mcp.json has what Loom did not write: {'; '.join(found)}. Read it before a client starts it.")
-
-
-def mcp_entry(root: Path) -> Mapping[str, Any] | None:
-    """Loom's entry in `.mcp.json`, None when there is none. Raises ConfigError."""
-    entry = _read_mcp(root).get("mcpServers", {}).get("loom")
-    return entry if isinstance(entry, dict) else None
-
-
-def not_ours(root: Path) -> list[str]:
-    """What `.mcp.json` has that Loom did not write: keys, servers and what starts them. A client obeys it all, and a
-    repository may have brought it. Raises ConfigError."""
-    whole = _read_mcp(root)
-    found = [f"the key {texts.quote(key)}" for key in whole if key != "mcpServers"]
-    ours = _mcp_server(root)[0]
-    for name, server in whole.get("mcpServers", {}).items():
-        entry = _object(server)
-        line = " ".join(map(str, (entry.get("command", ""), *_list(entry.get("args")))))
-        starts = f"starts {texts.quote(texts.mask(line), _COMMAND_SHOWN)}" if line else "has no command"
-        if name != "loom":
-            found.append(f"the server {texts.quote(name)}, which {starts}")
-            continue
-        if (entry.get("command"), entry.get("args")) not in (("loom", ["mcp"]), (ours["command"], ours["args"])):
-            found.append(f"that the server “loom” {starts}")
-        found += [f"the key {texts.quote(f'loom.{key}')}" for key in entry if key not in ours]
-        found += [
-            f"the variable {texts.quote(key)} of “loom”"
-            for key, value in _object(entry.get("env")).items()
-            if ours["env"].get(key) != value
-        ]
-    return found if len(found) <= _NOT_OURS else [*found[:_NOT_OURS], f"{len(found) - _NOT_OURS} more"]
 
 
 # --- where ------------------------------------------------------------------------------------------------------------
@@ -346,14 +300,14 @@ def _settle(root: Path, name: str | None) -> str:
         raise InvalidInputError(f"The project's name must be {KEYS['project_name'].wanted}.", "Give --name.") from None
     if not path.exists():
         settings = _SETTINGS.format(name=json.dumps(chosen, ensure_ascii=False), id=ids.project_id())
-        return _write(path, settings, root)
-    before = _read(path, root)
+        return write(path, settings, root)
+    before = read(path, root)
     config = load_config(root)
     if config.sources["project_id"] != str(path):
         set_value(path, "project_id", ids.project_id(), within=root)
     if name is not None and name != config.project_name:
         set_value(path, "project_name", name, within=root)
-    return "unchanged" if _read(path, root) == before else "updated"
+    return "unchanged" if read(path, root) == before else "updated"
 
 
 def _agent_files(root: Path) -> dict[Path, str | None]:
@@ -362,13 +316,13 @@ def _agent_files(root: Path) -> dict[Path, str | None]:
     plan: dict[Path, str | None] = {agents: _with_block(agents, root)}
     if claude.exists() and agents.exists() and claude.samefile(agents):
         return plan
-    text = _read(claude, root)
+    text = read(claude, root)
     plan[claude] = None if re.search(r"@(\./)?AGENTS\.md\b", text) else f"{_ended(text)}@AGENTS.md\n"
     return plan
 
 
 def _with_block(path: Path, root: Path) -> str:
-    text = _read(path, root)
+    text = read(path, root)
     block = _BLOCK if "\r\n" not in text else _BLOCK.replace("\n", "\r\n")
     if text.count(BEGIN) != text.count(END) or text.count(BEGIN) > 1 or text.find(BEGIN) > text.find(END):
         raise ConfigError(
@@ -385,107 +339,8 @@ def _ended(text: str) -> str:
     return f"{text.rstrip()}\n\n" if text.strip() else ""
 
 
-def _read(path: Path, root: Path) -> str:
-    """A file of the project, "" where there is none. Raises ConfigError, also where it leads out of the project."""
-    return read_text(path, root, _TEXT_BYTES)
-
-
-# --- .mcp.json --------------------------------------------------------------------------------------------------------
-
-
-def _mcp_server(root: Path) -> tuple[dict[str, Any], str]:
-    """How a client starts Loom's server, the same on every machine, and what to say where that takes something."""
-    command, words, advice = "loom", ["mcp"], ""
-    own = Path(sys.prefix) / "bin"
-    elsewhere = [place for place in os.get_exec_path() if sys.prefix == sys.base_prefix or Path(place) != own]
-    first = next(iter(installed.on_path(os.pathsep.join(elsewhere))), None)
-    if first is None or first.foreign:
-        missing = f"The `loom` on PATH, {first.path}, is another product" if first else "`loom` is not on PATH"
-        if "UV_RUN_RECURSION_DEPTH" in os.environ:
-            command, words = "uv", ["run", "loom", "mcp"]
-            advice = f"{missing}, so .mcp.json starts it with `uv run`."
-        elif own.is_relative_to(root) and (own / "loom").exists():
-            command = "${CLAUDE_PROJECT_DIR:-.}/" + str((own / "loom").relative_to(root))
-            advice = f"{missing}, so .mcp.json names the one in {own.relative_to(root)}."
-        else:
-            advice = (
-                f"{missing}; start your client with this virtual environment active, "
-                "or install Loom for your user: `pipx install .` or `uv tool install .` in a clone of its repository."
-            )
-    entry = {
-        "command": command,
-        "args": words,
-        "env": {"LOOM_PROJECT_DIR": "${CLAUDE_PROJECT_DIR:-.}"},
-    }
-    return entry, advice
-
-
-def _with_server(root: Path, server: Mapping[str, Any]) -> str | None:
-    """`.mcp.json` with Loom's server in it. A command of the user's own that can be found here stays."""
-    whole = _read_mcp(root)
-    servers = whole.get("mcpServers", {})
-    old = servers.get("loom")
-    merged = dict(server)
-    if isinstance(old, dict):
-        merged = {**old, **server, "env": {**_object(old.get("env")), **server["env"]}}
-        command = old.get("command")
-        if isinstance(command, str) and "mcp" in _list(old.get("args")) and _starts_loom(command):
-            merged |= {"command": command, "args": old["args"]}
-    if old == merged:
-        return None
-    return json.dumps(whole | {"mcpServers": servers | {"loom": merged}}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _remote_entry(url: str) -> dict[str, Any]:
-    """How a client reaches a server. The token is the client's to fill in; no file has it."""
-    return {"type": "http", "url": f"{url}/mcp", "headers": {"Authorization": "Bearer ${LOOM_TOKEN}"}}
-
-
-def _with_entry(root: Path, entry: Mapping[str, Any]) -> str | None:
-    """`.mcp.json` with this as Loom's server, whatever it was before."""
-    whole = _read_mcp(root)
-    servers = whole.get("mcpServers", {})
-    if servers.get("loom") == entry:
-        return None
-    return json.dumps(whole | {"mcpServers": servers | {"loom": entry}}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _starts_loom(command: str) -> bool:
-    """Whether a command can be found here, and is not the other product of Loom's name."""
-    program = shutil.which(command)
-    return program is not None and not (Path(program).name == "loom" and installed.look(Path(program)).foreign)
-
-
-def _read_mcp(root: Path) -> dict[str, Any]:
-    path = root / ".mcp.json"
-    text = _read(path, root).removeprefix("\ufeff")
-    try:
-        whole = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError) as error:
-        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ConfigError(
-            f"{path} is not valid JSON{where}; it was left alone.", "Correct it, then run it again."
-        ) from None
-    if not isinstance(whole, dict) or not isinstance(whole.get("mcpServers", {}), dict):
-        raise ConfigError(
-            f"{path} is not an object with `mcpServers`; it was left alone.", "Correct it, then run it again."
-        )
-    return whole
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
 def _unless_there(path: Path, text: str, root: Path) -> str | None:
-    return None if _read(path, root) not in ("", text) else text
+    return None if read(path, root) not in ("", text) else text
 
 
 def _directory(path: Path) -> str:
@@ -493,12 +348,3 @@ def _directory(path: Path) -> str:
         return "unchanged"
     path.mkdir(parents=True)
     return "written"
-
-
-def _write(path: Path, text: str | None, root: Path) -> str:
-    """Writes a file if that changes it, and says which. Raises OSError, also where it leads out of the project."""
-    there = path.exists()
-    if text is None or (there and _read(path, root) == text):
-        return "unchanged"
-    files.write(path, text, None if there else 0o644, within=root)
-    return "updated" if there else "written"
