@@ -52,6 +52,7 @@ def doctor(deep: bool) -> None:
         remarks += asyncio.run(_graph(config, deep))
     else:
         remarks.append(Remark("note", "graph", "not checked: PostgreSQL does not run"))
+    remarks = [replace(one, mend=worded(one.mend, people())) for one in remarks]
     bad = sum(one.level == "bad" for one in remarks)
     if wants_json():
         rows = [{key: value for key, value in asdict(one).items() if value} for one in remarks]
@@ -133,14 +134,13 @@ def _not_ours(config: LoomConfig) -> Iterator[Remark]:
 async def _graph(config: LoomConfig, deep: bool) -> list[Remark]:
     try:
         async with open_project(config=config) as loom:
-            found = await checkup.graph(loom, deep=deep)
+            return await checkup.graph(loom, deep=deep)
     except LoomError as error:
         return [_told("bad", "graph", error)]
-    return [replace(one, mend=worded(one.mend, people())) for one in found]
 
 
 def _told(level: str, check: str, error: LoomError) -> Remark:
-    return Remark(level, check, worded(error.cause, people()), worded(error.next_step, people()))
+    return Remark(level, check, worded(error.cause, people()), error.next_step)
 
 
 def _lines(remarks: list[Remark]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,18 +11,20 @@ from loom import services
 from loom.config import LandingConfig, LoomConfig
 from loom.exceptions import CommandError
 from loom.texts import plural
+from loom.wording import Shell, Words, call
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
 
 _DEAD_NAMED = 10
+_SEE = Words("See {}.", call("status", view="escalations"))
 _ELSEWHERE = "Work with the user, home and LOOM_DATA_DIR of then, or create a task here to begin anew."
 
 
 @dataclass(frozen=True)
 class Remark:
     """One line of the report. `level` is ok, note (worth knowing) or bad (something does not hold); `mend` is
-    what to do about it, which faces word."""
+    what to do about it, in words that are the face's where they name a command."""
 
     level: str
     check: str
@@ -68,8 +71,9 @@ def worktrees(config: LoomConfig) -> Iterator[Remark]:
         from loom.landing.worktrees import of_earlier_versions
 
         for path in of_earlier_versions(config.project_dir):
-            found, mend = f"{path} is of an earlier version of Loom", f"To remove it: git worktree remove {path}"
-            yield Remark("note", "worktrees", found, mend)
+            remove = Shell(f"git worktree remove {shlex.quote(str(path))}")
+            found = f"{path} is of an earlier version of Loom"
+            yield Remark("note", "worktrees", found, Words("It can be removed with {}.", remove))
 
 
 async def git(config: LoomConfig) -> list[Remark]:
@@ -97,11 +101,14 @@ async def graph(loom: Loom, *, deep: bool = False) -> list[Remark]:
     for one in dead:
         held = f", holds up {', '.join(one.held_up[:5])}{' and others' if one.held_up_count > 5 else ''}"
         what = f"{one.task.title}{held if one.held_up else ''}"
-        remarks.append(Remark("note", one.task.id, what, f"`loom resolve {one.task.id} retry`, or waive or cancel."))
+        decide = call("resolve", id=one.task.id, action=...)
+        remarks.append(
+            Remark("note", one.task.id, what, Words("Decide about it with {}: retry, waive or cancel.", decide))
+        )
     if status.open_escalations:
         count = plural(status.open_escalations, "open escalation")
-        remarks.append(Remark("note", "escalations", count, "See `loom status --view escalations`."))
+        remarks.append(Remark("note", "escalations", count, _SEE))
     if status.deferred:
         held = f"{plural(status.deferred, 'task')} held until somebody says so"
-        remarks.append(Remark("note", "deferred", held, "See `loom status --view escalations`."))
+        remarks.append(Remark("note", "deferred", held, _SEE))
     return remarks

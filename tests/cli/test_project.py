@@ -91,7 +91,9 @@ async def test_doctor(cli: Cli, pool: Pool) -> None:
     report = cli.ok("doctor")
     assert report["ok"] is True
     assert {finding["level"] for finding in report["findings"]} <= {"ok", "note"}
-    assert "1 dead letter" in cli("doctor").out
+    said = cli("doctor").out
+    assert "1 dead letter" in said
+    assert f"Decide about it with `loom resolve {task} ACTION`: retry, waive or cancel." in said
     assert cli.ok("doctor", "--deep")["ok"] is True
 
     await pool.execute("update tasks set waiting = 7")
