@@ -13,7 +13,7 @@ from loom.graph.front import Loom
 from loom.graph.model import filters
 from loom.graph.model.filters import Filter, Span
 from loom.graph.model.task import Priority
-from loom.graph.store import listing
+from loom.graph.store import listing, reading
 from tests.graph.test_scale import buffers, fill
 
 _DAY = 86400.0
@@ -205,6 +205,19 @@ async def test_a_task_is_named_by_the_id_that_it_had_elsewhere(loom: Loom, pool:
     assert (await loom.get("Taskmaster/Tasks.json#MASTER:5.2")).task.id == ids[0]
     assert (await loom.get("BD-X1F")).task.id == ids[1]
     assert (await loom.get("bd-x1f")).task.id == ids[1]
+
+
+async def test_a_name_of_a_tracker_is_looked_for_in_a_bounded_part_of_very_many(loom: Loom, pool: Pool) -> None:
+    await fill(loom, pool, 20_000)
+    await pool.execute("update tasks set origin_id = 'taskmaster/' || id || '.json#Master:' || right(id, 1)")
+    await pool.execute("update tasks set origin_id = 'beads/BD-' || id where id like '%7'")
+    await pool.execute("vacuum analyze tasks")
+    for name in ("none", "bd-loom-00000007", "taskmaster:master:5", "taskmaster:5", "5", "none:5", "beads:5"):
+        arguments = (loom.project_id, *reading._endings(name), reading._NAMED)
+        assert await buffers(pool, reading.CALLED, *arguments) <= 200, name
+    assert (await loom.get("BD-LOOM-00000007")).task.id == "loom-00000007"
+    with pytest.raises(InvalidInputError, match=r"stands for several tasks: .* and others"):
+        await loom.get("master:5")
 
 
 async def test_a_number_that_is_a_trackers_name_and_begins_an_id_is_refused(loom: Loom, pool: Pool) -> None:

@@ -152,23 +152,33 @@ async def named(connection: Connection, project_id: str, text: str) -> list[str]
     whole = await connection.fetchval("select id from tasks where project_id = $1 and origin_id = $2", project_id, text)
     if whole is not None:
         return list(dict.fromkeys([*begun, whole]))
-    tool, _, rest = text.lower().partition(":")  # taskmaster:master:5 is taskmaster/tasks.json#master:5 of some file
-    records = await connection.fetch(
-        """
-        select id, name = $2 as whole
-          from (select id, lower(origin_id) as name from tasks where project_id = $1 and origin_id is not null) t
-         where name = $2 or right(name, length($2) + 1) in ('/' || $2, '#' || $2, ':' || $2)
-            or starts_with(name, $3 || '/') and right(name, length($4) + 1) = '#' || $4
-         order by whole desc, id limit $5
-        """,
-        project_id,
-        text.lower(),
-        tool,
-        rest,
-        _NAMED,
-    )
-    called = [record["id"] for record in records if record["whole"]] or [record["id"] for record in records]
-    return list(dict.fromkeys([*begun, *called]))
+    called = await connection.fetch(CALLED, project_id, *_endings(text.lower()), _NAMED)
+    names = [record["id"] for record in called if record["name"] == text.lower()] or [record["id"] for record in called]
+    return list(dict.fromkeys([*begun, *sorted(names)]))
+
+
+# Names are looked for backwards, as their index has them, each way by itself and no further than is shown.
+CALLED = """
+select f.id, f.name
+  from unnest($2::text[], $3::text[], $4::text[]) w(low, high, begin) cross join lateral (
+        select t.id, lower(t.origin_id) as name from tasks t
+         where t.project_id = $1 and t.origin_id is not null
+           and reverse(lower(t.origin_id)) collate "C" >= w.low and reverse(lower(t.origin_id)) collate "C" < w.high
+           and starts_with(lower(t.origin_id), w.begin)
+         order by reverse(lower(t.origin_id)) collate "C" limit $5
+       ) f
+"""
+
+
+def _endings(name: str) -> tuple[list[str], list[str], list[str]]:
+    """Between what the names lie, backwards, that are or end in a name, and how each begins: as it stands, or behind
+    a sign before which a file or a list is named; taskmaster:master:5 is taskmaster/tasks.json#master:5, of some file.
+    """
+    tool, _, rest = name.partition(":")
+    ways = [(name, ""), *((f"{sign}{name}", "") for sign in "/#:"), (f"#{rest}", f"{tool}/")]
+    ends = [ending[::-1] for ending, _ in ways]
+    above = [f"{ends[0]}\x01", *(f"{end[:-1]}{chr(ord(end[-1]) + 1)}" for end in ends[1:])]
+    return ends, above, [begin for _, begin in ways]
 
 
 async def titles(connection: Connection, project_id: str, limit: int) -> dict[str, str]:
