@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import columns, dim, fitted, plural, status, table
+from loom.cli.output import columns, dim, fitted, plural, state, table
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.graph.front import Loom
 from loom.graph.model.filters import STATES
 from loom.texts import one_line, shorten
 
-_COLUMNS = ("id", "status", "priority", "title", "holder", "labels", "age", "done_at", "waits_for", "reason")
+_COLUMNS = ("id", "state", "priority", "title", "holder", "labels", "age", "done_at", "waits_for", "reason")
 _WAITS = 3  # things that a row names
 _MINUS = {"ignore_unknown_options": True}  # -label:later is the opposite of a part of a filter
 
@@ -93,7 +93,7 @@ def _rows(reply: Reply) -> Iterator[str]:
     rows = [
         [
             one["id"],
-            status(one["status"]),
+            state(one),
             one["priority"],
             one["age"],
             one_line(one["title"]) + _more(one) + ("" if below else _why(one)),
@@ -133,7 +133,8 @@ def _write_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for one in rows:
-        writer.writerow(_cell(one.get(column, "")) for column in _COLUMNS)
+        shown = {"state": one["status"], **one}
+        writer.writerow(_cell(shown.get(column, "")) for column in _COLUMNS)
 
 
 def _cell(value: object) -> str:

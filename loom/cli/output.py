@@ -28,7 +28,10 @@ _COLOURS = {
     "done": "green",
     "closed": "green",
     "claimed": "cyan",
-    "pending": "yellow",
+    "ready": "yellow",
+    "landing": "cyan",
+    "retry": "yellow",
+    "dead": "red",
     "failed": "red",
     "red": "red",
     "green": "green",
@@ -67,6 +70,11 @@ def coloured() -> bool | None:
 def status(name: str) -> str:
     """A status in its colour."""
     return click.style(name, fg=_COLOURS[name]) if name in _COLOURS else name
+
+
+def state(one: Mapping[str, Any]) -> str:
+    """What people call the status of a task in a reply, in its colour."""
+    return status(one.get("state", one["status"]))
 
 
 def heading(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from loom.cli.output import block, dim, emit, heading, plural, pretty, table
+from loom.cli.output import block, dim, emit, heading, plural, pretty, state, table
 from loom.cli.shared import (
     Command,
     Group,
@@ -300,6 +300,6 @@ def _next_lines(seen: Mapping[str, Any]) -> Iterator[str]:
 
 def _written_lines(reply: Mapping[str, Any]) -> Iterator[str]:
     yield f"{plural(reply['count'], 'task')} written, {reply.get('ready', 0):,} of them ready"
-    yield from table([[one["id"], one["status"], one_line(one["title"])] for one in reply["tasks"][:20]], "  ")
+    yield from table([[one["id"], state(one), one_line(one["title"])] for one in reply["tasks"][:20]], "  ")
     if reply["count"] > 20:
         yield dim(f"  and {reply['count'] - 20:,} more: loom graph")

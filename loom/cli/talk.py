@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from loom import replies
-from loom.cli.output import dim, emit, fitted, heading, prose, status
+from loom.cli.output import dim, emit, fitted, heading, prose, state
 from loom.cli.shared import (
     Command,
     Reply,
@@ -125,7 +125,7 @@ def wait(what: str | None, task: str | None, since: str | None, timeout: float, 
         if not reply["changed"]:
             yield f"Nothing changed in {timeout:g} s."
         if "task" in reply:
-            yield f"{reply['task']['id']}  {status(reply['task']['status'])}  {one_line(reply['task']['title'])}"
+            yield f"{reply['task']['id']}  {state(reply['task'])}  {one_line(reply['task']['title'])}"
         for key, words in (("ready", "ready"), ("unread", "unread"), ("open_escalations", "open escalations")):
             if key in reply:
                 yield f"{words}: {reply[key]}"

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loom.cli.output import dim, emit, heading, plural, status, table
+from loom import replies
+from loom.cli.output import dim, emit, heading, plural, state, table
 from loom.cli.shared import Command, open_project, wants_json
 from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.left import Left
@@ -240,7 +241,10 @@ def _at_work(one: Running, now: float) -> str:
 def _conclude(done: Workers, left: Sequence[Left] | None) -> None:
     """Says what was done and what is left, which is not known (None) after an interruption."""
     counts = done.counts
-    rows = [{"id": one.task_id, "status": one.status, "title": one.title, "why": one.why} for one in left or ()]
+    rows = [
+        replies.full(id=one.task_id, status=one.status, state=replies.state(one), title=one.title, why=one.why)
+        for one in left or ()
+    ]
     if wants_json():
         numbers = {what.value.replace(" ", "_"): count for what, count in counts.items()}
         more = {"more": len(rows) - _LISTED} if len(rows) > _LISTED else {}
@@ -260,7 +264,7 @@ def _conclude(done: Workers, left: Sequence[Left] | None) -> None:
     click.echo(f"{plural(len(rows), 'task')} left, which nobody can go on with now:")
     for line in table(
         [
-            [row["id"], status(row["status"]), shorten(one_line(row["title"]), 60), shorten(one_line(row["why"]), 160)]
+            [row["id"], state(row), shorten(one_line(row["title"]), 60), shorten(one_line(row["why"]), 160)]
             for row in rows[:_SHOWN]
         ],
         "  ",

@@ -117,7 +117,7 @@ class ByHand:
         task_id = task.id
         if task.status is not TaskStatus.CLAIMED:
             raise TaskStateError(
-                f"{task_id} is {task.status}, and no work on it waits to land.",
+                f"{task_id} is {task.status.called}, and no work on it waits to land.",
                 Words("Claim it first with {}.", call("claim", task_id=task_id)),
             )
         await self._has_place(task_id)

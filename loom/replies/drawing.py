@@ -11,7 +11,7 @@ from loom.graph.model.dependencies import epic_start, task_of, topological
 from loom.graph.model.dependencies import waits_for as waiting_graph
 from loom.graph.model.task import Task, TaskStatus
 from loom.replies.fitting import Reply, full
-from loom.replies.tasks import waits_for
+from loom.replies.tasks import state, waits_for
 from loom.texts import clean
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def rows(found: GraphView) -> Reply:
                 id=one.id,
                 title=one.title,
                 status=one.status,
+                state=state(one),
                 priority=one.priority,
                 parent_id=one.parent_id,
                 waits_for=waits_for(found.blockers.get(one.id, ())),
@@ -91,7 +92,7 @@ def summary(found: GraphView) -> Reply:
 def _line(one: Task, why: Sequence[str]) -> str:
     more = f"; and {len(why) - _NAMED} more" if len(why) > _NAMED else ""
     told = f" (waits for {'; '.join(why[:_NAMED])}{more})" if why else ""
-    return f"{one.id} {one.status}: {one.title}{told}"
+    return f"{one.id} {one.state}: {one.title}{told}"
 
 
 def _reasons(found: GraphView) -> dict[str, list[str]]:
@@ -100,7 +101,7 @@ def _reasons(found: GraphView) -> dict[str, list[str]]:
     reasons = {one.id: waits_for(found.blockers.get(one.id, ())) for one in found.tasks if one.status is _BLOCKED}
     for task_id, target, waived in found.edges:
         if task_id in reasons and target in shown and not waived and shown[target].status is not TaskStatus.DONE:
-            reasons[task_id].append(f"{target} ({shown[target].status})")
+            reasons[task_id].append(f"{target} ({shown[target].state})")
     return {task_id: list(dict.fromkeys(why)) for task_id, why in reasons.items()}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.graph.model.notes import without_notes
 from loom.graph.model.task import TaskStatus
@@ -41,6 +41,7 @@ def task(one: Task) -> Reply:
     return full(
         id=one.id,
         status=one.status,
+        state=state(one),
         title=one.title,
         priority=one.priority,
         parent_id=one.parent_id,
@@ -70,6 +71,7 @@ def created(one: Task) -> Reply:
     return full(
         id=one.id,
         status=one.status,
+        state=state(one),
         title=one.title,
         priority=one.priority,
         parent_id=one.parent_id,
@@ -141,6 +143,7 @@ def outcome(result: Outcome) -> Reply:
     return full(
         id=one.id,
         status=one.status,
+        state=state(one),
         title=one.title,
         unblocked=list(result.unblocked),
         closed_epics=list(result.closed),
@@ -186,22 +189,14 @@ def found(page: Found) -> Reply:
     )
 
 
-def state(one: Task) -> str:
-    """What a task is looked for by: its status, told apart where a person would."""
-    if one.status is TaskStatus.FAILED:
-        return "dead" if one.dead else "retry"
-    if one.status is TaskStatus.CLAIMED and one.queued:
-        return "landing"
-    return "ready" if one.status is TaskStatus.PENDING else str(one.status)
-
-
 _NOT_ALL = "More had to be looked at than one page does, or is being changed; say more, or ask again, to see others."
 
 
 def _found(one: Task, waits: Sequence[Blocker]) -> Reply:
     return full(
         id=one.id,
-        status=state(one),
+        status=one.status,
+        state=state(one),
         title=one.title,
         priority=one.priority,
         holder=one.assignee if one.status is TaskStatus.CLAIMED else None,
@@ -216,6 +211,18 @@ def _found(one: Task, waits: Sequence[Blocker]) -> Reply:
 def row(one: Task | Listed) -> Reply:
     """A task in a list."""
     return {"id": one.id, "title": one.title, "priority": one.priority, "age": age(one.created_at)}
+
+
+class _Standing(Protocol):
+    @property
+    def status(self) -> TaskStatus: ...
+    @property
+    def state(self) -> str: ...
+
+
+def state(one: _Standing) -> str | None:
+    """What people call the status of a task, or of what names one, where that is another word."""
+    return None if one.state == one.status else one.state
 
 
 def _until(one: Task) -> Reply:
@@ -355,7 +362,7 @@ def waited(seen: Waited) -> Reply:
         changed=seen.changed,
         since=seen.since,
         ready=seen.ready,
-        task=None if seen.task is None else {"id": seen.task.id, "status": seen.task.status, "title": seen.task.title},
+        task=None if seen.task is None else _named(seen.task),
         unread=seen.unread,
         open_escalations=seen.open_escalations,
         events=[event(one) for one in seen.events],
@@ -386,8 +393,12 @@ def event(one: Event) -> Reply:
 def _blocker(one: Blocker) -> str:
     if one.until is not None:
         return Words("{} (tried again)", Moment(one.until))
-    what = one.question or f"{one.status}{', without children' if one.childless else ''}"
+    what = one.question or f"{one.state}{', without children' if one.childless else ''}"
     return f"{one.id} ({what})" + (f", as its epic {one.via} does" if one.via else "")
+
+
+def _named(one: Task) -> Reply:
+    return full(id=one.id, status=one.status, state=state(one), title=one.title)
 
 
 def _note(one: Note) -> Reply:
@@ -400,6 +411,7 @@ def _neighbour(one: Neighbour, waits: Mapping[str, Sequence[Blocker]] = MappingP
         id=one.id,
         title=one.title,
         status=one.status,
+        state=state(one),
         waived=one.waived or None,
         waits_for=waits_for(waits.get(one.id, ())),
     )

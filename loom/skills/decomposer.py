@@ -287,7 +287,10 @@ async def _around(
 
 
 def _written(plan_id: str, tasks: Sequence[Task], counts: Mapping[TaskStatus, int]) -> dict[str, Any]:
-    rows = [{"id": one.id, "status": str(one.status), "title": one.title} for one in tasks[:_ROWS]]
+    rows = [
+        replies.full(id=one.id, status=str(one.status), state=replies.state(one), title=one.title)
+        for one in tasks[:_ROWS]
+    ]
     return replies.full(
         plan_id=plan_id,
         status="written",

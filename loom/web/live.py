@@ -22,6 +22,7 @@ from loom.bus.events import Event, EventType
 from loom.exceptions import InvalidInputError, LoomError
 from loom.graph.front import Loom
 from loom.graph.front.talking import LONGEST_WAIT
+from loom.graph.model.task import TaskStatus
 from loom.web.rendering import loom_of
 
 _LOG = logging.getLogger(__name__)
@@ -178,5 +179,5 @@ _STATES = {
 
 def _told(event: Event) -> list[str]:
     """An event as a page needs it: which task, what happened, and the state of the task after it."""
-    state = _STATES.get(event.type) or {"pending": "ready"}.get(event.status or "", event.status or "")
+    state = _STATES.get(event.type) or (TaskStatus(event.status).called if event.status else "")
     return [event.task_id or "", str(event.type), state]

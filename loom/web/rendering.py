@@ -21,8 +21,6 @@ from starlette.responses import HTMLResponse
 from loom import texts
 from loom.bundled import bundled
 from loom.graph.front import Loom
-from loom.graph.model.task import Task, TaskStatus
-from loom.replies.tasks import state as state_of
 from loom.web.wording import SAID, SIGNS, WAYS, typed
 
 STATIC = bundled("web/static")
@@ -68,13 +66,6 @@ def loom_of(request: Request) -> Loom:
     return loom
 
 
-def state(task: Task | Any) -> str:
-    """The state of a task, or of what names one, told apart where a person would as far as it tells."""
-    if isinstance(task, Task):
-        return state_of(task)
-    return "ready" if task.status == TaskStatus.PENDING else str(task.status)
-
-
 # --- how --------------------------------------------------------------------------------------------------------------
 
 
@@ -90,7 +81,7 @@ def _templates() -> Environment:
         finalize=_shown,
     )
     made.filters.update(
-        ago=_ago, moment=_moment, code=_code, many=_many, state=state, short=_short, pretty=_pretty, seconds=_seconds,
+        ago=_ago, moment=_moment, code=_code, many=_many, short=_short, pretty=_pretty, seconds=_seconds,
         past=_past, used=_used, changes=_changes,
     )  # fmt: skip
     made.globals.update(sign=_sign, static=_static, named=SIGNS, said=SAID, ways=WAYS, refused=_REFUSED)

@@ -19,9 +19,9 @@ async def test_its_own_dependencies_before_those_of_its_epics(loom: Loom) -> Non
     epic = await loom.create("E", epic=True, depends_on=[above.id])
     inner = await loom.create("I", epic=True, parent_id=epic.id)
     task = await loom.create("T", parent_id=inner.id, depends_on=[first.id])
-    told = [f"{first.id} (pending)", f"{above.id} (pending), as its epic {epic.id} does"]
+    told = [f"{first.id} (ready)", f"{above.id} (ready), as its epic {epic.id} does"]
     assert await why(loom, task.id) == told
-    with pytest.raises(TaskStateError, match=f"{first.id} \\(pending\\), {above.id} \\(pending\\)"):
+    with pytest.raises(TaskStateError, match=f"{first.id} \\(ready\\), {above.id} \\(ready\\)"):
         await loom.claim(task.id)
     await loom.done(first.id)
     assert await why(loom, task.id) == told[1:]
@@ -58,7 +58,7 @@ async def test_what_was_waived_is_waited_for_no_more(loom: Loom) -> None:
     gone, left = await loom.create("gone"), await loom.create("left")
     task = await loom.create("T", depends_on=[gone.id, left.id])
     await loom.resolve(gone.id, "waive")
-    assert await why(loom, task.id) == [f"{left.id} (pending)"]
+    assert await why(loom, task.id) == [f"{left.id} (ready)"]
 
 
 async def test_of_many_the_first_few(loom: Loom) -> None:
@@ -72,7 +72,7 @@ async def test_what_is_shown_beside_a_task_says_it_too(loom: Loom) -> None:
     epic = await loom.create("E", epic=True)
     child = await loom.create("C", parent_id=epic.id, depends_on=[first.id])
     last = await loom.create("last", depends_on=[child.id])
-    waits = [f"{first.id} (pending)"]
+    waits = [f"{first.id} (ready)"]
     assert [one["waits_for"] for one in replies.detail(await loom.get(epic.id))["children"]] == [waits]
     assert [one["waits_for"] for one in replies.detail(await loom.get(last.id))["dependencies"]] == [waits]
     assert await loom.blockers([child.id[5:], first.id]) == {child.id: (await loom.get(child.id)).blockers}
@@ -83,11 +83,11 @@ async def test_the_waves_name_what_each_task_waits_for(loom: Loom) -> None:
     task = await loom.create("T", depends_on=[one.id for one in many])
     (line,) = drawing.summary(await loom.graph())["waves"][1]["tasks"]
     ids = sorted(one.id for one in many)
-    assert line == f"{task.id} blocked: T (waits for {'; '.join(f'{one} (pending)' for one in ids[:3])}; and 2 more)"
+    assert line == f"{task.id} blocked: T (waits for {'; '.join(f'{one} (ready)' for one in ids[:3])}; and 2 more)"
 
 
 async def test_an_epic_that_waits_says_so_at_a_glance(loom: Loom) -> None:
     first = await loom.create("first")
     epic = await loom.create("E", epic=True, depends_on=[first.id])
     (shown,) = replies.glance(await loom.glance())["epics"]
-    assert (shown["id"], shown["waits_for"]) == (epic.id, [f"{first.id} (pending)"])
+    assert (shown["id"], shown["waits_for"]) == (epic.id, [f"{first.id} (ready)"])

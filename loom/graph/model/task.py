@@ -28,6 +28,11 @@ class TaskStatus(StrEnum):
         """Nothing but `reopen` leads out of this status."""
         return self in (TaskStatus.DONE, TaskStatus.CANCELLED)
 
+    @property
+    def called(self) -> str:
+        """What people call it: who is pending is ready."""
+        return "ready" if self is TaskStatus.PENDING else self.value
+
 
 class Priority(StrEnum):
     """How urgent a task is; `p0` comes first."""
@@ -181,6 +186,13 @@ class Task:
     def dead(self) -> bool:
         """A dead letter: failed, and nothing will try it again by itself."""
         return self.status is TaskStatus.FAILED and self.retry_at is None
+
+    @property
+    def state(self) -> str:
+        """What it is looked for by and what people see: one of `filters.STATES`. `store.states` says it in SQL."""
+        if self.status is TaskStatus.FAILED:
+            return "dead" if self.dead else "retry"
+        return "landing" if self.queued else self.status.called
 
 
 def ready_score(priority: Priority, ready_at: datetime) -> float:

@@ -122,7 +122,7 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
 
 
 def _named(one: Blocker) -> str:
-    what = one.status or one.question or "a time"
+    what = one.state or one.question or "a time"
     return f"{one.id} ({what}{', without children' if one.childless else ''})"
 
 
@@ -131,7 +131,7 @@ def refusal(task: Task, holder: Holder) -> LoomError:
     if holder.token is not None and task.claim_token != holder.token:
         return ClaimConflictError(
             f"Claim {holder.token} of {task.id} was lost; the newest is {task.claim_token}, and the task is"
-            f" {task.status}{f' by {task.assignee}' if task.status is TaskStatus.CLAIMED else ''}.",
+            f" {task.status.called}{f' by {task.assignee}' if task.status is TaskStatus.CLAIMED else ''}.",
             _STOP,
         )
     if holder.is_stranger_to(task):

@@ -85,7 +85,8 @@ async def mend(
     asks = await escalations.has_question(tx, task_id)
     if escalation is None or not (asks or task.status is TaskStatus.FAILED):
         raise TaskStateError(
-            f"{task.id} is {task.status} and has no open question.", "Only failed or escalated work can be mended."
+            f"{task.id} is {task.status.called} and has no open question.",
+            "Only failed or escalated work can be mended.",
         )
     left = left or _LEFT.get(diagnosis.action)
     fixes: tuple[str, ...] = ()

@@ -58,7 +58,7 @@ async def reopen(tx: Transaction, task_id: str, reason: str | None, agent: str) 
 async def _refuse(tx: Transaction, task: Task) -> None:
     if not task.status.finished:
         raise TaskStateError(
-            f"{task.id} is {task.status}, so that there is nothing to reopen.",
+            f"{task.id} is {task.status.called}, so that there is nothing to reopen.",
             Words("See {} for where it stands.", call("status", task_id=task.id)),
         )
     if children := await store.some_children(tx.connection, tx.project_id, task.id, _NAMED):

@@ -62,7 +62,7 @@ async def resolve(
     held = any(one.kind is not EscalationKind.FAILURE for one in resolved)
     if not held and not await _is_free(tx, task, action):
         raise TaskStateError(
-            f"{task.id} is {task.status} and has no open escalation.",
+            f"{task.id} is {task.status.called} and has no open escalation.",
             "Only failed, escalated or deferred work can be resolved.",
         )
     if action is Resolution.ANSWER and (note is None or question is None):

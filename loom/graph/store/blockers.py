@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from loom.graph.model.task import TaskStatus
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.escalations import HOLDING
+from loom.graph.store.states import state_of
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
@@ -25,6 +26,8 @@ class Blocker:
     """Of the task or the escalation; of the task itself where it waits for a time."""
     status: TaskStatus | None = None
     """The other task's; None for anything else."""
+    state: str = ""
+    """What people call that."""
     via: str | None = None
     """The epic above that waits for it, and the task with it; None where it is the task's own dependency."""
     childless: bool = False
@@ -40,7 +43,7 @@ async def blockers(connection: Connection, project_id: str, task_ids: Sequence[s
     found: dict[str, list[Blocker]] = {}
     for row in await connection.fetch(_TASKS, project_id, list(task_ids), SHOWN):
         via = None if row["at"] == row["task_id"] else row["at"]
-        blocker = Blocker(row["id"], TaskStatus(row["status"]), via, row["childless"])
+        blocker = Blocker(row["id"], TaskStatus(row["status"]), row["state"], via, row["childless"])
         found.setdefault(row["task_id"], []).append(blocker)
     for row in await connection.fetch(_OTHERS, project_id, list(task_ids)):
         via = None if row["at"] == row["task_id"] else row["at"]
@@ -60,7 +63,7 @@ with recursive up(task_id, at) as (
 # A task waits for what it depends on, and for what the epics above it depend on, over edges that hold. These are asked
 # for by themselves: so the planner takes the index for each task, however many it expects, and not all edges there are.
 _TASKS = f"""{_UP}, waits as (
-    select u.task_id, u.at, d.id, d.status,
+    select u.task_id, u.at, d.id, d.status, {state_of("d")} as state,
            d.status = 'epic' and not exists(select from tasks k where k.project_id = $1 and k.parent_id = d.id)
                as childless,
            row_number() over (partition by u.task_id order by u.at <> u.task_id, d.id) as place

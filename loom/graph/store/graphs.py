@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.store.blockers import Blocker, blockers
+from loom.graph.store.states import state_of
 from loom.graph.store.tasks import COLUMNS
 
 if TYPE_CHECKING:
@@ -107,13 +108,8 @@ select {COLUMNS}, {_OF_ALL}
  order by (done_at is not null), created_at, id
 """
 _OUTLINE = f"""{_CHOSEN}
-select id, title, parent_id, {_OF_ALL},
-       case when status = 'pending' then 'ready'
-            when status = 'claimed' and lease_expires_at = 'infinity' then 'landing'
-            when status = 'failed' and retry_at is null then 'dead'
-            when status = 'failed' then 'retry'
-            else status end as state
-  from tasks where project_id = $1 and id in (select id from chosen)
+select id, title, parent_id, {_OF_ALL}, {state_of("t")} as state
+  from tasks t where project_id = $1 and id in (select id from chosen)
  order by (done_at is not null), created_at, id
 """
 

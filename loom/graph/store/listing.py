@@ -18,6 +18,7 @@ from loom.graph.model.notes import NOTES
 from loom.graph.model.task import Task
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.edges import HOLDS
+from loom.graph.store.states import CONDITIONS
 from loom.graph.store.tasks import COLUMNS
 
 if TYPE_CHECKING:
@@ -148,17 +149,6 @@ _LOOKED = (
     "t.project_id, t.id, t.status, t.priority, t.labels, t.assignee, t.parent_id, t.created_at, t.updated_at,"
     " t.ready_at, t.done_at, t.retry_at, t.lease_expires_at"
 )
-_STATES = {
-    "ready": "t.status = 'pending'",
-    "blocked": "t.status = 'blocked'",
-    "claimed": "(t.status = 'claimed' and t.lease_expires_at < 'infinity')",
-    "landing": "(t.status = 'claimed' and t.lease_expires_at = 'infinity')",
-    "retry": "(t.status = 'failed' and t.retry_at is not null)",
-    "dead": "(t.status = 'failed' and t.retry_at is null)",
-    "epic": "t.status = 'epic'",
-    "done": "t.status = 'done'",
-    "cancelled": "t.status = 'cancelled'",
-}
 _RANK = "array_position(array['claimed', 'pending', 'failed', 'blocked', 'epic'], t.status)"
 # Also of words: how well they fit counts for nothing, so that what is open stands first, and what is worked on now.
 _ORDER = f"{_RANK} nulls last, t.done_at desc, t.priority, t.ready_at, t.id"
@@ -186,7 +176,7 @@ _HELD_PARTS = (
 
 def _parts(wanted: Filter, given: _Arguments) -> Iterator[str]:
     """The rows among which those are that a filter means."""
-    states = (set(wanted.states) or set(_STATES)) - set(wanted.not_states)
+    states = (set(wanted.states) or set(CONDITIONS)) - set(wanted.not_states)
     held = urgent = since = ""
     if wanted.finished is not None:
         states &= {"done", "cancelled"}
@@ -254,7 +244,7 @@ def _below(epic: str | None, given: _Arguments) -> str:
 
 def _parts_below(wanted: Filter) -> Iterator[str]:
     """The rows below an epic, by status: each part in the order in which it is shown."""
-    states = (set(wanted.states) or set(_STATES)) - set(wanted.not_states)
+    states = (set(wanted.states) or set(CONDITIONS)) - set(wanted.not_states)
     for members, status in _STATUSES:
         if members & states:
             yield f"""select * from (
@@ -280,7 +270,7 @@ def _conditions(wanted: Filter, given: _Arguments, leading: str | None) -> Itera
     """What a row `t` must fulfil; that it lies in an epic was seen to where that leads."""
     for states, sense in ((wanted.states, ""), (wanted.not_states, "not ")):
         if states:
-            yield f"{sense}({' or '.join(_STATES[state] for state in states)})"
+            yield f"{sense}({' or '.join(CONDITIONS[state] for state in states)})"
     if wanted.priorities:
         yield f"t.priority = any({given.add([int(one.value[1]) for one in wanted.priorities])}::int[])"
     for labels, sense in ((wanted.labels, ""), (wanted.not_labels, "not ")):

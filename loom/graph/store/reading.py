@@ -18,6 +18,7 @@ from loom.graph.store.escalations import Escalation
 from loom.graph.store.landings import Landing, of_task
 from loom.graph.store.plans import WAITS
 from loom.graph.store.proofs import Proof
+from loom.graph.store.states import state_of
 from loom.graph.store.tasks import COLUMNS, get_task
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Neighbour:
     id: str
     title: str
     status: TaskStatus
+    state: str
+    """As of a `Task`."""
     waived: bool = False
 
 
@@ -275,12 +278,14 @@ async def detail(connection: Connection, project_id: str, task_id: str) -> Detai
     )
 
 
-_AROUND = """
-select 'dependent' as kind, t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
+_AROUND = f"""
+select 'dependent' as kind, t.id, t.title, t.status, {state_of("t")} as state, e.waived_at is not null as waived
+  from task_deps e
   join tasks t on t.project_id = e.project_id and t.id = e.task_id
  where e.project_id = $1 and e.depends_on = $2
  union all
-select 'child', id, title, status, false from tasks where project_id = $1 and parent_id = $2
+select 'child', t.id, t.title, t.status, {state_of("t")}, false
+  from tasks t where t.project_id = $1 and t.parent_id = $2
  order by 1, 2
 """
 
@@ -288,8 +293,8 @@ select 'child', id, title, status, false from tasks where project_id = $1 and pa
 async def get_task_dependencies(connection: Connection, project_id: str, task_id: str) -> list[Neighbour]:
     """All that a task depends on, or did until it was waived."""
     records = await connection.fetch(
-        """
-        select t.id, t.title, t.status, e.waived_at is not null as waived from task_deps e
+        f"""
+        select t.id, t.title, t.status, {state_of("t")} as state, e.waived_at is not null as waived from task_deps e
           join tasks t on t.project_id = e.project_id and t.id = e.depends_on
          where e.project_id = $1 and e.task_id = $2 order by t.id
         """,
@@ -414,4 +419,4 @@ async def dead_letters(connection: Connection, project_id: str, *, limit: int) -
 
 
 def _neighbour(record: Row) -> Neighbour:
-    return Neighbour(record["id"], record["title"], TaskStatus(record["status"]), record["waived"])
+    return Neighbour(record["id"], record["title"], TaskStatus(record["status"]), record["state"], record["waived"])

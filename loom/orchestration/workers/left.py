@@ -23,6 +23,8 @@ class Left:
     task_id: str
     title: str
     status: TaskStatus
+    state: str
+    """As of a `Task`."""
     why: str
 
 
@@ -52,7 +54,9 @@ async def left_over(loom: Loom) -> list[Left] | None:
     for task_id, on, waived in view.edges:
         if on in tasks and not waived:
             waits.setdefault(task_id, []).append(on)
-    return [Left(task.id, task.title, task.status, _why(task, tasks, waits, asked)) for task in tasks.values()]
+    return [
+        Left(task.id, task.title, task.status, task.state, _why(task, tasks, waits, asked)) for task in tasks.values()
+    ]
 
 
 async def _waiting_for_yes(loom: Loom) -> dict[str, str]:
