@@ -20,7 +20,6 @@ from loom.cli.shared import Command, wants_json
 
 _KINDS = {
     "TASK": "tasks",
-    "TASK...": "tasks",
     "FILE": "files",
     "PATH": "files",
     "DIR": "files",
@@ -109,7 +108,7 @@ def _kind(path: str, param: click.Parameter) -> str:
     if (place, param.name) in _PLACES:
         return _PLACES[place, str(param.name)]
     shown = param.metavar or (str(param.name).upper() if isinstance(param, click.Argument) else "")
-    return _KINDS.get(shown, "")
+    return _KINDS.get(shown.strip("[]."), "")
 
 
 def _cases(words: list[_Word], case: Callable[[_Word], str]) -> str:

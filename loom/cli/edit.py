@@ -14,11 +14,11 @@ from typing import Any
 import click
 
 from loom import documents
+from loom.cli.several import outcome_lines
 from loom.cli.shared import Command, agent_option, can_ask, open_project, read_text
-from loom.cli.tasks import outcome_lines
 from loom.cli.wording import people
 from loom.config.inside import inside_run
-from loom.exceptions import ConfigError, InvalidInputError, LoomError
+from loom.exceptions import ConfigError, InvalidInputError, LoomError, TaskStateError
 from loom.graph.model.limits import JSON_DEPTH
 from loom.graph.model.task import Task
 from loom.texts import one_line
@@ -76,7 +76,13 @@ def _edited(before: Task, shown: Mapping[str, Any], path: Path, agent: str | Non
 
 async def _get(task: str) -> Task:
     async with open_project() as loom:
-        return (await loom.get(task)).task
+        found = (await loom.get(task)).task
+    if found.status.finished:  # which is told before somebody writes, not afterwards
+        raise TaskStateError(
+            f"{found.id} is already {found.status} and cannot be changed.",
+            f"`loom reopen {found.id}` has it done again.",
+        )
+    return found
 
 
 async def _update(before: Task, shown: Mapping[str, Any], changed: Mapping[str, Any], agent: str | None) -> None:
@@ -128,7 +134,7 @@ def _written(task: Task, shown: Mapping[str, Any]) -> str:
         same = False
     if not same:
         body = json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
-    return f"# {task.id}, {task.status}. What is as it was stays; close without saving to change nothing.\n{body}"
+    return f"# {task.id}, {task.state}. What is as it was stays; close without saving to change nothing.\n{body}"
 
 
 def _read(text: str, shown: Mapping[str, Any]) -> dict[str, Any]:

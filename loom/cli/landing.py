@@ -9,6 +9,7 @@ import click
 
 from loom import replies
 from loom.cli.output import dim, heading, table
+from loom.cli.several import change_each
 from loom.cli.shared import Group, Reply, agent_option, answer, from_option, given_text, limit_option
 from loom.cli.times import when
 from loom.config.inside import inside_run
@@ -53,39 +54,40 @@ def show(target: str | None, limit: int) -> None:
 
 
 @landing.command()
-@click.argument("task")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @agent_option
-def approve(task: str, agent: str | None) -> None:
-    """Let the work on TASK land, which waits for your yes."""
+def approve(tasks: tuple[str, ...], agent: str | None) -> None:
+    """Let the work on tasks land, which waits for your yes. `-` reads ids from standard input."""
     _refuse_inside()
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         made = await loom.approve(task)
         return full(id=made.task_id, status="landing", target=made.target, approved_by=made.approved_by)
 
-    answer(
-        work,
-        lambda reply: [f"{reply['id']}  may land on {reply['target']}, says {reply['approved_by']}"],
-        agent=agent,
-        changes=True,
-    )
+    def lines(reply: Reply) -> Iterator[str]:
+        yield f"{reply['id']}  may land on {reply['target']}, says {reply['approved_by']}"
+
+    change_each(tasks, change, lines, agent=agent)
 
 
 @landing.command()
-@click.argument("task")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("--note", metavar="TEXT", help="What is wrong with it, for its worker.")
 @from_option("note")
 @agent_option
-def refuse(task: str, note: str | None, file: str | None, agent: str | None) -> None:
-    """Send the work on TASK back to its worker."""
+def refuse(tasks: tuple[str, ...], note: str | None, file: str | None, agent: str | None) -> None:
+    """Send the work on tasks back to their workers. `-` reads ids from standard input."""
     _refuse_inside()
     said = given_text(note, file, "--note")
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         one = await loom.refuse(task, note=said)
         return full(id=one.id, status=one.status, title=one.title, assignee=one.assignee, token=one.claim_token)
 
-    answer(work, lambda reply: [f"{reply['id']}  sent back to {reply['assignee']}"], agent=agent, changes=True)
+    def lines(reply: Reply) -> Iterator[str]:
+        yield f"{reply['id']}  sent back to {reply['assignee']}"
+
+    change_each(tasks, change, lines, agent=agent)
 
 
 def _refuse_inside(what: str = "Whether work may land") -> None:

@@ -20,12 +20,13 @@ from loom.cli.output import (
     note_lines,
     plural,
     prose,
+    state,
     table,
     titled,
 )
-from loom.cli.output import status as coloured
 from loom.cli.overview import overview_lines, stuck_lines
-from loom.cli.shared import Command, Reply, answer, limit_option, several
+from loom.cli.several import lines_of_each, named, together
+from loom.cli.shared import Command, Reply, answer, limit_option
 from loom.cli.tasks import dead_lines
 from loom.cli.times import until, when
 from loom.config import logs_dir
@@ -69,19 +70,20 @@ def stuck(limit: int) -> None:
 @click.option(
     "--view",
     type=click.Choice(["overview", "agents", "escalations", "dead_letters"]),
-    default="overview",
-    show_default=True,
-    help="What to show of the project.",
+    help="What to show of the project. [default: overview]",
 )
 @limit_option(None, words="At most this many of each; default 5, and 50 in the other views.")
-def status(task: str | None, view: str, limit: int | None) -> None:
+def status(task: str | None, view: str | None, limit: int | None) -> None:
     """The project at a glance: what needs you, who is at what, what is next, how far the epics are, when it may end. Or
     TASK with all around it."""
-    most = limit or (5 if view == "overview" else 50)
+    if task is not None:
+        if view or limit:
+            raise click.UsageError("--view and --limit go with the project; TASK is shown with all around it.")
+        answer(lambda loom: _detail(loom, task), _detail_lines)
+        return
+    most = limit or (5 if view in (None, "overview") else 50)
 
     async def work(loom: Loom) -> Reply:
-        if task is not None:
-            return await _detail(loom, task)
         if view == "agents":
             held = await loom.agents()
             return replies.agents(held[:most]) | ({"more": len(held) - most} if len(held) > most else {})
@@ -91,16 +93,12 @@ def status(task: str | None, view: str, limit: int | None) -> None:
             return replies.dead_letters(await loom.dead_letters(limit=most))
         return replies.glance(await loom.glance(limit=most)) | _resting(loom)
 
-    if task is not None:
-        answer(work, _detail_lines)
-    elif view == "agents":
-        answer(work, _agent_lines)
-    elif view == "escalations":
-        answer(work, lambda reply: _escalation_lines(reply, most))
-    elif view == "dead_letters":
-        answer(work, lambda reply: dead_lines(reply, most))
-    else:
-        answer(work, overview_lines)
+    lines = {
+        "agents": _agent_lines,
+        "escalations": lambda reply: _escalation_lines(reply, most),
+        "dead_letters": lambda reply: dead_lines(reply, most),
+    }
+    answer(work, lines.get(view or "", overview_lines))
 
 
 @click.command(cls=Command)
@@ -109,14 +107,10 @@ def show(tasks: tuple[str, ...]) -> None:
     """Tasks with all around them, as `loom status TASK` shows one. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
-        found = [await _detail(loom, one) for one in several(tasks)]
-        return {"tasks": found, "count": len(found)} if len(found) > 1 else found[0]
+        found = [await _detail(loom, one) for one in named(tasks)]
+        return together(found) if len(found) > 1 else found[0]
 
-    def lines(reply: Reply) -> Iterator[str]:
-        for one in reply.get("tasks", [reply]):
-            yield from _detail_lines(one)
-
-    answer(work, lines)
+    answer(work, lambda reply: lines_of_each(reply, _detail_lines))
 
 
 @click.command(cls=Command)
@@ -232,7 +226,7 @@ def _diagnosis_line(one: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _detail_lines(reply: Reply) -> Iterator[str]:
-    yield from titled(f"{reply['id']}  {coloured(reply['status'])}  {reply['priority']}  ", one_line(reply["title"]))
+    yield from titled(f"{reply['id']}  {state(reply)}  {reply['priority']}  ", one_line(reply["title"]))
     yield from table([[dim(name), one_line(text)] for name, text in _facts(reply) if text is not None], "  ")
     for key in ("done_when", "context", "output"):
         if key in reply:
@@ -295,7 +289,7 @@ def _proof(one: Mapping[str, Any]) -> Sequence[str]:
 
 def _neighbour(one: Mapping[str, Any]) -> Sequence[str]:
     waits = dim(f"  waits for {'; '.join(one['waits_for'])}") if "waits_for" in one else ""
-    return one["id"], coloured(one["status"]), one_line(one["title"]) + (" (waived)" if "waived" in one else "") + waits
+    return one["id"], state(one), one_line(one["title"]) + (" (waived)" if "waived" in one else "") + waits
 
 
 def _wave_lines(reply: Reply) -> Iterator[str]:

@@ -9,6 +9,7 @@ import click
 
 from loom import replies
 from loom.cli.output import block, files_and_checks, heading, note_lines, pretty, status, table
+from loom.cli.several import change_each, named, outcome, outcome_lines
 from loom.cli.shared import (
     Command,
     Reply,
@@ -21,7 +22,6 @@ from loom.cli.shared import (
     progress,
     token_option,
 )
-from loom.cli.tasks import outcome_lines
 from loom.cli.times import until, when
 from loom.graph.front import Loom
 from loom.texts import one_line
@@ -46,15 +46,15 @@ def claim(task: str | None, lease: float | None, agent: str | None) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @json_option("output", "What came out")
 @token_option
 @agent_option
-def done(task: str, output: dict[str, Any] | None, token: int | None, agent: str | None) -> None:
-    """Finish TASK; what waited for it becomes ready. Checks that it needs are run before, where they are not proven; a
-    red one finishes nothing, and the claim stays."""
+def done(tasks: tuple[str, ...], output: dict[str, Any] | None, token: int | None, agent: str | None) -> None:
+    """Finish tasks; what waited for them becomes ready. Checks that one needs are run before, where they are not
+    proven; a red one finishes nothing, and the claim stays. `-` reads ids from standard input."""
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         from loom.landing.report import Reports
 
         reports = Reports(loom, lambda name: progress(f"running {name} …"))
@@ -63,40 +63,43 @@ def done(task: str, output: dict[str, Any] | None, token: int | None, agent: str
         finally:
             await reports.close()
 
-    answer(work, outcome_lines, agent=agent, changes=True)
+    change_each(tasks, change, agent=agent, token=token)
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("--reason", metavar="TEXT", help="Why it failed.")
 @click.option("--no-retry", is_flag=True, help="Do not try again: make it a dead letter.")
 @from_option("reason")
 @token_option
 @agent_option
-def fail(task: str, reason: str | None, no_retry: bool, file: str | None, token: int | None, agent: str | None) -> None:
-    """End the claim on TASK without a result; it is tried again later while it has attempts left."""
+def fail(
+    tasks: tuple[str, ...], reason: str | None, no_retry: bool, file: str | None, token: int | None, agent: str | None
+) -> None:
+    """End the claims on tasks without a result; one is tried again later while it has attempts left. `-` reads ids from
+    standard input."""
     why = needed_text(reason, file, "--reason")
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         return replies.outcome(await loom.fail(task, why, retry=not no_retry, token=token))
 
-    answer(work, outcome_lines, agent=agent, changes=True)
+    change_each(tasks, change, agent=agent, token=token)
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("--note", metavar="TEXT", help="For the next worker.")
 @from_option("note")
 @token_option
 @agent_option
-def release(task: str, note: str | None, file: str | None, token: int | None, agent: str | None) -> None:
-    """Give the claim on TASK back; its attempt is refunded."""
+def release(tasks: tuple[str, ...], note: str | None, file: str | None, token: int | None, agent: str | None) -> None:
+    """Give the claims on tasks back; their attempts are refunded. `-` reads ids from standard input."""
     text = given_text(note, file, "--note")
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         return replies.outcome(await loom.release(task, note=text, token=token))
 
-    answer(work, outcome_lines, agent=agent, changes=True)
+    change_each(tasks, change, agent=agent, token=token)
 
 
 @click.command(cls=Command)
@@ -110,7 +113,7 @@ def escalate(task: str, text: str | None, file: str | None, token: int | None, a
     question = needed_text(text, file, "TEXT")
 
     async def work(loom: Loom) -> Reply:
-        return replies.outcome(await loom.escalate(task, question, token=token))
+        return await outcome(loom, await loom.escalate(task, question, token=token))
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -120,10 +123,10 @@ def escalate(task: str, text: str | None, file: str | None, token: int | None, a
 @token_option
 @agent_option
 def heartbeat(tasks: tuple[str, ...], token: int | None, agent: str | None) -> None:
-    """Renew the leases of these tasks, or of all that you hold."""
+    """Renew the leases of these tasks, or of all that you hold. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
-        return replies.leases(await loom.heartbeat(tasks or None, token=token))
+        return replies.leases(await loom.heartbeat(named(tasks) if tasks else None, token=token))
 
     def lines(reply: Reply) -> Iterator[str]:
         if "note" in reply:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from loom import replies
-from loom.cli.output import cut_short, status, table
+from loom.cli.output import cut_short, table
+from loom.cli.several import change_each, ids_of, lines_of_each, outcome, outcome_lines, together, with_reasons
 from loom.cli.shared import (
     Command,
     Group,
@@ -21,12 +22,10 @@ from loom.cli.shared import (
     limit_option,
     needed_text,
     read_text,
-    several,
     task_entries,
     token_option,
 )
-from loom.cli.times import when
-from loom.exceptions import ConflictError, InvalidError, TaskStateError
+from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
 from loom.texts import one_line
 
@@ -72,7 +71,7 @@ def create(
     }  # fmt: skip
     if text == "-":
         entries = task_entries(read_text("-"))
-        answer(lambda loom: _create_all(loom, entries, common, key), _lines_together, agent=agent, changes=True)
+        answer(lambda loom: _create_all(loom, entries, common, key), lines_of_each, agent=agent, changes=True)
         return
 
     async def work(loom: Loom) -> Reply:
@@ -89,7 +88,7 @@ def create(
             labels=labels,
             key=key,
         )
-        return await _with_reason(loom, replies.created(made))
+        return (await with_reasons(loom, [replies.created(made)]))[0]
 
     answer(work, outcome_lines, agent=agent, changes=True)
 
@@ -103,7 +102,7 @@ async def _create_all(
         named["parent"] = await loom.id_of(common["parent"], "parent_id")
     given = {name: value for name, value in named.items() if value}
     made = await loom.apply_plan({"tasks": [{**given, **entry} for entry in entries]}, key=key)
-    return _together(await _with_reasons(loom, [replies.created(one) for one in made]))
+    return together(await with_reasons(loom, [replies.created(one) for one in made]))
 
 
 @click.command(cls=Command)
@@ -158,7 +157,8 @@ def update(
         raise click.UsageError("--parent is empty; --no-parent takes a task out of its epic.")
 
     async def change(loom: Loom, task: str) -> Reply:
-        return replies.outcome(
+        return await outcome(
+            loom,
             await loom.update(
                 task,
                 title=title,
@@ -176,10 +176,10 @@ def update(
                 add_deps=add_deps,
                 drop_deps=drop_deps,
                 token=token,
-            )
+            ),
         )
 
-    _change_each(tasks, change, agent)
+    change_each(tasks, change, agent=agent, token=token)
 
 
 @click.command(cls=Command)
@@ -193,9 +193,9 @@ def cancel(tasks: tuple[str, ...], reason: str | None, downstream: bool, file: s
     why = given_text(reason, file, "--reason")
 
     async def change(loom: Loom, task: str) -> Reply:
-        return replies.outcome(await loom.cancel(task, reason=why, downstream=downstream))
+        return await outcome(loom, await loom.cancel(task, reason=why, downstream=downstream))
 
-    _change_each(tasks, change, agent)
+    change_each(tasks, change, agent=agent)
 
 
 @click.command(cls=Command)
@@ -206,9 +206,9 @@ def defer(tasks: tuple[str, ...], reason: str | None, agent: str | None) -> None
     """Put off tasks that nobody holds, until `loom resolve TASK retry`. `-` reads ids from standard input."""
 
     async def change(loom: Loom, task: str) -> Reply:
-        return replies.outcome(await loom.defer(task, reason=reason))
+        return await outcome(loom, await loom.defer(task, reason=reason))
 
-    _change_each(tasks, change, agent)
+    change_each(tasks, change, agent=agent)
 
 
 @click.command(cls=Command)
@@ -222,13 +222,13 @@ def reopen(tasks: tuple[str, ...], reason: str | None, file: str | None, agent: 
     why = given_text(reason, file, "--reason")
 
     async def change(loom: Loom, task: str) -> Reply:
-        return replies.outcome(await loom.reopen(task, reason=why))
+        return await outcome(loom, await loom.reopen(task, reason=why))
 
-    _change_each(tasks, change, agent)
+    change_each(tasks, change, agent=agent)
 
 
 @click.command(cls=Command)
-@click.argument("target", metavar="ID")
+@click.argument("targets", nargs=-1, required=True, metavar="ID...")
 @click.argument("action", type=_ACTION)
 @click.option("--note", metavar="TEXT", help="For the next worker; the answer itself for `answer`.")
 @click.option("--to", metavar="NAME", help="Who gets it, for `reassign`.")
@@ -236,9 +236,15 @@ def reopen(tasks: tuple[str, ...], reason: str | None, file: str | None, agent: 
 @from_option("note")
 @agent_option
 def resolve(
-    target: str, action: str, note: str | None, to: str | None, downstream: bool, file: str | None, agent: str | None
+    targets: tuple[str, ...],
+    action: str,
+    note: str | None,
+    to: str | None,
+    downstream: bool,
+    file: str | None,
+    agent: str | None,
 ) -> None:
-    """Decide about the escalated or dead task, or the escalation, that ID names.
+    """Decide about the escalated or dead tasks, or the escalations, that ID names. `-` reads ids from standard input.
 
     \b
     retry     put it into play again, its attempts counted anew
@@ -254,12 +260,16 @@ def resolve(
         raise click.UsageError("reassign needs --to NAME.")
     if action == "answer" and text is None:
         raise click.UsageError("answer needs --note TEXT or --from FILE.")
+    if to is not None and action != "reassign":
+        raise click.UsageError(f"--to goes with reassign; {action} gives it to nobody.")
+    if downstream and action != "cancel":
+        raise click.UsageError("--downstream goes with cancel.")
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, target: str) -> Reply:
         made = await loom.resolve(target, action, note=text, agent_id=to, downstream=downstream)
-        return await _with_reason(loom, replies.outcome(made))
+        return await outcome(loom, made)
 
-    answer(work, outcome_lines, agent=agent, changes=True)
+    change_each(targets, change, agent=agent)
 
 
 @click.group(name="dead-letter", cls=Group)
@@ -286,11 +296,11 @@ def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
     """Put dead tasks into play again, their attempts counted anew. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
-        named = await _ids(loom, tasks)
+        named = await ids_of(loom, tasks)
         await _must_be_dead(loom, named)
-        return _together([replies.outcome(await loom.resolve(one, "retry", note=note)) for one in named])
+        return together([replies.outcome(await loom.resolve(one, "retry", note=note)) for one in named])
 
-    answer(work, _lines_together, agent=agent, changes=True)
+    answer(work, lines_of_each, agent=agent, changes=True)
 
 
 @dead_letter.command("cancel")
@@ -302,105 +312,20 @@ def cancel_dead(tasks: tuple[str, ...], reason: str | None, downstream: bool, ag
     """Cancel dead tasks. `-` reads ids from standard input."""
 
     async def work(loom: Loom) -> Reply:
-        named = await _ids(loom, tasks)
+        named = await ids_of(loom, tasks)
         await _must_be_dead(loom, named)
-        return _together(
+        return together(
             [replies.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in named]
         )
 
-    answer(work, _lines_together, agent=agent, changes=True)
-
-
-def _change_each(names: tuple[str, ...], change: Callable[[Loom, str], Awaitable[Reply]], agent: str | None) -> None:
-    """Changes the tasks that were named, once it is known that all of them are there, and tells what became of each.
-    Of several, one that refuses keeps nobody else from being changed; the exit status is 1 then."""
-    refused: list[dict[str, str]] = []
-
-    async def work(loom: Loom) -> Reply:
-        tasks = await _ids(loom, names)
-        if len(tasks) == 1:
-            return await _with_reason(loom, await change(loom, tasks[0]))
-        for task in tasks:
-            await loom.must_exist(task)
-        changed = []
-        for task in tasks:
-            try:
-                changed.append(await _with_reason(loom, await change(loom, task)))
-            except (ConflictError, InvalidError) as error:
-                refused.append({"id": task, "why": str(error.cause)})
-        return {**_together(changed), **({"refused": refused} if refused else {})}
-
-    def lines(reply: Reply) -> Iterator[str]:
-        if "tasks" not in reply:
-            yield from outcome_lines(reply)
-            return
-        yield from _lines_together(reply)
-        yield from (f"{one['id']}  not changed: {one_line(one['why'])}" for one in reply.get("refused", ()))
-
-    answer(work, lines, agent=agent, changes=True)
-    if refused:
-        click.get_current_context().exit(1)
-
-
-async def _with_reason(loom: Loom, reply: Reply) -> Reply:
-    """A reply about one task, with what it waits for where it is blocked."""
-    return (await _with_reasons(loom, [reply]))[0]
-
-
-async def _with_reasons(loom: Loom, rows: Sequence[Reply]) -> list[Reply]:
-    blocked = [one["id"] for one in rows if one["status"] == "blocked" or "waiting" in one]
-    found = await loom.blockers(blocked) if blocked else {}
-    waits = {task_id: replies.waits_for(blockers) for task_id, blockers in found.items() if blockers}
-    return [{**one, "waits_for": waits[one["id"]]} if one["id"] in waits else one for one in rows]
-
-
-async def _ids(loom: Loom, names: tuple[str, ...]) -> list[str]:
-    return list(dict.fromkeys([await loom.id_of(name) for name in several(names)]))
+    answer(work, lines_of_each, agent=agent, changes=True)
 
 
 async def _must_be_dead(loom: Loom, tasks: Sequence[str]) -> None:
     for one in tasks:
         found = (await loom.get(one)).task
         if not found.dead:
-            raise TaskStateError(f"{one} is {found.status}, not a dead letter.", "See `loom dead-letter list`.")
-
-
-def _together(rows: Sequence[Reply]) -> Reply:
-    return {"tasks": list(rows), "count": len(rows)}
-
-
-def _lines_together(reply: Reply) -> Iterator[str]:
-    for one in reply["tasks"]:
-        yield from outcome_lines(one)
-
-
-def outcome_lines(reply: Reply) -> Iterator[str]:
-    """A task after a change, and what followed from it."""
-    if reply["status"] == "landing":
-        yield f"{reply['id']}  {status('landing')}"
-        yield f"  {reply['next']}"
-        return
-    yield f"{reply['id']}  {status(reply['status'])}  {one_line(reply['title'])}"
-    if "assignee" in reply:
-        yield f"  held by {reply['assignee']}, token {reply['token']}"
-    if "waits_for" in reply:
-        yield f"  waits for {'; '.join(reply['waits_for'])}"
-    if "retry_at" in reply:
-        yield f"  will be tried again at {when(reply['retry_at'])}"
-    if "dead_reason" in reply:
-        yield f"  a dead letter: {one_line(reply['dead_reason'])}"
-        yield f"  next: `loom resolve {reply['id']} retry`, or waive or cancel"
-    for key, words in (
-        ("unblocked", "ready now"),
-        ("closed_epics", "closed"),
-        ("cancelled", "cancelled too"),
-        ("opened_epics", "open again"),
-        ("waived", "goes on without it"),
-        ("held_up", "still waiting for it"),
-    ):
-        if ids := [one for one in reply.get(key, ()) if one != reply["id"]]:
-            more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-            yield f"  {words}: {', '.join(ids[:10])}{more}"
+            raise TaskStateError(f"{one} is {found.status.called}, not a dead letter.", "See `loom dead-letter list`.")
 
 
 def dead_lines(reply: Reply, limit: int) -> Iterator[str]:

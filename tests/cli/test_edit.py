@@ -123,6 +123,24 @@ def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(cli: Cli, t
     assert (code, now["title"], now["priority"]) == (0, "Mine", "p0")
 
 
+def test_what_cannot_be_changed_is_told_before_an_editor_opens(cli: Cli, tmp_path: Path) -> None:
+    task = cli.create("Task")
+    cli.ok("done", task)
+    code, shown = edited(cli, task, f"touch {tmp_path}/opened", tmp_path)
+    assert (code, "is already done and cannot be changed" in shown, kept(tmp_path)) == (1, True, [])
+    assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize("sign", ["KILL", "TERM", "INT"])
+def test_an_editor_that_is_killed_loses_nothing(cli: Cli, tmp_path: Path, sign: str) -> None:
+    task = cli.create("Task")
+    code, shown = edited(cli, task, f"sed -i 's/^title: .*/title: Better/' \"$1\"\nkill -{sign} $$", tmp_path)
+    (path,) = kept(tmp_path)
+    assert (code, str(path) in re.sub(r"\s", "", shown)) == (1, True)
+    assert "title: Better" in path.read_text()
+    assert cli.ok("show", task)["title"] == "Task"
+
+
 def test_only_a_person_edits(cli: Cli) -> None:
     task = cli.create("Task")
     piped = cli("edit", task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 
 from tests.cli.conftest import Cli
 
@@ -23,7 +24,7 @@ def test_several_are_changed_and_listed_at_once(cli: Cli) -> None:
     found = cli.ok("list", "status:open")
     assert [one["id"] for one in found["tasks"]] == [ids[2]]
     rows = cli("list", "label:ui", "--csv").out.splitlines()
-    assert rows[0] == "id,status,priority,title,holder,labels,age,done_at,waits_for,reason"
+    assert rows[0] == "id,state,priority,title,holder,labels,age,done_at,waits_for,reason"
     assert len(rows) == 4
     assert cli("search", "task", "--ids").out.count("loom-") == 3
 
@@ -175,6 +176,67 @@ def test_one_that_refuses_keeps_nobody_else_from_being_changed(cli: Cli) -> None
     assert cli.ok("status", free)["status"] == "blocked"
 
 
+def test_reports_and_decisions_take_several(cli: Cli) -> None:
+    ids = [cli.create(f"Task {number}") for number in range(3)]
+    lines = "\n".join(ids)
+    for one in ids:
+        cli.ok("claim", one, "--agent", "ada")
+    assert cli.ok("heartbeat", "-", "--agent", "ada", stdin=lines)["count"] == 3
+    back = cli.ok("release", "-", "--note", "later", "--agent", "ada", stdin=lines)
+    assert [(one["id"], one["status"]) for one in back["tasks"]] == [(one, "pending") for one in ids]
+    assert cli.ok("fail", *ids, "--reason", "no luck", "--no-retry")["count"] == 3
+    raised = cli.ok("status", "--view", "escalations")["escalations"][0]
+    once = cli("resolve", raised["id"], *ids, "loom-00000000", "retry")
+    assert (once.code, "There is no task loom-00000000" in once.err) == (1, True)
+    again = cli.inside("resolve", raised["id"], *ids, "retry", "--json")
+    assert (again.code, again.json["count"]) == (1, 3), "one of them was meant twice"
+    assert "no open escalation" in again.json["refused"][0]["why"]
+    held = cli.ok("claim", ids[0], "--agent", "bob")
+    assert cli("done", *ids, "--token", str(held["token"])).code == 2, "whose token is it?"
+    partly = cli.inside("done", "-", "--agent", "ada", stdin=lines)
+    assert partly.code == 1
+    assert f"{ids[0]}  not changed: {ids[0]} is claimed" in partly.out
+    assert [cli.ok("show", one)["status"] for one in ids] == ["claimed", "done", "done"]
+    assert cli("done", ids[0]).code == 3, "of one the exit status is its own"
+
+
+def test_what_an_option_says_nothing_about_is_refused(cli: Cli) -> None:
+    task = cli.create("Task")
+    for words in (
+        ["status", task, "--view", "agents"], ["status", task, "--limit", "3"],
+        ["resolve", task, "retry", "--to", "bob"], ["resolve", task, "retry", "--downstream"],
+    ):  # fmt: skip
+        refused = cli.inside(*words)
+        assert (refused.code, refused.err.startswith("error: --")) == (2, True), refused.err
+    assert cli.ok("show", task)["state"] == "ready"
+
+
+def test_people_see_one_state_everywhere_and_programs_the_status_too(cli: Cli) -> None:
+    """A word that `loom list` takes is the word that every other command says."""
+    ready, dead = cli.create("Ready"), cli.create("Dead")
+    waits = cli.create("Waits", "--depends-on", ready, "--depends-on", dead)
+    cli.ok("fail", dead, "--reason", "no luck", "--no-retry")
+    created = cli.inside("create", "Another")
+    assert re.fullmatch(r"loom-\w{8}  ready  Another\n", created.out)
+    for task, status, state in ((ready, "pending", "ready"), (dead, "failed", "dead")):
+        shown = cli.ok("show", task)
+        assert (shown["status"], shown["state"]) == (status, state)
+        assert cli.inside("show", task).out.startswith(f"{task}  {state}  p1  ")
+        (listed,) = cli.ok("list", f"status:{state}", shown["title"])["tasks"]
+        assert (listed["id"], listed["status"], listed["state"]) == (task, status, state)
+        assert f"{task}  {state} " in cli.inside("list").out
+        assert f",{state}," in cli.inside("list", f"status:{state}", "--csv").out
+    shown = cli.ok("show", waits)
+    assert "state" not in shown, "it is the status"
+    assert sorted(shown["waits_for"]) == sorted([f"{ready} (ready)", f"{dead} (dead)"])
+    assert {(one["id"], one["state"]) for one in shown["dependencies"]} == {(ready, "ready"), (dead, "dead")}
+    assert f"{ready} ready: Ready" in cli.inside("graph").out
+    again = cli.inside("resolve", ready, "retry")
+    assert f"{ready} is ready and has no open escalation." in again.err
+    for words in (["show", waits], ["graph"], ["list"], ["status"], ["wait", "--task", ready, "--timeout", "0"]):
+        assert "pending" not in cli.inside(*words).out, words
+
+
 def test_a_filter_that_means_nothing_is_told(cli: Cli) -> None:
     for words, said in ((["status:asleep"], "status"), (["--statsu", "x"], "No such option"), (["a:b"], "filter")):
         refused = cli("list", *words)
@@ -185,11 +247,11 @@ def test_a_filter_that_means_nothing_is_told(cli: Cli) -> None:
 
 def test_whoever_leaves_a_task_blocked_is_told_what_it_waits_for(cli: Cli) -> None:
     first = cli.create("first")
-    told = f"  waits for {first} (pending)\n"
+    told = f"  waits for {first} (ready)\n"
     assert told in cli.inside("create", "second", "--depends-on", first).out
     third = cli.create("third")
     assert told in cli.inside("update", third, "--add-dep", first).out
-    assert cli.ok("create", "an epic", "--epic", "--depends-on", first)["waits_for"] == [f"{first} (pending)"]
+    assert cli.ok("create", "an epic", "--epic", "--depends-on", first)["waits_for"] == [f"{first} (ready)"]
 
 
 def test_what_an_agent_did(cli: Cli) -> None:
