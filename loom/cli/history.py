@@ -14,13 +14,13 @@ from loom.cli.output import cut_short, dim, emit
 from loom.cli.shared import Command, Reply, answer, limit_option, note, open_project, wants_json
 from loom.cli.talk import event_line
 from loom.cli.times import given_span
-from loom.config import LoomConfig
+from loom.config import LoomConfig, logs_dir
 from loom.graph.front import Loom
-from loom.orchestration.printed import Log
+from loom.orchestration.printed import Log, newest_log
 from loom.texts import one_line
 
 _DAY = 86400.0  # seconds
-_PAUSE = 0.2  # seconds between two looks at a log that is followed
+_PAUSE = 0.3  # seconds between two looks at a log that is followed
 
 
 @click.command(cls=Command)
@@ -63,7 +63,9 @@ def history(task: str | None, agent: str | None, since: float | None, limit: int
 
 @click.command(cls=Command)
 @click.argument("task")
-@click.option("-f", "--follow", is_flag=True, help="Go on as more is printed, until interrupted.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on as more is printed, by the next attempts too, until interrupted."
+)
 def logs(task: str, follow: bool) -> None:
     """The end of what the newest command that `loom work` ran for TASK has printed, on this machine."""
     if follow and wants_json():
@@ -74,15 +76,19 @@ def logs(task: str, follow: bool) -> None:
             return await loom.id_of(task), loom.config
 
     task_id, config = asyncio.run(found())
-    with Log(task_id, config) as log:
-        note(str(log.path))
-        if wants_json():
-            emit({"id": task_id, "file": str(log.path), "text": log.more()})
-            return
-        click.echo(log.more(), nl=False)
-        while follow:
-            time.sleep(_PAUSE)
+    while True:
+        with Log(task_id, config) as log:
+            note(str(log.path))
+            if wants_json():
+                emit({"id": task_id, "file": str(log.path), "text": log.more()})
+                return
             click.echo(log.more(), nl=False)
+            while follow and newest_log(task_id, logs_dir(config)) == log.path:
+                time.sleep(_PAUSE)
+                click.echo(log.more(), nl=False)
+            if not follow:
+                return
+            click.echo(log.more(), nl=False)  # its end; another attempt prints into a log of its own
 
 
 def _change(change: dict[str, object]) -> str:

@@ -108,17 +108,6 @@ def needed_text(text: str | None, file: str | None, name: str) -> str:
     return found
 
 
-def several(names: Iterable[str]) -> list[str]:
-    """The tasks that were named, each once; for `-` the first word of each line of standard input."""
-    found: dict[str, None] = {}
-    for name in names:
-        lines = read_text("-").splitlines() if name == "-" else [name]
-        found |= {words[0]: None for line in lines if (words := line.split())}
-    if not found:
-        raise click.UsageError("No task was named.")
-    return list(found)
-
-
 def task_entries(text: str) -> list[dict[str, Any]]:
     """The tasks of a text: JSON, as a plan has them, whole or an object a line; else a title on each line. Raises
     InvalidInputError."""
@@ -235,7 +224,7 @@ def answer(
                 sys.stdout.flush()
                 from loom.cli import names
 
-                await names.keep(loom, changed=changes)
+                await names.keep(loom, json.dumps(reply, default=str), changed=changes)
 
     asyncio.run(whole())
 
