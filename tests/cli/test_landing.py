@@ -101,7 +101,7 @@ async def test_a_task_says_where_it_landed_and_why_it_has_not(cli: Cli, loom: Lo
     shown = cli.ok("status", failed.id)
     assert (shown["reason"], shown["landing"]["state"]) == ("no way", "dropped")
     after = await loom.create("C", depends_on=[failed.id])
-    assert cli.ok("status", after.id)["reason"] == f"It waits for {failed.id} (failed)."
+    assert cli.ok("status", after.id)["reason"] == f"It waits for {failed.id} (retry)."
 
 
 async def test_what_landed_and_what_was_sent_back_stand_newest_last(cli: Cli, loom: Loom, clock: Clock) -> None:
