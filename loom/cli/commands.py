@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -102,6 +103,7 @@ SECTIONS: Mapping[str, Mapping[str, _Entry]] = {
         "completion": _Entry("completion:completion", "Complete commands and names in bash, zsh and fish."),
     },
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -161,6 +163,8 @@ class _Cli(click.Group):
                 sys.stdout.flush()
         except BrokenPipeError:
             _leave_quietly()
+        except OSError as error:  # `_told` has told of all others
+            _leave_unprinted(error)
         sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -187,8 +191,8 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         if error is None or isinstance(error, SystemExit | BrokenPipeError):
             return
-        if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            _leave_quietly()
+        if isinstance(error, OSError) and error.errno in (errno.EPIPE, *_FULL):
+            return  # what was to be printed, which `main` tells
         if isinstance(error, click.Abort | KeyboardInterrupt):
             sys.exit(130)
         if isinstance(error, LoomError):
@@ -263,3 +267,14 @@ def _leave_quietly() -> NoReturn:
     """Whoever read the output has gone; nothing is to be flushed into the void at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
+
+
+def _leave_unprinted(error: OSError) -> NoReturn:
+    """Says on standard error that the answer could not be written."""
+    if error.errno == errno.EPIPE:
+        _leave_quietly()
+    cause = f"The answer cannot be written: {error.strerror}. What was asked for may have been done."
+    with suppress(OSError):
+        for line in _lines(cause, "Make room, then look with `loom status`."):
+            click.echo(line, err=True, color=output.coloured())
+    _leave_quietly()

@@ -205,6 +205,27 @@ def test_a_reader_that_leaves_early(cli: Cli) -> None:
     assert done.returncode == 1
 
 
+def test_an_answer_that_cannot_be_written_is_told_beside_it(cli: Cli) -> None:
+    for words in (["create", "kept"], ["list", "--json"], ["show", GONE, "--json"], ["stauts"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "loom", *words],
+                cwd=cli.directory,
+                env=cli.env,
+                stdout=full,
+                stderr=subprocess.PIPE,
+            )
+        said = done.stderr.decode()
+        if words == ["stauts"]:
+            assert (done.returncode, "no command" in said) == (2, True), "which goes to standard error"
+        else:
+            assert (done.returncode, said.count("\n")) == (1, 2), said
+            assert said.startswith(
+                "error: The answer cannot be written: No space left on device. What was asked for may"
+            )
+    assert cli.ok("list", "kept")["count"] == 1
+
+
 def test_an_interrupted_command(cli: Cli) -> None:
     since = cli.ok("wait", "--timeout", "0")["since"]
     cli.create()
