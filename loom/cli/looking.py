@@ -106,8 +106,10 @@ def status(task: str | None, view: str | None, limit: int | None) -> None:
 def show(tasks: tuple[str, ...]) -> None:
     """Tasks with all around them, as `loom status TASK` shows one. `-` reads ids from standard input."""
 
+    wanted = named(tasks)
+
     async def work(loom: Loom) -> Reply:
-        found = [await _detail(loom, one) for one in named(tasks)]
+        found = [await _detail(loom, one) for one in wanted]
         return together(found) if len(found) > 1 else found[0]
 
     answer(work, lambda reply: lines_of_each(reply, _detail_lines))

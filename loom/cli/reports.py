@@ -125,8 +125,10 @@ def escalate(task: str, text: str | None, file: str | None, token: int | None, a
 def heartbeat(tasks: tuple[str, ...], token: int | None, agent: str | None) -> None:
     """Renew the leases of these tasks, or of all that you hold. `-` reads ids from standard input."""
 
+    claims = named(tasks) if tasks else None
+
     async def work(loom: Loom) -> Reply:
-        return replies.leases(await loom.heartbeat(named(tasks) if tasks else None, token=token))
+        return replies.leases(await loom.heartbeat(claims, token=token))
 
     def lines(reply: Reply) -> Iterator[str]:
         if "note" in reply:

@@ -22,7 +22,8 @@ _IDS = 10  # that a line names
 
 
 def named(names: Iterable[str]) -> list[str]:
-    """The tasks that were named, each once; for `-` the first word of each line of standard input."""
+    """The tasks that were named, each once; for `-` the first word of each line of standard input. Not for an event
+    loop: a read there is not ended by Ctrl-C."""
     found: dict[str, None] = {}
     for name in names:
         lines = read_text("-").splitlines() if name == "-" else [name]
@@ -33,9 +34,9 @@ def named(names: Iterable[str]) -> list[str]:
 
 
 async def ids_of(loom: Loom, names: Iterable[str]) -> list[str]:
-    """The ids of the tasks that were named, each once; that of an escalation is left as it is. Raises LoomError where a
-    name is none; of several, where a task is not there."""
-    found = list(dict.fromkeys([one if _is_escalation(one) else await loom.id_of(one) for one in named(names)]))
+    """The ids of tasks, each once; that of an escalation is left as it is. Raises LoomError where a name is none; of
+    several, where a task is not there."""
+    found = list(dict.fromkeys([one if _is_escalation(one) else await loom.id_of(one) for one in names]))
     for one in found if len(found) > 1 else ():
         if not _is_escalation(one):
             await loom.must_exist(one)
@@ -56,10 +57,10 @@ def change_each(
     Args:
         token: of one claim, so that several tasks are refused with it.
     """
-    refused: list[Reply] = []
+    given, refused = named(names), list[Reply]()
 
     async def work(loom: Loom) -> Reply:
-        tasks = await ids_of(loom, names)
+        tasks = await ids_of(loom, given)
         if len(tasks) == 1:
             return await change(loom, tasks[0])
         if token is not None:

@@ -9,7 +9,7 @@ import click
 
 from loom import replies
 from loom.cli.output import cut_short, table
-from loom.cli.several import change_each, ids_of, lines_of_each, outcome, outcome_lines, together, with_reasons
+from loom.cli.several import change_each, ids_of, lines_of_each, named, outcome, outcome_lines, together, with_reasons
 from loom.cli.shared import (
     Command,
     Group,
@@ -97,10 +97,10 @@ async def _create_all(
     loom: Loom, entries: Sequence[Mapping[str, Any]], common: Mapping[str, Any], key: str | None
 ) -> Reply:
     """Creates tasks as a plan has them; `common` is what those have that do not say otherwise."""
-    named = {**common, "depends_on": [await loom.id_of(one, "depends_on") for one in common["depends_on"]]}
+    known = {**common, "depends_on": [await loom.id_of(one, "depends_on") for one in common["depends_on"]]}
     if common["parent"]:
-        named["parent"] = await loom.id_of(common["parent"], "parent_id")
-    given = {name: value for name, value in named.items() if value}
+        known["parent"] = await loom.id_of(common["parent"], "parent_id")
+    given = {name: value for name, value in known.items() if value}
     made = await loom.apply_plan({"tasks": [{**given, **entry} for entry in entries]}, key=key)
     return together(await with_reasons(loom, [replies.created(one) for one in made]))
 
@@ -294,11 +294,12 @@ def list_dead(limit: int) -> None:
 @agent_option
 def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
     """Put dead tasks into play again, their attempts counted anew. `-` reads ids from standard input."""
+    given = named(tasks)
 
     async def work(loom: Loom) -> Reply:
-        named = await ids_of(loom, tasks)
-        await _must_be_dead(loom, named)
-        return together([replies.outcome(await loom.resolve(one, "retry", note=note)) for one in named])
+        dead = await ids_of(loom, given)
+        await _must_be_dead(loom, dead)
+        return together([replies.outcome(await loom.resolve(one, "retry", note=note)) for one in dead])
 
     answer(work, lines_of_each, agent=agent, changes=True)
 
@@ -310,13 +311,12 @@ def retry(tasks: tuple[str, ...], note: str | None, agent: str | None) -> None:
 @agent_option
 def cancel_dead(tasks: tuple[str, ...], reason: str | None, downstream: bool, agent: str | None) -> None:
     """Cancel dead tasks. `-` reads ids from standard input."""
+    given = named(tasks)
 
     async def work(loom: Loom) -> Reply:
-        named = await ids_of(loom, tasks)
-        await _must_be_dead(loom, named)
-        return together(
-            [replies.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in named]
-        )
+        dead = await ids_of(loom, given)
+        await _must_be_dead(loom, dead)
+        return together([replies.outcome(await loom.cancel(one, reason=reason, downstream=downstream)) for one in dead])
 
     answer(work, lines_of_each, agent=agent, changes=True)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import os
 import re
+import signal
 
+import pytest
+
+from loom.cli import several
 from tests.cli.conftest import Cli
 
 
@@ -158,6 +163,24 @@ def test_the_log_of_the_newest_attempt_is_shown(cli: Cli) -> None:
     assert "secret\n" not in led.out
 
 
+def test_a_log_is_followed_into_the_next_attempt(cli: Cli) -> None:
+    task = cli.create("Task")
+    first, second = (cli.directory / ".loom" / "logs" / f"{task}-{number}.log" for number in (1, 2))
+    first.write_text("one\n")
+    process = cli.start("logs", task, "--follow")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "one\n"
+    with first.open("a") as file:
+        file.write("two\n")
+    assert process.stdout.readline() == "two\n"
+    second.write_text("three\n")
+    assert process.stdout.readline() == "three\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (str(first) in err, str(second) in err) == (True, True)
+
+
 def test_nothing_is_changed_where_one_of_them_is_not_there(cli: Cli) -> None:
     task = cli.create("Task")
     refused = cli("cancel", task, "loom-00000000")
@@ -198,6 +221,27 @@ def test_reports_and_decisions_take_several(cli: Cli) -> None:
     assert f"{ids[0]}  not changed: {ids[0]} is claimed" in partly.out
     assert [cli.ok("show", one)["status"] for one in ids] == ["claimed", "done", "done"]
     assert cli("done", ids[0]).code == 3, "of one the exit status is its own"
+
+
+def test_ids_are_read_where_ctrl_c_ends_a_read(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running event loop keeps the first Ctrl-C for itself."""
+    task = cli.create("Task")
+
+    def read(name: str) -> str:
+        assert asyncio._get_running_loop() is None
+        return task
+
+    monkeypatch.setattr(several, "read_text", read)
+    cli.ok("claim", task)
+    for words in (
+        ["show"],
+        ["heartbeat"],
+        ["update", "--priority", "p0"],
+        ["fail", "--no-retry", "--reason", "no luck"],
+    ):
+        assert cli.inside(*words, "-").code == 0, words
+    assert cli.inside("dead-letter", "retry", "-").code == 0
+    assert cli.inside("done", "-").code == 0
 
 
 def test_what_an_option_says_nothing_about_is_refused(cli: Cli) -> None:
