@@ -13,19 +13,25 @@ from loom import replies
 from loom.cli.output import columns, dim, fitted, plural, state, table
 from loom.cli.shared import Command, Reply, answer, limit_option, wants_json
 from loom.graph.front import Loom
-from loom.graph.model.filters import STATES
+from loom.graph.model.filters import STATE_WORDS
+from loom.graph.model.task import Priority
 from loom.texts import one_line, shorten
 
 _COLUMNS = ("id", "state", "priority", "title", "holder", "labels", "age", "done_at", "waits_for", "reason")
 _WAITS = 3  # things that a row names
+_STATE = click.Choice(STATE_WORDS, case_sensitive=False)
 _MINUS = {"ignore_unknown_options": True}  # -label:later is the opposite of a part of a filter
 
 
 @click.command("list", cls=Command, context_settings=_MINUS)
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
-@click.option("--status", "states", multiple=True, metavar="STATE", help=f"One of {', '.join(STATES)}, open, finished.")
+@click.option(
+    "--status", "states", multiple=True, type=_STATE, metavar="STATE", help=f"One of {', '.join(_STATE.choices)}."
+)
 @click.option("--label", "labels", multiple=True, metavar="NAME", help="With any of these labels.")
-@click.option("--priority", multiple=True, metavar="p0|p1|p2")
+@click.option(
+    "--priority", multiple=True, type=click.Choice(list(Priority), case_sensitive=False), help="Of any of these."
+)
 @click.option("--epic", metavar="TASK", help="Below this epic.")
 @click.option("--holder", metavar="AGENT", help="Held by this agent, or held last.")
 @click.option("--waits-for", metavar="TASK", help="What waits for this task.")

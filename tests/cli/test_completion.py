@@ -127,6 +127,10 @@ def test_commands_at_a_terminal_leave_the_names_for_this_user_alone(cli: Cli) ->
     assert (kept.stat().st_mode & 0o777, (kept / "tasks").stat().st_mode & 0o777) == (0o700, 0o600)
     at_a_terminal(cli, "create", HOSTILE[-1])
     assert len((kept / "tasks").read_text().splitlines()) == 2, "who changes something sees it at once"
+    late, unseen = cli.create("made by an agent"), cli.create("and not shown")
+    at_a_terminal(cli, "show", late)
+    found = (kept / "tasks").read_text()
+    assert (f"{late}\tmade by an agent\n" in found, unseen in found) == (True, False), "what was shown is known at once"
     (kept / "tasks").unlink()
     (kept / "tasks").mkdir()
     at_a_terminal(cli, "ready")
@@ -147,6 +151,10 @@ def test_ids_commands_options_and_values_are_completed(cli: Cli, home: dict[str,
             ("loom create x --priority p", "p"),
             ("loom status --vi", "--view "),
             ("loom status --view esc", "escalations"),
+            ("loom list --status land", "landing"),
+            ("loom heartbeat x --tok", "--token "),
+            (f"loom heartbeat {first[:9]}", first),
+            (f"loom landing approve {first[:9]}", first),
             ("loom skill show summ", "summarize_graph"),
             ("loom config set landing.appr", "landing.approve"),
             ("loom import ../de", "deep"),

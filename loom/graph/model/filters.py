@@ -37,6 +37,8 @@ _SEVERAL = {
     "failed": ("retry", "dead"),
     "pending": ("ready",),
 }
+STATE_WORDS = (*STATES, *_SEVERAL)
+"""All that may stand behind `status:`."""
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SPAN = re.compile(r"([<>])(\d{1,5})([mhdw])")
 _TOKEN = re.compile(r'(-?)(?:([A-Za-z_-]+):)?("[^"]*"|[^\s"]\S*)')
@@ -157,7 +159,7 @@ def _states(text: str) -> tuple[str, ...]:
     if state in STATES:
         return (state,)
     if state not in _SEVERAL:
-        near = _perhaps(state, (*STATES, *_SEVERAL))
+        near = _perhaps(state, STATE_WORDS)
         _refuse(f"knows no status {texts.quote(text)}{near}.", f"Use {', '.join([*STATES, 'open', 'finished'])}.")
     return _SEVERAL[state]
 
