@@ -11,7 +11,6 @@ from loom.cli.shared import Reply
 from loom.cli.times import span, when
 from loom.texts import one_line, shorten
 
-_COUNTED = ("claimed", "blocked", "failed", "done", "cancelled", "epic")
 _BLOCKED = 5  # tasks that wait
 _TEXT = 60  # characters of a title above a question
 _WHY = {
@@ -31,8 +30,12 @@ def overview_lines(reply: Reply) -> Iterator[str]:
     counts = reply["counts"]
     tasks = sum(counts.values()) - counts["cancelled"]
     yield f"{heading(one_line(reply['project']))}  {counts['done']:,} of {plural(tasks, 'task')} done"
-    shown = [("ready", reply["ready"]), *((name, counts[name]) for name in _COUNTED)]
-    yield "  " + "  ".join(f"{coloured(name)} {number:,}" for name, number in shown if number or name == "ready")
+    states = {"ready": reply["ready"], "claimed": counts["claimed"], "blocked": counts["blocked"]}
+    states |= {"retry": reply["retries_due"], "dead": reply["dead_letters"]}
+    states |= {name: counts[name] for name in ("done", "cancelled", "epic")}
+    yield "  " + "  ".join(
+        f"{coloured(name)} {number:,}" for name, number in states.items() if number or name == "ready"
+    )
     yield from _counted_lines(reply)
     yield from _needs_lines(reply)
     yield from _progress_lines(reply)
@@ -46,11 +49,9 @@ def overview_lines(reply: Reply) -> Iterator[str]:
 
 
 def _counted_lines(reply: Reply) -> Iterator[str]:
-    """How much is dead, to be tried again, deferred, and under way, and when it may end."""
-    dead = f"{plural(reply['dead_letters'], 'dead letter')} (`loom dead-letter list`)" if reply["dead_letters"] else ""
-    due = f"{reply['retries_due']:,} to be tried again" if reply["retries_due"] else ""
-    if dead or due:
-        yield "  " + ", ".join(part for part in (dead, due) if part)
+    """How much is dead, deferred, and under way, and when it may end."""
+    if reply["dead_letters"]:
+        yield f"  {plural(reply['dead_letters'], 'dead letter')} (`loom dead-letter list`)"
     if "landing" in reply:
         yield from _landing_lines(reply["landing"])
     if "deferred" in reply:
@@ -102,7 +103,13 @@ def _standing(one: Mapping[str, Any], why: str, command: str, indent: str = "  "
     """Something that stands still: what it is, what is said of it, and the command that lets it go on."""
     held = f", holds up {one['held_up']:,}" if "held_up" in one else ""
     about = f"{why}, {one['age']} ago{held}"
-    yield fitted(f"{indent}{one['id']}  {shorten(one_line(one['title']), _TEXT)}  {dim(about)}")
+    title = shorten(one_line(one["title"]), _TEXT)
+    whole = f"{indent}{one['id']}  {title}  {dim(about)}"
+    if fitted(whole) == whole:
+        yield whole
+    else:  # why it stands still is not what is cut
+        yield fitted(f"{indent}{one['id']}  {title}")
+        yield fitted(f"{indent}  {dim(about)}")
     if "text" in one:
         yield from prose(one_line(one["text"]), f"{indent}  ")
     if "diagnosis" in one:
