@@ -165,7 +165,9 @@ def test_the_log_of_the_newest_attempt_is_shown(cli: Cli) -> None:
 
 def test_a_log_is_followed_into_the_next_attempt(cli: Cli) -> None:
     task = cli.create("Task")
-    first, second = (cli.directory / ".loom" / "logs" / f"{task}-{number}.log" for number in (1, 2))
+    logs = cli.directory / ".loom" / "logs"
+    logs.mkdir()
+    first, second = (logs / f"{task}-{number}.log" for number in (1, 2))
     first.write_text("one\n")
     process = cli.start("logs", task, "--follow")
     assert process.stdout is not None
