@@ -62,7 +62,7 @@ def kind(param: click.Parameter) -> str:
 def usual(param: click.Argument, task: str) -> str:
     if isinstance(param.type, click.Choice):
         return str(param.type.choices[0])
-    return task if kind(param) == "TASK" or param.name == "target" else "x"
+    return task if kind(param) == "TASK" or param.name == "targets" else "x"
 
 
 NAMES = [name for section in SECTIONS.values() for name in section]
