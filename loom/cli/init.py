@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loom import ids, texts
+from loom import files, ids, texts
 from loom.cli import wiring
 from loom.cli.output import table
 from loom.cli.shared import Command, can_ask, note, wants_json

@@ -82,7 +82,7 @@ def test_each_answer_has_what_the_page_says(cli: Cli) -> None:
     ask("help", "faq")
     ask("help", "show")
     for command in (
-        "ready", "list", "stats", "landing", "export", "doctor", "config show", "project list", "token list",
+        "ready", "list", "stats", "landing", "doctor", "config show", "project list", "token list",
         "skill list", "workflow list", "workflow status", "metrics", "notify list", "help",
     ):  # fmt: skip
         ask(command)
