@@ -16,6 +16,7 @@ from loom.landing.proving import Prover
 from loom.landing.remote import RemoteTarget
 from loom.landing.target import Target, commit_of
 from loom.replies import proof
+from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
     from loom.git import Repository
@@ -44,7 +45,7 @@ async def baseline(loom: Loom, repository: Repository, prover: Prover, name: str
     if not wanted:
         raise ConfigError(
             "No check is needed by every task, so that nothing says whether work is as it should be.",
-            "Describe one in `checks`, and put its name into `landing.checks`.",
+            Words("Describe one in `checks`, and name it in `landing.checks`; {} proposes some.", Shell("loom init")),
         )
     commit, name = await begins_from(loom, repository, name)
     found = await prover.prove(commit, wanted, agent=loom.caller(), target=True)

@@ -133,6 +133,7 @@ async def test_what_is_done_lands_and_dependents_begin_from_it(shop: Shop, loom:
     assert (done.status, done.output) == ("done", {"slot": 1})
     assert work.steps(first) == ["started", "proving", "queued", "landed"]
     assert shop.show(f"{second.id}.txt") == "0\n"
+    assert work.said == ["Proving what work begins from, in a fresh worktree."]
     assert work.workers.target == "loom/landed"
     assert list(work.workers.landed) == [first.id, second.id]
     assert shop.git("status", "--porcelain") == "", "the user's own branch and files are left alone"
@@ -473,7 +474,8 @@ async def test_trouble_of_the_lander_is_told_and_ends_the_work_when_it_stays(
     work = Landing(worker(), "echo x > a.txt")
     with pytest.raises(CommandError, match="No space left"):
         await work.finish()
-    assert work.said == ["No space left on device. Make some."]
+    begun = "Proving what work begins from, in a fresh worktree."
+    assert work.said == [begun, "No space left on device. Make some."]
     assert (await task_now(loom, task)).queued, "whoever comes next lands it"
 
 

@@ -270,6 +270,7 @@ class Workers:
         """What work lands by, once it is known that the branch it lands on is green. Raises LoomError."""
         prover = await stack.enter_async_context(Prover.of(self._loom, worktrees.repository))
         if self._proves_first:
+            self._say("Proving what work begins from, in a fresh worktree.")
             await baseline(self._loom, worktrees.repository, prover, self._target)
         lander = await Lander.of(self._loom, worktrees, prover, self._target)
         return Shore(self._loom, lander, prover, self._shift, self._left_the_queue, self._say)
