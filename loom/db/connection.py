@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
+from asyncpg.transaction import Transaction
 
 from loom import texts
 from loom.background import Backoff
@@ -169,6 +170,12 @@ async def snapshot(pool: Pool) -> AsyncIterator[Connection]:
             yield connection
 
 
+def block(connection: Connection) -> Transaction:
+    """Statements that count together or not at all. Each sees what was committed while the one before it waited for a
+    lock, whatever isolation the database, or the role, has by default."""
+    return connection.transaction(isolation="read_committed")
+
+
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Runs `work` in one READ COMMITTED transaction and returns what it returned.
 
@@ -177,7 +184,7 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
     """
 
     async def whole() -> T:
-        async with begun(pool) as connection, connection.transaction():
+        async with begun(pool) as connection, block(connection):
             return await work(connection)
 
     return await _until_no_conflict(whole)

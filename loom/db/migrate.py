@@ -16,7 +16,7 @@ import asyncpg
 
 from loom import bridge
 from loom.bundled import bundled
-from loom.db.connection import WHOLE
+from loom.db.connection import WHOLE, block
 from loom.exceptions import ConfigError, SchemaTooNewError, SchemaTooOldError
 from loom.wording import Shell, Words
 
@@ -103,7 +103,7 @@ async def migrate(
         return []
     if policy is Policy.NEVER or (policy is Policy.EMPTY and not empty):
         raise _too_old(lacking, empty)
-    async with connection.transaction():
+    async with block(connection):
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK, timeout=WHOLE)
         if schema is not None and await connection.fetchval("select to_regnamespace($1) is null", schema):
             await connection.execute(f'create schema "{schema}"')

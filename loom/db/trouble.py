@@ -51,6 +51,11 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         f"Check user, password and database name in {_ADDRESS}.",
     ),
     (
+        (asyncpg.InvalidSchemaNameError,),
+        "knows no schema to look in: {}",
+        "Name one that is there in database.schema, or have the search_path of the role name it.",
+    ),
+    (
         (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateFunctionError),
         "has something of another program under a name that Loom needs: {}",
         f"Give Loom a database of its own, and name it in {_ADDRESS}; this has changed nothing.",

@@ -23,6 +23,7 @@ from loom.services import Endpoints
 from loom.services.probe import Answer, ask_postgres
 from tests.conftest import horizon_passed
 from tests.failover import Pair, Redis, cluster, lent, pair, redis_place
+from tests.graph.conftest import until_waiting
 from tests.waiting import until
 
 __all__ = ["cluster", "lent", "pair", "redis_place"]
@@ -334,12 +335,37 @@ async def test_what_a_server_has_given_up_by_itself_is_told(database_url: str) -
     ("error", "said"),
     [
         (asyncpg.PostgresIOError("could not read block 1"), "has trouble with its own files: could not read block 1."),
+        (
+            asyncpg.InvalidSchemaNameError("none has been selected"),
+            "knows no schema to look in: none has been selected.",
+        ),
         (asyncpg.ConfigurationLimitExceededError("too large"), "has met a limit of its own configuration: too large."),
     ],
 )
 def test_a_server_in_trouble_is_told_from_one_that_is_away(error: Exception, said: str) -> None:
     with pytest.raises(DatabaseUnavailableError, match=f"^PostgreSQL {said}"), db.translated():
         raise error
+
+
+async def test_whatever_isolation_a_database_has_by_default_a_statement_sees_what_was_committed_before_it(
+    config: LoomConfig, database_url: str, pool: db.Pool
+) -> None:
+    """Else the last two children of an epic, done at once, would each see the other one open, and the epic stay so."""
+    name = await pool.fetchval("select current_database()")
+    await pool.execute(f'alter database "{name}" set default_transaction_isolation = "repeatable read"')
+    keeper = await asyncpg.connect(database_url)
+    async with Loom(config, agent="a") as loom:
+        epic = await loom.create("E", epic=True)
+        children = [(await loom.create(title, parent_id=epic.id)).id for title in ("one", "two")]
+        for child in children:
+            await loom.claim(child)
+        await keeper.execute(f"begin; select from tasks where id = '{epic.id}' for no key update")
+        both = asyncio.gather(*(loom.done(child) for child in children))
+        await until_waiting(pool, 2)
+        await keeper.execute("commit")
+        await both
+        assert (await loom.get(epic.id)).task.status == "done"
+    await keeper.close()
 
 
 async def test_variables_for_other_servers_do_not_lead_away_from_looms_own(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from loom.db.connection import block
 from loom.graph.store import events
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ async def enter(connection: Connection, project_id: str, name: str) -> str:
     known: str | None = await connection.fetchval("select history from projects where id = $1", project_id)
     if known is not None and is_of(known, now):
         return known
-    async with connection.transaction():
+    async with block(connection):
         done = await connection.execute(
             """
             insert into projects as p (id, name, history, history_start) values ($1, $2, $3, 0)
