@@ -7,6 +7,7 @@ keep alive, and which one a report means that names none.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class _Held:
     ours: bool = True
     alone: bool = False
 
+    @property
+    def due(self) -> float:
+        """When it is to be renewed."""
+        return self.begun + min(self.lease / 3, _LONGEST_RENEWAL)
+
 
 class Session:
     """The memory of one process on one project. `agent` is the name of whoever calls without one; `principal`: who
@@ -46,7 +52,8 @@ class Session:
         self._principal = principal
         self.agent = self._own(agent)
         self._held: dict[str, _Held] = {}
-        self._more = asyncio.Event()  # a claim was handed out
+        self._more = asyncio.Event()  # claims came that may be due before those that were there
+        self._due = math.inf  # when the next renewal is waited for
         self._names: set[str] = set()  # that calls have given
         self._new = asyncio.Queue[str]()  # those of them that nobody has looked at
 
@@ -105,8 +112,10 @@ class Session:
     ) -> None:
         """A claim was made here, with a lease that was asked for at the time `begun`. `named`: by a call that gave the
         agent's name; `alone`: see `Claim`."""
-        self._held[task_id] = _Held(agent, named, token, time.monotonic(), lease_seconds, begun, alone=alone)
-        self._more.set()
+        held = _Held(agent, named, token, time.monotonic(), lease_seconds, begun, alone=alone)
+        self._held[task_id] = held
+        if held.due < self._due:  # as few are: whoever waits need not be woken by each claim
+            self._more.set()
 
     def is_alone(self, task_id: str) -> bool:
         """Whether nothing followed when a task was claimed here, if it were done then; so it is likely to be still."""
@@ -141,12 +150,12 @@ class Session:
         """Returns when the claims that are wanted are to be renewed: when a third of the shortest lease is over."""
         while True:
             self._more.clear()
-            wanted = [self._held[task_id] for task_id in self.wanted(idle_seconds)]
-            ends = (held.begun + min(held.lease / 3, _LONGEST_RENEWAL) for held in wanted)
-            due = min(ends, default=time.monotonic() + _LONGEST_RENEWAL)
+            wanted = [self._held[task_id].due for task_id in self.wanted(idle_seconds)]
+            self._due = min(wanted, default=time.monotonic() + _LONGEST_RENEWAL)
             try:
-                await asyncio.wait_for(self._more.wait(), max(due - time.monotonic(), 0))
+                await asyncio.wait_for(self._more.wait(), max(self._due - time.monotonic(), 0))
             except TimeoutError:
+                self._due = math.inf
                 return
 
     def renewed(self, claims: Mapping[str, int], asked: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import datetime
 
 import pytest
@@ -12,7 +14,7 @@ from loom.graph.front import Loom
 from loom.graph.model.task import Task
 from loom.graph.session import Session
 from tests.conftest import Opener
-from tests.graph.conftest import row
+from tests.graph.conftest import begun, row, soon
 from tests.graph.test_lifecycle import Clock, holds, status
 
 
@@ -70,6 +72,16 @@ def test_a_claim_made_anew_while_an_old_one_is_found_lost_is_remembered() -> Non
     session.hand_out("loom-00000001", "a", 2, 600, 0.0, named=False)
     session.lose(asked, ["loom-00000001"])
     assert session.wanted(60) == {"loom-00000001": 2}
+
+
+async def test_whoever_waits_for_a_renewal_is_woken_by_a_claim_that_is_due_sooner_and_by_no_other() -> None:
+    session, now = Session("a"), time.monotonic()
+    async with begun(session.until_renewal(60)) as waiting:
+        await asyncio.sleep(0)
+        session.hand_out("loom-00000001", "a", 1, 600, now + 1, named=False)
+        assert not session._more.is_set()
+        session.hand_out("loom-00000002", "a", 1, 600, now - 60, named=False)
+        await soon(waiting)
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
