@@ -205,7 +205,7 @@ class Hub:
         if peer is not None and peer[1] != os.geteuid():
             return
         async with asyncio.timeout(_FIRST_LINE_WITHIN):
-            hello = json.loads(await reader.readuntil(b"\n"))
+            hello = _object(await reader.readuntil(b"\n"))
         want, caller = hello.get("want"), _caller(hello, None if peer is None else peer[0])
         config: LoomConfig | None = None
         try:
@@ -310,6 +310,14 @@ class Hub:
         with suppress(OSError):
             return (self.root / bridge.SOCKET).stat().st_ino == self._inode
         return False
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """What a first line says. Raises ValueError."""
+    hello = json.loads(line)
+    if not isinstance(hello, dict):
+        raise ValueError("the first line is no object")
+    return hello
 
 
 def _caller(hello: dict[str, Any], pid: int | None) -> Caller:

@@ -220,7 +220,7 @@ async def test_a_project_whose_directory_is_removed_is_served_to_its_end(
 async def test_one_that_fails_or_lies_hurts_nobody(
     hub: Hub, come: Knock, root: Path, home: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "loom.hub")
+    caplog.set_level(logging.INFO, "loom.hub")
     good = await come()
     for line in (b"", b"not json\n", b"[]\n", b"7\n", b'{"want":"mcp","environ":7}\n', b'{"want":"mcp"', b"\xff\n"):
         _, writer = await asyncio.open_unix_connection(root / bridge.SOCKET)
@@ -228,6 +228,8 @@ async def test_one_that_fails_or_lies_hurts_nobody(
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+    await until(lambda: sum("ended before it began" in one for one in caplog.messages) == 7)
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR], "these are no faults of the hub's"
     unknown = await knock(root, home, "everything")
     assert unknown.said["error"]["code"] == "unknown"
     await unknown.hang_up()
@@ -244,6 +246,10 @@ async def test_one_that_fails_or_lies_hurts_nobody(
     asked = await knock(root, home, "status")
     assert asked.said["sessions"] == 1
     await asked.hang_up()
+    hub.answers["status"] = None  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="Expecting value"):
+        await knock(root, home, "status")
+    assert "A connection failed" in caplog.messages
 
 
 async def test_claims_are_taken_over_under_another_name_or_in_another_project_by_nobody(
