@@ -341,7 +341,7 @@ def fields_seen(seen: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """What an edit was made on. Raises InvalidInputError for what is no field that an edit changes."""
     if strange := (seen or {}).keys() - _EDITED:
         raise InvalidInputError(
-            Words("{} names {}, which no edit changes.", Argument("seen"), texts.quote(min(strange))), "Leave it out."
+            f"What an edit was made on has {texts.quote(min(strange))}, which no edit changes.", "Leave it out."
         )
     return seen
 
