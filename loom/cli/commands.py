@@ -171,7 +171,9 @@ class _Cli(click.Group):
 @click.group(
     cls=_Cli,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="`loom help` lists what else there is to read; `loom help configuration` has the LOOM_* variables.",
+    epilog="Wherever a command takes a TASK, that is its id, the beginning of it, with or without loom-, or what the "
+    "tracker called it that it came from. `loom help` lists what else there is to read; `loom help configuration` has "
+    "the LOOM_* variables.",
 )
 @click.version_option(package_name="loom-agents", prog_name="loom")
 def cli() -> None:
