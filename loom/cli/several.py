@@ -24,13 +24,12 @@ _IDS = 10  # that a line names
 def named(names: Iterable[str]) -> list[str]:
     """The tasks that were named, each once; for `-` the first word of each line of standard input. Not for an event
     loop: a read there is not ended by Ctrl-C."""
-    found: dict[str, None] = {}
+    found = list[str]()
     for name in names:
-        lines = read_text("-").splitlines() if name == "-" else [name]
-        found |= {words[0]: None for line in lines if (words := line.split())}
+        found += (line.split()[0] for line in read_text("-").splitlines() if line.strip()) if name == "-" else [name]
     if not found:
         raise click.UsageError("No task was named.")
-    return list(found)
+    return list(dict.fromkeys(found))
 
 
 async def ids_of(loom: Loom, names: Iterable[str]) -> list[str]:

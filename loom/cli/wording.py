@@ -84,6 +84,7 @@ _OPTIONS: Mapping[str, str] = {
 
 _ELSE: Mapping[tuple[str, str], str] = {
     ("resolve", "agent_id"): "--to NAME",
+    ("resolve", "task_id"): "ID",
     ("watch", "seconds"): "--since WHEN",
     ("workflow resume", "inputs"): "--output JSON",
 }
