@@ -128,6 +128,8 @@ def test_commands_at_a_terminal_leave_the_names_for_this_user_alone(cli: Cli) ->
     at_a_terminal(cli, "create", HOSTILE[-1])
     assert len((kept / "tasks").read_text().splitlines()) == 2, "who changes something sees it at once"
     late, unseen = cli.create("made by an agent"), cli.create("and not shown")
+    soon = time.time() + 600
+    os.utime(kept / "tasks", (soon, soon))  # so that it is fresh, however long this takes
     at_a_terminal(cli, "show", late)
     found = (kept / "tasks").read_text()
     assert (f"{late}\tmade by an agent\n" in found, unseen in found) == (True, False), "what was shown is known at once"
