@@ -30,7 +30,7 @@ from loom.graph.store.transaction import Transaction
 from loom.landing import checks as named_checks
 from loom.landing import refs
 from loom.landing.checks import Check
-from loom.landing.leading import holder, leading
+from loom.landing.leading import leading, own_name
 from loom.landing.merging import Brought, Conflict, Link, chain, changed_by, group, is_ancestor, merge
 from loom.landing.offering import Offer, offer
 from loom.landing.proving import Prover
@@ -89,7 +89,7 @@ class Lander:
         self._target, self._meant = target, meant
         self._untold: list[str] = []  # what a person should know, and no report has said
         self._repository: Repository = worktrees.repository
-        self._holder = holder()
+        self._holder = own_name()
         self._alone = False  # no other process of this user's on this machine lands
         self._untidy: set[str] = set()  # tasks whose places could not be removed yet
         self._unoffered: dict[str, int] = {}  # tasks whose work could not be offered yet, and how often that was tried

@@ -1,6 +1,6 @@
 """Who lands: on a machine the process that holds a lock, and of several machines the one that has a lease.
 
-    async with leading(loom, lambda: target, holder()) as leads:
+    async with leading(loom, lambda: target, own_name()) as leads:
         if leads: ...
 
 Both only save others the work; what is safe is so without them. Whoever lands renews the lease meanwhile.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LEASE = 30.0  # seconds
 
 
-def holder() -> str:
+def own_name() -> str:
     """The name of this process as one that lands."""
     return f"{_host()}-{os.getpid()}"
 
@@ -38,6 +38,7 @@ async def leading(loom: Loom, target: Callable[[], str], holder: str) -> AsyncIt
 
     Args:
         target: the branch that it lands on by now.
+        holder: its name.
     """
     lock, first = await asyncio.to_thread(places.Lock.take, places.state_dir(loom.config) / "landing.lock"), target()
     try:
