@@ -138,7 +138,7 @@ class Connections:
     async def cache(self) -> Cache:
         """The mirror."""
         if self._cache is None:
-            from loom.graph.cache.mirror import Cache
+            from loom.graph.cache import Cache
 
             await self.pool()
             if self._cache is None:  # of those who come at once, one makes it; here and below
@@ -150,7 +150,7 @@ class Connections:
     async def relay(self) -> Relay:
         """The relay."""
         if self._relay is None:
-            from loom.graph.cache.relay import Relay
+            from loom.graph.cache import Relay
 
             pool, cache = await self.pool(), await self.cache()
             if self._relay is None:

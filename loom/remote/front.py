@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from loom.bus.events import START, Position
 from loom.config import LoomConfig
 from loom.exceptions import NotFromAfarError
-from loom.graph.cache.relay import Relay
+from loom.graph.cache import Relay
 from loom.graph.front import Loom
 from loom.graph.model import limits
 from loom.graph.model.principals import Role, needs
