@@ -205,6 +205,7 @@ def test_a_reader_that_leaves_early(cli: Cli) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
 def test_an_answer_that_cannot_be_written_is_told_beside_it(cli: Cli) -> None:
     for words in (["create", "kept"], ["list", "--json"], ["show", GONE, "--json"], ["stauts"]):
         with Path("/dev/full").open("w") as full:
