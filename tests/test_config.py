@@ -246,6 +246,15 @@ def test_a_variable_that_names_no_project_is_told(project: Path, home: Path, mon
     assert f"LOOM_PROJECT_DIR names {home}" in config.warnings[0]
 
 
+@pytest.mark.parametrize("name", ["LOOM_DATABASE_URL", "LOOM_REDIS_URL", "LOOM_SKILLS_BASE_URL"])
+def test_a_password_with_brackets_is_told_how_it_is_written(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    scheme = {"LOOM_DATABASE_URL": "postgresql", "LOOM_REDIS_URL": "redis"}.get(name, "https")
+    monkeypatch.setenv(name, f"{scheme}://me:s3[ret@host/x")
+    with pytest.raises(ConfigError, match=f"{name} must be a URL whose password has %5B for") as caught:
+        load_config()
+    assert "s3[ret" not in str(caught.value)
+
+
 def test_a_home_that_is_nobodys_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOM_PROJECT_DIR", "~nobody-here/shop")
     assert "LOOM_PROJECT_DIR names ~nobody-here/shop" in load_config().warnings[0]

@@ -200,8 +200,8 @@ def _parse_yaml(text: str, path: object) -> Any:
 def _accepted(path: Path, key: str, rule: Rule, value: object) -> Any:
     try:
         return rule.accept(value)
-    except UnfitError:
-        raise wrong(f"{path}: `{key}`", rule, value, "Correct it in that file.") from None
+    except UnfitError as error:
+        raise wrong(f"{path}: `{key}`", rule, value, "Correct it in that file.", error.wanted) from None
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

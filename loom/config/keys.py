@@ -18,7 +18,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from loom.config.rules import Rule, UnfitError, number, paths, text, url, whole, words, zone
+from loom.config.rules import Rule, UnfitError, is_url, number, paths, text, url, whole, words, zone
 
 COMPOSE_FILE = "docker-compose.loom.yml"
 API_KEY_VARIABLE = "LOOM_SKILLS_API_KEY"
@@ -76,7 +76,12 @@ class ServerConfig:
     """The server that the project is behind, reached over HTTP; without one its database is used."""
 
     url: str | None = text(
-        None, "a URL that begins with https:// or http://", r"https?://[^\s]+", variable="LOOM_SERVER_URL", guarded=True
+        None,
+        "a URL that begins with https:// or http://",
+        r"https?://[^\s]+",
+        fits=is_url,
+        variable="LOOM_SERVER_URL",
+        guarded=True,
     )
 
 

@@ -164,5 +164,5 @@ def _variable_layers(env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, An
         if text:
             try:
                 yield source, {key: rule.parse(text)}
-            except UnfitError:
-                raise wrong(f"The variable {source}", rule, text, "Correct it or unset it.") from None
+            except UnfitError as error:
+                raise wrong(f"The variable {source}", rule, text, "Correct it or unset it.", error.wanted) from None

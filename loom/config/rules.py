@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from loom import documents, texts
 
@@ -69,8 +70,9 @@ class Rule:
             if self.most:
                 return self.accept(documents.load(text, depth=2))
             return self.accept(text if self.type is str else self.type(text))
-        except ValueError:
-            raise UnfitError(f"{self.wanted}, written [one, two]" if self.most else self.wanted) from None
+        except ValueError as error:
+            wanted = error.wanted if isinstance(error, UnfitError) else self.wanted
+            raise UnfitError(f"{wanted}, written [one, two]" if self.most else wanted) from None
 
     def guards(self, value: object) -> bool:
         """Whether this value counts in a project's file only once it is trusted."""
@@ -107,8 +109,17 @@ def url(schemes: str, variable: str = "", *, hidden: bool = False) -> Any:
     """A field for a URL with one of these schemes; it tells where data goes, so it is guarded."""
     wanted = "a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes.split("|"))
     pattern = rf"(?:{schemes})://[^\s]+"
-    rule = Rule(wanted, str, pattern=pattern, variable=variable, secret=True, hidden=hidden, guarded=True)
+    rule = Rule(wanted, str, pattern=pattern, fits=is_url, variable=variable, secret=True, hidden=hidden, guarded=True)
     return field(default=None, repr=False, metadata={"rule": rule})
+
+
+def is_url(value: str) -> bool:
+    """Whether a text that begins as a URL is one. Raises UnfitError: it has brackets that are no address of a host."""
+    try:
+        urlsplit(value)
+    except ValueError:
+        raise UnfitError("a URL whose password has %5B for [ and %5D for ]") from None
+    return True
 
 
 def words(

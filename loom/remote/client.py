@@ -15,7 +15,7 @@ from loom import bridge
 from loom.background import Backoff
 from loom.exceptions import ConfigError, ServersError
 from loom.remote import codec
-from loom.texts import shorten
+from loom.texts import one_line, shorten
 
 T = TypeVar("T")
 
@@ -58,7 +58,16 @@ class Client:
                 f"{url} is not https, so that the access token could be read on its way.", "Reach the server by https."
             )
         self.url = url.rstrip("/")
-        self._http = httpx2.AsyncClient(
+        try:
+            self._http = self._client(token)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"The proxy that HTTPS_PROXY or ALL_PROXY names cannot be used: {one_line(str(error)).rstrip('.')}.",
+                "Correct the variable, or unset it.",
+            ) from None
+
+    def _client(self, token: str) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
             headers={"authorization": f"Bearer {token}", "user-agent": f"loom/{bridge.VERSION}"},
             follow_redirects=False,  # the token is for this server alone
             mounts={"http://": None},  # what is not https stays on this machine, and passes no proxy

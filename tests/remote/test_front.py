@@ -230,6 +230,13 @@ def test_a_token_does_not_travel_in_the_clear() -> None:
         client.Client("http://loom.example.org", "loom_x")
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "nonsense://x"])
+def test_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(ConfigError, match="The proxy that HTTPS_PROXY or ALL_PROXY names cannot be used"):
+        client.Client("https://loom.example.org", "x")
+
+
 async def test_a_token_for_this_machine_passes_no_proxy(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[bytes] = []
 

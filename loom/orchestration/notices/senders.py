@@ -139,7 +139,7 @@ async def _post(url: str | None, body: Mapping[str, Any] | bytes, headers: Mappi
                     break
     except httpx.TimeoutException:
         raise TimeoutError from None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:  # as of a proxy that cannot be used
         raise NotTakenError(f"{host} cannot be reached ({type(error).__name__}).") from None
     why = texts.shorten(texts.one_line(texts.outward(said[:_ANSWER_BYTES].decode(errors="replace"))), _SAID)
     raise NotTakenError(f"{host} answered {answer.status_code}{': ' if why else '.'}{why}", _asked_rest(answer.headers))
