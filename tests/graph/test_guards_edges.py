@@ -327,7 +327,7 @@ async def test_only_failed_or_escalated_work_is_mended(loom: Loom) -> None:
     await loom.fail(task.id, "no", retry=False)
     await loom.resolve(task.id, "retry")
     finding = Diagnosis("a cause", "high", Remedy.RETRY, "a note")
-    with pytest.raises(TaskStateError, match="is pending and has no open question"):
+    with pytest.raises(TaskStateError, match="is ready and has no open question"):
         await loom.transact(lambda tx: mending.mend(tx, task.id, finding, agent="a", max_attempts=4))
 
 

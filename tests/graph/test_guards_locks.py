@@ -90,7 +90,7 @@ async def test_dead_work_resolved_twice_at_once_is_resolved_once(
             await waits(pool, two, 2)
             await gate.open()
             await one
-            with pytest.raises(TaskStateError, match="is pending and has no open escalation"):
+            with pytest.raises(TaskStateError, match="is ready and has no open escalation"):
                 await two
     await holds(loom)
 

@@ -131,7 +131,7 @@ async def test_a_claim_of_somebody_elses_is_not_landed(yard: Yard, hand: Hand) -
 
 async def test_what_nobody_has_claimed_or_is_elsewhere_is_refused(yard: Yard, hand: Hand) -> None:
     made = await yard.loom.create("Work")
-    with pytest.raises(TaskStateError, match="is pending, and no work on it waits"):
+    with pytest.raises(TaskStateError, match="is ready, and no work on it waits"):
         await hand.by.task(made.id, 30)
     await yard.loom.claim(made.id)
     with pytest.raises(LandingError, match="has no worktree here"):
