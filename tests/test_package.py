@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import os
@@ -11,7 +12,7 @@ import sys
 import tarfile
 import typing
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,16 +89,18 @@ def _is_public(name: str) -> bool:
     return name == "__init__" or not (name.startswith("_") or name in _OF_THE_HOUSE)
 
 
+def _only_checked(asked: Callable[..., object]) -> dict[str, object]:
+    """What the module of a function imports for type checkers alone."""
+    found: dict[str, object] = {}
+    for node in ast.parse(inspect.getsource(sys.modules[asked.__module__])).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            exec(compile(ast.Module(node.body, []), asked.__module__, "exec"), found)
+    return found
+
+
 def _classes(asked: object) -> Iterator[type]:
     """The classes of Loom's own that annotations name."""
-    from loom import graph
-    from loom.graph import front, importing
-    from loom.graph.importing import writing
-    from loom.graph.model import verdict
-
-    assert graph
-    known = vars(importing) | vars(writing) | vars(verdict) | vars(front)  # what stands under TYPE_CHECKING there
-    hints = typing.get_type_hints(asked, localns=known if inspect.isfunction(asked) else None)
+    hints = typing.get_type_hints(asked, localns=_only_checked(asked) if inspect.isfunction(asked) else None)
     found: list[object] = list(hints.values())
     while found:
         one = found.pop()
