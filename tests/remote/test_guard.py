@@ -289,6 +289,18 @@ async def test_a_slow_client_is_let_go(served: Served, monkeypatch: pytest.Monke
     writer.close()
 
 
+async def test_a_client_that_does_not_take_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_TAKEN_WITHIN", 0.05)
+
+    async def full(message: object) -> None:
+        await asyncio.Event().wait()  # as a connection whose other side does not read
+
+    async with asyncio.timeout(PATIENCE) as patience:
+        with pytest.raises(TimeoutError):
+            await guard._Answered(full)({"type": "http.response.body", "body": b"x"})
+    assert not patience.expired()
+
+
 async def test_open_connections_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "_CONNECTIONS", 20)
     token = await served.token()
