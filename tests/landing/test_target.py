@@ -433,6 +433,26 @@ async def test_another_project_makes_a_checkout_whole_where_the_git_of_one_was_k
     assert place.status() == ""
 
 
+async def test_a_checkout_that_git_had_moved_to_the_end_stays_so_and_keeps_a_lock_of_before(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever moved it has died right after, before he had noted that."""
+    (tmp_path / "state").mkdir()
+    target = await target_of(place, "main", places=tmp_path / "state")
+    old = place.tip()
+    new = landing(place, old, {"a.txt": "landed\n", "new.txt": "new\n"})
+    write = moving._write
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_write", lambda lock, move: write(lock, move) if move else None)
+        assert await target.move(old, new)
+    of_before = place.top / ".git" / "ORIG_HEAD.lock"
+    of_before.touch()
+    os.utime(of_before, (0, 0))
+    assert (await stands(target, new)).commit == new
+    assert place.status() == ""
+    assert of_before.exists()
+
+
 @pytest.mark.timeout(30)
 async def test_a_pipe_among_the_files_of_a_checkout_holds_nobody_up_who_makes_it_whole(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
