@@ -330,6 +330,27 @@ async def test_a_server_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch)
     await remote.close()
 
 
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 502 X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"])
+async def test_what_may_not_be_done_twice_is_asked_once(answer: bytes) -> None:
+    asked: list[bytes] = []
+
+    async def lose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer if len(asked) < 3 else b"HTTP/1.1 404 X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(lose, "127.0.0.1", 0) as losing:
+        host, port = losing.sockets[0].getsockname()
+        server = client.Client(f"http://{host}:{port}", "loom_x")
+        with pytest.raises(ServersError, match="does not answer"):
+            await server.call("create", {"title": "A"})
+        assert len(asked) == 1
+        with pytest.raises(ConfigError, match="404"):
+            await server.call("status", {}, repeatable=True)
+        assert len(asked) == 3
+        await server.close()
+
+
 _DATA = '{"error": {"code": "x", "cause": "away", "data": {"error": "TokenError", "cause": null, "next_step": 7}}}'
 
 
