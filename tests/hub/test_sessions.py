@@ -255,7 +255,7 @@ async def test_one_that_fails_or_lies_hurts_nobody(
 async def test_claims_are_taken_over_under_another_name_or_in_another_project_by_nobody(
     hub: Hub, come: Knock, loom: Loom, tmp_path: Path
 ) -> None:
-    await loom.create("One")
+    task = await loom.create("One")
     mine = {"LOOM_AGENT_ID": "ann", "CLAUDE_CODE_SESSION_ID": "87654321-0"}
     first = await come(**mine)
     await first.call("loom_claim")
@@ -269,6 +269,7 @@ async def test_claims_are_taken_over_under_another_name_or_in_another_project_by
     assert len(hub.sessions._left) == 1
     await (await come(**mine)).call("loom_status")
     await until(lambda: not hub.sessions._left)
+    assert (await loom.get(task.id)).task.status is TaskStatus.CLAIMED, "it was taken over, not given back"
 
 
 async def test_who_does_not_say_what_he_wants_is_let_go(hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
