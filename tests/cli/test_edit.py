@@ -56,7 +56,7 @@ def test_a_task_is_changed_as_a_whole(cli: Cli, tmp_path: Path) -> None:
         "s/^title: .*/title: Better/", "s/^- ui/- web/", f"s/^parent_id:.*/parent_id: {epic}/",
         "s/^done_when: .*/done_when: |\\n  It works\\n  twice./",
     ]  # fmt: skip
-    code, shown = edited(cli, task[5:], "\n".join(f"sed -i '{one}' \"$1\"" for one in changes), tmp_path)
+    code, shown = edited(cli, task[5:], "\n".join(f"sed -i.old '{one}' \"$1\"" for one in changes), tmp_path)
     assert (code, kept(tmp_path)) == (0, []), shown
     now = cli.ok("show", task)
     assert (now["title"], now["labels"], now["parent_id"]) == ("Better", ["web"], epic)
@@ -68,7 +68,7 @@ def test_a_task_is_changed_as_a_whole(cli: Cli, tmp_path: Path) -> None:
 
 def test_what_does_not_hold_changes_nothing_and_is_not_lost(cli: Cli, tmp_path: Path) -> None:
     task = cli.create("Task")
-    editor = "sed -i -e 's/^title: .*/title: Better/' -e 's/^priority: .*/priority: p7/' \"$1\""
+    editor = "sed -i.old -e 's/^title: .*/title: Better/' -e 's/^priority: .*/priority: p7/' \"$1\""
     code, shown = edited(cli, task, editor, tmp_path)
     assert code == 1
     assert "“p7” does not exist" in shown
@@ -82,7 +82,7 @@ def test_what_does_not_hold_changes_nothing_and_is_not_lost(cli: Cli, tmp_path: 
 @pytest.mark.parametrize("field", ["title", "priority"])
 def test_what_a_task_cannot_be_without_is_not_taken_away(cli: Cli, tmp_path: Path, field: str) -> None:
     task = cli.create("Task")
-    code, shown = edited(cli, task, f"sed -i 's/^{field}: .*/{field}:/' \"$1\"", tmp_path)
+    code, shown = edited(cli, task, f"sed -i.old 's/^{field}: .*/{field}:/' \"$1\"", tmp_path)
     assert code == 1
     assert re.search(f"{field} .*(is empty|does not exist)", shown)
     (path,) = kept(tmp_path)
@@ -92,7 +92,7 @@ def test_what_a_task_cannot_be_without_is_not_taken_away(cli: Cli, tmp_path: Pat
 @pytest.mark.parametrize(("editor", "said"), [("exit 3", "Editing failed"), (None, "No closing quotation")])
 def test_an_editor_that_fails_loses_nothing(cli: Cli, tmp_path: Path, editor: str | None, said: str) -> None:
     task = cli.create("Task")
-    write = "sed -i 's/^title: .*/title: Better/' \"$1\"\n"
+    write = "sed -i.old 's/^title: .*/title: Better/' \"$1\"\n"
     given = {"EDITOR": "vi '"} if editor is None else {}
     code, shown = edited(cli, task, f"{write}{editor}", tmp_path, **given)
     (path,) = kept(tmp_path)
@@ -104,7 +104,7 @@ def test_an_editor_that_fails_loses_nothing(cli: Cli, tmp_path: Path, editor: st
 def test_who_breaks_off_is_told_where_his_text_is(cli: Cli, tmp_path: Path) -> None:
     task = cli.create("Task")
     code, shown = edited(
-        cli, task, "sed -i 's/^title: .*/title: Better/; s/^priority: .*/priority: p7/' \"$1\"", tmp_path, "\4"
+        cli, task, "sed -i.old 's/^title: .*/title: Better/; s/^priority: .*/priority: p7/' \"$1\"", tmp_path, "\4"
     )
     (path,) = kept(tmp_path)
     assert (code, str(path) in re.sub(r"\s", "", shown)) == (1, True)
@@ -113,12 +113,12 @@ def test_who_breaks_off_is_told_where_his_text_is(cli: Cli, tmp_path: Path) -> N
 def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(cli: Cli, tmp_path: Path) -> None:
     task = cli.create("Task")
     theirs = f'"$PYTHON" -m loom update {task} --title Theirs --label ui > /dev/null'
-    code, shown = edited(cli, task, f"{theirs}\nsed -i 's/^title: .*/title: Mine/' \"$1\"", tmp_path)
+    code, shown = edited(cli, task, f"{theirs}\nsed -i.old 's/^title: .*/title: Mine/' \"$1\"", tmp_path)
     assert code == 1
     assert f"Somebody else has changed title of {task} meanwhile." in re.sub(r"\s+", " ", shown)
     assert cli.ok("show", task)["title"] == "Theirs"
     other = f'"$PYTHON" -m loom update {task} --priority p0 > /dev/null'
-    code, _ = edited(cli, task, f"{other}\nsed -i 's/^title: .*/title: Mine/' \"$1\"", tmp_path)
+    code, _ = edited(cli, task, f"{other}\nsed -i.old 's/^title: .*/title: Mine/' \"$1\"", tmp_path)
     now = cli.ok("show", task)
     assert (code, now["title"], now["priority"]) == (0, "Mine", "p0")
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_changed_is_told_before_an_editor_opens(cli: Cli, tmp_pat
 @pytest.mark.parametrize("sign", ["KILL", "TERM", "INT"])
 def test_an_editor_that_is_killed_loses_nothing(cli: Cli, tmp_path: Path, sign: str) -> None:
     task = cli.create("Task")
-    code, shown = edited(cli, task, f"sed -i 's/^title: .*/title: Better/' \"$1\"\nkill -{sign} $$", tmp_path)
+    code, shown = edited(cli, task, f"sed -i.old 's/^title: .*/title: Better/' \"$1\"\nkill -{sign} $$", tmp_path)
     (path,) = kept(tmp_path)
     assert (code, str(path) in re.sub(r"\s", "", shown)) == (1, True)
     assert "title: Better" in path.read_text()
