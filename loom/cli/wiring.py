@@ -93,7 +93,11 @@ def _server(root: Path) -> tuple[dict[str, Any], str]:
     elsewhere = [place for place in os.get_exec_path() if sys.prefix == sys.base_prefix or Path(place) != own]
     first = next(iter(installed.on_path(os.pathsep.join(elsewhere))), None)
     if first is None or first.foreign:
-        missing = f"The `loom` on PATH, {first.path}, is another product" if first else "`loom` is not on PATH"
+        only_here = str(own) in os.get_exec_path()
+        missing = (
+            "`loom` is on PATH only while this virtual environment is active" if only_here else "`loom` is not on PATH"
+        )
+        missing = f"The `loom` on PATH, {first.path}, is another product" if first else missing
         if "UV_RUN_RECURSION_DEPTH" in os.environ:
             command, words = "uv", ["run", "loom", "mcp"]
             advice = f"{missing}, so .mcp.json starts it with `uv run`."
