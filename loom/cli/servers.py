@@ -64,7 +64,8 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
     progress("Bringing the database up to date.")
     asyncio.run(connect())
     if not running.start(config) and config.mcp.hub != "never":
-        note("The hub could not be started; each session is served by a process of its own.")
+        log = running.root_of(config) / "hub.log"
+        note(f"No hub answers, so each session is served by a process of its own. {log} may say why.")
     mcp = wiring.refresh(config.project_dir) if config.project_dir else "unchanged"
     return mcp, services.check(config)
 

@@ -30,7 +30,7 @@ def start(config: LoomConfig) -> bool:
         return True
     if version and (retired := bridge.ask(root, "retire")) is not None:
         retired[0].close()
-    return bridge.start(root)
+    return bridge.start(root) and bool(answers(config))  # where one hangs no other takes its place
 
 
 def answers(config: LoomConfig) -> str:

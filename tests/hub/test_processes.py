@@ -200,6 +200,8 @@ async def test_where_no_hub_serves_the_process_does(why: str, here: dict[str, st
             mine["LOOM_RUN"] = "a.1."
     before = pids(root)
     try:
+        if hung:
+            assert not running.start(load_config(Path(here["LOOM_PROJECT_DIR"])))
         task = await loom.create("One")
         async with started(*words, **mine) as server:
             await server.initialize()
