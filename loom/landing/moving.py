@@ -143,7 +143,7 @@ async def _made_whole(repository: Repository, lock: Lock) -> bool:
     if not await asyncio.to_thread(_unlocked, checkout, move.ref, since):
         return False
     if await _stands(checkout, move.old):
-        await _put_back(checkout, move, since, lock.fd)
+        await _put_back(checkout, move, lock.fd)
     _write(lock, None)
     return True
 
@@ -196,7 +196,7 @@ class _Change:
     after: _Entry | None
 
 
-async def _put_back(checkout: Repository, move: _Move, since: int, fd: int) -> None:
+async def _put_back(checkout: Repository, move: _Move, fd: int) -> None:
     """Has the index and the files be again what they were, where they are as git leaves them on its way."""
     await checkout.run("update-index", "-q", "--refresh", accepted=(0, 1), pass_fds=(fd,), timeout=_SECONDS)
     words = ("diff-tree", "-r", "-z", "--no-renames", "--raw", "--full-index", move.old, move.new)
@@ -209,7 +209,7 @@ async def _put_back(checkout: Repository, move: _Move, since: int, fd: int) -> N
         if now is not None and one.path not in differ:  # the file is as the index says
             left = now == one.after
         else:
-            left = now in (one.before, one.after) and await _is_gits(checkout, move, one, since)
+            left = now in (one.before, one.after) and await _is_gits(checkout, move, one)
         if left:
             ours.append(one)
     nothing = f"0 {'0' * len(move.old)}"
@@ -239,17 +239,15 @@ def _staged(listed: str) -> Iterator[tuple[str, _Entry]]:
         yield path, (mode, object_)
 
 
-async def _is_gits(checkout: Repository, move: _Move, change: _Change, since: int) -> bool:
-    """Whether a file is as git leaves it on its way from one side to the other: missing, or written since then and the
-    beginning of what it is on one of them."""
+async def _is_gits(checkout: Repository, move: _Move, change: _Change) -> bool:
+    """Whether a file is as git leaves it on its way from one side to the other: missing, or the beginning of what it is
+    on one of them."""
     path = checkout.work_tree / change.path
     try:
         facts = path.lstat()
         is_link = stat.S_ISLNK(facts.st_mode)
         if stat.S_ISDIR(facts.st_mode):
             return True  # which stays, unless it is empty by then
-        if facts.st_mtime_ns < since:
-            return False
         if is_link:
             there = os.fsencode(path.readlink())
         else:
