@@ -88,12 +88,16 @@ def stays(place: Place, at: Path, after: int) -> None:
     place.git("config", "filter.slow.clean", "cat")
 
 
+async def where_it_stays(word: str, at: Path) -> list[int]:
+    """Waits until a git stays; returns the processes of git with this word in their command line."""
+    await asyncio.to_thread(_until_lines, at / "seen", int((at / "stops").read_text()) + 1)
+    return [pid for pid in guard.processes() if _words(pid)[:1] == ["git"] and word in _words(pid)]
+
+
 async def kill_git(word: str, at: Path) -> None:
     """Kills the git with this word in its command line where it stays; the next one goes on."""
-    await asyncio.to_thread(_until_lines, at / "seen", int((at / "stops").read_text()) + 1)
-    for pid in guard.processes():
-        if _words(pid)[:1] == ["git"] and word in _words(pid):
-            os.kill(pid, signal.SIGKILL)
+    for pid in await where_it_stays(word, at):
+        os.kill(pid, signal.SIGKILL)
     (at / "stops").unlink()
 
 

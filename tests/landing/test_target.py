@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.landing import moving, refs
 from loom.landing.target import OWN, Known, Target, Tip
 from loom.landing.worktrees import Worktrees
-from tests.landing.place import ENV, SLOW, Place, kill_git, stays
+from tests.landing.place import ENV, SLOW, Place, kill_git, stays, where_it_stays
 
 
 async def known(tip: str | None = None, *intents: str) -> Known:
@@ -469,6 +470,38 @@ async def test_a_pipe_among_the_files_of_a_checkout_holds_nobody_up_who_makes_it
     os.mkfifo(place.top / "m0.txt")
     assert (await stands(target, old)).commit == old
     assert (place.top / "m0.txt").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
+async def test_what_its_user_has_put_in_the_place_of_a_file_stays(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, old, new = await checked_out(place, tmp_path, 1)
+
+    async def died(*_: object) -> bool:
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_made_whole", died)
+        await killed(target, old, new, tmp_path)
+    (place.top / "m0.txt").unlink(missing_ok=True)
+    place.write("m0.txt/his", "his\n")
+    shutil.rmtree(place.top / "turned", ignore_errors=True)
+    (place.top / "turned").write_text("his\n")
+    assert (await stands(target, old)).commit == old
+    assert [place.read("m0.txt/his"), place.read("turned")] == ["his\n", "his\n"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
+async def test_a_git_that_moves_a_checkout_holds_what_says_so_while_it_lives(place: Place, tmp_path: Path) -> None:
+    target, old, new = await checked_out(place, tmp_path, 1)
+    move = asyncio.create_task(target.move(old, new))
+    (git,) = await where_it_stays("--ff-only", tmp_path)
+    held = {os.path.realpath(one) for one in Path(f"/proc/{git}/fd").iterdir()}
+    assert str(moving._file(target.repository, tmp_path / "state").resolve()) in held
+    await kill_git("--ff-only", tmp_path)
+    with pytest.raises(CommandError):
+        await move
 
 
 @pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
