@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from loom.exceptions import TargetError
 from loom.graph.store import landings
 from loom.graph.store.landings import RecordedTarget
+from loom.landing import turning
 from loom.landing.baseline import baseline
 from loom.landing.lander import target_of
 from loom.landing.target import OWN
@@ -74,6 +77,24 @@ async def test_no_other_branch_is_named_while_something_is_being_landed(yard: Ya
     (row,) = await yard.loom.look(lambda connection: landings.waiting(connection, yard.loom.project_id, OWN))
     assert row.task_id == task.id
     await yard.loom.transact(lambda tx: landings.intend(tx, [row], commit_id="c" * 40, target=OWN, old="0" * 40))
+    with pytest.raises(TargetError, match="is being landed"):
+        await turn(yard.loom, "stable", by="ann")
+    assert await recorded(yard) is None
+
+
+async def test_no_branch_is_named_that_lacks_what_has_landed_right_before(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard.place.git("branch", "stable")
+    lander, look = await yard.lander(), turning._tip
+
+    async def landed_meanwhile(*given: Any) -> str:
+        found = await look(*given)
+        await yard.queued({"new.txt": "new\n"})
+        assert (await lander.once()).landed
+        return found
+
+    monkeypatch.setattr(turning, "_tip", landed_meanwhile)
     with pytest.raises(TargetError, match="is being landed"):
         await turn(yard.loom, "stable", by="ann")
     assert await recorded(yard) is None
