@@ -137,6 +137,16 @@ async def test_a_server_that_hangs_when_it_leaves_is_ended(place: dict[str, str]
         assert how.endswith(("says", "no stderr")) or b"in hang" in said
 
 
+async def test_the_time_that_it_has_to_leave_begins_once() -> None:
+    code = (
+        "import signal, time\nfrom loom.mcp import stdio\nstdio.end_in_time()\ntime.sleep(0.1)\n"
+        "left = signal.getitimer(signal.ITIMER_REAL)[0]\nstdio.end_in_time()\n"
+        "assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= left"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0
+
+
 def fill(pipe: Path) -> None:
     """Writes to a pipe until nothing more goes in."""
     descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)

@@ -299,6 +299,18 @@ async def test_a_process_that_is_killed_while_it_tells_loses_nothing(
     assert ids[0] == ids[1]
 
 
+async def test_what_is_being_told_when_a_process_ends_is_told_to_its_end(
+    loom: Loom, receiver: Receiver, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teller, "_LAST_MOMENT", 30.0)
+    receiver.gate.clear()
+    async with running(told(loom.config, me=ReceiverConfig(webhook=receiver.url))):
+        await ask(loom)
+        await until(lambda: receiver.heard)
+        asyncio.get_running_loop().call_later(0.5, receiver.gate.set)
+    assert await pool.fetchval("select told_at is not null from notify_cursors"), "nobody tells it again"
+
+
 async def test_what_happened_while_nobody_ran_is_told_afterwards(loom: Loom, receiver: Receiver) -> None:
     config = told(loom.config, me=ReceiverConfig(webhook=receiver.url))
     async with running(config):
