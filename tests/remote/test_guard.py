@@ -211,6 +211,8 @@ async def test_a_token_in_a_url_is_refused(served: Served) -> None:
     token = await served.token()
     for path in (f"/api?token={token}", f"/mcp?access_token={token}", f"/api/{token}", f"/tasks/x?x={token}"):
         assert await status(served, token, "GET", path) == 400, path
+    for path in ("/api?token=x", "/mcp?a=1&access_token=x"):  # whatever it looks like
+        assert await status(served, token, "GET", path) == 400, path
 
 
 # --- how much -------------------------------------------------------------------------------------------------------
@@ -257,6 +259,11 @@ async def test_what_all_bring_together_is_bounded(served: Served, monkeypatch: p
         for _ in range(3):
             answer = await client.post("/api/status", content=b"{}" + b" " * 60_000)
             assert answer.status_code == 200, "nor of what was answered"
+        with monkeypatch.context() as patch:
+            patch.setattr(guard, "_BODY_WITHIN", 0.5)
+            assert b" 408 " in await raw(served, head(served, token, "Content-Length: 70000") + b" " * 60_000)
+        answer = await client.post("/api/status", content=b"{}" + b" " * 60_000)
+        assert answer.status_code == 200, "nor of what did not come in time"
 
 
 async def test_header_bombs_are_refused(served: Served) -> None:
