@@ -72,6 +72,20 @@ async def test_each_project_has_a_port_of_its_own_and_keeps_it(
         assert urlsplit(await link(root, home)).port == urlsplit(first).port
 
 
+async def test_whoever_is_at_a_board_has_nothing_of_the_hubs_variables(
+    hub: Hub, root: Path, home: dict[str, str], loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await loom.create("a task")
+    await loom.done(made.id)
+    url = await link(root, home)
+    monkeypatch.setenv("LOOM_RUN", "a.1.")  # as of a hub that somebody has started from within a run
+    address = url.partition("/enter")[0]
+    async with httpx2.AsyncClient(base_url=address, timeout=30) as client:
+        await client.get(url)
+        done = await client.post(f"/do/reopen/{made.id}", data={}, headers={"origin": address})
+        assert done.status_code == 303, done.text
+
+
 async def test_nobody_inside_of_a_run_gets_a_link(hub: Hub, root: Path, home: dict[str, str]) -> None:
     for environ, agent, code in (
         (home | {"LOOM_RUN": "1"}, "ada", "task_state"),

@@ -201,6 +201,9 @@ async def test_every_answer_says_what_may_be_loaded(web: Board) -> None:
         answer = await web.client.get(path)
         for name, value in app.HEADERS.items():
             assert answer.headers[name] == value
+        policy = answer.headers["content-security-policy"].split("; ")
+        assert {"default-src 'self'", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'"} <= {*policy}
+        assert answer.headers["x-content-type-options"] == "nosniff"
     page = await web.get("/")
     assert "style=" not in page
     assert re.findall(r"<script(?![^>]*src=)", page) == []
