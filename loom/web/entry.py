@@ -73,16 +73,13 @@ class Entries(Generic[P]):
         return known.principal, known.project
 
     def _keep(self, where: dict[str, _Known[P]], principal: Principal | None, project: P, seconds: float) -> str:
-        now = self._clock()
-        for digest in [digest for digest, known in where.items() if known.until <= now]:
-            del where[digest]
         own = [digest for digest, known in where.items() if _name(known.principal) == _name(principal)]
         for digest in own[: max(len(own) - _EACH + 1, 0)]:
             del where[digest]
         while len(where) >= _MOST:
             del where[next(iter(where))]
         secret = secrets.token_urlsafe(32)
-        where[_digest(secret)] = _Known(principal, project, now + seconds)
+        where[_digest(secret)] = _Known(principal, project, self._clock() + seconds)
         return secret
 
 
