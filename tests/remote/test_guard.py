@@ -198,6 +198,7 @@ async def test_a_foreign_host_or_origin_is_refused(serve: Serve) -> None:
         "",
     ):
         assert await status(served, token, host=host) == 421, host
+        assert await status(served, None, "GET", "/enter?code=x", host=host) == 421, host
     for host in (f"localhost:{port}", "loom.example.org", "loom.example.org:443", "LOOM.example.org"):
         assert await status(served, token, host=host) == 200, host
     for origin in ("https://evil.example.org", "null", "http://loom.example.org", "https://loom.example.org.evil.org"):
@@ -534,6 +535,7 @@ async def test_a_browser_is_let_in_by_every_replica(serve: Serve) -> None:
         entered = await asyncio.gather(*(each.get("/enter", params={"code": code}) for each in (here, there)))
         assert sorted(answer.status_code for answer in entered) == [303, 401], "for one use, wherever it is used"
         (cookie,) = [answer.cookies["loom"] for answer in entered if answer.status_code == 303]
+        assert any("; secure" in answer.headers.get("set-cookie", "").lower() for answer in entered), "it is reached so"
         headers = {"cookie": f"loom={cookie}", "origin": url}
         for each in (here, there):
             assert (await each.get("/", headers=headers)).status_code == 200

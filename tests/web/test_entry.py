@@ -53,7 +53,7 @@ def test_a_cookie_holds_while_it_comes() -> None:
 
 def test_what_is_kept_opens_nothing_and_is_not_without_end() -> None:
     entries = Entries[int]()
-    codes = [entries.code(None, number) for number in range(1_100)]
+    codes = [entries.code(Principal(f"p{number}", Role.READER), number) for number in range(1_100)]
     kept = repr(vars(entries))
     assert not any(code in kept for code in codes)
     assert entries.admit(codes[0]) is None
