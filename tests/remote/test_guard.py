@@ -219,14 +219,14 @@ async def test_a_token_in_a_url_is_refused(served: Served) -> None:
 # --- how much -------------------------------------------------------------------------------------------------------
 
 
-async def raw(served: Served, data: bytes, *, seconds: float = 10) -> bytes:
-    """What a server says to bytes, until it ends the connection."""
+async def raw(served: Served, data: bytes) -> bytes:
+    """What a server says to bytes, until it ends the connection; raises TimeoutError if it does not."""
     host, _, port = served.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     heard = b""
-    with suppress(OSError):
+    with suppress(ConnectionError):
         writer.write(data)
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE):
             while more := await reader.read(65536):
                 heard += more
     writer.close()
@@ -298,6 +298,15 @@ async def test_a_slow_client_is_let_go(served: Served, monkeypatch: pytest.Monke
         assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
     assert not sending.done(), "it had more to say"
     sending.cancel()
+    writer.close()
+    # Nor has one whose request before was answered.
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head(served, token, "Content-Length: 2") + b"{}")
+    assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+    await asyncio.sleep(0.2)
+    writer.write(b"POST ")
+    with suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
 
 
