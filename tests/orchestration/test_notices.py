@@ -19,14 +19,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from loom.bus.events import START
+from loom.bus.events import START, Event, EventType
 from loom.config import LoomConfig, McpConfig, ReceiverConfig
 from loom.config.keys import NEWS
 from loom.db.connection import Pool
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.store import notices
-from loom.graph.store.notices import Cursor
+from loom.graph.store.escalations import Escalation, EscalationKind
+from loom.graph.store.notices import Confirm, Cursor, Standing
 from loom.orchestration.housekeeping import Housekeeper
 from loom.orchestration.notices import news, senders, teller
 from loom.orchestration.notices.receivers import of_project
@@ -120,14 +121,16 @@ async def test_a_question_reaches_slack_with_what_answers_it(loom: Loom, receive
     dependent = await loom.create("Use it")
     async with running(config):
         began = asyncio.get_running_loop().time()
-        raised = await ask(loom, "<!channel> Tabs & spaces? postgres://me:hunter2@db/x sk-ant-0123456789abcdefghij")
+        raised = await ask(
+            loom, "<!channel> Tabs & spaces? postgres://me:hunter2@db/x sk-ant-0123456789abcdefghij", "<!here>"
+        )
         await until(lambda: receiver.heard)
         assert asyncio.get_running_loop().time() - began < 5
         await asyncio.sleep(2)
     (body,) = receiver.bodies
     task_id = (await loom.escalations())[0].task_id
     assert body["text"] == (
-        "*test: tester asks about “Write it”*\n&lt;!channel&gt; Tabs &amp; spaces? postgres://me:***@db/x ***\n"
+        "*test: tester asks about “&lt;!here&gt;”*\n&lt;!channel&gt; Tabs &amp; spaces? postgres://me:***@db/x ***\n"
         f"loom resolve {raised} answer --note TEXT\n<https://b.x/tasks/{task_id}|Answer it on the board>"
     )
     assert dependent.id not in body["text"]
@@ -439,6 +442,26 @@ def test_quiet_hours_are_those_of_their_zone() -> None:
 
 def test_every_kind_of_news_has_its_words() -> None:
     assert set(news._MAKERS) == set(news._NOUNS) == set(NEWS)
+
+
+def test_whatever_somebody_wrote_is_told_without_keys_in_it() -> None:
+    odd, now = "sk-ant-0123456789abcdefghij\u202e", datetime.now(UTC)
+    raised = Escalation("esc-1", "loom-1", EscalationKind.QUESTION, odd, "ada", now, 1)
+    still = Standing(
+        {"esc-1": raised}, {"run-1": Confirm("run-1", odd, odd)}, {"plan-1": odd}, {"loom-2": odd}, {"loom-1": odd}
+    )
+    made = [
+        news._escalation(Event(EventType.ESCALATION_RAISED, "loom-1", data={"escalation": "esc-1"}), still),
+        news._confirm(Event(EventType.TASK_LANDING, "loom-2"), still),
+        news._confirm(Event(EventType.WORKFLOW_WAITING, data={"run": "run-1"}), still),
+        news._confirm(Event(EventType.PLAN_PROPOSED, data={"plan_id": "plan-1", "tasks": 2}), still),
+    ]
+    for one in made:
+        assert one is not None
+        said = one.headline + one.text
+        assert "***" in said
+        assert odd[:-1] not in said
+        assert odd[-1] not in said
 
 
 async def test_a_cursor_is_moved_by_who_holds_it_alone(loom: Loom) -> None:
