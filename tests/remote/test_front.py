@@ -212,8 +212,12 @@ def test_a_token_is_found_for_its_server_alone(monkeypatch: pytest.MonkeyPatch) 
         credentials.token_for(url)
     credentials.path().chmod(0o600)
     assert credentials.token_for(url) == "loom_mine"
-    with pytest.raises(TokenError):
-        credentials.token_for("https://evil.example.org")
+    for other in ("https://evil.example.org", f"{url}.evil.org", f"{url}:8443", "http://loom.example.org"):
+        with pytest.raises(TokenError):
+            credentials.token_for(other)
+    credentials.path().write_text("x" * 100_000)
+    with pytest.raises(ConfigError, match="cannot be read: it is larger than 64 kB"):
+        credentials.token_for(url)
     monkeypatch.setenv("LOOM_TOKEN", "loom_now")
     assert credentials.token_for(url) == "loom_now"
 
@@ -349,6 +353,23 @@ async def test_what_may_not_be_done_twice_is_asked_once(answer: bytes) -> None:
             await server.call("status", {}, repeatable=True)
         assert len(asked) == 3
         await server.close()
+
+
+async def test_a_token_follows_no_redirect() -> None:
+    heard: list[bytes] = []
+
+    async def lead_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 307 X\r\nlocation: /else\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(lead_on, "127.0.0.1", 0) as leading:
+        host, port = leading.sockets[0].getsockname()
+        server = client.Client(f"http://{host}:{port}", "loom_x")
+        with pytest.raises(ConfigError, match="status 307"):
+            await server.call("status", {}, repeatable=True)
+        await server.close()
+    assert len(heard) == 1
 
 
 _DATA = '{"error": {"code": "x", "cause": "away", "data": {"error": "TokenError", "cause": null, "next_step": 7}}}'

@@ -32,6 +32,8 @@ async def test_a_role_sees_only_the_tools_it_may_use(served: Served) -> None:
         async with served.mcp(await served.token(role, role)) as client:
             seen[role] = {one.name for one in await client.list_tools()}
     assert len(seen["admin"]) == 18
+    assert seen["reader"] < seen["worker"] <= seen["planner"] <= seen["admin"]
+    assert "loom_claim" in seen["worker"] - seen["reader"]
     async with served.mcp(await served.token("reader", "reader")) as client:
         with pytest.raises(ToolError, match="Unknown tool"):
             await client.call_tool("loom_claim", {})
