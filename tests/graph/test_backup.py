@@ -320,6 +320,14 @@ async def test_nobody_waits_for_a_backup_that_is_no_file(config: LoomConfig, tmp
         await restore(config, tmp_path / "b")
 
 
+async def test_a_line_without_end_is_not_read_to_its_end(
+    config: LoomConfig, empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.graph.backup._LINE_BYTES", 1_000)
+    (tmp_path / "b").write_bytes(gzip.compress(b" " * 1_000_000 + b"{}\n"))
+    await refused(config, empty, tmp_path / "b", "its end is missing")
+
+
 async def test_a_newer_a_foreign_and_a_torn_file_are_refused(
     config: LoomConfig, empty: str, lines: list[bytes], tmp_path: Path
 ) -> None:

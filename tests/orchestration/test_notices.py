@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -267,6 +267,39 @@ async def test_one_that_does_not_answer_holds_up_no_other(
     assert error == "It did not take it within 1 s."
 
 
+@pytest.mark.parametrize(("pause", "why"), [(0.1, "did not take it within 1 s"), (0.0, "answered 500: xxx")])
+async def test_an_answer_without_end_is_not_read_to_its_end(
+    pause: float, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "LONGEST", 1.0 if pause else 30.0)
+    left = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 500 x\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x" if pause else b"x" * 10_000)
+                await writer.drain()
+                await asyncio.sleep(pause)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        left.set()
+
+    bundle = news.Bundle("id", "shop", [news.example()])
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as dripping, asyncio.timeout(60):
+        url = f"http://127.0.0.1:{dripping.sockets[0].getsockname()[1]}"
+        with pytest.raises(senders.NotTakenError, match=why):
+            await senders.send(ReceiverConfig(slack=url), bundle)
+        await left.wait()
+
+
+def test_nobody_is_left_alone_for_longer_than_a_day_or_so() -> None:
+    asked = [senders._asked_rest({"retry-after": given}) for given in ("60", "999999", "9" * 5_000, "-1", "soon", "²")]
+    assert asked == [60.0, None, None, None, None, None]
+
+
 async def test_a_process_that_is_killed_while_it_tells_loses_nothing(
     loom: Loom, receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -489,5 +522,9 @@ async def test_a_cursor_is_moved_by_who_holds_it_alone(loom: Loom) -> None:
     await loom.transact(lambda tx: notices.passed(tx, free, "9:9:"))
     moved = await now()
     assert (moved.since, moved.held_until) == ("8:8:", None)
+    assert not await take(free, "fourth"), "it has been moved since"
     await loom.transact(lambda tx: notices.enter(tx, ["me"]))
     assert (await now()).since == "8:8:", "who is known already is told of what has happened since"
+    assert await take(moved, "fifth")
+    await loom.transact(lambda tx: notices.failed(tx, "me", "fifth", "away", 60.0))
+    assert not await take(moved, "sixth"), "it rests"
