@@ -34,6 +34,7 @@ from loom.graph.store import backup, projects
 from loom.services import Endpoints
 from tests.cli.conftest import Cli, bare, cli
 from tests.conftest import Opener
+from tests.graph.conftest import Rival, until_waiting
 from tests.test_brought_forward import NUMBERS, PROJECT, ROWS, everything
 from tests.test_migrations import ask, empty
 
@@ -236,6 +237,24 @@ async def test_the_same_project_is_restored_once_by_two(config: LoomConfig, empt
     there = at(config, empty, config.project_id)
     done = await asyncio.gather(*(restore(there, tmp_path / "b") for _ in range(2)), return_exceptions=True)
     assert sorted(type(one).__name__ for one in done) == ["Backup", "RestoreError"]
+
+
+async def test_what_is_made_while_a_project_is_restored_comes_after_it(
+    config: LoomConfig, tmp_path: Path, pool: Pool, rival: Rival
+) -> None:
+    async with Loom(config, agent="a") as loom:
+        await loom.create("A")
+    await write(config, tmp_path / "b")
+    await rival.execute("lock table proofs in share mode")  # whose rows are to go, which a restore waits for
+    restoring = asyncio.create_task(restore(config, tmp_path / "b", replacing="test"))
+    await until_waiting(pool, 1)
+    async with Loom(config, agent="a") as loom:
+        making = asyncio.create_task(loom.create("B"))
+        await until_waiting(pool, 2)
+        await rival.commit()
+        await restoring
+        await making
+        assert [one.title for one in (await loom.find("")).tasks] == ["A", "B"]
 
 
 async def test_a_database_that_others_bring_forward_is_left_as_it_is(
