@@ -52,8 +52,9 @@ async def test_a_call_takes_little_longer_than_one_of_a_tool_that_does_nothing(
     for start in range(0, ready, 1000):
         await loom.apply_plan({"tasks": [{"title": f"Waits {start + n}", "priority": "p2"} for n in range(1000)]})
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("LOOM_", "CLAUDE_"))}
-    empty = StdioTransport(sys.executable, ["-c", NO_OP], env=environ | {"FASTMCP_ENV_FILE": os.devnull})
-    served = StdioTransport(sys.executable, ["-m", "loom", "mcp"], env=environ | here)
+    alone = environ | {"FASTMCP_ENV_FILE": os.devnull}
+    empty = StdioTransport(sys.executable, ["-c", NO_OP], env=alone, keep_alive=False)
+    served = StdioTransport(sys.executable, ["-m", "loom", "mcp"], env=environ | here, keep_alive=False)
     times: dict[str, list[float]] = {name: [] for name in ("nothing", *aims)}
 
     async with Client(empty) as nothing, Client(served) as client:
