@@ -377,6 +377,17 @@ async def killed(target: Target, old: str, new: str, tmp_path: Path) -> None:
         await move
 
 
+async def left_half_moved(target: Target, old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moves it, and kills its git there; who moved it dies too, before he has made anything whole."""
+
+    async def died(*_: object) -> bool:
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_made_whole", died)
+        await killed(target, old, new, tmp_path)
+
+
 @pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
 @pytest.mark.parametrize("after", [0, 1, 3])
 async def test_a_checkout_is_whole_again_when_git_was_killed_on_the_way(
@@ -398,13 +409,7 @@ async def test_a_successor_makes_a_checkout_whole_and_leaves_what_is_the_users(
 ) -> None:
     """The process that moved it has died too, and its user has gone on before anybody saw to it."""
     target, old, new = await checked_out(place, tmp_path, 2)
-
-    async def died(*_: object) -> bool:
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr(moving, "_made_whole", died)
-        await killed(target, old, new, tmp_path)
+    await left_half_moved(target, old, new, tmp_path, monkeypatch)
     assert (place.top / ".git" / "index.lock").exists()
     assert len(place.status().splitlines()) > 2, "half of it is there"
     place.write("m0.txt", "0 ag")  # as where git was killed within a file
@@ -421,13 +426,7 @@ async def test_another_project_makes_a_checkout_whole_where_the_git_of_one_was_k
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, old, new = await checked_out(place, tmp_path, 1)
-
-    async def died(*_: object) -> bool:
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr(moving, "_made_whole", died)
-        await killed(target, old, new, tmp_path)
+    await left_half_moved(target, old, new, tmp_path, monkeypatch)
     assert (place.top / ".git" / "index.lock").exists()
     other = replace(target, places=tmp_path / "other")
     assert (await stands(other, old)).commit == old
@@ -459,13 +458,7 @@ async def test_a_pipe_among_the_files_of_a_checkout_holds_nobody_up_who_makes_it
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, old, new = await checked_out(place, tmp_path, 1)
-
-    async def died(*_: object) -> bool:
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr(moving, "_made_whole", died)
-        await killed(target, old, new, tmp_path)
+    await left_half_moved(target, old, new, tmp_path, monkeypatch)
     (place.top / "m0.txt").unlink(missing_ok=True)
     os.mkfifo(place.top / "m0.txt")
     assert (await stands(target, old)).commit == old
@@ -477,13 +470,7 @@ async def test_what_its_user_has_put_in_the_place_of_a_file_stays(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, old, new = await checked_out(place, tmp_path, 1)
-
-    async def died(*_: object) -> bool:
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr(moving, "_made_whole", died)
-        await killed(target, old, new, tmp_path)
+    await left_half_moved(target, old, new, tmp_path, monkeypatch)
     (place.top / "m0.txt").unlink(missing_ok=True)
     place.write("m0.txt/his", "his\n")
     shutil.rmtree(place.top / "turned", ignore_errors=True)
