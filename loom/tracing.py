@@ -143,8 +143,11 @@ async def flush() -> None:
 
 def _tracer() -> Tracer | None:
     api = sys.modules.get(_API)
-    provider = None if api is None else api.get_tracer_provider()
-    if api is None or isinstance(provider, api.ProxyTracerProvider):  # which stands there until there is another
+    known = getattr(api, "get_tracer_provider", None)  # not yet while a thread that reads ahead imports it
+    if api is None or known is None:
+        return None
+    provider = known()
+    if isinstance(provider, api.ProxyTracerProvider):  # which stands there until there is another
         return None
     return _tracer_of(provider)
 

@@ -9,8 +9,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import loom
+from loom import tracing
+from loom.bus.connection import is_away, is_late
 from loom.graph.front import Loom
 from tests.mcp.conftest import place as place
 from tests.mcp.stdio import started
@@ -94,3 +99,13 @@ async def test_a_server_of_its_own_goes_on_when_another_version_takes_the_place_
         assert "ship_feature" in str(await server.call("loom_workflow", action="list"))
         made = await server.call("loom_create", title="One")
         assert (await server.call("loom_done", task_id=made["id"]))["status"] == "done"
+
+
+def test_a_module_that_a_thread_is_importing_is_not_asked_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("opentelemetry.trace", "redis.exceptions"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    with tracing.span("nothing") as span:
+        assert span is None
+    assert is_away(OSError())
+    assert not is_away(ValueError())
+    assert not is_late(OSError())

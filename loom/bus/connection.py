@@ -41,14 +41,18 @@ def open_redis(url: str, *, timeout: float | None = TIMEOUT) -> Redis:
 def is_away(error: Exception) -> bool:
     """Whether an error means that Redis cannot be asked, or refuses. The whole client's are known where it was
     imported."""
-    redis = sys.modules.get("redis.exceptions")
-    return isinstance(error, OSError if redis is None else OSError | redis.RedisError)
+    return isinstance(error, (OSError, _of_the_client("RedisError", OSError)))
 
 
 def is_late(error: Exception) -> bool:
     """Whether an error means no more than that an answer did not come in time, as it may not on a busy machine."""
-    redis = sys.modules.get("redis.exceptions")
-    return isinstance(error, TimeoutError if redis is None else TimeoutError | redis.TimeoutError)
+    return isinstance(error, (TimeoutError, _of_the_client("TimeoutError", TimeoutError)))
+
+
+def _of_the_client(name: str, other: type[Exception]) -> type[Exception]:
+    """An error of the whole client's, or another where that is not imported, or is being imported by a thread."""
+    found: type[Exception] = getattr(sys.modules.get("redis.exceptions"), name, other)
+    return found
 
 
 class Breaker:
