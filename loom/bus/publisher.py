@@ -53,12 +53,7 @@ def send_agent_message(project_id: str, message_id: int, sender: str, recipient:
 
 
 def publish_workflow(project_id: str, facts: Mapping[str, Any]) -> Notice:
-    """Says that a workflow's run went on."""
-    return Notice(channels.workflow_channel(project_id), json.dumps(facts, ensure_ascii=False))
-
-
-def publish_plan(project_id: str, facts: Mapping[str, Any]) -> Notice:
-    """Says that a plan was proposed, or refused."""
+    """Says that a workflow's run went on, or that a plan was proposed or refused."""
     return Notice(channels.workflow_channel(project_id), json.dumps(facts, ensure_ascii=False))
 
 

@@ -125,10 +125,11 @@ def _starts_loom(command: str) -> bool:
 
 def _with(root: Path, server: Mapping[str, Any]) -> str | None:
     """The file with this as Loom's server, None where it is so already."""
-    if _servers(root).get("loom") == server:
+    whole = _whole(root)
+    servers = whole.get("mcpServers", {})
+    if servers.get("loom") == server:
         return None
-    whole = _whole(root) | {"mcpServers": _servers(root) | {"loom": server}}
-    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(whole | {"mcpServers": servers | {"loom": server}}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _servers(root: Path) -> dict[str, Any]:

@@ -191,14 +191,14 @@ class ProcessTrees:
         try:
             await through(starting)
         except BaseException:
-            if starting.cancelled() or starting.exception() is not None:
-                if log is not None:
-                    log.close()
-            else:  # who waits was cancelled; the loop's own way out would end the command alone, and lose its status
+            if starting.done() and not starting.cancelled() and starting.exception() is None:
+                # Who waits was cancelled; the loop's own way out would end the command alone, and lose its status.
                 transport, tree = starting.result()
                 tree.begin(transport, b"")
                 tree.stop()
                 await through(asyncio.create_task(tree.wait()))
+            elif log is not None:
+                log.close()
             raise
         transport, tree = starting.result()
         tree.begin(transport, text)

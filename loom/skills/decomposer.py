@@ -220,8 +220,7 @@ async def writing(loom: Loom, plan_id: str, agent: str) -> Callable[[Transaction
         tx.record_event(EventType.PROJECT_DECOMPOSED, agent=agent, data=data)
         answer = _written(plan_id, planted.tasks, counts)
         await previews.applied(tx, plan_id, answer)
-        count = len(planted.tasks)
-        await _send_word(tx, stored, agent, f"written, {count} task{'s' if count != 1 else ''}.")
+        await _send_word(tx, stored, agent, f"written, {texts.plural(len(planted.tasks), 'task')}.")
         return answer
 
     return write

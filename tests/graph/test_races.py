@@ -183,6 +183,22 @@ async def test_a_question_whose_connection_breaks_is_asked_again(loom: Loom, poo
         assert (await asyncio.wait_for(asking, 30)).task.id == task.id
 
 
+@pytest.mark.parametrize(("error", "times"), [(ConnectionResetError, 2), (TimeoutError, 1)])
+async def test_what_does_not_come_in_time_is_not_waited_for_twice(
+    loom: Loom, error: type[Exception], times: int
+) -> None:
+    asked = 0
+
+    async def ask(_: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise error
+
+    with pytest.raises(DatabaseUnavailableError):
+        await loom.links.read(ask)
+    assert asked == times
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_storm_of_everything(loom: Loom, open_loom: Opener, seed: int) -> None:
     """Agents that do anything at random, at once; only errors of Loom's own, and every invariant afterwards."""

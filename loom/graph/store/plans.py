@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom import texts
 from loom.bus.events import EventType
-from loom.bus.publisher import publish_plan
+from loom.bus.publisher import publish_workflow
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -142,4 +142,4 @@ async def same_titles(connection: Connection, project_id: str, titles: Collectio
 def _tell(tx: Transaction, event: EventType, plan_id: str, agent: str, facts: Mapping[str, Any]) -> None:
     """Notes an event of a plan, and announces it."""
     tx.record_event(event, agent=agent, data={"plan_id": plan_id, **facts})
-    tx.announce(publish_plan(tx.project_id, {"type": event, "plan_id": plan_id}))
+    tx.announce(publish_workflow(tx.project_id, {"type": event, "plan_id": plan_id}))

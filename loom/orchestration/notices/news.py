@@ -208,7 +208,7 @@ def _plan(event: Event, still: Standing, plan_id: str, tasks: int) -> News | Non
     if (goal := still.plans.get(plan_id)) is None:  # it has been written or refused meanwhile, or there is a newer one
         return None
     ways = (f"loom decompose --plan {plan_id}", f"loom decompose --plan {plan_id} --no --note TEXT")
-    said = f"a plan of {tasks} task{'s' if tasks != 1 else ''} by {event.agent} waits for your yes"
+    said = f"a plan of {texts.plural(tasks, 'task')} by {event.agent} waits for your yes"
     text = texts.shorten(texts.outward(goal).strip(), _TEXT)
     return News(str(event.position), "confirm", event.created_at, said, text, ways, page=f"/#ask-{quote(plan_id)}")
 
