@@ -22,7 +22,6 @@ from loom.config import LoomConfig
 from loom.config.inside import inside_run
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
-from loom.graph.model.principals import Principal
 from loom.hub import logs
 from loom.hub.projects import Projects
 from loom.web.app import board
@@ -71,7 +70,7 @@ class Boards:
             opened = self._open.get(front.project_id)
             if opened is None or opened[2].done():
                 opened = self._open[front.project_id] = await self._begin(front.project_id)
-        return f"http://{_HOST}:{opened[0]}/enter?code={self._entries.code(None, Visit(config, agent))}"
+        return f"http://{_HOST}:{opened[0]}/enter?code={self._entries.code(Visit(config, agent))}"
 
     async def close(self) -> None:
         """Ends all of them."""
@@ -103,11 +102,11 @@ class Boards:
         return port, server, serving
 
     @asynccontextmanager
-    async def _serving(self, principal: Principal | None, visit: Visit) -> AsyncIterator[Loom]:
+    async def _serving(self, visit: Visit) -> AsyncIterator[Loom]:
         """The front for one request, whose project stays open as long as that takes."""
         project = self._projects.project(visit.config)
         project.users += 1
-        loom = project.front.beside(agent=visit.agent, principal=principal)
+        loom = project.front.beside(agent=visit.agent)
         try:
             with calling(Caller({})), logs.of(project):
                 yield loom

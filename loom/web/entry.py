@@ -1,7 +1,7 @@
 """The way into a board: a link with a code for one use becomes a cookie, and the cookie says who comes.
 
     entries = Entries()
-    url = f"http://127.0.0.1:{port}/enter?code={entries.code(principal, project)}"
+    url = f"http://127.0.0.1:{port}/enter?code={entries.code(visit)}"
     application = Gate(board(), entries, serving, hosts={f"127.0.0.1:{port}"}, cookie="loom-1f0c")
 
 Codes and cookies live as long as the process does, which keeps only what they hash to. A cookie goes along with no
@@ -24,88 +24,78 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loom.graph.front import Loom
-from loom.graph.model.principals import Principal
 from loom.web.wording import typed
 
-P = TypeVar("P")
+V = TypeVar("V")
 
 CODE_SECONDS = 60.0
 COOKIE_SECONDS = 7 * 86400.0  # since the last request with it
-_MOST = 1_000  # codes, and cookies, that are known at a time; the oldest go first
-_EACH = 100  # of one principal, who pushes nobody else out
+_MOST = 100  # codes, and cookies, that are known at a time; those that came last the longest ago go first
 _LOOKS = ("GET", "HEAD")
 
 
-class _Known(NamedTuple, Generic[P]):
-    """Whom a code or a cookie stands for, and until when."""
+class _Known(NamedTuple, Generic[V]):
+    """What a code or a cookie stands for, and until when."""
 
-    principal: Principal | None
-    project: P
+    visit: V
     until: float
 
 
-class Entries(Generic[P]):
-    """The codes and cookies of one process. `P` is how its projects are named."""
+class Entries(Generic[V]):
+    """The codes and cookies of one process. `V`: what they stand for, who comes and where to."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._codes: dict[str, _Known[P]] = {}
-        self._cookies: dict[str, _Known[P]] = {}
+        self._codes: dict[str, _Known[V]] = {}
+        self._cookies: dict[str, _Known[V]] = {}
 
-    def code(self, principal: Principal | None, project: P) -> str:
-        """A code that lets in once, within a minute. `principal`: None for who may do everything."""
-        return self._keep(self._codes, principal, project, CODE_SECONDS)
+    def code(self, visit: V) -> str:
+        """A code that lets in once, within a minute."""
+        return self._keep(self._codes, visit, CODE_SECONDS)
 
     def admit(self, code: str) -> str | None:
         """The cookie that a code is changed for; None where it was used, is too old, or none."""
         known = self._codes.pop(_digest(code), None)
         if known is None or known.until <= self._clock():
             return None
-        return self._keep(self._cookies, known.principal, known.project, COOKIE_SECONDS)
+        return self._keep(self._cookies, known.visit, COOKIE_SECONDS)
 
-    def who(self, cookie: str) -> tuple[Principal | None, P] | None:
-        """Whom a cookie stands for, and in which project; None where it is no cookie, or has not come for long."""
+    def visit(self, cookie: str) -> V | None:
+        """What a cookie stands for; None where it is no cookie, or has not come for long."""
         digest = _digest(cookie)
         known = self._cookies.pop(digest, None)
         if known is None or known.until <= self._clock():
             return None
         self._cookies[digest] = known._replace(until=self._clock() + COOKIE_SECONDS)
-        return known.principal, known.project
+        return known.visit
 
-    def _keep(self, where: dict[str, _Known[P]], principal: Principal | None, project: P, seconds: float) -> str:
-        own = [digest for digest, known in where.items() if _name(known.principal) == _name(principal)]
-        for digest in own[: max(len(own) - _EACH + 1, 0)]:
-            del where[digest]
+    def _keep(self, where: dict[str, _Known[V]], visit: V, seconds: float) -> str:
         while len(where) >= _MOST:
             del where[next(iter(where))]
         secret = secrets.token_urlsafe(32)
-        where[_digest(secret)] = _Known(principal, project, self._clock() + seconds)
+        where[_digest(secret)] = _Known(visit, self._clock() + seconds)
         return secret
-
-
-def _name(principal: Principal | None) -> str:
-    return "" if principal is None else principal.name
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
-class Gate(Generic[P]):
+class Gate(Generic[V]):
     """Stands before a board on this machine: lets in whoever has a code or a cookie, from pages of this board."""
 
     def __init__(
         self,
         board: ASGIApp,
-        entries: Entries[P],
-        serving: Callable[[Principal | None, P], AbstractAsyncContextManager[Loom]],
+        entries: Entries[V],
+        serving: Callable[[V], AbstractAsyncContextManager[Loom]],
         *,
         hosts: Collection[str],
         cookie: str,
     ) -> None:
         """
         Args:
-            serving: gives the front that acts for somebody in a project, for as long as a request takes.
+            serving: gives the front of a visit, for as long as a request takes.
             hosts: by which names, with the port, it is reached.
             cookie: the name of its cookie; boards on other ports of this machine see each other's.
         """
@@ -119,13 +109,12 @@ class Gate(Generic[P]):
         refusal = self._elsewhere(request)
         if refusal is None and scope["path"] == "/enter":
             refusal = self._enter(request)
-        if refusal is None:
-            refusal = once_more(request, self._cookie)
-        known = self._entries.who(request.cookies.get(self._cookie, "")) if refusal is None else None
-        if refusal is not None or known is None:
+        refusal = refusal or once_more(request, self._cookie)
+        visit = self._entries.visit(request.cookies.get(self._cookie, ""))
+        if refusal is not None or visit is None:
             await (refusal or refused(401, NO_COOKIE))(scope, receive, send)
             return
-        async with self._serving(*known) as loom:
+        async with self._serving(visit) as loom:
             scope.setdefault("state", {})["loom"] = loom
             await self._board(scope, receive, send)
 

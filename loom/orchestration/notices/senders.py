@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loom.config import ReceiverConfig
 
 LONGEST = 10.0  # seconds for a receiver to take something
-_ANSWER_BYTES = 2_000  # of what it says
+_ANSWER_BYTES = 2_000  # of what it says that are enough
 _SAID = 200  # characters of that
 _PRINTED = 10_000  # bytes of what a command says
 
@@ -141,7 +141,7 @@ async def _post(url: str | None, body: Mapping[str, Any] | bytes, headers: Mappi
         raise TimeoutError from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:  # as of a proxy that cannot be used
         raise NotTakenError(f"{host} cannot be reached ({type(error).__name__}).") from None
-    why = texts.shorten(texts.one_line(texts.outward(said[:_ANSWER_BYTES].decode(errors="replace"))), _SAID)
+    why = texts.shorten(texts.one_line(texts.outward(said.decode(errors="replace"))), _SAID)
     raise NotTakenError(f"{host} answered {answer.status_code}{': ' if why else '.'}{why}", _asked_rest(answer.headers))
 
 
