@@ -52,7 +52,7 @@ def serve(
     config = settings_here()
     logging.getLogger("loom").handlers.clear()
     logging.getLogger().addHandler(in_lines(logging.StreamHandler(sys.stderr)))
-    for name in ("fastmcp", "mcp", "uvicorn"):
+    for name in ("fastmcp", "mcp"):
         logging.getLogger(name).setLevel(logging.WARNING)
     place = Place(
         host or config.mcp.host,

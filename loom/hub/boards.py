@@ -22,7 +22,7 @@ from loom.config import LoomConfig
 from loom.config.inside import inside_run
 from loom.exceptions import TaskStateError
 from loom.graph.front import Loom
-from loom.hub import logs
+from loom.hub import connections, logs
 from loom.hub.projects import Projects
 from loom.web.app import board
 from loom.web.entry import Entries, Gate
@@ -84,18 +84,7 @@ class Boards:
         port: int = listener.getsockname()[1]
         hosts = {f"{_HOST}:{port}", f"localhost:{port}"}
         gate = Gate(board(), self._entries, self._serving, hosts=hosts, cookie=f"loom-{project_id[:8]}")
-        server = _Server(
-            uvicorn.Config(
-                gate,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_ENDS_WITHIN,
-            )
-        )
+        server = _Server(connections.settings(gate, ends_within=_ENDS_WITHIN))
         serving = Context().run(asyncio.create_task, server.serve_on(listener))  # on nobody's behalf
         while not server.started and not serving.done():
             await asyncio.wait([serving], timeout=0.01)

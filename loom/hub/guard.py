@@ -50,7 +50,6 @@ _COOKIE = "loom"
 _LOOKS = ("GET", "HEAD")
 _BODIES_BYTES = 64 * 2**20  # of all requests that are being read
 _BODY_WITHIN = 30.0  # seconds for a body to come
-_TAKEN_WITHIN = 30.0  # seconds for a client to take what it is sent
 _AT_ONCE = 64  # requests of one token
 _LOOK_AGAIN = 5.0  # seconds between two looks at the tokens of requests that go on, where nothing is told of them
 _CLIENT = 100  # characters of what a client calls itself
@@ -112,23 +111,27 @@ class Guard:
             well = scope["path"] == "/livez" or await self._team.ready()
             await _answer(send, 200 if well else 503, b"", b"text/plain")
             return
+        answered = _Answered(send)
         try:
             if scope["path"] == ENTRANCE and scope["method"] == "GET":
-                await self._enter(scope, receive, send)
+                await self._enter(scope, receive, answered)
             else:
-                await self._let_in(scope, receive, send)
+                await self._let_in(scope, receive, answered)
         except asyncio.CancelledError:  # the server ends
-            await _answer(send, 503, b"", b"text/plain", {b"retry-after": b"1", b"connection": b"close"})
+            if answered.begun:
+                await _break_off(scope, receive)
+            else:
+                await _answer(send, 503, b"", b"text/plain", {b"retry-after": b"1", b"connection": b"close"})
         except _RefusedError as shut_out:
             await _refuse(scope, receive, send, shut_out.status, shut_out.error)
         except LoomError as error:
             await _refuse(scope, receive, send, status_of(error), error)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _let_in(self, scope: Scope, receive: Receive, answered: _Answered) -> None:
         headers = Headers(scope=scope)
         self._judge_address(scope, headers)
         if "authorization" not in headers and (page := once_more(HTTPConnection(scope), _COOKIE)) is not None:
-            await page(scope, receive, send)
+            await page(scope, receive, answered)
             return
         client = texts.shorten(texts.one_line(headers.get("user-agent", "")), _CLIENT)
         token = await self._known(scope, headers, client)
@@ -139,7 +142,7 @@ class Guard:
         body = b""
         try:
             body = await self._body(headers, receive)
-            await self._serve(going, client, scope, body, receive, send)
+            await self._serve(going, client, scope, body, receive, answered)
         finally:
             self._reading -= len(body)
             going.requests -= 1
@@ -216,14 +219,15 @@ class Guard:
             raise
         return bytes(body)
 
-    async def _serve(self, going: _Going, client: str, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def _serve(
+        self, going: _Going, client: str, scope: Scope, body: bytes, receive: Receive, answered: _Answered
+    ) -> None:
         token, project = going.token, self._team.project()
         # A page that is kept open is no sign of life of the agent that is called as its principal is.
         agent = None if "authorization" in Headers(scope=scope) else limits.board_agent(token.name)
         loom = project.front.beside(agent=agent, principal=Principal(token.name, token.role, client))
         scope.setdefault("state", {}).update(loom=loom, code=partial(self._team.code, token))
         project.users += 1
-        answered = _Answered(send)
         serving = asyncio.create_task(self._behind(scope, replayed(body, receive), answered))
         leaving = asyncio.create_task(_left(receive))
         going.answers.add(serving)
@@ -238,10 +242,13 @@ class Guard:
             await end([serving, leaving])
             project.users -= 1
             await loom.close()
-        if going.is_over and not answered.begun:
+        if not going.is_over:
+            if not was_left:
+                serving.result()
+        elif not answered.begun:
             raise TokenError("The access token does not hold any more.", _ASK)
-        if not was_left and not going.is_over:
-            serving.result()
+        elif not answered.whole:
+            await _break_off(scope, receive)
 
     async def _behind(self, scope: Scope, receive: Receive, send: Send) -> None:
         with calling(Caller({})):  # whoever calls has nothing of this process's environment
@@ -316,8 +323,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, error
     page = refused(status, words)
     page.headers["connection"] = "close"
     page.headers.update(_BEARER if status == 401 else {})
-    with suppress(OSError, TimeoutError):
-        await page(scope, receive, _Answered(send))
+    await page(scope, receive, send)
 
 
 async def refuse(send: Send, status: int, error: LoomError) -> None:
@@ -330,10 +336,8 @@ async def refuse(send: Send, status: int, error: LoomError) -> None:
 async def _answer(send: Send, status: int, body: bytes, kind: bytes, more: dict[bytes, bytes] | None = None) -> None:
     headers = {b"content-type": kind, b"content-length": str(len(body)).encode(), b"cache-control": b"no-store"}
     headers |= {b"x-content-type-options": b"nosniff"} | (more or {})
-    with suppress(OSError, TimeoutError):
-        sending = _Answered(send)
-        await sending({"type": "http.response.start", "status": status, "headers": list(headers.items())})
-        await sending({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": status, "headers": list(headers.items())})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _shown(headers: Headers) -> str:
@@ -361,14 +365,19 @@ async def _left(receive: Receive) -> None:
         pass
 
 
+async def _break_off(scope: Scope, receive: Receive) -> None:
+    """Ends a connection in the middle of an answer."""
+    scope["state"]["cut"]()
+    await _left(receive)
+
+
 class _Answered:
-    """Sends to a client, which has so long to take each part. `begun`: something was sent; `whole`: all of it."""
+    """Sends to a client. `begun`: something was sent; `whole`: all of it."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.begun, self.whole = send, False, False
 
     async def __call__(self, message: Message) -> None:
         self.begun = True
-        async with asyncio.timeout(_TAKEN_WITHIN):
-            await self._send(message)
+        await self._send(message)
         self.whole = message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -20,14 +20,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from loom.background import end
 from loom.config import LoomConfig
 from loom.exceptions import ConfigError, ServersError, TokenError
 from loom.graph.front import Loom
 from loom.graph.rules.claims import Outcome
-from loom.hub import api
+from loom.hub import api, connections
 from loom.hub.guard import Addresses, Guard, replayed
 from loom.hub.projects import Projects
 from loom.hub.team import Team
@@ -36,10 +35,6 @@ from loom.mcp.server import serving, shared
 from loom.web.app import board
 from loom.wording import Shell, Words
 
-_CONNECTIONS = 1_000  # open at a time
-_HEAD_BYTES = 32 * 1024  # of a request's line and headers
-_HEAD_WITHIN = 10.0  # seconds for them to come
-_KEPT = 20  # seconds that a connection is kept for another request
 _ENDS_WITHIN = 2  # seconds for what goes on when the server is told to end
 
 
@@ -112,26 +107,17 @@ async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) ->
 
 
 def server(projects: Projects, config: LoomConfig, place: Place, port: int) -> uvicorn.Server:
-    """What serves connections of a socket, with bounds for each and for all."""
+    """What serves connections of a socket."""
     secure = place.certificate is not None
     addresses = Addresses.of(place.host, port, place.public_url, secure=secure)
-    return uvicorn.Server(
-        uvicorn.Config(
-            application(projects, config, addresses),
-            http=_Connection,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,  # an address and a path for each call, which nobody reads
-            server_header=False,
-            proxy_headers=False,  # nothing here goes by where a request comes from
-            timeout_keep_alive=_KEPT,
-            timeout_graceful_shutdown=_ENDS_WITHIN,
-            h11_max_incomplete_event_size=_HEAD_BYTES,
-            ssl_certfile=place.certificate,
-            ssl_keyfile=place.key,
-        )
+    settings = connections.settings(
+        application(projects, config, addresses),
+        ends_within=_ENDS_WITHIN,
+        lifespan="on",
+        certificate=place.certificate,
+        key=place.key,
     )
+    return uvicorn.Server(settings)
 
 
 def refuse_open(place: Place) -> None:
@@ -219,35 +205,3 @@ class _Call:
     ) -> Outcome:
         """Finishes a task. Nothing is proven here: the work lies on another machine."""
         return await self._loom.done(task_id, output, agent_id=agent_id, token=token)
-
-
-class _Connection(H11Protocol):
-    """A connection: one of so many, whose request has to begin, and its head to come, in time."""
-
-    _patience: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        if len(self.connections) > _CONNECTIONS:
-            transport.abort()
-        else:
-            self._wait_for_a_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_is_there()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._head_is_there()
-        elif self._patience is None:
-            self._wait_for_a_head()
-
-    def _wait_for_a_head(self) -> None:
-        self._patience = self.loop.call_later(_HEAD_WITHIN, self.transport.abort)
-
-    def _head_is_there(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import uuid
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import httpx2
 import pytest
 
 from loom.graph.front import Loom
+from loom.hub import connections
 from loom.hub.door import Hub
 from tests.hub.conftest import knock, serving
 
@@ -84,6 +86,16 @@ async def test_whoever_is_at_a_board_has_nothing_of_the_hubs_variables(
         await client.get(url)
         done = await client.post(f"/do/reopen/{made.id}", data={}, headers={"origin": address})
         assert done.status_code == 303, done.text
+
+
+async def test_who_says_nothing_to_a_board_is_let_go(
+    hub: Hub, root: Path, home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_HEAD_WITHIN", 0.5)
+    address = urlsplit(await link(root, home))
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    assert await asyncio.wait_for(reader.read(), 30) == b""
+    writer.close()
 
 
 async def test_nobody_inside_of_a_run_gets_a_link(hub: Hub, root: Path, home: dict[str, str]) -> None:

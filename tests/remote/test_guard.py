@@ -7,21 +7,23 @@ import json
 import re
 import resource
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
+from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loom.config import LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import ConfigError
 from loom.graph.front import Loom
-from loom.hub import guard, listener, team
+from loom.hub import connections, guard, listener, team
 from loom.hub.guard import PROBES, Addresses
 from loom.hub.listener import Place, application, refuse_open
 from loom.hub.projects import Projects
@@ -29,7 +31,7 @@ from loom.remote import codec
 from loom.workflows import runs
 from tests.graph.conftest import Rival, until_waiting
 from tests.graph.conftest import rival as rival
-from tests.remote.conftest import PATIENCE, Serve, Served
+from tests.remote.conftest import PATIENCE, Serve, Served, serving
 from tests.workflows.conftest import begun
 
 Clock = Callable[[float], Awaitable[None]]
@@ -278,7 +280,7 @@ async def test_header_bombs_are_refused(served: Served) -> None:
 
 
 async def test_a_slow_client_is_let_go(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "_HEAD_WITHIN", 0.5)
+    monkeypatch.setattr(connections, "_HEAD_WITHIN", 0.5)
     monkeypatch.setattr(guard, "_BODY_WITHIN", 0.5)
     token = await served.token()
     assert await raw(served, b"") == b""
@@ -310,20 +312,99 @@ async def test_a_slow_client_is_let_go(served: Served, monkeypatch: pytest.Monke
     writer.close()
 
 
-async def test_a_client_that_does_not_take_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "_TAKEN_WITHIN", 0.05)
+@pytest.mark.parametrize("parts", [1, 2_000])
+async def test_a_client_that_does_not_take_its_answer_is_given_up(
+    config: LoomConfig, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """Also where the last of it lies here, and would be sent before the connection is closed."""
+    monkeypatch.setattr(connections, "_TAKEN_WITHIN", 0.5)
+    answering = asyncio.Queue[Any]()
 
-    async def full(message: object) -> None:
-        await asyncio.Event().wait()  # as a connection whose other side does not read
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        transport = scope["state"]["cut"].__self__
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        answering.put_nowait(transport.get_protocol())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        for left in reversed(range(parts)):
+            await send({"type": "http.response.body", "body": b"x" * 40_000, "more_body": left > 0})
 
-    async with asyncio.timeout(PATIENCE) as patience:
-        with pytest.raises(TimeoutError):
-            await guard._Answered(full)({"type": "http.response.body", "body": b"x"})
-    assert not patience.expired()
+    async with serving(config, before=lambda app: _before(app, large)) as port:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            connection = await answering.get()
+            while connection in connection.connections:  # noqa: ASYNC110 - uvicorn says it no other way
+                await asyncio.sleep(0.05)
+        client.close()
+
+
+def _before(app: ASGIApp, instead: ASGIApp) -> ASGIApp:
+    """Something that answers requests in the place of an application, which begins and ends as it would."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await (app if scope["type"] == "lifespan" else instead)(scope, receive, send)
+
+    return answer
+
+
+BROKEN_OFF = (httpx2.ReadError, httpx2.RemoteProtocolError)
+
+
+async def to_the_end(lines: AsyncIterator[str]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        async for _ in lines:
+            pass
+
+
+async def test_a_stream_under_which_a_token_is_revoked_ends_without_a_word_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served.http(await served.token("ann", "reader")) as client, client.stream("GET", "/live") as answer:
+        lines = answer.aiter_lines()
+        assert await anext(lines)
+        await served.loom.revoke_tokens("ann")
+        with pytest.raises(BROKEN_OFF):
+            await to_the_end(lines)
+    assert not caplog.records, caplog.text
+
+
+async def test_an_answer_that_a_server_ends_over_is_broken_off_without_a_fault(
+    loom: Loom, config: LoomConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(AppStatus, "enable_automatic_graceful_drain", False)  # so that a stream does not end before
+    monkeypatch.setattr(listener, "_ENDS_WITHIN", 0.1)
+    async with AsyncExitStack() as stack:
+        async with serving(config) as port:
+            served = Served(f"http://127.0.0.1:{port}", loom, config)
+            client = await stack.enter_async_context(served.http(await served.token("ann", "reader")))
+            answer = await stack.enter_async_context(client.stream("GET", "/live"))
+            lines = answer.aiter_lines()
+            assert await anext(lines)
+        with pytest.raises(BROKEN_OFF):
+            await to_the_end(lines)
+    assert "Exception" not in caplog.text
+
+
+async def test_what_strangers_send_leaves_nothing_in_the_log(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    host = served.url.removeprefix("http://")
+    await raw(served, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n")
+    upgrade = f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\r\n"
+    assert b" 401 " in await raw(served, upgrade.encode())
+    # What is no chunk, once the request was answered.
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write(f"GET /livez HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"no chunk\r\n" * 10)
+    with suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    writer.close()
+    assert not caplog.records, caplog.text
 
 
 async def test_open_connections_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "_CONNECTIONS", 20)
+    monkeypatch.setattr(connections, "_CONNECTIONS", 20)
     token = await served.token()
     host, _, port = served.url.removeprefix("http://").partition(":")
     opened = [socket.create_connection((host, int(port))) for _ in range(20)]
