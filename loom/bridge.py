@@ -126,14 +126,13 @@ def start(root: str) -> bool:
     """Starts the hub of an instance; of several that are started at once one stays. Returns whether one answers."""
     import subprocess
 
-    kept = {name: value for name, value in os.environ.items() if _is_everybodys(name)}
     try:
         begun = subprocess.run(
             [sys.executable, "-P", "-m", "loom.hub", os.path.basename(root)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**kept, "LOOM_DATA_DIR": data_dir()},
+            env=everybodys(),
             timeout=_BEGINS_WITHIN,
             check=False,
         )
@@ -240,6 +239,12 @@ def peer_of(wire: socket.socket) -> tuple[int, int] | None:
 def says_how_to_connect(name: str) -> bool:
     """Whether a variable says something of connections to PostgreSQL that their address does not."""
     return name.startswith("PG")
+
+
+def everybodys() -> dict[str, str]:
+    """The variables of this process that may go on in a hub."""
+    kept = {name: value for name, value in os.environ.items() if _is_everybodys(name)}
+    return {**kept, "LOOM_DATA_DIR": data_dir()}
 
 
 def _is_everybodys(name: str) -> bool:

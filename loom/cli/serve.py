@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -75,6 +76,9 @@ def _serve_sessions() -> None:
             "The hub serves already.", Words("To have it run here end it first: {}.", Shell("loom down"))
         )
     socket = running.root_of(config) / bridge.SOCKET
+    kept = bridge.everybodys()  # as in one that a session has started
+    os.environ.clear()
+    os.environ.update(kept)
     door.run(config.servers.instance, ready=lambda: _tell("socket", str(socket)), log=False)
 
 

@@ -161,6 +161,26 @@ async def test_all_hubs_end_with_down_and_their_claims_come_back(here: dict[str,
     assert running.end(config) == 0
 
 
+async def test_a_hub_in_the_foreground_has_no_more_of_its_shells_variables(
+    here: dict[str, str], root: Path, loom: Loom
+) -> None:
+    nowhere = {"PGHOST": "nowhere.example.org", "PGPORT": "1", "PGSSLMODE": "verify-full", "OPENAI_API_KEY": "sk-x"}
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | here | nowhere
+    hub = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loom", "serve", "--json", env=shell, stdout=asyncio.subprocess.PIPE
+    )
+    assert hub.stdout is not None
+    try:
+        assert b"hub.sock" in await asyncio.wait_for(hub.stdout.readline(), 30)
+        assert pids(root) == [hub.pid]
+        async with started(**here) as session:
+            await session.initialize()
+            assert "counts" in await session.call("loom_status")
+    finally:
+        hub.terminate()
+        await asyncio.wait_for(hub.wait(), 30)
+
+
 async def test_with_a_full_disk_it_serves_all_the_same(here: dict[str, str], root: Path, loom: Loom) -> None:
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
