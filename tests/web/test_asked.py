@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from loom.bus.events import EventType
+from loom.db.connection import Pool
 from loom.exceptions import PlanError, TaskStateError
 from loom.graph.cache import waiting
 from loom.graph.front import Loom
@@ -170,6 +171,23 @@ async def test_whoever_confirms_a_plan_that_was_refused_is_told_why(web: Board, 
     with pytest.raises(PlanError, match="has refused it"):
         await decomposer.refuse(loom, plan_id)
     assert sum((await loom.status()).counts.values()) == 0
+
+
+async def test_a_workflow_that_waits_is_shown_however_many_have_ended_since(web: Board, loom: Loom, pool: Pool) -> None:
+    waiting = await begun(loom, "- {id: nap, type: wait, seconds: 3600}")
+    assert waiting.status == "waiting"
+    await pool.execute(
+        """
+        insert into workflow_runs (project_id, id, workflow, version, definition, inputs, status, agent, finished_at)
+        select project_id, 'wf-' || to_hex(n), 'ended', version, definition, inputs, 'done', agent, loom_now()
+          from workflow_runs, generate_series(1, 300) n
+        """
+    )
+    page = await web.get("/")
+    flows = page[page.index("Workflows</h2>") :]
+    assert "trial" in flows
+    assert "nap" in flows
+    assert "ended" not in flows
 
 
 async def test_of_each_goal_the_newest_plan_waits_and_none_that_a_workflow_asks_about(web: Board, loom: Loom) -> None:

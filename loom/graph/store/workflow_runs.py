@@ -136,6 +136,18 @@ class StepRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Going:
+    """A run at a glance. `step`: the one that it is at, once that was begun; else empty."""
+
+    id: str
+    workflow: str
+    status: WorkflowRunStatus
+    step: str
+    error: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Remaining:
     """How far the tasks are that a step waits for, as of `now`; the dead ones are among the open."""
 
@@ -422,6 +434,46 @@ async def unattended(connection: Connection, project_id: str, limit: int) -> lis
         limit,
     )
     return [WorkflowRun.from_record(record) for record in records]
+
+
+async def going(connection: Connection, project_id: str, limit: int) -> list[Going]:
+    """The runs that go on, or wait for something else than a yes, and of the newest those that have failed within a day
+    otherwise than by a no; the newest first."""
+    records = await connection.fetch(
+        """
+        select r.id, r.workflow, r.status, coalesce(s.step, '') as step, r.error, r.updated_at
+          from (select id from workflow_runs where project_id = $1 and status in ('running', 'waiting')
+                union all
+                select id from (select id, status, updated_at from workflow_runs where project_id = $1
+                                 order by created_at desc, id limit $3) newest
+                 where status = 'failed' and updated_at > loom_now() - interval '1 day') n
+          join workflow_runs r on r.project_id = $1 and r.id = n.id
+          left join workflow_steps s on s.project_id = $1 and s.run_id = r.id and s.position = r.position
+         where r.status = 'running' or s.type is distinct from 'confirm'
+         order by r.created_at desc, r.id limit $2
+        """,
+        project_id,
+        limit,
+        _FAILED_AMONG,
+    )
+    return [Going(**dict(record) | {"status": WorkflowRunStatus(record["status"])}) for record in records]
+
+
+_FAILED_AMONG = 200  # runs, the newest, that are looked at for failed ones
+
+
+async def asking(connection: Connection, project_id: str, run_ids: Sequence[str]) -> dict[str, StepRun]:
+    """The step that each of some runs is at, by the run's id, where it was begun."""
+    records = await connection.fetch(
+        """
+        select s.* from workflow_runs r
+          join workflow_steps s on s.project_id = r.project_id and s.run_id = r.id and s.position = r.position
+         where r.project_id = $1 and r.id = any($2::text[])
+        """,
+        project_id,
+        run_ids,
+    )
+    return {record["run_id"]: StepRun.from_record(record) for record in records}
 
 
 async def remaining(connection: Connection, project_id: str, task_ids: Sequence[str]) -> Remaining:
