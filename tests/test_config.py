@@ -29,8 +29,8 @@ from loom.config import (
     trust,
     user_config_path,
 )
+from loom.config.dotted import Keys
 from loom.config.files import read_layer
-from loom.config.keys import Keys
 from loom.config.trust import guarded_keys, hold_back
 from loom.exceptions import ConfigError
 

@@ -1,9 +1,9 @@
 """Configuration: three layers merged into one frozen object, and the record of what a user trusts.
 
 Later wins: `~/.loom/config.yaml`, the project's `.loom/config.yaml`, `LOOM_*` variables. An unknown key is a warning, a
-wrong value a `ConfigError`. `keys.py` says what keys there are, `rules.py` what one of them accepts; `loading.py`
-merges, `files.py` finds, reads and writes, and `trust.py` keeps what a cloned repository brings along from counting
-before its user has allowed it.
+wrong value a `ConfigError`. `keys.py` says what keys there are, `rules.py` what one of them accepts, `dotted.py`
+finds them by name; `loading.py` merges, `files.py` finds, reads and writes, and `trust.py` keeps what a cloned
+repository brings along from counting before its user has allowed it.
 """
 
 from __future__ import annotations

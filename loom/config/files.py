@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from loom import documents, files
+from loom.config.dotted import Keys
 from loom.config.inside import refuse_inside
-from loom.config.keys import KEYS, Keys, LoomConfig
+from loom.config.keys import KEYS, LoomConfig
 from loom.config.rules import Rule, UnfitError
 from loom.exceptions import ConfigError
 

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from loom import documents, texts
 
+ROW_NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
+"""What a row of a table may be called."""
+
 _LINE = r"[^\x00-\x1f\x7f]+"
 _PATH = r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]{1,500}"
 _WORD_LENGTH = 4_096  # of one text in a list

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from loom import files
+from loom.config.dotted import Keys
 from loom.config.files import nested, read_layer, set_value, user_config_path
 from loom.config.inside import refuse_inside
-from loom.config.keys import COMPOSE_FILE, KEYS, Keys
+from loom.config.keys import COMPOSE_FILE, KEYS
 from loom.exceptions import ConfigError
 
 GUARDED_BYTES = 256 * 1024  # of one file that needs trust

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from loom import texts
 from loom.bus.events import Position
 from loom.bus.publisher import EVERYONE
+from loom.config.rules import ROW_NAME
 from loom.exceptions import InvalidInputError
 from loom.graph.model.paths import is_own
 from loom.graph.model.task import Priority
@@ -46,7 +47,7 @@ NOT_ONE_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters and line separators: what a title may not have."""
 
 _WILDCARD = re.compile(r"[*?\[]")
-_CHECK_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # as the configuration has it
+_CHECK_NAME = re.compile(ROW_NAME)
 _LABEL = re.compile(r"[a-z0-9._:/-]{1,64}")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LONG_INTEGER = re.compile(r"(?<!\d)\d{309}")  # no double has more digits before its point
