@@ -12,9 +12,10 @@ from starlette.requests import Request
 from loom.exceptions import LoomError
 from loom.graph.front import Loom
 from loom.graph.model import plan
-from loom.graph.store import workflow_runs
+from loom.graph.store import workflow_runs, workflow_steps
 from loom.graph.store.glance import Ask, Need
-from loom.graph.store.workflow_runs import Going, StepRun
+from loom.graph.store.workflow_runs import Going
+from loom.graph.store.workflow_steps import StepRun
 from loom.skills import decomposer
 from loom.skills.preview import preview
 
@@ -39,7 +40,7 @@ async def flows(loom: Loom) -> list[Going]:
 async def confirms(loom: Loom, asks: Sequence[Ask]) -> dict[str, StepRun]:
     """By the id of its run, the step at which each workflow wants a yes."""
     ids = [one.id for one in asks if one.need is Need.CONFIRM]
-    return await loom.look(lambda connection: workflow_runs.asking(connection, loom.project_id, ids)) if ids else {}
+    return await loom.look(lambda connection: workflow_steps.current(connection, loom.project_id, ids)) if ids else {}
 
 
 async def plans(request: Request, loom: Loom, asks: Sequence[Ask]) -> dict[str, Plan]:

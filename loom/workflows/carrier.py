@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loom.exceptions import DatabaseUnavailableError, LoomError, RunLostError, ServersError, WorkflowError
 from loom.graph import store
 from loom.graph.model import limits
-from loom.graph.store import workflow_runs
+from loom.graph.store import workflow_runs, workflow_steps
 from loom.graph.store.skill_runs import SkillRun, SkillRunStatus
-from loom.graph.store.workflow_runs import Remaining, StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_runs import WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_steps import Remaining, StepRun, StepRunStatus
 from loom.skills import fields
 from loom.wording import Shell, Words
 from loom.workflows import actions, asking, loader, values
@@ -214,7 +215,7 @@ class Carrier:
 
     async def _look_at(self, row: StepRun) -> Remaining:
         project_id, tasks = self._loom.project_id, row.inputs.get("tasks", [])
-        return await self._loom.look(lambda connection: workflow_runs.remaining(connection, project_id, tasks))
+        return await self._loom.look(lambda connection: workflow_steps.remaining(connection, project_id, tasks))
 
     async def _next_event(self, since: str | None, span: float) -> str | None:
         """Sleeps until something happens, for so many seconds at most; returns where the events are then."""

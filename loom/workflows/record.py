@@ -19,10 +19,11 @@ from loom import texts
 from loom.exceptions import LoomError, RunNotFoundError, WorkflowError
 from loom.graph import store
 from loom.graph.model import limits
-from loom.graph.store import workflow_runs
+from loom.graph.store import workflow_runs, workflow_steps
 from loom.graph.store.skill_runs import SkillRun
 from loom.graph.store.transaction import Transaction
-from loom.graph.store.workflow_runs import StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_runs import WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_steps import StepRun, StepRunStatus
 from loom.workflows import actions
 from loom.workflows.steps import Step, StepType
 
@@ -74,7 +75,7 @@ class Record:
     async def read(self) -> None:
         """Reads what the steps have come to so far."""
         rows = await self._loom.look(
-            lambda connection: workflow_runs.steps(connection, self._loom.project_id, self.run.id)
+            lambda connection: workflow_steps.of_run(connection, self._loom.project_id, self.run.id)
         )
         self._rows = {row.position: row for row in rows}
         self.outputs = {row.step: row.output for row in rows if row.output is not None}
@@ -150,7 +151,7 @@ class Record:
             nonlocal output
             output = await result(tx) if callable(result) else result
             text, there = limits.json_object(output, "output", OUTPUT_BYTES), run.position + 1
-            return await workflow_runs.complete_step(tx, run, step.id, self._agent, output=text, there=there)
+            return await workflow_steps.complete(tx, run, step.id, self._agent, output=text, there=there)
 
         self.run = await self.held(write)
         self.outputs[step.id] = output
@@ -163,9 +164,9 @@ class Record:
         async def write(tx: Transaction, run: WorkflowRun) -> WorkflowRun:
             await self._write_begun(tx, run, step, "{}")
             skipped = [(place, one.id, one.type) for place, one in enumerate(passed, here + 1)]
-            await workflow_runs.skip_steps(tx, run, skipped, self._agent)
+            await workflow_steps.skip(tx, run, skipped, self._agent)
             output, there = limits.json_object(result, "output"), here + 1 + len(passed)
-            return await workflow_runs.complete_step(tx, run, step.id, self._agent, output=output, there=there)
+            return await workflow_steps.complete(tx, run, step.id, self._agent, output=output, there=there)
 
         self.run = await self.held(write)
         self.outputs[step.id] = result
@@ -175,7 +176,7 @@ class Record:
 
     async def pause(self, step: Step, why: str) -> None:
         """Writes that a step waits, and the run with it, in nobody's hands."""
-        self.run = await self.held(lambda tx, run: workflow_runs.pause(tx, run, step.id, step.type, self._agent, why))
+        self.run = await self.held(lambda tx, run: workflow_steps.pause(tx, run, step.id, step.type, self._agent, why))
         self.tell_waiting(step, why)
 
     def tell_waiting(self, step: Step, why: str) -> None:
@@ -189,7 +190,7 @@ class Record:
         async def write(tx: Transaction, run: WorkflowRun) -> WorkflowRun:
             if self.unfinished() is None:  # it failed before it could begin
                 await self._write_begun(tx, run, step, "{}")
-            return await workflow_runs.fail(tx, run, step.id, self._agent, why)
+            return await workflow_steps.fail(tx, run, step.id, self._agent, why)
 
         self.run = await self.held(write)
         self._tell(StepProgress(StepPhase.FAILED, step.id, step.type, why))
@@ -200,7 +201,7 @@ class Record:
 
     async def note_skill_run(self, tx: Transaction, skill_run: SkillRun) -> None:
         """Writes which run of a skill answers the step that the run is at."""
-        await workflow_runs.note_skill_run(tx, await workflow_runs.held(tx, self.run), skill_run.id)
+        await workflow_steps.note_skill_run(tx, await workflow_runs.held(tx, self.run), skill_run.id)
 
     async def must_be_in_time(self, row: StepRun | None) -> None:
         """Raises WorkflowError once the time to answer a step is over."""
@@ -216,7 +217,7 @@ class Record:
         pause: float | None = None,
         timeout: float | None = None,
     ) -> StepRun:
-        return await workflow_runs.begin_step(
+        return await workflow_steps.begin(
             tx,
             run,
             step=step.id,

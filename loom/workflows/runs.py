@@ -20,9 +20,10 @@ from loom import texts
 from loom.background import end, through
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, WorkflowStateError
 from loom.graph.model import limits
-from loom.graph.store import workflow_runs
+from loom.graph.store import workflow_runs, workflow_steps
 from loom.graph.store.transaction import Transaction
-from loom.graph.store.workflow_runs import StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_runs import WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_steps import StepRun, StepRunStatus
 from loom.process import identity
 from loom.skills import fields
 from loom.skills import loader as skills
@@ -137,12 +138,12 @@ async def confirm(
                 f"The step {step.id} of {run.workflow} is answered by a person.",
                 Words("Have your user run {}.", answered_by_a_person(run.id)),
             )
-        await _in_time(tx, run, _row(run, await workflow_runs.steps(tx.connection, tx.project_id, run.id)))
+        await _in_time(tx, run, _row(run, await workflow_steps.of_run(tx.connection, tx.project_id, run.id)))
         if not yes:
-            return await workflow_runs.fail(tx, run, step.id, agent, f"{agent} said no{f': {said}' if said else '.'}")
+            return await workflow_steps.fail(tx, run, step.id, agent, f"{agent} said no{f': {said}' if said else '.'}")
         output = limits.json_object({"yes": True, "by": agent, "note": said}, "output")
         there = run.position + 1
-        return await workflow_runs.complete_step(tx, run, step.id, agent, output=output, there=there, free=True)
+        return await workflow_steps.complete(tx, run, step.id, agent, output=output, there=there, free=True)
 
     return await loom.transact(write)
 
@@ -169,7 +170,7 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> WorkflowR
         if now.status is not WorkflowRunStatus.WAITING or now.position != run.position:
             return now  # somebody else has answered
         there = row.position + 1
-        return await workflow_runs.complete_step(tx, now, step.id, agent, output=text, there=there, free=True)
+        return await workflow_steps.complete(tx, now, step.id, agent, output=text, there=there, free=True)
 
     return await loom.transact(write)
 
@@ -187,7 +188,7 @@ async def cancel(loom: Loom, run_id: str, *, note: str = "") -> WorkflowRun:
         run = await workflow_runs.lock(tx, run_id)
         if run.status in (WorkflowRunStatus.DONE, WorkflowRunStatus.CANCELLED):
             raise WorkflowStateError(f"{run.id} is {run.status} already.", _see(run))
-        return await workflow_runs.cancel(tx, run, agent, f"{agent} cancelled it{f': {said}' if said else '.'}")
+        return await workflow_steps.cancel(tx, run, agent, f"{agent} cancelled it{f': {said}' if said else '.'}")
 
     return await loom.transact(write)
 
@@ -199,7 +200,7 @@ async def look(loom: Loom, run_id: str) -> tuple[WorkflowRun, list[StepRun]]:
     async def both(connection: Connection) -> tuple[WorkflowRun, list[StepRun]]:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             run = await workflow_runs.get(connection, loom.project_id, run_id)
-            return run, await workflow_runs.steps(connection, loom.project_id, run_id)
+            return run, await workflow_steps.of_run(connection, loom.project_id, run_id)
 
     return await loom.look(both)
 
@@ -238,7 +239,7 @@ async def waits_for(loom: Loom, run: WorkflowRun, rows: list[StepRun]) -> dict[s
     if row.wake_at is not None:
         return {"waits_for": "time", "until": row.wake_at.isoformat(timespec="seconds")}
     tasks = await loom.look(
-        lambda connection: workflow_runs.remaining(connection, loom.project_id, row.inputs["tasks"])
+        lambda connection: workflow_steps.remaining(connection, loom.project_id, row.inputs["tasks"])
     )
     return {"waits_for": "tasks", "finished": tasks.finished, "open": tasks.open, "dead": list(tasks.dead[:20])}
 
@@ -295,14 +296,14 @@ async def _go_back(tx: Transaction, run: WorkflowRun, workflow: Workflow, step_i
     there = workflow.place_of(step_id)
     if there >= len(workflow.steps) or there > run.position:
         raise WorkflowStateError(f"{run.id} has not come to {step_id} yet.", "Go on where it is.")
-    for row in await workflow_runs.steps(tx.connection, tx.project_id, run.id):
+    for row in await workflow_steps.of_run(tx.connection, tx.project_id, run.id):
         action = workflow.steps[row.position].facts.get("action")
         if row.position >= there and row.status is StepRunStatus.DONE and action and actions.ACTIONS[action].change:
             raise WorkflowStateError(
                 f"{row.step} has changed the graph already and is not done twice.",
                 f"Go back to a step after it, or start {run.workflow} again.",
             )
-    await workflow_runs.forget_steps(tx, run, there)
+    await workflow_steps.forget(tx, run, there)
     await workflow_runs.move(tx, run, status=WorkflowRunStatus.RUNNING, position=there, free=True)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from loom import replies
 from loom.exceptions import InvalidInputError, PlanError, WorkflowError, WorkflowStateError
-from loom.graph.store.workflow_runs import StepRun, StepRunStatus, WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_runs import WorkflowRun, WorkflowRunStatus
+from loom.graph.store.workflow_steps import StepRun, StepRunStatus
 from loom.process import identity
 from loom.replies import Reply
 from loom.skills import loader as skills

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from loom.graph.front import Loom
-from loom.graph.store.workflow_runs import StepRun, WorkflowRun
+from loom.graph.store.workflow_runs import WorkflowRun
+from loom.graph.store.workflow_steps import StepRun
 from loom.workflows import loader, runs
 from loom.workflows.loader import Workflow
 from loom.workflows.record import StepProgress

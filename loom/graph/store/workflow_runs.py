@@ -1,21 +1,20 @@
-"""Runs of workflows and what their steps came to: the state that outlives whoever carries a run on.
+"""Runs of workflows: the state that outlives whoever carries one on.
 
-A run is held under a lease. Every write of a step goes through `held`, which locks the run and lets only the newest
-holder pass, in the transaction that also writes what the step does: so neither a late holder nor a second one can do a
-step again.
+A run is held under a lease. Every write of a step (`workflow_steps.py`) goes through `held`, which locks the run and
+lets only the newest holder pass, in the transaction that also writes what the step does: so neither a late holder nor a
+second one can do a step again.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from loom import texts
 from loom.bus.events import EventType
 from loom.bus.publisher import publish_workflow
 from loom.exceptions import RunLostError, RunNotFoundError
@@ -34,16 +33,6 @@ class WorkflowRunStatus(StrEnum):
     DONE = "done"
     FAILED = "failed"  # can be carried on again
     CANCELLED = "cancelled"
-
-
-class StepRunStatus(StrEnum):
-    """How far a step of a run is."""
-
-    RUNNING = "running"
-    WAITING = "waiting"
-    DONE = "done"
-    FAILED = "failed"
-    SKIPPED = "skipped"  # passed by, after a condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,50 +81,6 @@ class WorkflowRun:
 
 
 @dataclass(frozen=True, slots=True)
-class StepRun:
-    """What one step of a run came to."""
-
-    position: int
-    """Its place in the workflow, from 0."""
-    step: str
-    """Its id in the workflow."""
-    type: str
-    """As the workflow names it."""
-    status: StepRunStatus
-    attempt: int
-    """How often it was begun, from 1."""
-    inputs: dict[str, Any]
-    """What it was begun with, its expressions evaluated; empty where it has none, or failed over them."""
-    output: dict[str, Any] | None
-    """What later steps can use; None until it is done."""
-    error: str | None
-    """Why it has failed; None otherwise."""
-    skill_run_id: str | None
-    """The run of a skill that answers it, or the plan; None for other steps, and before somebody is asked."""
-    agent: str
-    """Who began it, or ended it."""
-    started_at: datetime
-    """When the newest attempt began; one that was interrupted counts on."""
-    wake_at: datetime | None
-    """When its pause is over; None unless it waits for time."""
-    deadline_at: datetime | None
-    """Until when it waits; None for as long as it takes."""
-    finished_at: datetime | None
-    """When it was done, failed or skipped; None before."""
-
-    @classmethod
-    def from_record(cls, record: Row) -> StepRun:
-        """Builds a step from its row."""
-        values = {name: record[name] for name in cls.__slots__}
-        output = values["output"]
-        return cls(
-            **values
-            | {"inputs": json.loads(values["inputs"]), "output": None if output is None else json.loads(output)}
-            | {"status": StepRunStatus(values["status"])}
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Going:
     """A run at a glance. `step`: the one that it is at, once that was begun; else empty."""
 
@@ -145,16 +90,6 @@ class Going:
     step: str
     error: str | None
     updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Remaining:
-    """How far the tasks are that a step waits for, as of `now`; the dead ones are among the open."""
-
-    finished: int
-    open: int
-    dead: tuple[str, ...]
-    now: datetime
 
 
 async def begin(
@@ -176,7 +111,7 @@ async def begin(
     )
     assert record is not None
     run = WorkflowRun.from_record(record)
-    _tell(tx, EventType.WORKFLOW_STARTED, run, agent)
+    tell(tx, EventType.WORKFLOW_STARTED, run, agent)
     return run
 
 
@@ -270,128 +205,10 @@ async def move(
     return WorkflowRun.from_record(record)
 
 
-async def begin_step(
-    tx: Transaction,
-    run: WorkflowRun,
-    *,
-    step: str,
-    type: str,
-    inputs: str,
-    agent: str,
-    timeout: float | None = None,
-    pause: float | None = None,
-) -> StepRun:
-    """Writes that the step that a locked run is at begins, or begins again; then the deadline and the pause stay
-    that were noted for an attempt which was interrupted.
-
-    Args:
-        inputs: JSON text.
-        timeout: seconds from now to its deadline.
-        pause: seconds from now for which it waits.
-    """
-    record = await tx.connection.fetchrow(
-        """
-        insert into workflow_steps
-               (project_id, run_id, position, step, type, status, inputs, agent, deadline_at, wake_at)
-        values ($1, $2, $3, $4, $5, 'running', $6, $7,
-                loom_now() + make_interval(secs => $8), loom_now() + make_interval(secs => $9))
-        on conflict (project_id, run_id, position) do update
-           set status = 'running', attempt = workflow_steps.attempt + 1, inputs = excluded.inputs, output = null,
-               error = null, agent = excluded.agent, finished_at = null,
-               started_at = case when workflow_steps.finished_at is null then workflow_steps.started_at
-                                 else excluded.started_at end,
-               deadline_at = case when workflow_steps.finished_at is null then workflow_steps.deadline_at
-                                  else excluded.deadline_at end,
-               wake_at = case when workflow_steps.finished_at is null then workflow_steps.wake_at
-                              else excluded.wake_at end,
-               skill_run_id = null
-        returning *
-        """,
-        tx.project_id,
-        run.id,
-        run.position,
-        step,
-        type,
-        inputs,
-        agent,
-        timeout,
-        pause,
-    )
-    assert record is not None
-    return StepRun.from_record(record)
-
-
-async def note_skill_run(tx: Transaction, run: WorkflowRun, skill_run_id: str) -> None:
-    """Notes which run of a skill answers the step that a locked run is at."""
-    await tx.connection.execute(
-        "update workflow_steps set skill_run_id = $4 where project_id = $1 and run_id = $2 and position = $3",
-        tx.project_id,
-        run.id,
-        run.position,
-        skill_run_id,
-    )
-
-
-async def pause(tx: Transaction, run: WorkflowRun, step: str, type: str, agent: str, reason: str) -> WorkflowRun:
-    """Writes that the step that a locked run is at, of this type, waits, and the run with it, held by nobody."""
-    await _end_step(tx, run, StepRunStatus.WAITING, agent)
-    _tell(tx, EventType.WORKFLOW_WAITING, run, agent, {"step": step, "step_type": type, "waits": reason})
-    return await move(tx, run, status=WorkflowRunStatus.WAITING)
-
-
-async def complete_step(
-    tx: Transaction, run: WorkflowRun, step: str, agent: str, *, output: str, there: int, free: bool = False
-) -> WorkflowRun:
-    """Writes that the step that a locked run is at is done, with its output (JSON text), and that the run goes on
-    `there`; it stays held unless `free`."""
-    await _end_step(tx, run, StepRunStatus.DONE, agent, output=output)
-    _tell(tx, EventType.WORKFLOW_STEP_COMPLETED, run, agent, {"step": step})
-    return await move(tx, run, status=WorkflowRunStatus.RUNNING, position=there, free=free)
-
-
-async def fail(tx: Transaction, run: WorkflowRun, step: str, agent: str, why: str) -> WorkflowRun:
-    """Writes that the step that a locked run is at has failed, and the run with it."""
-    await _end_step(tx, run, StepRunStatus.FAILED, agent, error=why)
-    _tell(tx, EventType.WORKFLOW_FAILED, run, agent, {"step": step, "error": texts.shorten(why, 1000)})
-    return await move(tx, run, status=WorkflowRunStatus.FAILED, error=f"{step}: {why}")
-
-
 async def complete(tx: Transaction, run: WorkflowRun, agent: str) -> WorkflowRun:
     """Writes that a locked run is done."""
-    _tell(tx, EventType.WORKFLOW_COMPLETED, run, agent)
+    tell(tx, EventType.WORKFLOW_COMPLETED, run, agent)
     return await move(tx, run, status=WorkflowRunStatus.DONE)
-
-
-async def cancel(tx: Transaction, run: WorkflowRun, agent: str, why: str) -> WorkflowRun:
-    """Writes that a locked run is cancelled, and with it the step that it is at; whoever carries it on has lost it."""
-    await tx.connection.execute(
-        "update workflow_runs set token = token + 1 where project_id = $1 and id = $2", tx.project_id, run.id
-    )
-    if run.status is not WorkflowRunStatus.FAILED:  # else its step has said why
-        await _end_step(tx, run, StepRunStatus.FAILED, agent, error=why)
-    _tell(tx, EventType.WORKFLOW_CANCELLED, run, agent, {"error": why})
-    return await move(tx, run, status=WorkflowRunStatus.CANCELLED, error=why)
-
-
-async def skip_steps(tx: Transaction, run: WorkflowRun, skipped: Sequence[tuple[int, str, str]], agent: str) -> None:
-    """Writes that steps, each with its position, name and type, are passed by."""
-    await tx.connection.executemany(
-        """
-        insert into workflow_steps (project_id, run_id, position, step, type, status, agent, finished_at)
-        values ($1, $2, $3, $4, $5, 'skipped', $6, loom_now())
-        """,
-        [(tx.project_id, run.id, *one, agent) for one in skipped],
-    )
-
-
-async def forget_steps(tx: Transaction, run: WorkflowRun, position: int) -> None:
-    """Takes back what the steps from a position on came to, so that they are done again."""
-    await tx.connection.execute(
-        "delete from workflow_steps where project_id = $1 and run_id = $2 and position >= $3",
-        tx.project_id,
-        run.id,
-        position,
-    )
 
 
 async def get(connection: Connection, project_id: str, run_id: str) -> WorkflowRun:
@@ -402,14 +219,6 @@ async def get(connection: Connection, project_id: str, run_id: str) -> WorkflowR
     if record is None:
         raise not_found(run_id)
     return WorkflowRun.from_record(record)
-
-
-async def steps(connection: Connection, project_id: str, run_id: str) -> list[StepRun]:
-    """The steps of a run that have begun or were passed by, in their order."""
-    records = await connection.fetch(
-        "select * from workflow_steps where project_id = $1 and run_id = $2 order by position", project_id, run_id
-    )
-    return [StepRun.from_record(record) for record in records]
 
 
 async def newest(connection: Connection, project_id: str, limit: int) -> list[WorkflowRun]:
@@ -462,37 +271,6 @@ async def going(connection: Connection, project_id: str, limit: int) -> list[Goi
 _FAILED_AMONG = 200  # runs, the newest, that are looked at for failed ones
 
 
-async def asking(connection: Connection, project_id: str, run_ids: Sequence[str]) -> dict[str, StepRun]:
-    """The step that each of some runs is at, by the run's id, where it was begun."""
-    records = await connection.fetch(
-        """
-        select s.* from workflow_runs r
-          join workflow_steps s on s.project_id = r.project_id and s.run_id = r.id and s.position = r.position
-         where r.project_id = $1 and r.id = any($2::text[])
-        """,
-        project_id,
-        run_ids,
-    )
-    return {record["run_id"]: StepRun.from_record(record) for record in records}
-
-
-async def remaining(connection: Connection, project_id: str, task_ids: Sequence[str]) -> Remaining:
-    """How far some tasks are; one that the project does not have is open for ever."""
-    record = await connection.fetchrow(
-        """
-        select count(*) filter (where t.done_at is not null) as finished,
-               count(*) filter (where t.done_at is null) as open,
-               array_agg(w.id order by w.id) filter (where t.status = 'failed' and t.retry_at is null) as dead,
-               loom_now() as now
-          from unnest($2::text[]) w(id) left join tasks t on t.project_id = $1 and t.id = w.id
-        """,
-        project_id,
-        list(dict.fromkeys(task_ids)),
-    )
-    assert record is not None
-    return Remaining(record["finished"], record["open"], tuple(record["dead"] or ()), record["now"])
-
-
 async def movable(connection: Connection, project_id: str, limit: int) -> list[str]:
     """The runs that nobody holds and that can go on without an answer from anybody: whose holder is gone, whose tasks
     are finished, whose pause or time is over. One that was just begun or answered is left to whoever did that."""
@@ -537,33 +315,7 @@ def lost(run_id: str) -> RunLostError:
     )
 
 
-async def _end_step(
-    tx: Transaction,
-    run: WorkflowRun,
-    status: StepRunStatus,
-    agent: str,
-    *,
-    output: str | None = None,
-    error: str | None = None,
-) -> None:
-    await tx.connection.execute(
-        """
-        update workflow_steps
-           set status = $4, agent = $5, output = $6, error = $7,
-               finished_at = case when $4 in ('done', 'failed') then loom_now() end
-         where project_id = $1 and run_id = $2 and position = $3
-        """,
-        tx.project_id,
-        run.id,
-        run.position,
-        status,
-        agent,
-        output,
-        error,
-    )
-
-
-def _tell(
+def tell(
     tx: Transaction, event: EventType, run: WorkflowRun, agent: str, data: Mapping[str, Any] | None = None
 ) -> None:
     """Notes an event of a run, and announces it to who follows workflows."""
