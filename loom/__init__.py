@@ -98,8 +98,9 @@ if TYPE_CHECKING:
     from loom.graph.store.escalations import Escalation, EscalationKind
     from loom.graph.store.glance import Ask, EpicProgress, Estimate, Need, Phase, Progress
     from loom.graph.store.graphs import GraphView, Outline
+    from loom.graph.store.landing_targets import RecordedTarget
     from loom.graph.store.landing_views import LandingLease, LandingTally, LandingView, ShownLanding
-    from loom.graph.store.landings import Landing, LandingState, RecordedTarget
+    from loom.graph.store.landings import Landing, LandingState
     from loom.graph.store.listing import Found
     from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.projects import Project
@@ -299,7 +300,7 @@ _PLACES = {
     "Proof": "graph.store.proofs",
     "Proven": "graph.rules.proofs",
     "ReceiverConfig": "config",
-    "RecordedTarget": "graph.store.landings",
+    "RecordedTarget": "graph.store.landing_targets",
     "RedisConfig": "config",
     "Renewal": "graph.rules.claims",
     "RetentionConfig": "config",

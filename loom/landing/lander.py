@@ -23,7 +23,7 @@ from loom.exceptions import CommandError, LoomError, ProofMissingError, TargetEr
 from loom.git import Repository
 from loom.graph import store
 from loom.graph.rules import landings as rules
-from loom.graph.store import landing_tips, landings
+from loom.graph.store import landing_targets, landing_tips, landings
 from loom.graph.store.landings import Intent, Landing
 from loom.graph.store.proofs import Proof
 from loom.graph.store.transaction import Transaction
@@ -416,7 +416,7 @@ class Lander:
 
     async def _follow(self) -> None:
         """Goes to the target that the project has by now."""
-        recorded = await self._loom.look(lambda connection: landings.recorded_target(connection, self._loom.project_id))
+        recorded = await self._loom.look(lambda connection: landing_targets.recorded(connection, self._loom.project_id))
         if recorded is not None and recorded.target != self.target:
             self._target = await target_of(self._loom, self._worktrees, recorded.target)
 
@@ -504,7 +504,7 @@ class _Batch:
 
 async def lands_on(loom: Loom, name: str | None = None) -> str:
     """The branch that a project lands on: what is recorded, else `name`, else as configured, else Loom's own."""
-    recorded = await loom.look(lambda connection: landings.recorded_target(connection, loom.project_id))
+    recorded = await loom.look(lambda connection: landing_targets.recorded(connection, loom.project_id))
     return recorded.target if recorded else name or loom.config.landing.target or OWN
 
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from loom.background import end
 from loom.exceptions import LoomError
-from loom.graph.rules import landings as rules
-from loom.graph.store import landings
+from loom.graph.store import landing_targets
 from loom.landing import places
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ async def leading(loom: Loom, target: Callable[[], str], holder: str) -> AsyncIt
             await end([renewing])
             with suppress(LoomError):
                 for name in {first, target()}:  # it may have turned to another one meanwhile
-                    await loom.transact(lambda tx, name=name: rules.give_lease(tx, name, holder))  # type: ignore[misc]
+                    await loom.transact(lambda tx, name=name: landing_targets.give_lease(tx, name, holder))  # type: ignore[misc]
     finally:
         if lock is not None:
             lock.let_go()
@@ -61,16 +60,16 @@ async def leading(loom: Loom, target: Callable[[], str], holder: str) -> AsyncIt
 async def _has_lease(loom: Loom, target: str, holder: str) -> bool:
     if await _take_lease(loom, target, holder):
         return True
-    before = await loom.look(lambda connection: landings.holder_of_lease(connection, loom.project_id, target))
+    before = await loom.look(lambda connection: landing_targets.holder_of_lease(connection, loom.project_id, target))
     if before is None or re.sub(r"-\d+$", "", before) != _host():
         return False
     # Whoever of this machine has it holds the lock, too, as long as he lives.
-    await loom.transact(lambda tx: rules.give_lease(tx, target, before))
+    await loom.transact(lambda tx: landing_targets.give_lease(tx, target, before))
     return await _take_lease(loom, target, holder)
 
 
 async def _take_lease(loom: Loom, target: str, holder: str) -> bool:
-    return await loom.transact(lambda tx: rules.take_lease(tx, target, holder, _LEASE))
+    return await loom.transact(lambda tx: landing_targets.take_lease(tx, target, holder, _LEASE))
 
 
 async def _renew(loom: Loom, target: Callable[[], str], holder: str) -> None:

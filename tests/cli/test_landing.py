@@ -13,6 +13,7 @@ from loom import replies
 from loom.config import LoomConfig
 from loom.graph.front import Loom
 from loom.graph.rules import landings
+from loom.graph.store import landing_targets
 from tests.cli.conftest import Cli
 from tests.graph.test_landings import MERGED, TARGET, TIP, begun, enter, intend, land, queued, send_back
 
@@ -55,7 +56,7 @@ async def test_the_queue_is_shown_with_what_went_back_and_what_has_landed(cli: C
     assert "loom land" in shown["note"]
 
     await intend(loom, second)
-    await loom.transact(lambda tx: landings.take_lease(tx, TARGET, "here:1", 60))
+    await loom.transact(lambda tx: landing_targets.take_lease(tx, TARGET, "here:1", 60))
     text = cli.inside("landing").out
     assert f"here:1 lands on {TARGET} until" in text
     for part in (

@@ -23,7 +23,7 @@ from loom.graph.front import Loom
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import landings
 from loom.graph.rules.holding import Holder
-from loom.graph.store import Claim
+from loom.graph.store import Claim, landing_targets
 from loom.graph.store import landings as rows
 from loom.graph.store.landings import Landing, LandingState
 from tests.conftest import Opener
@@ -456,17 +456,17 @@ async def test_work_that_needs_a_yes_waits_for_it(loom: Loom, pool: Pool) -> Non
 
 async def test_one_lands_on_a_target_at_a_time_until_his_time_is_over(loom: Loom, clock: Clock) -> None:
     async def take(target: str, holder: str) -> bool:
-        return await loom.transact(lambda tx: landings.take_lease(tx, target, holder, 30))
+        return await loom.transact(lambda tx: landing_targets.take_lease(tx, target, holder, 30))
 
     assert await take(TARGET, "one")
     assert not await take(TARGET, "two")
     assert await take("main", "two")
     assert await take(TARGET, "one")
-    await loom.transact(lambda tx: landings.give_lease(tx, TARGET, "two"))
+    await loom.transact(lambda tx: landing_targets.give_lease(tx, TARGET, "two"))
     assert not await take(TARGET, "two")
     await clock(31)
     assert await take(TARGET, "two")
-    await loom.transact(lambda tx: landings.give_lease(tx, TARGET, "two"))
+    await loom.transact(lambda tx: landing_targets.give_lease(tx, TARGET, "two"))
     assert await take(TARGET, "one")
 
 
@@ -479,13 +479,13 @@ async def test_what_is_on_its_way_goes_to_the_target_that_the_project_has_now(lo
     assert [one.id for one in await waiting(loom, "other")] == [first.id]  # the second may have landed where it was
     assert await intend(loom, first, second, target="other") == []
     assert (await landing_of(loom, third.task.id)).target == "other"
-    found = await loom.look(lambda connection: rows.recorded_target(connection, loom.project_id))
+    found = await loom.look(lambda connection: landing_targets.recorded(connection, loom.project_id))
     assert found is not None
     assert (found.target, found.why) == ("other", "It is checked out.")
     await landed(loom, second)
     assert (await landing_of(loom, second.task_id)).target == TARGET
     await loom.transact(lambda tx: landings.redirect(tx, TARGET, None))
-    assert await loom.look(lambda connection: rows.recorded_target(connection, loom.project_id)) is None
+    assert await loom.look(lambda connection: landing_targets.recorded(connection, loom.project_id)) is None
     assert [one.id for one in await waiting(loom)] == [first.id]
 
 

@@ -11,6 +11,7 @@ from loom.exceptions import CheckFailedError, ClaimConflictError, LandingError, 
 from loom.graph.model.task import Task
 from loom.graph.rules import landings as rules
 from loom.graph.rules.holding import Holder
+from loom.graph.store import landing_targets
 from loom.graph.store.landings import LandingState
 from loom.landing.byhand import ByHand
 from loom.landing.target import OWN
@@ -150,11 +151,11 @@ async def test_what_is_from_before_it_was_reopened_does_not_land_by_hand(yard: Y
 
 async def test_what_others_land_is_waited_for_until_the_time_is_over(yard: Yard, hand: Hand) -> None:
     task, _ = await claimed(yard, one="1")
-    await yard.loom.transact(lambda tx: rules.take_lease(tx, OWN, "elsewhere-1", 60))
+    await yard.loom.transact(lambda tx: landing_targets.take_lease(tx, OWN, "elsewhere-1", 60))
     found = await hand.by.task(task.id, 0.1)
     assert found is not None
     assert found.state is LandingState.QUEUED
-    await yard.loom.transact(lambda tx: rules.give_lease(tx, OWN, "elsewhere-1"))
+    await yard.loom.transact(lambda tx: landing_targets.give_lease(tx, OWN, "elsewhere-1"))
     assert [one.task_id for one in (await hand.by.queue(30)).landed] == [task.id]
 
 

@@ -12,7 +12,7 @@ import pytest
 from loom.exceptions import ProofMissingError, TargetError, TargetHeldError
 from loom.graph.front import Loom
 from loom.graph.rules import landings as rules
-from loom.graph.store import landing_tips, landings
+from loom.graph.store import landing_targets, landing_tips
 from loom.graph.store.landings import LandingState
 from loom.landing.lander import Lander, Report
 from loom.landing.proving import Prover
@@ -235,13 +235,15 @@ async def test_where_the_target_cannot_be_moved_the_project_lands_on_looms_own_f
     assert yard.place.tip("main") == old
     assert yard.place.read("a.txt") == "not committed\n"
     assert yard.landed(OWN) == [[first.id, second.id]]
-    recorded = await yard.loom.look(lambda connection: landings.recorded_target(connection, yard.loom.project_id))
+    recorded = await yard.loom.look(lambda connection: landing_targets.recorded(connection, yard.loom.project_id))
     assert recorded is not None
     assert recorded.target == OWN
     assert (await yard.lander()).target == OWN
     assert not yard.held()
     for name in ("main", OWN):
-        found = await yard.loom.look(partial(landings.holder_of_lease, project_id=yard.loom.project_id, target=name))
+        found = await yard.loom.look(
+            partial(landing_targets.holder_of_lease, project_id=yard.loom.project_id, target=name)
+        )
         assert found is None, "nobody lands on it any more"
 
 
@@ -384,12 +386,12 @@ async def test_one_lands_at_a_time_on_a_machine(yard: Yard) -> None:
 
 async def test_the_lease_of_another_machine_is_waited_for_and_that_of_a_dead_process_is_not(yard: Yard) -> None:
     task = await yard.queued({"f": "1"})
-    await yard.loom.transact(lambda tx: rules.take_lease(tx, OWN, "elsewhere-1", 30))
+    await yard.loom.transact(lambda tx: landing_targets.take_lease(tx, OWN, "elsewhere-1", 30))
     assert (await once(yard)).busy
-    await yard.loom.transact(lambda tx: rules.give_lease(tx, OWN, "elsewhere-1"))
+    await yard.loom.transact(lambda tx: landing_targets.give_lease(tx, OWN, "elsewhere-1"))
     lander = await yard.lander()
     dead = lander._holder.rpartition("-")[0] + "-1"
-    await yard.loom.transact(lambda tx: rules.take_lease(tx, OWN, dead, 30))
+    await yard.loom.transact(lambda tx: landing_targets.take_lease(tx, OWN, dead, 30))
     assert [one.task_id for one in (await lander.once()).landed] == [task.id]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loom.exceptions import TargetError
-from loom.graph.store import landings
-from loom.graph.store.landings import RecordedTarget
+from loom.graph.store import landing_targets, landings
+from loom.graph.store.landing_targets import RecordedTarget
 from loom.landing import turning
 from loom.landing.baseline import baseline
 from loom.landing.lander import target_of
@@ -18,7 +18,7 @@ from tests.landing.yard import Yard
 
 
 async def recorded(yard: Yard) -> RecordedTarget | None:
-    return await yard.loom.look(lambda connection: landings.recorded_target(connection, yard.loom.project_id))
+    return await yard.loom.look(lambda connection: landing_targets.recorded(connection, yard.loom.project_id))
 
 
 async def test_what_is_on_its_way_lands_on_the_branch_that_was_named(yard: Yard) -> None:

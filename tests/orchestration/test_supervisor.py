@@ -16,7 +16,7 @@ from loom.config import LoomConfig
 from loom.db.connection import Pool
 from loom.exceptions import DatabaseUnavailableError, ServersError
 from loom.graph.front import Loom
-from loom.graph.rules import landings
+from loom.graph.store import landing_targets
 from loom.orchestration.supervisor import loop
 from loom.orchestration.supervisor.loop import Supervisor
 from tests.cli.conftest import Cli
@@ -73,7 +73,7 @@ async def test_it_says_once_what_does_not_land_by_itself(loom: Loom, clock: Cloc
     assert await told() == [("asks", "asks"), ("back", "comes_back")]
     assert await told() == []
     await clock(301)
-    await loom.transact(lambda tx: landings.take_lease(tx, TARGET, "here", 60))
+    await loom.transact(lambda tx: landing_targets.take_lease(tx, TARGET, "here", 60))
     assert await told() == []
     await clock(61)
     assert await told() == [("waits", "nobody_lands")]

@@ -24,7 +24,7 @@ from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import claims, holding, leaving
 from loom.graph.rules.claims import Outcome
 from loom.graph.rules.holding import Holder
-from loom.graph.store import escalations, landings
+from loom.graph.store import escalations, landing_targets, landings
 from loom.graph.store.landings import Landing, LandingState
 from loom.graph.store.transaction import Transaction
 from loom.wording import Shell, Words, call
@@ -265,20 +265,9 @@ async def redirect(tx: Transaction, target: str, why: str | None) -> None:
     await store.lock(tx, await landings.under_way(tx.connection, tx.project_id))
     await landings.turn(tx, await landings.under_way(tx.connection, tx.project_id), target)
     if why is None:
-        await landings.forget_target(tx)
+        await landing_targets.forget(tx)
     else:
-        await landings.record_target(tx, target, why)
-
-
-async def take_lease(tx: Transaction, target: str, holder: str, seconds: float) -> bool:
-    """Whether the holder lands on a target for so many seconds from now. That others then do not is a saving; what is
-    safe is so without it."""
-    return await landings.take_lease(tx, target, holder, seconds)
-
-
-async def give_lease(tx: Transaction, target: str, holder: str) -> None:
-    """Ends the holder's lease of a target, if he has it."""
-    await landings.give_lease(tx, target, holder)
+        await landing_targets.record(tx, target, why)
 
 
 _QUEUED, _LANDED = LandingState.QUEUED, LandingState.LANDED

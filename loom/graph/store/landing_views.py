@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from loom.graph.store.counting import HAVE_LANDED
-from loom.graph.store.landings import Landing, LandingState, RecordedTarget
+from loom.graph.store.landing_targets import RecordedTarget
+from loom.graph.store.landings import Landing, LandingState
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection

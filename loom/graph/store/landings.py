@@ -111,15 +111,6 @@ class Intent:
         return cls(**{name: record[name] for name in cls.__slots__})
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedTarget:
-    """What a project lands on instead of what its configuration says, why, and since when."""
-
-    target: str
-    why: str
-    since: datetime
-
-
 # --- one claim's work -------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +225,17 @@ async def drop(tx: Transaction, task_ids: Collection[str], reason: str) -> None:
         tx.project_id,
         list(task_ids),
         reason,
+    )
+
+
+async def turn(tx: Transaction, task_ids: Collection[str], target: str) -> None:
+    """Has what is on its way, of these locked tasks, go to another target."""
+    await tx.connection.execute(
+        "update landings set target = $3 where project_id = $1 and task_id = any($2::text[])"
+        " and state in ('begun', 'reported', 'queued', 'sent_back')",
+        tx.project_id,
+        list(task_ids),
+        target,
     )
 
 
@@ -409,79 +411,6 @@ async def waiting(connection: Connection, project_id: str, target: str, limit: i
     return [Landing.from_record(record) for record in records]
 
 
-async def times_sent_back(connection: Connection, project_id: str, task_id: str) -> int:
-    """How many claims of a task ended otherwise after their work was sent back."""
-    found: int = await connection.fetchval(
-        "select count(*) from landings where project_id = $1 and task_id = $2 and state = 'dropped' and times_sent > 0",
-        project_id,
-        task_id,
-    )
-    return found
-
-
-# --- who lands, and where ---------------------------------------------------------------------------------------------
-
-
-async def take_lease(tx: Transaction, target: str, holder: str, seconds: float) -> bool:
-    """Whether the holder lands on a target for so many seconds from now: nobody else does, or his time is over."""
-    taken = await tx.connection.fetchval(
-        """
-        insert into landing_leases as l (project_id, target, holder, until)
-        values ($1, $2, $3, loom_now() + make_interval(secs => $4))
-        on conflict (project_id, target) do update set holder = $3, until = excluded.until
-         where l.holder = $3 or l.until <= loom_now()
-        returning true
-        """,
-        tx.project_id,
-        target,
-        holder,
-        seconds,
-    )
-    return bool(taken)
-
-
-async def give_lease(tx: Transaction, target: str, holder: str) -> None:
-    """Lets others land on a target, if the holder is the one who does."""
-    await tx.connection.execute(
-        "delete from landing_leases where project_id = $1 and target = $2 and holder = $3",
-        tx.project_id,
-        target,
-        holder,
-    )
-
-
-async def recorded_target(connection: Connection, project_id: str) -> RecordedTarget | None:
-    """What a project lands on instead of what its configuration says; None: it is as configured."""
-    record = await connection.fetchrow(
-        "select target, why, since from landing_targets where project_id = $1", project_id
-    )
-    return None if record is None else RecordedTarget(**record)
-
-
-async def record_target(tx: Transaction, target: str, why: str) -> None:
-    """Has the project land on another target from now on."""
-    await tx.connection.execute(
-        "insert into landing_targets (project_id, target, why) values ($1, $2, $3)"
-        " on conflict (project_id) do update set target = $2, why = $3, since = loom_now()",
-        tx.project_id,
-        target,
-        why,
-    )
-
-
-async def holder_of_lease(connection: Connection, project_id: str, target: str) -> str | None:
-    """Who has the lease of a target, also where its time is over."""
-    found: str | None = await connection.fetchval(
-        "select holder from landing_leases where project_id = $1 and target = $2", project_id, target
-    )
-    return found
-
-
-async def forget_target(tx: Transaction) -> None:
-    """Has the project land on what its configuration says."""
-    await tx.connection.execute("delete from landing_targets where project_id = $1", tx.project_id)
-
-
 async def under_way(connection: Connection, project_id: str) -> list[str]:
     """Ids of the tasks whose work is on its way to a target, in their order."""
     records = await connection.fetch(
@@ -492,12 +421,11 @@ async def under_way(connection: Connection, project_id: str) -> list[str]:
     return [record["task_id"] for record in records]
 
 
-async def turn(tx: Transaction, task_ids: Collection[str], target: str) -> None:
-    """Has what is on its way, of these locked tasks, go to another target."""
-    await tx.connection.execute(
-        "update landings set target = $3 where project_id = $1 and task_id = any($2::text[])"
-        " and state in ('begun', 'reported', 'queued', 'sent_back')",
-        tx.project_id,
-        list(task_ids),
-        target,
+async def times_sent_back(connection: Connection, project_id: str, task_id: str) -> int:
+    """How many claims of a task ended otherwise after their work was sent back."""
+    found: int = await connection.fetchval(
+        "select count(*) from landings where project_id = $1 and task_id = $2 and state = 'dropped' and times_sent > 0",
+        project_id,
+        task_id,
     )
+    return found
