@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-import loom
+import loom.graph.store
 
 PACKAGE = Path(loom.__file__).parent
 ROOMS = (PACKAGE / "graph" / "store", PACKAGE / "db")
@@ -44,4 +44,11 @@ def test_statements_are_told_from_prose() -> None:
     assert (
         statements('"""Select from these."""\nx = "Update it, then set it."\ny = "with one"\nz = "create tasks"\n')
         == []
+    )
+
+
+def test_the_table_of_the_store_has_each_of_its_modules() -> None:
+    table = [line.split("|")[1] for line in (loom.graph.store.__doc__ or "").splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(table))) == sorted(
+        file.stem for file in ROOMS[0].glob("*.py") if file.stem != "__init__"
     )

@@ -10,19 +10,19 @@ nearly every change of a task needs; whoever needs another module imports it, so
 | `tasks` `claiming` `sweeping` | tasks, their claims, and what a sweep finds |
 | `edges` `levels` `reach` | dependencies, the cascade, and how far a change reaches |
 | `events` | the outbox, and the history of a task |
-| `escalations` `diagnoses` `messages` `plans` `projects` | rows of the same name |
-| `proofs` `skill_runs` `workflow_runs` | rows of the same name |
-| `landings` `landing_tips` | claims whose work lands on a branch, their queue, and where each branch stood last |
-| `landing_views` | what there is to see of that |
-| `glance` | what whoever comes to a project wants to know first |
-| `metrics` `notices` | what has been counted of all that happened, and how far people were told of it |
-| `counting` | how many tasks are in each status |
-| `traces` | to which trace a task belongs |
-| `days` | what was done on a day |
-| `stats` `sticking` | how it went lately, and what does not go on by itself |
-| `retention` | what has been kept long enough |
-| `backup` | all of them, copied out and put back |
-| `reading` | questions across all of them |
+| `escalations` `diagnoses` `messages` `plans` `projects` `proofs` | rows of the same name |
+| `skill_runs` `workflow_runs` `workflow_steps` | runs of skills and of workflows, and what the steps of these came to |
+| `landings` `landing_views` | claims whose work lands on a branch, and their queue; what there is to see of that |
+| `landing_targets` `landing_tips` | where a project lands, and who does it; where each branch stood last |
+| `tokens` `entries` | who may come in over HTTP, and with which browser |
+| `states` `blockers` | what people call a status, and what a task waits for |
+| `reading` `listing` `graphs` | questions about tasks; those that a filter asks for; the graph to be drawn |
+| `glance` `days` `stats` | what is wanted to know first, what was done on a day, and how it went lately |
+| `sticking` | what does not go on by itself |
+| `counting` `metrics` | how many tasks are in each status, and what was counted of all that happened |
+| `notices` `traces` | how far people were told of what happens, and to which trace a task belongs |
+| `retention` `backup` | what has been kept long enough; all rows, copied out and put back |
+| `invariants` | what must hold of all rows |
 """
 
 from loom.graph.store import (
