@@ -13,7 +13,7 @@ from loom.graph import project, store
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import editing
+from loom.graph.rules import cancelling, creating, editing
 from loom.graph.rules.claims import Outcome
 from loom.graph.rules.holding import Holder
 from loom.graph.store import messages
@@ -73,13 +73,13 @@ class Making(Seat):
         if not self.may("create.anywhere"):
             return await self._commit(lambda tx: self._create_below(tx, task, agent))
         if task.depends_on or task.parent_id or task.origin_id:
-            return await self._commit(lambda tx: editing.create(tx, task, agent))
-        return await self._at_once(lambda tx: editing.create_alone(tx, task, agent))
+            return await self._commit(lambda tx: creating.create(tx, task, agent))
+        return await self._at_once(lambda tx: creating.create_alone(tx, task, agent))
 
     async def _create_below(self, tx: Transaction, task: store.NewTask, agent: str) -> Task:
         assert self.principal is not None, "whoever is none may create anywhere"
-        await editing.must_be_below(tx, task, self.principal)
-        return await editing.create(tx, task, agent)
+        await creating.must_be_below(tx, task, self.principal)
+        return await creating.create(tx, task, agent)
 
     async def apply_plan(self, given: object, *, key: str | None = None, agent_id: str | None = None) -> list[Task]:
         """Creates all tasks of a plan `{"tasks": [...]}` or none.
@@ -209,4 +209,4 @@ class Making(Seat):
         """
         task_id, agent = await self.id_of(task_id), self._session.name(agent_id)
         why = None if reason is None else limits.reason(reason)
-        return await self._commit(lambda tx: editing.cancel(tx, task_id, why, agent, downstream=downstream))
+        return await self._commit(lambda tx: cancelling.cancel(tx, task_id, why, agent, downstream=downstream))

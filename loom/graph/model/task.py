@@ -29,6 +29,11 @@ class TaskStatus(StrEnum):
         return self in (TaskStatus.DONE, TaskStatus.CANCELLED)
 
     @property
+    def begun(self) -> bool:
+        """Somebody works on it, or has done it."""
+        return self in (TaskStatus.CLAIMED, TaskStatus.DONE)
+
+    @property
     def called(self) -> str:
         """What people call it: who is pending is ready."""
         return "ready" if self is TaskStatus.PENDING else self.value

@@ -17,7 +17,7 @@ from loom.exceptions import TaskStateError
 from loom.graph import store
 from loom.graph.model import limits, plan
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import diagnoses, editing, plans
+from loom.graph.rules import creating, diagnoses, plans
 from loom.graph.rules.claims import into_play
 from loom.graph.rules.holding import not_found
 from loom.graph.store import diagnoses as rows
@@ -146,7 +146,7 @@ async def _make_fixes(
     limits.count_dependencies(len(task.depends_on) + len(diagnosis.fix_tasks))
     about = {"fixes": {"task": task.id, "title": task.title, "cause": diagnosis.cause}}
     drafts = [
-        replace(draft, files=editing.unprotected(tx, draft.files))
+        replace(draft, files=creating.unprotected(tx, draft.files))
         for draft in plan.parse(planned(diagnosis.fix_tasks, task=task, context=about))
     ]
     planted = await plans.plant(tx, drafts, agent=agent, max_attempts=max_attempts)

@@ -14,7 +14,7 @@ from loom.graph.model.bulk import uncollected
 from loom.graph.model.dependencies import epic_start, waits_for
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import editing
+from loom.graph.rules import creating
 from loom.graph.store import NewTask, escalations
 from loom.graph.store.transaction import Transaction
 
@@ -33,7 +33,7 @@ async def plant(
     """Inserts drafts and their edges; each status is computed from its dependencies as they are now. `stuck`: what
     waits for a cancelled task comes in as well, and waits until that is waived."""
     with uncollected():
-        editing.refuse_protected(tx, (path for draft in drafts for path in draft.files))
+        creating.refuse_protected_at_work(tx, (path for draft in drafts for path in draft.files))
         await store.lock_graph(tx)
         drafts = plan.order(drafts)
         # Of tasks that are equal otherwise the one with the highest id is claimed first: so they keep the plan's order.
@@ -41,11 +41,11 @@ async def plant(
         ids = dict(zip((draft.key for draft in drafts), drawn, strict=True))
         own = set(ids.values())
         outside = sorted({ids.get(name, name) for draft in drafts for name in draft.depends_on} - own)
-        statuses = await editing.hold_existing(tx, outside)
+        statuses = await creating.hold_existing(tx, outside)
         if not stuck:
-            editing.refuse_cancelled(statuses)
+            creating.refuse_cancelled(statuses)
         wanted = {ids.get(draft.parent, draft.parent) for draft in drafts if draft.parent} - own
-        parents = {parent_id: await editing.adopt(tx, parent_id, agent) for parent_id in sorted(wanted)}
+        parents = {parent_id: await creating.adopt(tx, parent_id, agent) for parent_id in sorted(wanted)}
         rows = _rows(drafts, ids, statuses, parents, max_attempts)
         if outside and parents:
             await _refuse_cycles(tx, rows, outside, list(parents))
@@ -98,7 +98,7 @@ def _rows(
         waiting[task_id] = sum(target not in done and target not in waived for target in targets)
         waiting[task_id] += parent_id is not None and waiting[parent_id] > 0
         waiting[task_id] += draft.deferred is not None
-        checks[task_id] = editing.handed_down(checks[parent_id], draft.checks) if parent_id else draft.checks
+        checks[task_id] = creating.handed_down(checks[parent_id], draft.checks) if parent_id else draft.checks
         if draft.status is TaskStatus.DONE:
             done.add(task_id)
         rows.append(
@@ -146,4 +146,4 @@ async def _refuse_cycles(tx: Transaction, rows: Sequence[NewTask], outside: list
             edges.setdefault(row.parent_id, []).append(row.id)
             start = epic_start(row.id)
             edges[start if start in edges else row.id].append(epic_start(row.parent_id))
-    editing.refuse_cycle(edges)
+    creating.refuse_cycle(edges)

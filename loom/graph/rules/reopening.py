@@ -13,7 +13,7 @@ from loom.bus.events import EventType
 from loom.exceptions import TaskStateError
 from loom.graph import deps, store
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import editing
+from loom.graph.rules import creating
 from loom.graph.rules.claims import Outcome, kept_output
 from loom.graph.rules.holding import locked
 from loom.graph.store.transaction import Transaction
@@ -45,7 +45,7 @@ async def reopen(tx: Transaction, task_id: str, reason: str | None, agent: str) 
         data |= kept_output(json.dumps(task.output, ensure_ascii=False))
     again, waived = await _open(tx, task, agent, data, epic=False)
     opened = await _open_above(tx, task.parent_id, agent, waived)
-    editing.refuse_cycle(await store.upstream(tx, [task_id, *opened]))
+    creating.refuse_cycle(await store.upstream(tx, [task_id, *opened]))
     return Outcome(
         again,
         unblocked=(task_id,) if again.status is TaskStatus.PENDING else (),
@@ -104,6 +104,6 @@ async def _gone_on(tx: Transaction, dependents: dict[str, TaskStatus]) -> list[s
     found = []
     for task_id, status in dependents.items():
         reach = await deps.lock_reach(tx, [task_id], finished=True) if status is TaskStatus.EPIC else {task_id: status}
-        if not editing.BEGUN.isdisjoint(reach.values()):
+        if any(one.begun for one in reach.values()):
             found.append(task_id)
     return found

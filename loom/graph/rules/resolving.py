@@ -8,7 +8,7 @@ from loom.bus.events import EventType
 from loom.exceptions import EscalationNotFoundError, InvalidInputError, TaskStateError
 from loom.graph import deps, store
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.rules import editing
+from loom.graph.rules import cancelling
 from loom.graph.rules.claims import Outcome, Terms, into_play
 from loom.graph.rules.holding import not_found
 from loom.graph.rules.leaving import leave_queue
@@ -50,13 +50,13 @@ async def resolve(
     """
     task_id = await _task_of(tx, target)
     if action is Resolution.CANCEL:
-        return await editing.cancel(tx, task_id, note, by, downstream=downstream)
+        return await cancelling.cancel(tx, task_id, note, by, downstream=downstream)
     found = await store.lock(tx, [task_id])
     if task_id not in found:
         raise not_found(task_id)
     task = found[task_id]
     if action is Resolution.WAIVE:
-        return await editing.waive(tx, task, note, by)
+        return await cancelling.waive(tx, task, note, by)
     resolved = await escalations.close(tx, [task.id], action, by=by, note=note)
     question = next((one for one in resolved if one.kind is EscalationKind.QUESTION), None)
     held = any(one.kind is not EscalationKind.FAILURE for one in resolved)
