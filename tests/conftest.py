@@ -30,8 +30,13 @@ from loom.services import Endpoints
 
 Opener = Callable[..., Awaitable[Loom]]
 _LET_GO = 10.0  # seconds; what a test that failed has left at work is ended then
-# What an agent, or a hook of git, that runs the tests has set.
-_LEADS_ELSEWHERE = ("LOOM_", "CLAUDE", "OTEL_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "COLUMNS", "NO_COLOR")
+# What whoever runs the tests has set, an agent and a hook of git among them.
+_LEADS_ELSEWHERE = (
+    *("LOOM_", "CLAUDE", "OTEL_", "PG", "XDG_"),
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_AUTHOR_", "GIT_COMMITTER_"),
+    *("COLUMNS", "NO_COLOR", "FORCE_COLOR"),
+    "PYTHONDONTWRITEBYTECODE",  # with it each command that a test starts compiles all of Loom, and what that imports
+)
 _CHOSEN = ("LOOM_TEST_", "LOOM_PG_BIN", "LOOM_REDIS_BIN")
 for _name in [one for one in os.environ if one.startswith(_LEADS_ELSEWHERE) and not one.startswith(_CHOSEN)]:
     del os.environ[_name]
@@ -53,7 +58,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def nobodys_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty home, so that no settings, skills, workflows or trust of whoever runs the tests count."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
 
 
 @pytest.fixture(scope="session")

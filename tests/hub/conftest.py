@@ -70,8 +70,6 @@ async def knock(root: Path, environ: dict[str, str], want: str = "mcp", **more: 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of an instance of servers, empty."""
-    for name in [name for name in os.environ if name.startswith(("PG", "OTEL_"))]:
-        monkeypatch.delenv(name)  # which a hub does not have
     monkeypatch.setenv("LOOM_DATA_DIR", str(tmp_path / "data"))
     root = Path(bridge.instance_dir("default"))
     root.mkdir(parents=True)
