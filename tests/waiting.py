@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from loom.graph.front import Loom
+from loom.graph.model.task import Task
+
 _PAUSE = 0.02  # seconds between two looks
 
 
@@ -17,6 +20,16 @@ async def until(holds: Callable[[], object | Awaitable[object]], seconds: float 
             if await found if isinstance(found, Awaitable) else found:
                 return
             await asyncio.sleep(_PAUSE)
+
+
+async def until_renewed(loom: Loom, task: Task) -> None:
+    """Returns once a claim is held for longer than when its task was read, which nobody does after its lease."""
+
+    async def holds_on() -> bool:
+        end = (await loom.get(task.id)).task.lease_expires_at
+        return end is not None and task.lease_expires_at is not None and end > task.lease_expires_at
+
+    await until(holds_on)
 
 
 async def until_there(file: Path) -> int:

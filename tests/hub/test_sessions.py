@@ -23,7 +23,7 @@ from loom.mcp import lines, wire
 from loom.mcp.server import Application
 from tests.conftest import Opener
 from tests.hub.conftest import Knock, knock, serving
-from tests.waiting import until
+from tests.waiting import until, until_renewed
 
 
 @pytest.fixture
@@ -114,12 +114,7 @@ async def test_a_claim_is_renewed_while_its_connection_lives_and_after_a_hub_has
     claim = await before.claim(task.id, lease_seconds=6)
     assert claim is not None
     again = await come(CLAUDE_CODE_SESSION_ID="12345678-0")
-
-    async def is_renewed() -> bool:
-        end = (await loom.get(task.id)).task.lease_expires_at
-        return end is not None and claim.task.lease_expires_at is not None and end > claim.task.lease_expires_at
-
-    await until(is_renewed)
+    await until_renewed(loom, claim.task)
     await again.hang_up()
     await until(lambda: len(hub.sessions) == 0)
     assert (await loom.get(task.id)).task.status is TaskStatus.CLAIMED  # it may be somebody else's too

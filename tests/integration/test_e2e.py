@@ -119,7 +119,7 @@ async def test_full_agent_workflow(
         assert (claim["id"], claim["done_when"]) == (design["id"], "reviewed")
         assert "claim_conflict" in await bob.refused("claim", task_id=design["id"])
         assert (await bob("claim"))["status"] == "nothing_ready"
-        waiting = asyncio.create_task(bob("wait", what="ready", timeout=20))
+        waiting = asyncio.create_task(bob("wait", what="ready", timeout=30))
         done = await alice("done", task_id=design["id"], output={"api": "REST"}, token=claim["token"])
         assert done["unblocked"] == [build["id"]]
         assert (await waiting)["ready"] == 1

@@ -255,7 +255,7 @@ async def test_a_postgres_that_is_stopped_holds_no_call_for_longer_than_its_boun
     loom = await process("a")
     await loom.create("A")
     with pair.primary.stopped():
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             for _ in range(2):
                 with pytest.raises(UnavailableError) as told:
                     await loom.create("B")
@@ -273,7 +273,7 @@ async def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
         keeper = await asyncpg.connect(database_url)
         try:
             await keeper.execute(f"begin; select from tasks where id = '{task.id}' for update")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 ends = await asyncio.gather(
                     *(loom.update(task.id, title=f"B{n}") for n in range(8)), return_exceptions=True
                 )

@@ -24,6 +24,7 @@ from loom.landing.worktrees import Worktrees
 from loom.replies import Checking
 from tests.conftest import Opener
 from tests.landing.place import Place
+from tests.waiting import until_renewed
 
 GREEN = "import mod; assert mod.ONE == 1"
 
@@ -150,12 +151,12 @@ async def test_long_checks_go_on_and_the_same_call_gives_the_result(
     assert await runs(reports) == [(task, 0)]
 
 
-async def test_a_claim_is_renewed_while_its_work_is_proven(
-    place: Place, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reports = reporter(place.top, "import time; time.sleep(5)")
+async def test_a_claim_is_renewed_while_its_work_is_proven(place: Place, reporter: Reporter, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    reports = reporter(place.top, f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)")
     task = await reports._loom.create("a task")
-    assert await reports._loom.claim(task.id, lease_seconds=3)
+    claim = await reports._loom.claim(task.id, lease_seconds=6)
+    assert claim is not None
 
     async def sweeping() -> None:
         while True:
@@ -163,7 +164,10 @@ async def test_a_claim_is_renewed_while_its_work_is_proven(
             await asyncio.sleep(0.1)
 
     sweeps = asyncio.create_task(sweeping())
-    assert await finished(reports, task.id) == "done"
+    proving = asyncio.create_task(finished(reports, task.id))
+    await until_renewed(reports._loom, claim.task)
+    go.touch()
+    assert await proving == "done"
     sweeps.cancel()
     assert (await reports._loom.get(task.id)).task.attempt == 1
 

@@ -16,7 +16,7 @@ from loom.config import RedisConfig
 from loom.graph.front import Loom
 from loom.orchestration.housekeeping import Housekeeper, once
 from tests.conftest import Opener
-from tests.waiting import until
+from tests.waiting import until, until_renewed
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -96,7 +96,7 @@ async def test_what_a_process_without_redis_did_is_carried_by_another(loom: Loom
         async def carried() -> bool:
             return await redis_conn.xlen(stream) > before
 
-        await until(carried, 20)
+        await until(carried)
 
 
 async def test_a_redis_that_was_emptied_while_nothing_happened_is_filled_again(
@@ -112,16 +112,16 @@ async def test_a_redis_that_was_emptied_while_nothing_happened_is_filled_again(
     async with kept(loom):
         await until(filled)
         await redis_conn.delete(*[key async for key in redis_conn.scan_iter(channels.everything(loom.project_id))])
-        await until(filled, 20)
+        await until(filled)
 
 
 async def test_a_short_lease_is_renewed_in_time(open_loom: Opener) -> None:
     one, other = await open_loom("one"), await open_loom("other")
     task = await one.create("A")
     async with kept(one), kept(other):
-        await one.claim(task.id, lease_seconds=3)
-        await asyncio.sleep(4.5)
-        assert (await other.get(task.id)).task.status == "claimed"
+        claim = await one.claim(task.id, lease_seconds=6)
+        assert claim is not None
+        await until_renewed(other, claim.task)
 
 
 async def test_the_first_renewal_of_a_short_lease_does_not_wait_for_an_interval(open_loom: Opener) -> None:
@@ -129,10 +129,9 @@ async def test_the_first_renewal_of_a_short_lease_does_not_wait_for_an_interval(
     task = await one.create("A")
     async with kept(one), kept(other):
         await asyncio.sleep(0.5)  # it rests
-        await one.claim(task.id, lease_seconds=3)
-        await asyncio.sleep(4.5)
-        found = (await other.get(task.id)).task
-        assert (found.status, found.claim_token) == ("claimed", 1)
+        claim = await one.claim(task.id, lease_seconds=6)
+        assert claim is not None
+        await until_renewed(other, claim.task)
 
 
 async def test_renewals_come_by_the_shortest_lease_and_no_oftener(
@@ -148,13 +147,14 @@ async def test_renewals_come_by_the_shortest_lease_and_no_oftener(
 
     monkeypatch.setattr(Loom, "renew", counted)
     async with kept(loom):
-        await asyncio.sleep(0.2)
+        await until(lambda: renewals == 1)
         await loom.claim(long.id)
         await asyncio.sleep(1.5)
         assert renewals == 1, "the one it begins with"
-        await loom.claim(short.id, lease_seconds=3)
-        await asyncio.sleep(2.5)
-        assert 2 <= renewals <= 4
+        began = asyncio.get_running_loop().time()
+        await loom.claim(short.id, lease_seconds=6)
+        await until(lambda: renewals >= 3)
+        assert asyncio.get_running_loop().time() - began > 3, "a third of the lease lies between two"
 
 
 async def test_a_short_command_leaves_things_in_order(loom: Loom, redis_conn: Redis) -> None:

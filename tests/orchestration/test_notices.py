@@ -116,16 +116,17 @@ async def ask(loom: Loom, question: str = "Which one?", title: str = "Write it")
     return raised.id
 
 
-async def test_a_question_reaches_slack_with_what_answers_it(loom: Loom, receiver: Receiver) -> None:
+async def test_a_question_reaches_slack_with_what_answers_it(
+    loom: Loom, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teller, "_LOOKS", (60.0, 60.0))  # so that only what happens has it look in time
     config = replace(told(loom.config, me=ReceiverConfig(slack=receiver.url)), mcp=McpConfig(public_url="https://b.x/"))
     dependent = await loom.create("Use it")
     async with running(config):
-        began = asyncio.get_running_loop().time()
         raised = await ask(
             loom, "<!channel> Tabs & spaces? postgres://me:hunter2@db/x sk-ant-0123456789abcdefghij", "<!here>"
         )
         await until(lambda: receiver.heard)
-        assert asyncio.get_running_loop().time() - began < 5
         await asyncio.sleep(2)
     (body,) = receiver.bodies
     task_id = (await loom.escalations())[0].task_id
@@ -301,7 +302,7 @@ def test_nobody_is_left_alone_for_longer_than_a_day_or_so() -> None:
 
 
 async def test_a_process_that_is_killed_while_it_tells_loses_nothing(
-    loom: Loom, receiver: Receiver, tmp_path: Path
+    loom: Loom, receiver: Receiver, pool: Pool, tmp_path: Path
 ) -> None:
     """It is told again by the next, under the same id: at least once."""
     receiver.gate.clear()
@@ -327,8 +328,9 @@ async def test_a_process_that_is_killed_while_it_tells_loses_nothing(
         first.kill()
         await first.wait()
     receiver.gate.set()
+    await pool.execute("update notify_cursors set held_until = held_until + interval '1 hour'")
     async with running(config):
-        await until(lambda: len(receiver.heard) == 2, 10)  # at once: that process is known to be dead
+        await until(lambda: len(receiver.heard) == 2)  # at once: that process is known to be dead
         await asyncio.sleep(1.5)
     ids = [headers["webhook-id"] for _, headers, _ in receiver.heard]
     assert len(ids) == 2

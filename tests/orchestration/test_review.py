@@ -29,7 +29,7 @@ from loom.orchestration.workers.review import Reviewer
 from loom.orchestration.workers.worker import Workers
 from tests.orchestration.conftest import Clock, Command, Project, Work, in_environment, task_now
 from tests.skills.conftest import Model
-from tests.waiting import alive, pids, until
+from tests.waiting import alive, pids, until, until_renewed
 
 BLOCKER = {
     "severity": "blocker",
@@ -378,12 +378,21 @@ async def test_without_what_its_provider_needs_nothing_is_claimed(
 # --- the claim meanwhile --------------------------------------------------------------------------------------------
 
 
-async def test_a_claim_is_kept_while_it_is_reviewed(loom: Loom, project_loom: Project, model: Model) -> None:
+async def test_a_claim_is_kept_while_it_is_reviewed(
+    loom: Loom, project_loom: Project, model: Model, place: Path
+) -> None:
     model.answers(ACCEPT)
-    slow = SkillsConfig(command=shlex.join(["sh", "-c", f"sleep 4.5; exec {model.command}"]))
+    script = f"touch {place}/begun; while ! test -e {place}/go; do sleep 0.05; done; exec {model.command}"
+    slow = SkillsConfig(command=shlex.join(["sh", "-c", script]))
     task = await loom.create("A")
-    work = Work(project_loom(skills=slow, claim_ttl_seconds=3, idle_limit_seconds=3), "true", review=True)
-    await work.finish()
+    work = Work(project_loom(skills=slow, claim_ttl_seconds=6, idle_limit_seconds=2), "true", review=True)
+    async with work.going() as running:
+        await until((place / "begun").exists)
+        await asyncio.sleep(2.5)  # longer than a claim is renewed that nobody asks about
+        await until_renewed(loom, await task_now(loom, task))
+        (place / "go").touch()
+        async with asyncio.timeout(30):
+            await running
     assert work.workers.counts[JobPhase.DONE] == 1
     assert (await task_now(loom, task)).attempt == 1
 

@@ -136,9 +136,9 @@ async def test_it_runs_and_wakes_for_what_happens(loom: Loom, open_loom: Opener)
     turns = Supervisor(loom).run()
     assert not (await anext(turns)).complete
     await worker.done(task.id)
-    turn = await asyncio.wait_for(anext(turns), 20)
+    turn = await asyncio.wait_for(anext(turns), 30)
     while not turn.complete:
-        turn = await asyncio.wait_for(anext(turns), 20)
+        turn = await asyncio.wait_for(anext(turns), 30)
     await turns.aclose()
 
 
@@ -162,13 +162,13 @@ async def test_it_outlives_a_database_that_is_away(
             await anext(turns)  # so it has waited in peace
             door.shut()
             going = asyncio.create_task(anext(turns))
-            await until(lambda times=times: len(told()) == times, 20)  # type: ignore[misc]
+            await until(lambda times=times: len(told()) == times)  # type: ignore[misc]
             await loom.escalate((await loom.create("A")).id, f"question {times}")
             await asyncio.sleep(1)  # some ten tries
             assert not going.done()
             assert len(told()) == times
             door.open()
-            turn = await asyncio.wait_for(going, 20)
+            turn = await asyncio.wait_for(going, 30)
             assert [one.message for one in turn.escalations] == [f"question {times}"]
         assert told()[0].startswith("Supervising has to wait: PostgreSQL")
         await turns.aclose()
@@ -198,7 +198,7 @@ async def test_a_signal_ends_it_while_the_database_is_away(cli: Cli, door: Door,
             assert more, said
         supervisor.send_signal(sent)
         said += await asyncio.to_thread(supervisor.stderr.read)
-        assert await asyncio.to_thread(supervisor.wait, 20) == 128 + sent
+        assert await asyncio.to_thread(supervisor.wait, 30) == 128 + sent
     finally:
         supervisor.kill()
         for pipe in (supervisor.stdout, supervisor.stderr):

@@ -22,7 +22,7 @@ from loom.orchestration.workers.bench import JobPhase
 from loom.orchestration.workers.worker import Workers, command_line
 from tests.orchestration.conftest import Clock, Command, Project, Work, in_environment, task_now
 from tests.proxy import Door
-from tests.waiting import alive, pids, until
+from tests.waiting import alive, pids, until, until_renewed
 
 
 @pytest.fixture
@@ -308,8 +308,8 @@ async def test_a_worker_that_cannot_renew_stops_its_command_when_its_lease_is_ov
         work = Work(other, f"sleep 300 & echo $$ $! > {tmp_path}/pids; wait")
         async with work.going():
             await until(lambda: len(pids(tmp_path / "pids")) == 2)
-            await asyncio.sleep(4.5)
-            assert all(map(alive, pids(tmp_path / "pids"))), "it was renewed"
+            await until_renewed(loom, await task_now(loom, task))
+            assert all(map(alive, pids(tmp_path / "pids")))
             door.shut()
             cut = time.monotonic()
             await until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
@@ -319,10 +319,17 @@ async def test_a_worker_that_cannot_renew_stops_its_command_when_its_lease_is_ov
     assert (await task_now(loom, task)).status != "claimed"
 
 
-async def test_a_running_command_is_not_idle(loom: Loom, project_loom: Project) -> None:
+async def test_a_running_command_is_not_idle(loom: Loom, project_loom: Project, tmp_path: Path) -> None:
     task = await loom.create("A")
-    work = Work(project_loom(claim_ttl_seconds=2, idle_limit_seconds=2), "sleep 5")
-    await work.finish()
+    script = f"touch {tmp_path}/begun; while ! test -e {tmp_path}/go; do sleep 0.05; done"
+    work = Work(project_loom(claim_ttl_seconds=6, idle_limit_seconds=2), script)
+    async with work.going() as running:
+        await until((tmp_path / "begun").exists)
+        await asyncio.sleep(2.5)  # longer than a claim is renewed that nobody asks about
+        await until_renewed(loom, await task_now(loom, task))
+        (tmp_path / "go").touch()
+        async with asyncio.timeout(30):
+            await running
     assert work.workers.counts[JobPhase.DONE] == 1
     assert (await task_now(loom, task)).attempt == 1
 
