@@ -58,13 +58,18 @@ def keys(before: str) -> str:
         [
             f"`{key}`{' *' if rule.guarded else ''}",
             f"`{rule.variable}`" if rule.variable else "",
-            "" if values.get(key) in (None, "", ()) else f"`{values[key]}`",
+            "" if values.get(key) in (None, "", ()) else f"`{_in_a_file(values[key])}`",
             _cell(f"{rule.wanted[0].upper()}{rule.wanted[1:]}"),
             meanings.get(key, ""),
         ]
         for key, rule in KEYS.items()
     ]
     return _table(["key", "variable", "default", "accepts", "meaning"], rows)
+
+
+def _in_a_file(value: object) -> str:
+    """A value as it stands in a file."""
+    return f"[{', '.join(value)}]" if isinstance(value, tuple) else str(value)
 
 
 def errors(_: str) -> str:

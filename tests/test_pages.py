@@ -187,6 +187,14 @@ async def test_the_graph_of_the_page_is_made_and_followed(loom: Loom, capsys: py
     await made["follow"](loom)  # type: ignore[operator]
 
 
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_has_each_name_once() -> None:
+    named = re.findall(r"^::: loom\.(\w+)$", DOCS["docs/reference.md"], re.MULTILINE)
+    assert sorted(named) == sorted(set(named))
+
+
 # --- the site -------------------------------------------------------------------------------------------------------
 
 
