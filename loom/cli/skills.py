@@ -205,9 +205,9 @@ async def _plan(
     try:
         made, run = await decomposer.make_plan(loom, material, provider)
     except AnswerError as error:
-        if save is None or (refused := decomposer.refused(error)) is None:
+        if save is None or (given := decomposer.plan_in(error)) is None:
             raise
-        _save(save, decomposer.dumped(refused))
+        _save(save, decomposer.dumped(given))
         advice = f"The refused plan is in {save}: correct it and run `loom decompose --plan {quote(save)}`."
         raise AnswerError(error.cause, advice, error.problems) from None
     return {"tasks": made["tasks"]}, run.id

@@ -239,7 +239,7 @@ def refusal(problems: Sequence[str], next_step: str = "Correct it and propose it
     return PlanError(f"The plan cannot be used as it is: {problems[0]}{others}", next_step, tuple(problems))
 
 
-def refused(error: AnswerError) -> dict[str, Any] | None:
+def plan_in(error: AnswerError) -> dict[str, Any] | None:
     """The last answer of a model that was a plan in form, if not in order, and can be saved; None without one."""
     for answer in reversed(error.answers):
         tasks = answer.get("tasks")
