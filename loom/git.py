@@ -34,6 +34,9 @@ from loom.wording import Shell, Words
 
 OLDEST = (2, 38)  # `merge-tree --write-tree`
 
+FILES_SECONDS = 600.0
+"""Seconds that git may take to read or write all the files of a work tree."""
+
 _SECONDS = 30.0
 _REMOTE_SECONDS = 300.0
 _OUT_BYTES = 1_000_000

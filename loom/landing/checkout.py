@@ -25,10 +25,9 @@ from typing import Self
 
 from loom import files
 from loom.exceptions import CommandError, FileError
-from loom.git import Repository
+from loom.git import FILES_SECONDS, Repository
 from loom.landing.places import Lock, own_directory, remove, take_slot
 
-_SECONDS = 600.0  # for git to write the files of a commit
 _MOST = 1_000  # places
 _UNUSED_SECONDS = 7 * 86400.0
 _MADE = ("tree", "git", "tree.setup")  # in a place
@@ -182,7 +181,7 @@ class Checkout:
             files.copy(self._common / "shallow", git_dir / "shallow", _SHALLOW_BYTES, self._common)
 
     async def _git(self, *words: str) -> str:
-        ended = await self._own.run(*words, timeout=_SECONDS, pass_fds=(self.lock,))
+        ended = await self._own.run(*words, timeout=FILES_SECONDS, pass_fds=(self.lock,))
         return ended.out.decode(errors="replace")
 
 

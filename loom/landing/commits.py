@@ -19,7 +19,7 @@ from pathlib import Path
 
 from loom.exceptions import CommandError
 from loom.files import read, read_beginning
-from loom.git import Person, Repository
+from loom.git import FILES_SECONDS, Person, Repository
 from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
 from loom.landing.merging import commit_tree, is_ancestor, merge_base, tree_of, unmerge
@@ -34,7 +34,6 @@ _MARKER = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
 _BINARY = 8_000  # bytes among which a zero means that git takes a file for no text
 _NAMED = 10  # paths in a sentence
 _LISTED_BYTES = 50_000_000  # of what git lists
-_FILES_SECONDS = 600.0  # for git to read or write the files of a worktree
 _HEAD_BYTES = 10_000  # of what git keeps of a merge
 _WALKED = 200  # entries of the log of a worktree, and of a branch
 _SUBJECT = 72  # characters
@@ -169,7 +168,7 @@ async def _lies_there(worktree: Repository) -> _Found:
     listed = await worktree.run(
         "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames",
         "--ignore-submodules=dirty",
-        timeout=_FILES_SECONDS, out_bytes=_LISTED_BYTES,
+        timeout=FILES_SECONDS, out_bytes=_LISTED_BYTES,
     )  # fmt: skip
     if listed.cut:
         return _Found(
@@ -301,7 +300,7 @@ async def _line(worktree: Repository, branch: str, target: str, base: str, found
             return Refusal(
                 (f"Your worktree is not on {branch}, which has your commits. Go back: `git checkout {branch}`.",)
             )
-        await worktree.run("read-tree", "--reset", "-u", tip, timeout=_FILES_SECONDS, whole=True)
+        await worktree.run("read-tree", "--reset", "-u", tip, timeout=FILES_SECONDS, whole=True)
         head = tip
     if found_line := await _first_with(worktree, target, (head, tip)):
         return found_line
@@ -338,7 +337,7 @@ async def _been_at(worktree: Repository, branch: str) -> list[str]:
 
 async def _add(worktree: Repository) -> Refusal | None:
     try:
-        await worktree.run("add", "--all", "--", ":/", timeout=_FILES_SECONDS)
+        await worktree.run("add", "--all", "--", ":/", timeout=FILES_SECONDS)
     except CommandError as error:
         if any(
             said in error.cause for said in ("did not end", "No space left", "cannot be started", "Unable to create")

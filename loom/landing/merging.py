@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loom.exceptions import CommandError
-from loom.git import LOOM, Person, Repository
+from loom.git import FILES_SECONDS, LOOM, Person, Repository
 from loom.landing.trailers import lines
 from loom.texts import one_line, shorten
 
-_FILES_SECONDS = 600.0  # for git to write the files of a worktree
 _SUBJECT = 72  # characters
 _NAMED = 20  # files of a conflict, and tasks that changed them
 
@@ -170,12 +169,12 @@ async def bring_in(worktree: Repository, ours: str, target: str) -> str | Confli
         base = await worktree.text("merge-base", ours, target)
         await worktree.run(
             "merge", "--no-commit", "--no-ff", "--no-squash", "--no-autostash", "--quiet", target,
-            accepted=(0, 1), timeout=_FILES_SECONDS, whole=True,
+            accepted=(0, 1), timeout=FILES_SECONDS, whole=True,
         )  # fmt: skip
         await worktree.run("rev-parse", "--verify", "--quiet", "MERGE_HEAD")  # else it has refused to begin
         return Conflict(merged.files, await changed_by(worktree, base, target, merged.files))
     made = await commit_tree(worktree, merged, (ours, target), "Merge what has landed meanwhile")
-    await worktree.run("reset", "--quiet", "--hard", made, timeout=_FILES_SECONDS, whole=True)
+    await worktree.run("reset", "--quiet", "--hard", made, timeout=FILES_SECONDS, whole=True)
     return made
 
 

@@ -22,13 +22,12 @@ from typing import Self
 
 from loom import files
 from loom.exceptions import CommandError, FileError
-from loom.git import Repository
+from loom.git import FILES_SECONDS, Repository
 from loom.landing import places
 from loom.landing.places import Lock
 from loom.process import guard
 
 _RECORD_BYTES = 100_000
-_SECONDS = 600.0  # that somebody else may move a checkout, and for git to write its files
 _LIST_BYTES = 1_000_000_000  # of what git tells of all files
 _FILE_BYTES = 100_000_000  # of one
 _NONE = "000000"  # the mode of a file that is not there
@@ -48,7 +47,7 @@ async def moving(checkout: Repository, ref: str, state: Path, old: str, new: str
     path = _file(checkout, state)
     places.own_directory(path.parent)
     try:
-        lock = await Lock.wait(path, _SECONDS)
+        lock = await Lock.wait(path, FILES_SECONDS)  # that somebody else may move it
     except OSError as error:
         raise _unwritable(error, state) from None
     if lock is None:
@@ -198,7 +197,7 @@ class _Change:
 
 async def _put_back(checkout: Repository, move: _Move, fd: int) -> None:
     """Has the index and the files be again what they were, where they are as git leaves them on its way."""
-    await checkout.run("update-index", "-q", "--refresh", accepted=(0, 1), pass_fds=(fd,), timeout=_SECONDS)
+    await checkout.run("update-index", "-q", "--refresh", accepted=(0, 1), pass_fds=(fd,), timeout=FILES_SECONDS)
     words = ("diff-tree", "-r", "-z", "--no-renames", "--raw", "--full-index", move.old, move.new)
     changes = [*_changes(await _told(checkout, *words))]
     staged = dict(_staged(await _told(checkout, "ls-files", "-s", "-z")))
@@ -259,7 +258,7 @@ async def _is_gits(checkout: Repository, move: _Move, change: _Change) -> bool:
     for commit, entry in ((move.old, change.before), (move.new, change.after)):
         if entry is not None and is_link == (entry[0] == _LINK):
             words = ("cat-file", "blob", entry[1]) if is_link else ("cat-file", "--filters", f"{commit}:{change.path}")
-            if (await checkout.run(*words, out_bytes=_FILE_BYTES, timeout=_SECONDS)).out.startswith(there):
+            if (await checkout.run(*words, out_bytes=_FILE_BYTES, timeout=FILES_SECONDS)).out.startswith(there):
                 return True
     return False
 
@@ -283,7 +282,7 @@ def _has_room(top: Path, name: str) -> bool:
 
 
 async def _told(checkout: Repository, *words: str) -> str:
-    ended = await checkout.run(*words, out_bytes=_LIST_BYTES, timeout=_SECONDS)
+    ended = await checkout.run(*words, out_bytes=_LIST_BYTES, timeout=FILES_SECONDS)
     return ended.out.decode(errors="surrogateescape")
 
 
@@ -291,4 +290,4 @@ async def _given(checkout: Repository, lines: str, fd: int, *words: str) -> None
     """Has git do something with these lines, if there are any; of single files it may fail."""
     if lines:
         text = lines.encode(errors="surrogateescape")
-        await checkout.run(*words, text=text, accepted=(0, 1, 128), pass_fds=(fd,), timeout=_SECONDS)
+        await checkout.run(*words, text=text, accepted=(0, 1, 128), pass_fds=(fd,), timeout=FILES_SECONDS)

@@ -15,12 +15,11 @@ from typing import Self
 
 from loom import files
 from loom.exceptions import CommandError, ProofMissingError
-from loom.git import Repository
+from loom.git import FILES_SECONDS, Repository
 from loom.landing import merging
 from loom.landing.merging import Conflict
 from loom.landing.places import remove
 
-_SECONDS = 600.0  # for git to read the files
 _INDEX_BYTES = 2_000_000_000  # of the list that git keeps of all files
 _NO_TIME = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same work is the same commit
 
@@ -112,5 +111,5 @@ class _Taking:
         return await self.git("commit-tree", "-m", "As it lands", "-p", target, "-p", commit, tree)
 
     async def git(self, *words: str, index: Path | None = None) -> str:
-        ended = await self._repository.run(*words, env=self._env, index=index, timeout=_SECONDS)
+        ended = await self._repository.run(*words, env=self._env, index=index, timeout=FILES_SECONDS)
         return ended.out.decode(errors="replace").strip()

@@ -10,10 +10,9 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from loom.git import Repository
+from loom.git import FILES_SECONDS, Repository
 
 _LISTED_BYTES = 5_000  # of what is not committed
-_SECONDS = 600.0  # for git to read the files
 
 
 async def unsaved(worktree: Repository, base: str, *, untracked: bool) -> list[str]:
@@ -45,7 +44,7 @@ async def _within(repository: Repository, base: str, above: str, untracked: str)
             continue
         inside = Repository(place, git_dir, git_dir)
         words = ("status", "--porcelain", f"--untracked-files={untracked}", "--ignore-submodules=dirty")
-        if (await inside.run(*words, out_bytes=_LISTED_BYTES, timeout=_SECONDS)).out:
+        if (await inside.run(*words, out_bytes=_LISTED_BYTES, timeout=FILES_SECONDS)).out:
             yield f"{shown}: not all that lies in it is committed"
         has = (await inside.run("cat-file", "-e", began, accepted=(0, 1, 128))).status == 0
         words = ("HEAD", "--branches", "--not", "--remotes", "--tags", *([began] if has else ()))

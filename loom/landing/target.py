@@ -23,7 +23,7 @@ from pathlib import Path
 
 from loom import files, texts
 from loom.exceptions import CommandError, TargetError, TargetHeldError
-from loom.git import Repository
+from loom.git import FILES_SECONDS, Repository
 from loom.landing import pointers, refs
 from loom.landing.merging import is_ancestor
 from loom.landing.moving import mend, moving
@@ -31,7 +31,6 @@ from loom.landing.moving import mend, moving
 OWN = "loom/landed"
 """Loom's own branch, which work lands on where nobody names another one."""
 
-_FILES_SECONDS = 600.0  # for git to write the files of a checkout
 _LOCKED_SECONDS = 5.0  # that another process may have a checkout's index
 _IN_USE_BYTES = 10_000_000  # of a file that names the branches of a rebase
 _ENDED_BY = {"rebase": "rebase --abort", "bisect": "bisect reset"}
@@ -334,7 +333,7 @@ class Target:
             fds = () if held is None else (held,)
             while True:
                 ended = await checkout.run(
-                    *words, accepted=(0, 1, 2, 128), timeout=_FILES_SECONDS, whole=True, pass_fds=fds
+                    *words, accepted=(0, 1, 2, 128), timeout=FILES_SECONDS, whole=True, pass_fds=fds
                 )
                 if ended.status == 0:
                     return None

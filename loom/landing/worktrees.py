@@ -28,7 +28,7 @@ from loom import process
 from loom.background import through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
-from loom.git import Repository
+from loom.git import FILES_SECONDS, Repository
 from loom.graph import store
 from loom.graph.model.paths import below, plain
 from loom.graph.model.task import TaskStatus
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
 _DIFF_BYTES = 50_000
 _SHOW_SECONDS = 30.0  # for git to show something
-_CHANGE_SECONDS = 600.0  # for git to write the files of a worktree
 _HELD_SECONDS = 60.0  # that another process may take to be done with a worktree: more than it takes to end a command
 _NOT_INTO = "--ignore-submodules=dirty"  # their own configuration is never met
 _BRANCHES = "loom"  # before the slash
@@ -346,7 +345,7 @@ class Worktrees:
             left = start if anew else await merge_base(self.repository, refs.branch(branch), start)
             tree = await asyncio.to_thread(self._made, task_id, left, hold.slot, anew)
             # By a call of its own: the configuration may differ by branch or place, and is looked through there.
-            await tree.repository.run("reset", "--hard", "--quiet", timeout=_CHANGE_SECONDS, pass_fds=fds)
+            await tree.repository.run("reset", "--hard", "--quiet", timeout=FILES_SECONDS, pass_fds=fds)
             await asyncio.to_thread(self._mark, tree)
         except BaseException:
             with suppress(OSError):
@@ -377,7 +376,7 @@ class Worktrees:
         head = await refs.commit_at(tree.repository, "HEAD")
         if head is None or not await self._unsaved(tree):
             return head
-        await tree.repository.run("add", "--all", "--", ":/", timeout=_CHANGE_SECONDS)
+        await tree.repository.run("add", "--all", "--", ":/", timeout=FILES_SECONDS)
         made = await tree.repository.text("write-tree")
         return await commit_tree(tree.repository, made, (head,), f"What lay in the worktree of {tree.task_id}\n")
 
@@ -425,7 +424,7 @@ class Worktrees:
             return ""
         words = ("status", "--porcelain", "--untracked-files=all", _NOT_INTO)
         try:
-            if (await tree.repository.run(*words, out_bytes=_LISTED_BYTES, timeout=_CHANGE_SECONDS)).out:
+            if (await tree.repository.run(*words, out_bytes=_LISTED_BYTES, timeout=FILES_SECONDS)).out:
                 return "not all that lies in it is committed"
             return "; ".join(await submodules.unsaved(tree.repository, tree.base or "HEAD", untracked=True))
         except CommandError as error:
