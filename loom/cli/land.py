@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loom.cli.several import change_each
 from loom.cli.shared import Command, Reply, agent_option, answer, progress, token_option
 from loom.config.inside import inside_run
 from loom.exceptions import TaskStateError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("task", required=False)
+@click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 7 * 86400),
@@ -30,27 +31,40 @@ if TYPE_CHECKING:
 )
 @agent_option
 @token_option
-def land(task: str | None, timeout: float, agent: str | None, token: int | None) -> None:
-    """Land what waits in the queue, or bring the work on TASK there first: committed, merged, proven.
+def land(tasks: tuple[str, ...], timeout: float, agent: str | None, token: int | None) -> None:
+    """Land what waits in the queue, or bring the work on tasks there first: committed, merged, proven.
 
-    The work on TASK is what lies in its worktree. It must have been reported as done, or be your claim. Exit status 1:
-    it cannot land as it is; 4: it is still queued after that time, or waits for a yes."""
+    The work on a task is what lies in its worktree. It must have been reported as done, or be your claim. `-` reads ids
+    from standard input. Exit status 1: something cannot land as it is; 4: it is still queued after that time, or waits
+    for a yes."""
     if inside_run():
         raise TaskStateError(
             "Nothing is landed from inside a run that Loom started.", "Report the work as done; Loom lands it then."
         )
     waits = False
 
-    async def work(loom: Loom) -> Reply:
+    async def queue(loom: Loom) -> Reply:
         nonlocal waits
         from loom.landing.byhand import ByHand
 
         async with ByHand.of(loom, progress) as hand:
-            reply = await (_queue(loom, hand, timeout) if task is None else _task(hand, task, timeout, agent, token))
-        waits = "queued" in reply or reply.get("status") == "landing"
+            reply = await _queue(loom, hand, timeout)
+        waits = "queued" in reply
         return reply
 
-    answer(work, _lines, agent=agent, changes=True, here=True)
+    async def one(loom: Loom, task: str) -> Reply:
+        nonlocal waits
+        from loom.landing.byhand import ByHand
+
+        async with ByHand.of(loom, progress) as hand:
+            reply = await _task(hand, task, timeout, agent, token)
+        waits = waits or reply["status"] == "landing"
+        return reply
+
+    if tasks:
+        change_each(tasks, one, _lines_of_one, agent=agent, token=token, here=True)
+    else:
+        answer(queue, _lines, agent=agent, changes=True, here=True)
     if waits:
         click.get_current_context().exit(4)
 
@@ -83,17 +97,13 @@ async def _task(hand: ByHand, task: str, timeout: float, agent: str | None, toke
 
 
 def _lines(reply: Reply) -> Iterator[str]:
-    if "id" in reply:
-        yield from _line_of_one(reply)
-    else:
-        yield f"{len(reply.get('landed', ()))} landed on {reply['target']}."
-        for one in reply.get("queued", ()):
-            yield f"  {one['id']}  {_waits(one)}"
-    if reply.get("landed") and "next" in reply:
-        yield f"Bring it into your branch: {reply['next']}"
+    yield f"{len(reply.get('landed', ()))} landed on {reply['target']}."
+    for one in reply.get("queued", ()):
+        yield f"  {one['id']}  {_waits(one)}"
+    yield from _taken(reply)
 
 
-def _line_of_one(reply: Reply) -> Iterator[str]:
+def _lines_of_one(reply: Reply) -> Iterator[str]:
     landed = reply.get("landed")
     if landed:
         yield f"{reply['id']}  landed on {landed['target']} as {landed['commit'][:12]}"
@@ -101,6 +111,12 @@ def _line_of_one(reply: Reply) -> Iterator[str]:
         yield f"{reply['id']}  done; it brings nothing to land"
     else:
         yield f"{reply['id']}  {_waits(reply)}"
+    yield from _taken(reply)
+
+
+def _taken(reply: Reply) -> Iterator[str]:
+    if reply.get("landed") and "next" in reply:
+        yield f"Bring it into your branch: {reply['next']}"
 
 
 def _waits(one: Reply) -> str:

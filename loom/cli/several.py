@@ -49,12 +49,14 @@ def change_each(
     *,
     agent: str | None,
     token: int | None = None,
+    here: bool = False,
 ) -> None:
     """Changes the tasks that were named, once it is known that all of them are there, and tells with `show` what became
     of each. Of several, one that refuses keeps nobody else from being changed; the exit status is 1 then.
 
     Args:
         token: of one claim, so that several tasks are refused with it.
+        here: as `answer` has it.
     """
     given, refused = named(names), list[Reply]()
 
@@ -72,7 +74,7 @@ def change_each(
                 refused.append({"id": task, "code": error.code, "why": error.cause})
         return {**together(changed), **({"refused": refused} if refused else {})}
 
-    answer(work, lambda reply: lines_of_each(reply, show), agent=agent, changes=True)
+    answer(work, lambda reply: lines_of_each(reply, show), agent=agent, changes=True, here=here)
     if refused:
         click.get_current_context().exit(1)
 

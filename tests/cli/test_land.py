@@ -54,6 +54,23 @@ async def test_the_work_on_a_task_lands_and_the_next_command_is_named(shop: Cli)
     assert "next" not in shop.ok("land", task)
 
 
+async def test_the_work_on_several_tasks_lands_and_one_that_cannot_keeps_no_other(shop: Cli) -> None:
+    one, _ = await worked(shop, "b.txt")
+    red, _ = await worked(shop, "bad")
+    other, _ = await worked(shop, "c.txt")
+    said = shop.inside("land", one, red, "-", stdin=f"{other}\n{one}\n")
+    assert said.code == 1
+    tips = [Place(shop.directory).tip(name)[:12] for name in (f"{OWN}^", OWN)]
+    assert [line.split("  ") for line in said.out.splitlines() if line.startswith("loom-")] == [
+        [one, f"landed on {OWN} as {tips[0]}"],
+        [other, f"landed on {OWN} as {tips[1]}"],
+        [red, f"not changed: {red} is not proven: unit is red."],
+    ]
+    assert shop.inside("land", one, other, "--token", "1").code == 2
+    again = shop.ok("land", one, other)
+    assert [task["status"] for task in again["tasks"]] == ["done", "done"]
+
+
 async def test_what_is_red_is_told_with_what_the_check_printed(shop: Cli) -> None:
     task, place = await worked(shop, "bad")
     red = shop.inside("land", task, "--json")
