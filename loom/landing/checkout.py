@@ -19,7 +19,6 @@ import shutil
 import stat
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -177,8 +176,19 @@ class Checkout:
     def _lend(self, git_dir: Path) -> None:
         """Lets a git directory see the objects, and where the history ends."""
         (git_dir / "objects" / "info" / "alternates").write_text(self._alternates)
-        with suppress(FileNotFoundError):
-            files.copy(self._common / "shallow", git_dir / "shallow", _SHALLOW_BYTES, self._common)
+        shallow = self._common / "shallow"
+        try:
+            files.copy(shallow, git_dir / "shallow", _SHALLOW_BYTES, self._common)
+        except FileNotFoundError:  # the history is whole
+            pass
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            raise CommandError(
+                f"The history is cut off at more commits than Loom looks at: {shallow} is larger than"
+                f" {_SHALLOW_BYTES // 1_000_000} MB.",
+                "Fetch the rest of it with `git fetch --unshallow`.",
+            ) from None
 
     async def _git(self, *words: str) -> str:
         ended = await self._own.run(*words, timeout=FILES_SECONDS, pass_fds=(self.lock,))

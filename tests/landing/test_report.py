@@ -18,6 +18,7 @@ from loom.exceptions import CheckFailedError, ClaimConflictError, CommandError, 
 from loom.git import Repository
 from loom.graph.front import Loom
 from loom.graph.rules.claims import Outcome
+from loom.landing import checkout
 from loom.landing.report import Reports
 from loom.landing.snapshot import Snapshot
 from loom.landing.worktrees import Worktrees
@@ -321,6 +322,18 @@ async def test_an_agents_work_is_proven_as_it_would_land(
     place.commit(files={"other.py": ""})
     (tree.path / ".git").write_text("gitdir: /nowhere\n")
     assert await finished(reports, task) == "done"
+
+
+async def test_a_history_that_is_cut_off_too_often_is_told(
+    place: Place, tmp_path: Path, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.commit()
+    made = Place(tmp_path / "made")
+    place.git("clone", "-q", "--depth=1", place.top.as_uri(), str(made.top))
+    monkeypatch.setattr(checkout, "_SHALLOW_BYTES", 10)
+    told = r"cut off at more commits than .* Fetch the rest of it with `git fetch --unshallow`\.$"
+    with pytest.raises(CommandError, match=told):
+        await reporter(made.top).baseline()
 
 
 @pytest.mark.parametrize("kind", ["shallow", "sha256", "submodule", "no commit", 'a:b "c" ü', "below"])
