@@ -1,4 +1,5 @@
-"""Where what Loom makes of a project's repository lies on this machine, and what holds such a place.
+"""Where what Loom makes of a project's repository lies on this machine, what holds such a place, and where
+things lie for a while.
 
 It is outside of every checkout: inside one, tools would find what they look for upwards.
 """
@@ -11,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,6 +27,7 @@ from loom.wording import Shell, Words
 _LOOKS = 0.1  # seconds between two at a lock that somebody has
 _MARK_BYTES = 10_000
 _SLOTS = 10_000
+_SCRATCH, _LOCK = "loom-scratch-", ".lock"  # what the name of a directory for a while begins with; beside it
 
 
 def state_dir(config: LoomConfig) -> Path:
@@ -154,6 +157,63 @@ def take_slot(first: int = 1) -> tuple[int, Lock]:
         if (lock := Lock.take(slots / str(number))) is not None:
             return number, lock
     raise FileError(f"All of {_SLOTS} slots are taken.", "End some of the workers.")
+
+
+class Scratch:
+    """A directory for a while, for this user alone, where the system has those. What starts with `fd` among the
+    descriptors that are passed on holds it too; when nobody does any more, whoever makes the next one removes it."""
+
+    def __init__(self, path: Path, lock: Lock) -> None:
+        self.path, self.fd, self._lock = path, lock.fd, lock
+
+    @classmethod
+    def make(cls) -> Self:
+        """A new one. Raises FileError."""
+        try:
+            clear_scratch()
+            lock: Lock | None = None
+            while lock is None:  # until nobody has taken it for what was left, before it was held
+                path = Path(tempfile.gettempdir(), f"{_SCRATCH}{os.urandom(6).hex()}")
+                lock = Lock.take(path.with_suffix(_LOCK))
+            try:
+                path.mkdir(mode=0o700)
+            except BaseException:
+                lock.let_go(remove=True)
+                raise
+            return cls(path, lock)
+        except OSError as error:
+            raise FileError(
+                f"{error.filename or tempfile.gettempdir()} cannot be written: {error.strerror}.",
+                "Mend that, or name another place in TMPDIR.",
+            ) from None
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Removes it. What cannot be removed, such as files of another user's, stays."""
+        _drop(self.path, self._lock)
+
+
+def clear_scratch() -> None:
+    """Removes what processes have left that were killed. Raises OSError: the place where it lies cannot be read."""
+    with os.scandir(tempfile.gettempdir()) as entries:
+        left = [Path(one.path) for one in entries if one.name.startswith(_SCRATCH) and one.name.endswith(_LOCK)]
+    for path in left:
+        with suppress(OSError):
+            if path.lstat().st_uid == os.geteuid() and (lock := Lock.take(path)) is not None:
+                _drop(path.with_suffix(""), lock)
+
+
+def _drop(path: Path, lock: Lock) -> None:
+    """Removes a directory of ours, and the file beside it by which it was held."""
+    with suppress(OSError):
+        if path.lstat().st_uid == os.geteuid():
+            remove(path)
+    lock.let_go(remove=not os.path.lexists(path))
 
 
 def remove(path: Path) -> None:

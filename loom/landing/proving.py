@@ -15,7 +15,6 @@ import asyncio
 import os
 import pwd
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -33,7 +32,7 @@ from loom.graph.store.proofs import Proof
 from loom.landing import setup
 from loom.landing.checkout import Checkout
 from loom.landing.checks import Check
-from loom.landing.places import proving, remove, state_dir
+from loom.landing.places import Scratch, proving, state_dir
 from loom.landing.snapshot import lending
 from loom.process import ProcessTrees, guard
 
@@ -280,16 +279,16 @@ class Prover:
     async def _run(self, check: Check, cwd: Path, variables: Mapping[str, str], inherited: Sequence[int]) -> _Run:
         """Runs a check to its end, and to that of all that it started."""
         self._tell(check.name)
-        scratch = Path(tempfile.mkdtemp(prefix="loom-check-"))
+        scratch = await asyncio.to_thread(Scratch.make)
         begun = time.monotonic()
         try:
             tree = await self._trees_of_processes().start(
                 [sys.executable, "-I", "-S", _REAPER, *check.command],
                 text="",
-                env={**_environment(check, scratch), **variables},
+                env={**_environment(check, scratch.path), **variables},
                 cwd=cwd,
                 log=None,
-                pass_fds=inherited,
+                pass_fds=(*inherited, scratch.fd),
             )
             ended = asyncio.create_task(tree.wait())
             late = False
@@ -304,7 +303,7 @@ class Prover:
         except OSError as error:
             raise CommandError(f"The check {check.name} cannot be started: {error.strerror}.") from None
         finally:
-            await asyncio.to_thread(remove, scratch)
+            await asyncio.to_thread(scratch.drop)
         seconds, said = time.monotonic() - begun, ended.result()
         tail = said.out[-proofs.TAIL_BYTES :].decode(errors="replace")
         if late:

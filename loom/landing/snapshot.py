@@ -8,7 +8,6 @@ lands on, because there it has to hold.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,7 +17,7 @@ from loom.exceptions import CommandError, ProofMissingError
 from loom.git import FILES_SECONDS, Repository
 from loom.landing import merging
 from loom.landing.merging import Conflict
-from loom.landing.places import remove
+from loom.landing.places import Scratch
 
 _INDEX_BYTES = 2_000_000_000  # of the list that git keeps of all files
 _NO_TIME = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # the same work is the same commit
@@ -26,11 +25,16 @@ _NO_TIME = {"GIT_AUTHOR_DATE": "@0 +0000", "GIT_COMMITTER_DATE": "@0 +0000"}  # 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was found. `objects`: where those objects lie that the repository has not."""
+    """What was found. `scratch`: the place for what the repository has not."""
 
     commit: str
     tree: str
-    objects: Path
+    scratch: Scratch
+
+    @property
+    def objects(self) -> Path:
+        """Where those objects lie that the repository has not."""
+        return self.scratch.path
 
     @classmethod
     async def of(cls, repository: Repository, target: str | None = None) -> Self:
@@ -40,22 +44,23 @@ class Snapshot:
             target: a commit to merge it with.
 
         Raises:
-            CommandError: git refuses; ProofMissingError: it does not merge.
+            CommandError: git refuses; ProofMissingError: it does not merge; FileError: there is no place for it.
         """
-        place = Path(tempfile.mkdtemp(prefix="loom-snapshot-"))
+        scratch = await asyncio.to_thread(Scratch.make)
+        taking = _Taking(repository, scratch.path)
         try:
-            commit = await _Taking(repository, place).commit()
+            commit = await taking.commit()
             if target is not None:
-                commit = await _Taking(repository, place).merged(commit, target)
-            tree = await _Taking(repository, place).git("rev-parse", f"{commit}^{{tree}}")
+                commit = await taking.merged(commit, target)
+            tree = await taking.git("rev-parse", f"{commit}^{{tree}}")
         except BaseException:
-            remove(place)
+            scratch.drop()
             raise
-        return cls(commit, tree, place)
+        return cls(commit, tree, scratch)
 
     def drop(self) -> None:
         """Throws its objects away."""
-        remove(self.objects)
+        self.scratch.drop()
 
 
 def lending(objects: Path) -> dict[str, str]:

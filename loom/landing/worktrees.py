@@ -540,9 +540,10 @@ async def over(loom: Loom, task_ids: Collection[str]) -> set[str]:
 
 
 async def tidy(loom: Loom, trees: Worktrees) -> dict[str, str]:
-    """Prunes what is left of all tasks that are over, whoever left it, and the checkouts for checks that nobody has
-    used for long. Returns and raises as `Worktrees.prune`."""
+    """Prunes what is left of all tasks that are over, whoever left it, the checkouts for checks that nobody has used
+    for long, and the scratch of processes that were killed. Returns and raises as `Worktrees.prune`."""
     try:
+        await asyncio.to_thread(places.clear_scratch)
         await asyncio.to_thread(checkout.prune, places.proving(trees.state))
     except OSError as error:
         raise _unwritable(error, places.proving(trees.state)) from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
 from loom.landing import places
-from loom.landing.places import Lock, state_dir, take_slot
+from loom.landing.places import Lock, Scratch, state_dir, take_slot
 
 ID = "7ae4a8a8-5a2e-4b9e-a9f5-0e4a7f0c8c11"
 
@@ -99,6 +101,61 @@ def test_slots_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileError, match="All of 2 slots are taken"):
         take_slot()
     held.let_go()
+
+
+def test_scratch_of_who_was_killed_goes_when_the_next_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "loom-scratch-of-somebody").mkdir()
+    left = Scratch.make()
+    (left.path / "closed").mkdir(mode=0o500)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[left.fd], stdout=subprocess.DEVNULL
+    )
+    os.close(left.fd)  # as whoever made it has ended
+    with Scratch.make() as path:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        assert left.path.exists()  # what it has started holds it
+        child.communicate(b"\n")
+        with Scratch.make():
+            assert not left.path.exists()
+            assert path.exists()
+    assert [one.name for one in tmp_path.iterdir()] == ["loom-scratch-of-somebody"]
+
+
+def test_scratch_that_is_held_by_nobody_yet_is_made_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    real = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        """Somebody takes it for what was left before it is held."""
+        monkeypatch.setattr(fcntl, "flock", real)
+        places.clear_scratch()
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Scratch.make() as path:
+        places.clear_scratch()
+        assert path.is_dir()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_scratch_that_cannot_be_made_or_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = Scratch.make()
+    monkeypatch.setattr(places, "remove", refuse)
+    kept.drop()  # a file in it is another user's
+    assert kept.path.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Scratch.make():
+        assert not kept.path.exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(FileError, match=r"nowhere cannot be written: No such file or directory\. Mend that, or name"):
+        Scratch.make()
+
+
+def refuse(path: Path) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
 
 
 def test_what_is_removed_is_removed_whole_and_nothing_else(tmp_path: Path) -> None:

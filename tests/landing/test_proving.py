@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,7 @@ from loom.git import Repository
 from loom.graph.front import Loom
 from loom.graph.store import proofs
 from loom.graph.store.proofs import Proof
-from loom.landing import checks
+from loom.landing import checks, places
 from loom.landing.checkout import Checkout
 from loom.landing.checks import Check
 from loom.landing.places import Lock, proving, state_dir
@@ -436,7 +437,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_a_prover_that_is_killed_leaves_nothing_and_another_goes_on(
-    prover: Prover, loom: Loom, shop: Path, tmp_path: Path, commit: Committer
+    prover: Prover, loom: Loom, shop: Path, tmp_path: Path, commit: Committer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.orchestration.conftest import in_environment
 
@@ -445,8 +446,11 @@ async def test_a_prover_that_is_killed_leaves_nothing_and_another_goes_on(
     (shop / ".loom" / "config.yaml").write_text("")
     away = f"import os; here = os.getcwd(); os.chdir({str(tmp_path)!r})\n"
     script = f"{away}{LEAVES_ONE}\nopen(here + '/a', 'w')\ntime.sleep(300)"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     with in_environment(loom.config) as env:
-        killed = start(PROVES, str(shop), first, script, env=env)
+        killed = start(PROVES, str(shop), first, script, env=env | {"TMPDIR": str(scratch)})
     try:
         pid = await until_there(tmp_path / "pid")
     finally:
@@ -455,6 +459,13 @@ async def test_a_prover_that_is_killed_leaves_nothing_and_another_goes_on(
     assert (await run(prover, first, "print(open('a').read())")).tail == "1\n"  # wherever the other was
     await until(lambda: not alive(pid))  # its watchdog takes a moment
     assert await recorded(loom) == [("unit", None, False), ("unit", 0, False)]
+    await until(lambda: _cleared(scratch))
+
+
+def _cleared(scratch: Path) -> bool:
+    """Whether nothing is left once whoever comes next has cleared it."""
+    places.clear_scratch()
+    return [*scratch.iterdir()] == []
 
 
 # --- a place to work in ----------------------------------------------------------------------------------------------

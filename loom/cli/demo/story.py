@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -26,6 +25,7 @@ from loom.cli.shared import wants_json
 from loom.config import load_config
 from loom.exceptions import CommandError, TaskStateError
 from loom.git import Person, Repository
+from loom.landing.places import Scratch
 from loom.process import environment, run, shown
 
 TARGET = "loom/landed"
@@ -47,7 +47,7 @@ def tell(agents: int) -> int:
     """
     begin = time.monotonic()
     root = _place()
-    with tempfile.TemporaryDirectory(prefix="loom-demo-") as memory:
+    with Scratch.make() as memory:
         _make(root)
         _loom(root, "init", "--name", "demo")
         for key, value in _SETTINGS.items():
@@ -60,7 +60,7 @@ def tell(agents: int) -> int:
             offer(load_config(root))
         agent = [sys.executable, "-I", str(_resource("agent.py"))]
         words = ["work", "--agents", str(agents), "--land", "--report", "required", "--", *agent]
-        _loom(root, *words, env={"DEMO_MEMORY": memory}, may_fail=True)
+        _loom(root, *words, env={"DEMO_MEMORY": str(memory)}, may_fail=True)
     _conclude(root, begin)
     return _total() - len(_landed(root))
 
@@ -127,8 +127,7 @@ def _conclude(root: Path, begin: float) -> None:
 def _red(root: Path, commits: Sequence[str]) -> list[str]:
     """Which of these commits do not pass the check, each from a clean checkout in a clone."""
     found = []
-    with tempfile.TemporaryDirectory(prefix="loom-demo-") as place:
-        clone = Path(place)
+    with Scratch.make() as clone:
         _git(clone, "init", "-q")
         asyncio.run(Repository(clone).fetch(str(root), f"refs/heads/{TARGET}:refs/heads/{TARGET}"))
         for commit in commits:

@@ -11,7 +11,6 @@ import random
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -28,6 +27,7 @@ from loom.graph.store import Claim
 from loom.graph.store.landings import LandingState
 from loom.landing.baseline import baseline, begins_from
 from loom.landing.lander import Lander
+from loom.landing.places import Scratch
 from loom.landing.proving import Prover
 from loom.landing.report import Reports
 from loom.landing.target import OWN
@@ -181,8 +181,8 @@ class Workers:
             )
         task = (await self._loom.get(ready.tasks[0].id)).task
         claim = await self._loom.look(lambda connection: store.as_claimed(connection, task, self._free[0]))
-        with tempfile.TemporaryDirectory(prefix="loom-work-") as scratch:
-            bench = self._bench(ProcessTrees(), worktrees, Path(scratch))
+        with Scratch.make() as scratch:
+            bench = self._bench(ProcessTrees(), worktrees, scratch)
             errand = bench.errand(claim, self._free[0], Path.cwd(), None)
             setting = bench.setting(errand)
             if self._lands:
@@ -207,8 +207,7 @@ class Workers:
             stack.push_async_callback(housekeeper.stop)
             self._shore = await self._landing(worktrees, stack) if self._lands and worktrees else None
             trees = stack.enter_context(ProcessTrees())
-            scratch = tempfile.TemporaryDirectory(prefix="loom-work-", ignore_cleanup_errors=True)
-            bench = self._bench(trees, worktrees, Path(stack.enter_context(scratch)))
+            bench = self._bench(trees, worktrees, stack.enter_context(Scratch.make()))
             stack.push_async_callback(bench.reports.close)
             beside = [asyncio.create_task(self._shore.run())] if self._shore else []
             left = None
