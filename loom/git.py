@@ -80,6 +80,7 @@ _REMOTE_PASSED_ON = (
 )
 # Settings with a name of their own that start a program, and what they are set to where a repository sets them.
 _PROGRAMS = r"^(filter\..*\.(clean|smudge|process|required)|merge\..*\.driver|hook\..*\.command)$"
+_FILTER = re.compile(r"filter\.(.*)\.(?:clean|smudge|process)$")
 _INCLUDES = r"^include(if\..*)?\.path$"
 _INSTEAD = {
     "clean": "",
@@ -243,6 +244,11 @@ class Repository:
             if (await self.run("config", "--get", f"filter.{name}.{key}", accepted=(0, 1))).out.strip():
                 return True
         return False
+
+    async def filters_held_back(self) -> frozenset[str]:
+        """The filters that the repository's own settings have, and that do not run for that in a call. Raises as
+        `run`."""
+        return frozenset(found[1] for key in await self._disarmed() if (found := _FILTER.match(key)))
 
     async def _reach(self, *words: str, timeout: float, accepted: Collection[int] = (0,)) -> process.Ended:
         """Runs what speaks with another repository: with the user's own way there, and none of this repository's."""

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loom.exceptions import CommandError
@@ -23,7 +23,7 @@ from loom.git import FILES_SECONDS, Person, Repository
 from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
 from loom.landing.merging import commit_tree, is_ancestor, merge_base, tree_of, unmerge
-from loom.landing.submodules import unsaved
+from loom.landing.submodules import keep_up, unsaved
 from loom.landing.trailers import lines, speaks_for_others
 from loom.texts import one_line, quote, shorten
 
@@ -106,6 +106,8 @@ async def commit(
         refused = await _add(worktree)
         if refused is not None:
             return refused
+    if kept := await _keep_up(worktree, line, target, base, found):
+        found = replace(found, paths=(*found.paths, *kept))
     made, base = await _made(worktree, work, line, target, found)
     differing = await _differing(worktree, base, made)
     changed = await _brought(worktree, differing, base, made, target)
@@ -345,6 +347,12 @@ async def _add(worktree: Repository) -> Refusal | None:
             raise
         return Refusal((f"What lies in your worktree cannot be committed: {error.cause}",))
     return None
+
+
+async def _keep_up(worktree: Repository, line: _Line, target: str, base: str, found: _Found) -> list[str]:
+    """Leaves submodules where what has landed has moved them, which the work has by now. Returns their paths."""
+    landed = await merge_base(worktree, found.merging, target) if found.merging else line.base
+    return await keep_up(worktree, base, landed) if base and landed else []
 
 
 async def _made(worktree: Repository, work: Work, line: _Line, target: str, found: _Found) -> tuple[str, str]:

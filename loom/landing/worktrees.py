@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom import process
+from loom import process, texts
 from loom.background import through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
 _DIFF_BYTES = 50_000
+_ATTRIBUTES_BYTES = 50_000_000  # of lines that name a filter
 _SHOW_SECONDS = 30.0  # for git to show something
 _HELD_SECONDS = 60.0  # that another process may take to be done with a worktree: more than it takes to end a command
 _NOT_INTO = "--ignore-submodules=dirty"  # their own configuration is never met
@@ -122,8 +123,8 @@ class Worktrees:
             to_make: whether some are to be made, and not only those that are there looked at.
 
         Raises:
-            CommandError: there is none, it has no commit yet, its large files would not be handled, or git is not
-                installed or refuses.
+            CommandError: there is none, it has no commit yet, files of it belong through a filter that does not
+                run, or git is not installed or refuses.
             TargetError: something in it keeps branches from being made.
             FileError: there is no place for them.
         """
@@ -137,7 +138,7 @@ class Worktrees:
             ) from error
         if to_make:
             await nothing_in_the_way(repository)
-            await _large_files_are_handled(repository)
+            await _filters_run(repository)
         places.own_directory(places.worktrees(state))
         return cls(repository, state, await asyncio.to_thread(directory.resolve))
 
@@ -422,11 +423,13 @@ class Worktrees:
         """Why a worktree is not removed without force, "" if it may be."""
         if not tree.path.is_dir():
             return ""
-        words = ("status", "--porcelain", "--untracked-files=all", _NOT_INTO)
+        words = ("status", "--porcelain", "--untracked-files=all", "--ignore-submodules=all")
+        base = tree.base or "HEAD"
         try:
-            if (await tree.repository.run(*words, out_bytes=_LISTED_BYTES, timeout=FILES_SECONDS)).out:
+            moved = await submodules.moved(tree.repository, base)
+            if moved or (await tree.repository.run(*words, out_bytes=_LISTED_BYTES, timeout=FILES_SECONDS)).out:
                 return "not all that lies in it is committed"
-            return "; ".join(await submodules.unsaved(tree.repository, tree.base or "HEAD", untracked=True))
+            return "; ".join(await submodules.unsaved(tree.repository, base, untracked=True))
         except CommandError as error:
             return error.cause
 
@@ -561,16 +564,37 @@ def branch_of(task_id: str) -> str:
     return f"{_BRANCHES}/{task_id}"
 
 
-async def _large_files_are_handled(repository: Repository) -> None:
-    """Raises CommandError where files are kept in Git LFS, and nothing would turn them into pointers again."""
-    places_of = (":(glob)**/.gitattributes", ":(glob).gitattributes")
-    words = ("grep", "--quiet", "--fixed-strings", "-e", "filter=lfs", "HEAD", "--", *places_of)
-    if (await repository.run(*words, accepted=(0, 1))).status == 0 and not await repository.runs_filter("lfs"):
+async def _filters_run(repository: Repository) -> None:
+    """Raises CommandError where files belong through a filter that does not run: one that the repository's own settings
+    have, or Git LFS. They would lie in a worktree otherwise than in the checkout, and be committed so."""
+    used = await _filters(repository)
+    if "lfs" in used and not await repository.runs_filter("lfs"):
         raise CommandError(
             f"The repository {repository.work_tree} keeps files in Git LFS, whose filter may not run here: they "
             "would be committed whole.",
             "Set it up for your user (git lfs install), or allow it: landing.trusted_git: [filter.lfs]",
         )
+    if held_back := sorted(used & await repository.filters_held_back()):
+        name = held_back[0]
+        raise CommandError(
+            f"Files of the repository {repository.work_tree} belong through the filter {texts.quote(name)}, which its"
+            " own settings have, and which may not run here: they would be committed as they lie there.",
+            f"Look at what it runs (git config --get-regexp ^filter), then allow it: landing.trusted_git:"
+            f" [filter.{name}]",
+        )
+
+
+async def _filters(repository: Repository) -> set[str]:
+    """The filters that the attributes of a repository name."""
+    places_of = (":(glob)**/.gitattributes", ":(glob).gitattributes")
+    words = ("grep", "-h", "--text", "--fixed-strings", "-e", " filter=", "-e", "\tfilter=", "HEAD", "--", *places_of)
+    found = await repository.run(*words, accepted=(0, 1), out_bytes=_ATTRIBUTES_BYTES)
+    lines = (line.split() for line in found.out.decode(errors="replace").splitlines() if not line.startswith("#"))
+    return {word.removeprefix("filter=") for words in lines for word in words[1:] if _names_one(word)}
+
+
+def _names_one(attribute: str) -> bool:
+    return attribute.startswith("filter=") and attribute.isprintable()
 
 
 async def _shown(limit: int, repository: Repository, *words: str) -> str:

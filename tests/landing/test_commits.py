@@ -150,6 +150,46 @@ async def test_what_was_done_in_a_submodule_would_not_land_and_goes_back(place: 
     assert "part: it has commits that no remote has" in await agent.refused()
 
 
+async def test_a_submodule_that_the_target_moves_meanwhile_is_not_moved_back(place: Place, tmp_path: Path) -> None:
+    other = Place(tmp_path / "other")
+    place.git("clone", "-q", str(place.top), str(other.top))
+    place.git("submodule", "add", "-q", str(other.top), "part")
+    place.commit("two", {})
+    agent = Agent(place.worktree(tmp_path / "agent", BRANCH).top, place)
+    agent.git("submodule", "update", "-q", "--init")
+    part, targets = Place(place.top / "part"), []
+    for text in ("one", "two", "three"):
+        new = other.commit(text)
+        part.git("fetch", "-q", "origin")
+        part.git("checkout", "-q", new)
+        targets.append(place.commit(f"move it: {text}", {"b.txt": text}))
+
+    async def landed(target: str) -> Committed:
+        made = await agent.committed(target=target)
+        assert isinstance(made, Committed), made
+        await bring_in(await agent.known(), made.commit, target)
+        assert agent.git("rev-parse", ":part") == place.git("rev-parse", f"{target}:part")
+        return made
+
+    agent.write("c.txt", "new\n")
+    assert (await landed(targets[0])).changed == ("c.txt",)
+    agent.write("c.txt", "mended\n")
+    agent.git("commit", "-q", "-a", "-m", "mended")  # which takes the submodule back to where it lies
+    assert place.git("rev-parse", f"{BRANCH}:part") == place.git("rev-parse", f"{agent.base}:part")
+    assert (await landed(targets[1])).changed == ("c.txt",)
+    agent.write("b.txt", "mine\n")
+    assert (await landed(targets[2])).changed == ("b.txt", "c.txt")
+    agent.write("b.txt", "both\n")  # of a conflict
+    assert (await landed(targets[2])).changed == ("b.txt", "c.txt")
+
+    new = other.commit("four")
+    Place(agent.top / "part").git("fetch", "-q", "origin")
+    Place(agent.top / "part").git("checkout", "-q", new)  # who moves it himself means it
+    made = await agent.committed(target=targets[2])
+    assert isinstance(made, Committed)
+    assert made.changed == ("b.txt", "c.txt", "part")
+
+
 async def test_committing_again_changes_nothing(agent: Agent) -> None:
     agent.write("a.txt", "changed\n")
     assert await agent.good() == await agent.good()

@@ -583,6 +583,29 @@ async def test_what_lies_in_a_submodule_is_not_lost(repository: Path, tmp_path: 
     assert not tree.path.exists()
 
 
+async def test_a_submodule_that_has_stayed_behind_keeps_no_worktree(repository: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    git(tmp_path, "init", "-q", str(other))
+    for text in ("one", "two"):
+        git(other, "commit", "-q", "--allow-empty", "-m", text)
+    git(repository, "submodule", "add", "-q", str(other), "sub")
+    git(repository, "commit", "-q", "-m", "two")
+    trees = await of(repository)
+    tree = await trees.make("task")
+    git(tree.path, "submodule", "update", "-q", "--init")
+    git(other, "commit", "-q", "--allow-empty", "-m", "three")
+    git(repository / "sub", "pull", "-q")
+    git(repository, "commit", "-q", "-a", "-m", "three")
+    git(tree.path, "merge", "-q", git(repository, "rev-parse", "HEAD").strip())
+    assert git(tree.path, "status", "--short") == " M sub\n"
+    git(tree.path / "sub", "checkout", "-q", "HEAD^")  # which nothing names
+    assert await trees.drop(tree) == f"{tree.path}: not all that lies in it is committed"
+    git(tree.path, "submodule", "update", "-q")
+    git(tree.path / "sub", "checkout", "-q", "HEAD^")
+    assert await trees.drop(tree) == ""
+    assert not tree.path.exists()
+
+
 async def test_what_lies_in_a_submodule_of_a_submodule_or_in_one_that_is_not_fetched_is_not_lost(
     repository: Path, tmp_path: Path
 ) -> None:
@@ -635,6 +658,23 @@ async def test_large_files_without_a_filter_are_refused(
         await of(repository)
     git(repository, "config", "--remove-section", "filter.lfs")
     await of(repository)
+
+
+async def test_a_filter_that_only_the_repository_has_is_told_before_anything_is_made(
+    repository: Path, tmp_path: Path
+) -> None:
+    (repository / ".gitattributes").write_text("# filter=said\n*.a\tfilter=mine\n*.b -text filter=nobodys\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "two")
+    for name in ("said", "other"):
+        git(repository, "config", f"filter.{name}.clean", "cat")
+    await of(repository)  # none that a file belongs through is set
+    git(repository, "config", "filter.mine.smudge", "cat")
+    with pytest.raises(CommandError, match="belong through the filter “mine”, which its own settings have") as refused:
+        await of(repository)
+    assert str(refused.value).endswith("landing.trusted_git: [filter.mine]")
+    await Worktrees.of(repository, tmp_path / "state", to_make=False)
+    await Worktrees.of(repository, tmp_path / "state", trusted=["filter.mine"])
 
 
 async def test_worktrees_are_not_made_where_a_link_leads(repository: Path, tmp_path: Path) -> None:
