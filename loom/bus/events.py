@@ -74,9 +74,10 @@ START = Position(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `status` and `version` are the task's after it, `token` the claim it belongs to."""
+    """One thing that happened. `type` is an `EventType`, or what a newer Loom calls it; `status` and `version` are the
+    task's after it, `token` the claim it belongs to."""
 
-    type: EventType
+    type: str
     task_id: str | None = None
     status: str | None = None
     version: int | None = None
@@ -90,7 +91,7 @@ class Event:
     def from_record(cls, record: Row) -> Event:
         """Builds an event from a row of `events`, its `xid` read as a number."""
         return cls(
-            type=EventType(record["type"]),
+            type=record["type"],
             task_id=record["task_id"],
             status=record["status"],
             version=record["version"],
@@ -104,7 +105,7 @@ class Event:
     def fields(self) -> dict[str, str]:
         """The event as the flat text fields of a stream entry or a notice; what is not there is left out."""
         flat = {
-            "type": str(self.type),
+            "type": self.type,
             "task_id": self.task_id,
             "status": self.status,
             "version": self.version,

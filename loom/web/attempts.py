@@ -12,7 +12,7 @@ from loom.graph.store.landings import Landing
 from loom.graph.store.proofs import Proof
 
 _SHORTEST = 0.05  # seconds of a part of an attempt between two checks that is told
-_ENDS = {
+_ENDS: dict[str, str] = {
     EventType.TASK_DONE: "done",
     EventType.TASK_FAILED: "failed",
     EventType.TASK_DEAD_LETTER: "dead",
@@ -21,7 +21,7 @@ _ENDS = {
     EventType.TASK_BLOCKED: "asked",
     EventType.CLAIM_EXPIRED: "lapsed",
 }
-_TURNS = {EventType.TASK_LANDING: "landing", EventType.LANDING_SENT_BACK: "running"}
+_TURNS: dict[str, str] = {EventType.TASK_LANDING: "landing", EventType.LANDING_SENT_BACK: "running"}
 """What is done from an event on."""
 
 
@@ -68,7 +68,7 @@ def attempts(
     made, current, part, since, ready = list[Attempt](), None, "running", now, None
     for event in history:
         at = event.created_at or now
-        if event.type is EventType.TASK_CLAIMED:
+        if event.type == EventType.TASK_CLAIMED:
             current = Attempt(len(made) + 1, event.agent or "", event.token)
             if ready is not None and ready < at:
                 current.spans.append(Span("queued", ready, at))
@@ -120,7 +120,7 @@ def _prove(attempt: Attempt, proofs: Sequence[Proof], now: datetime) -> None:
 
 def _use(made: Sequence[Attempt], history: Sequence[Event], landing: Landing | None) -> None:
     """Notes what each attempt has used: as it was told at its end, else with what it brought to land."""
-    told = {one.token: (one.data or {}).get("usage") for one in history if one.type is EventType.ATTEMPT_ENDED}
+    told = {one.token: (one.data or {}).get("usage") for one in history if one.type == EventType.ATTEMPT_ENDED}
     for one in made:
         used = told.get(one.token) or (landing.usage if landing is not None and landing.token == one.token else None)
         one.used = used if isinstance(used, Mapping) else {}

@@ -170,7 +170,7 @@ async def _missed(loom: Loom, cursor: str | None) -> bool:
         return True
 
 
-_STATES = {
+_STATES: dict[str, str] = {
     EventType.TASK_DEAD_LETTER: "dead",
     EventType.TASK_LANDING: "landing",
     EventType.TASK_FAILED: "retry",
@@ -180,4 +180,4 @@ _STATES = {
 def _told(event: Event) -> list[str]:
     """An event as a page needs it: which task, what happened, and the state of the task after it."""
     state = _STATES.get(event.type) or (TaskStatus(event.status).called if event.status else "")
-    return [event.task_id or "", str(event.type), state]
+    return [event.task_id or "", event.type, state]

@@ -204,6 +204,26 @@ async def test_a_redis_that_lost_its_last_second_is_replayed(loom: Loom, redis_c
     await holds(loom)
 
 
+async def test_what_a_newer_loom_tells_of_holds_nobody_up(
+    loom: Loom, pool: Pool, redis_conn: Redis, project: str
+) -> None:
+    """It may write kinds of events into the same database that this one does not know."""
+    task = await loom.create("A")
+    since = (await loom.wait("task", task_id=task.id, timeout=0)).since
+    await pool.execute(
+        "insert into events (project_id, type, task_id, agent) values ($1, 'task.praised', $2, 'newer')",
+        loom.project_id,
+        task.id,
+    )
+    await loom.claim(task.id)
+    seen = await loom.wait("any", since=since, timeout=0)
+    assert [one.type for one in seen.events] == ["task.praised", "task.claimed"]
+    assert (await loom.history(task.id))[-2].type == "task.praised"
+    await synced(loom)
+    assert [kind for _, kind in await stream(redis_conn, project)] == ["task.created", "task.praised", "task.claimed"]
+    await holds(loom)
+
+
 async def test_another_history_starts_another_generation(
     loom: Loom, open_loom: Opener, redis_conn: Redis, project: str, pool: Pool
 ) -> None:

@@ -127,7 +127,7 @@ def quick(loom: Loom, seconds: int) -> Loom:
 
 async def attempts(loom: Loom, task: Task) -> list[dict[str, Any]]:
     history = (await loom.get(task.id)).history
-    return [dict(one.data) for one in history if one.type is EventType.ATTEMPT_ENDED and one.data]
+    return [dict(one.data) for one in history if one.type == EventType.ATTEMPT_ENDED and one.data]
 
 
 # --- a report is needed ---------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ async def test_what_was_used_is_noted_once_for_the_attempt(loom: Loom, project_l
         }
     ]
     history = (await loom.get(task.id)).history
-    noted = next(one for one in history if one.type is EventType.ATTEMPT_ENDED)
+    noted = next(one for one in history if one.type == EventType.ATTEMPT_ENDED)
     done = await task_now(loom, task)
     assert (noted.token, noted.agent, noted.version) == (done.claim_token, done.assignee, None)
 

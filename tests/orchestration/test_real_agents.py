@@ -152,7 +152,7 @@ class House:
     async def attempt(self, task: Task) -> dict[str, Any]:
         """What was noted of the only attempt at a task."""
         history = (await self.loom.get(task.id)).history
-        (data,) = [one.data for one in history if one.type is EventType.ATTEMPT_ENDED]
+        (data,) = [one.data for one in history if one.type == EventType.ATTEMPT_ENDED]
         assert data is not None
         return dict(data)
 

@@ -217,7 +217,7 @@ async def test_a_claim_that_the_command_ended_is_left_alone(loom: Loom, project_
         assert await work.finish() == []
     assert work.workers.counts[JobPhase.REPORTED] == 1
     assert (await task_now(loom, task)).output == {"by": "me"}
-    assert len([one for one in (await loom.get(task.id)).history if one.type is EventType.TASK_DONE]) == 1
+    assert len([one for one in (await loom.get(task.id)).history if one.type == EventType.TASK_DONE]) == 1
 
 
 # --- ending commands ------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ async def _note(loom: Loom, story: _Story, event: Event) -> None:
         return
     task = (await loom.get(event.task_id)).task
     title = one_line(task.title)
-    if event.type is EventType.TASK_CLAIMED:
+    if event.type == EventType.TASK_CLAIMED:
         word, story.at[agent] = "claimed", title
     elif task.assignee is None:
         word = "closed"  # an epic, by the last of its tasks

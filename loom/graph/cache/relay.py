@@ -116,7 +116,7 @@ def _notice(project_id: str, event: Event) -> Notice | None:
         case EventType.TASK_NOTED:
             return send_agent_message(project_id, data["message"], event.agent or "", event.task_id or "")
         case EventType.ESCALATION_RAISED | EventType.ESCALATION_RESOLVED:
-            raised = event.type is EventType.ESCALATION_RAISED
+            raised = event.type == EventType.ESCALATION_RAISED
             return publish_escalation(project_id, data["escalation"], event.task_id or "", raised=raised)
         case _:
             return None

@@ -85,11 +85,11 @@ class Wait:
         """Whether an event is what this waits for."""
         match self.what:
             case Awaited.READY:
-                return event.status == TaskStatus.PENDING and event.type is not EventType.TASK_UPDATED
+                return event.status == TaskStatus.PENDING and event.type != EventType.TASK_UPDATED
             case Awaited.TASK:
                 return event.task_id == self.task_id
             case Awaited.INBOX:
-                return event.type is EventType.MESSAGE_SENT and bool(event.data) and self._is_for(event)
+                return event.type == EventType.MESSAGE_SENT and bool(event.data) and self._is_for(event)
             case Awaited.ESCALATION:
                 return event.type in (EventType.ESCALATION_RAISED, EventType.ESCALATION_RESOLVED)
             case Awaited.ANY:
