@@ -208,10 +208,11 @@ async def _carried(
             while not declined:
                 run = await runs.advance(loom, run_id, patient=patient, from_step=step, tell=show.tell)
                 step = None
+                _, rows = await runs.look(loom, run_id)
                 reply = await tools.shown(loom, run_id)
                 if reply.get("waits_for") != "confirm" or not (yes or await show.agreed(reply)):
                     return reply
-                await runs.confirm(loom, run.id, yes=True, step_id=reply["step"])
+                await runs.confirm(loom, run.id, yes=True, question=rows[-1].question)
             return await tools.shown(loom, run_id)
         except asyncio.CancelledError:
             if not caught:

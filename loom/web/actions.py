@@ -177,7 +177,8 @@ async def _edit(loom: Loom, target: str, form: Form) -> object:
 def _confirming(*, yes: bool) -> Action:
     async def confirm(loom: Loom, target: str, form: Form) -> object:
         await loom.permit("workflow.resume")
-        return await runs.confirm(loom, target, yes=yes, step_id=form.get("step") or None, note=form.get("note", ""))
+        question = form.get("question") or None
+        return await runs.confirm(loom, target, yes=yes, question=question, note=form.get("note", ""))
 
     return confirm
 

@@ -110,14 +110,14 @@ async def confirm(
     run_id: str,
     *,
     yes: bool,
-    step_id: str | None = None,
+    question: str | None = None,
     note: str = "",
     by_agent: bool = False,
 ) -> WorkflowRun:
     """Answers the confirm step that a run waits at. After a yes it can be carried on; after a no it has failed.
 
     Args:
-        step_id: the step whose question was shown; None: whichever it waits at.
+        question: the one that was shown, as `StepRun.question` names it; None: whichever it waits with.
         by_agent: an agent answers, and not a person, which the step has to allow.
 
     Raises:
@@ -131,14 +131,17 @@ async def confirm(
         step = step_at(run)
         if run.status is not WorkflowRunStatus.WAITING or step is None or step.type is not StepType.CONFIRM:
             raise WorkflowStateError(f"{run.id} waits for no yes or no; {_standing(run)}.", _see(run))
-        if step_id is not None and step_id != step.id:
-            raise WorkflowStateError(f"{step_id} was answered by somebody else; {_standing(run)} now.", _see(run))
         if by_agent and not step.facts.get("agents"):
             raise WorkflowStateError(
                 f"The step {step.id} of {run.workflow} is answered by a person.",
                 Words("Have your user run {}.", answered_by_a_person(run.id)),
             )
-        await _in_time(tx, run, _row(run, await workflow_steps.of_run(tx.connection, tx.project_id, run.id)))
+        row = _row(run, await workflow_steps.of_run(tx.connection, tx.project_id, run.id))
+        if question not in (None, row.question):
+            shown = (question or "").partition(" ")[0]
+            since = "asked anew" if shown == step.id else "answered by somebody else"
+            raise WorkflowStateError(f"{shown} was {since}; {_standing(run)} now.", _see(run))
+        await _in_time(tx, run, row)
         if not yes:
             return await workflow_steps.fail(tx, run, step.id, agent, f"{agent} said no{f': {said}' if said else '.'}")
         output = limits.json_object({"yes": True, "by": agent, "note": said}, "output")

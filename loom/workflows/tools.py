@@ -85,7 +85,8 @@ async def _answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> Workflow
                         call("workflow", action="resume", run_id=run.id, inputs={"yes": True}),
                     ),
                 )
-            return await runs.confirm(loom, run.id, yes=yes, step_id=_step(run), note=note, by_agent=True)
+            question = rows[-1].question  # it waits at the last that has begun
+            return await runs.confirm(loom, run.id, yes=yes, question=question, note=note, by_agent=True)
         case {"waits_for": "answer"}:
             return await runs.answer(loom, run.id, given)
     raise WorkflowStateError(

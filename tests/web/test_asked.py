@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,12 @@ async def asks(loom: Loom) -> str:
     return run.id
 
 
+def question_in(page: str) -> str:
+    """What names the question that a page shows."""
+    (found,) = re.findall(r'name="question" value="([^"]*)"', page)
+    return html.unescape(found)
+
+
 async def done(loom: Loom, run_id: str) -> None:
     """Waits until a run is done."""
     async with asyncio.timeout(PATIENCE):
@@ -52,20 +60,25 @@ async def test_a_workflow_shows_what_it_asks_about_and_goes_on_after_a_yes(web: 
     page = await web.get("/")
     for words in ("Yes or no", "Paint &lt;it&gt;?", "<b>Wave 1</b>", "t1 Sand &lt;b&gt;it&lt;/b&gt;", "and 11 more"):
         assert words in page
-    for words in ("the wall", "&lt;b&gt;grey&lt;/b&gt;", 'name="step" value="agree"'):
+    for words in ("the wall", "&lt;b&gt;grey&lt;/b&gt;"):
         assert words in page
-    answer = await web.post(f"/do/decide/{run_id}", way="yes", step="agree", note="Go on.", back="/#needs")
+    question = question_in(page)
+    answer = await web.post(f"/do/decide/{run_id}", way="yes", question=question, note="Go on.", back="/#needs")
     assert answer.headers["location"] == "/?said=yes#needs"
     await done(loom, run_id)
-    too_late = await web.post(f"/do/decide/{run_id}", 409, way="no", step="agree")
+    too_late = await web.post(f"/do/decide/{run_id}", 409, way="no", question=question)
     assert "waits for no yes or no" in too_late.text
 
 
 async def test_a_yes_counts_for_the_question_that_was_shown(web: Board, loom: Loom) -> None:
     run_id = await asks(loom)
-    refused = await web.post(f"/do/decide/{run_id}", 409, way="yes", step="another")
-    assert "was answered by somebody else" in refused.text
-    await web.post(f"/do/decide/{run_id}", way="no", note="Not grey.")
+    refused = await web.post(f"/do/decide/{run_id}", 409, way="yes", question="another 2026-11-26T00:00:00+00:00")
+    assert "another was answered by somebody else" in refused.text
+    before = question_in(await web.get("/"))
+    await runs.advance(loom, run_id, from_step="agree")
+    refused = await web.post(f"/do/decide/{run_id}", 409, way="yes", question=before)
+    assert "agree was asked anew" in refused.text
+    await web.post(f"/do/decide/{run_id}", way="no", question=question_in(await web.get("/")), note="Not grey.")
     run = (await runs.look(loom, run_id))[0]
     assert (run.status, "Not grey." in (run.error or "")) == ("failed", True)
     await web.post(f"/do/decide/{run_id}", 404, way="explode")

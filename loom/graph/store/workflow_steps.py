@@ -75,6 +75,12 @@ class StepRun:
             | {"status": StepRunStatus(values["status"])}
         )
 
+    @property
+    def question(self) -> str:
+        """What names the question that it asks where it waits for a yes: another one once somebody has gone back and
+        the same step asks again."""
+        return f"{self.step} {self.started_at.isoformat()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
