@@ -1,7 +1,7 @@
 """The way to PostgreSQL: a small pool, transactions that are tried again, and one translation of its errors.
 
 No session state is kept in a connection, so that a transaction pooler may stand between: no LISTEN, no session locks,
-no SET outside a transaction.
+no SET outside a transaction where one may.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ _PORT = 5432
 _NOTHING_MORE: dict[str, Any] = {"ssl": False, "direct_tls": False, "target_session_attrs": "any", "gsslib": "gssapi"}
 """What a server of Loom's own is reached with, beside its address; each would come from a variable else."""
 
+_ISOLATION = "read committed"  # of a statement without a block too: what it calls sees what was committed meanwhile
 _SHOWN = 200  # characters of what is wrong with a value
 _TRIES = 8
 _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
@@ -73,7 +74,7 @@ class _BorrowedConnection(_Connection):
     async def _execute(self, *arguments: Any, **options: Any) -> Any:
         if self.is_in_transaction():
             return await super()._execute(*arguments, **options)  # type: ignore[misc]
-        async with self.transaction():
+        async with block(self):
             return await super()._execute(*arguments, **options)  # type: ignore[misc]
 
 
@@ -138,7 +139,7 @@ async def open_pool(
             # What a connection could carry from one user to the next is never made, so there is nothing to reset,
             # and a round trip is saved at each release.
             reset=_nothing_to_reset,
-            init=met,
+            init=_settled(met) if pooler == "session" else met,
             # What is prepared on a server that is lent is not there the next time.
             statement_cache_size=0 if pooler == "transaction" else 100,
             server_settings={"application_name": name} | (_settings(schema) if pooler == "none" else {}),
@@ -158,8 +159,22 @@ def _connecting(password: Callable[[], Awaitable[str]]) -> Any:
 def _settings(schema: str | None) -> dict[str, str]:
     """What a connection comes with; poolers do not pass it on."""
     # A transaction of a process that has stopped in the middle of it holds up everybody who waits for its locks.
-    settings = {"idle_in_transaction_session_timeout": "60s"}
+    settings = {"idle_in_transaction_session_timeout": "60s", "default_transaction_isolation": _ISOLATION}
     return settings if schema is None else settings | {"search_path": f'"{schema}"'}
+
+
+def _settled(
+    met: Callable[[Connection], Coroutine[Any, Any, None]] | None,
+) -> Callable[[Connection], Coroutine[Any, Any, None]]:
+    """What is done with a new connection through a pooler that lends a server for a session, and forgets such settings
+    when that ends."""
+
+    async def settle(connection: Connection) -> None:
+        await connection.execute(f"set default_transaction_isolation = '{_ISOLATION}'")
+        if met is not None:
+            await met(connection)
+
+    return settle
 
 
 @asynccontextmanager

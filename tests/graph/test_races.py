@@ -7,6 +7,7 @@ import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -117,6 +118,30 @@ async def test_what_a_task_gains_after_its_claim_follows_when_it_is_done(loom: L
     assert (await loom.done(first.id)).closed == (epic.id,)
     assert (await loom.done(second.id)).unblocked == (after.id,)
     await holds(loom)
+
+
+@pytest.mark.parametrize("pooler", ["none", "session", "transaction"])
+async def test_a_single_statement_sees_what_was_committed_while_it_waited_whatever_isolation_is_the_default(
+    config: LoomConfig, pool: Pool, gate: Gate, rival: Rival, pooler: str
+) -> None:
+    name = await pool.fetchval("select current_database()")
+    await pool.execute(f'alter database "{name}" set default_transaction_isolation = "repeatable read"')
+    config = replace(config, database=replace(config.database, pooler=pooler))
+    async with Loom(config, agent="one") as loom, Loom(config, agent="other") as other:
+        parent, ready = await loom.create("parent"), await loom.create("ready")
+        await loom.claim(parent.id)
+        await gate.shut("new.agent = 'other'")
+        async with begun(other.create("child", depends_on=[parent.id])) as creating:
+            await waits(pool, creating)
+            async with begun(loom.done(parent.id)) as completing:
+                await waits(pool, completing, 2)
+                await gate.open()
+                assert (await completing).unblocked == ((await creating).id,)
+        await rival.execute("update tasks set title = 'changed' where id = $1", ready.id)
+        async with begun(loom.claim(ready.id)) as claiming:
+            await waits(pool, claiming)
+            await rival.commit()
+            assert await claiming is not None
 
 
 async def test_an_edge_to_a_parent_that_just_completed_does_not_hold(loom: Loom, pool: Pool, rival: Rival) -> None:
