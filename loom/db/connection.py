@@ -49,7 +49,11 @@ _ISOLATION = "read committed"  # of a statement without a block too: what it cal
 _SHOWN = 200  # characters of what is wrong with a value
 _TRIES = 8
 _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
-_CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_CONFLICTS = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.UniqueViolationError,  # an id that was drawn at random is taken; the next try draws another one
+)
 
 
 class _LateError(TimeoutError):
@@ -194,8 +198,9 @@ def block(connection: Connection) -> Transaction:
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Runs `work` in one READ COMMITTED transaction and returns what it returned.
 
-    Deadlocks and serialization failures (40P01, 40001) roll everything back and run `work` again, after a random pause
-    that grows; callers never see them. So `work` must be free of effects outside of the transaction.
+    Deadlocks, serialization failures and ids that are taken (40P01, 40001, 23505) roll everything back and run `work`
+    again, after a random pause that grows; callers never see them. So `work` must be free of effects outside of the
+    transaction, and draw ids within it.
     """
 
     async def whole() -> T:

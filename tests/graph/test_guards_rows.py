@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -644,7 +645,9 @@ async def test_an_inbox_is_no_outbox(open_loom: Opener) -> None:
 # --- ways to the database ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [asyncpg.DeadlockDetectedError, asyncpg.SerializationError])
+@pytest.mark.parametrize(
+    "error", [asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError]
+)
 async def test_a_conflict_is_tried_again_and_never_reaches_a_caller(pool: Pool, error: type[Exception]) -> None:
     tries = 0
 
@@ -656,6 +659,16 @@ async def test_a_conflict_is_tried_again_and_never_reaches_a_caller(pool: Pool, 
         return tries
 
     assert await in_transaction(pool, work) == 4
+
+
+async def test_an_id_that_is_taken_is_drawn_anew(loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = await loom.apply_plan({"tasks": [{"title": "A"}, {"title": "B"}]})
+    real, drawn = secrets.token_hex, iter(["00000001", "00000001", "00000001"])
+    monkeypatch.setattr(secrets, "token_hex", lambda size: next(drawn, None) or real(size))
+    for task in tasks:
+        await loom.escalate(task.id, "Which one?")
+    assert next(drawn, None) is None
+    assert len({one.id for one in await loom.escalations()}) == 2
 
 
 async def test_a_conflict_without_end_is_told(pool: Pool) -> None:
