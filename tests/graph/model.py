@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 LEASE, DEADLINE, ATTEMPTS = 600, 14400, 2
 BROADCAST_SECONDS = 24 * 3600.0
+KEPT_SECONDS = 24 * 3600.0  # of events and messages
 FINISHED = ("done", "cancelled")
 
 Node = tuple[str, bool]  # a task's end, or (True) its start
@@ -27,7 +28,8 @@ class Refused(Exception):  # noqa: N818 - what it says is said of the operation
 
 @dataclass
 class Row:
-    """A task. `needs`: what it depends on, and whether that edge still holds it. `asked`: who has an open question."""
+    """A task. `needs`: what it depends on, and whether that edge still holds it. `asked`: who has an open question;
+    `deferred`: whether it is put off."""
 
     id: str
     title: str
@@ -46,9 +48,11 @@ class Row:
     retry_at: float | None = None
     done_at: float | None = None
     asked: str | None = None
+    deferred: bool = False
     failure: bool = False
     files: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     answer: Effect | None = None
     landing: int = 0  # the token of the newest claim that lands
     queued: bool = False
@@ -107,6 +111,15 @@ class Letter:
 
 
 @dataclass
+class Remark:
+    """A note on a task."""
+
+    by: str
+    task: str
+    at: float
+
+
+@dataclass
 class New:
     """A task to create; `parent` and `needs` are ids."""
 
@@ -130,7 +143,8 @@ class Model:
     held: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
     named: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     letters: list[Letter] = field(default_factory=list)
-    notes: list[tuple[str, str]] = field(default_factory=list)  # by whom, and on which task
+    notes: list[Remark] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)  # what was made under an idempotency key
     green: set[tuple[str, int]] = field(default_factory=set)  # claims for which every check is proven
     landings: list[Landing] = field(default_factory=list)
     announced: float = -1.0  # the newest end of a task when the project was last announced as complete
@@ -173,15 +187,32 @@ class Model:
         row.checks = tuple(dict.fromkeys((*(() if anew else row.checks), *checks)))
         return Effect()
 
-    def edit(self, task: str, *, title: str | None, priority: int | None, needs: tuple[str, ...] | None) -> Effect:
-        if needs is not None and task in needs:
+    def edit(
+        self,
+        task: str,
+        *,
+        title: str | None,
+        priority: int | None,
+        needs: tuple[str, ...] | None,
+        more: tuple[str, ...],
+        less: tuple[str, ...],
+        seen: str | None,
+    ) -> Effect:
+        """`more`, `less`: what it depends on beside `needs`, and no longer; `seen`: the title that who edits has
+        seen."""
+        if task in (*(needs or ()), *more):
             raise Refused("dependency_cycle")
-        for target in needs or ():
+        for target in (*(needs or ()), *more):
             self._row(target)
         row = self._row(task)
-        if row.status in FINISHED:
+        if row.status in FINISHED or seen not in (None, row.title):
             raise Refused("task_state")
         row.title, row.priority = title or row.title, row.priority if priority is None else priority
+        if more or less:
+            kept = row.needs if needs is None else needs
+            if not set(less) <= set(kept):
+                raise Refused("invalid_input")
+            needs = tuple(dict.fromkeys((*(one for one in kept if one not in less), *more)))
         if needs is not None:
             added = set(needs) - set(row.needs)
             begun = any(self.rows[below].status in ("claimed", "done") for below in self._below(task))
@@ -192,6 +223,13 @@ class Model:
             row.needs = {target: row.needs.get(target, True) for target in needs}
             _refuse_cycle(self.rows)
         return self._settle()
+
+    def label(self, task: str, labels: tuple[str, ...], unlabel: tuple[str, ...]) -> Effect:
+        row = self._row(task)
+        if row.status in FINISHED:
+            raise Refused("task_state")
+        row.labels = tuple(sorted({*row.labels} - {*unlabel} | {*labels}))
+        return Effect()
 
     def move(self, task: str, parent: str | None) -> Effect:
         """Puts a task into an epic, or into none."""
@@ -308,7 +346,7 @@ class Model:
             raise _refusal(row, token)
         self._leave(row)
         self._tell_why_sent_back(row)
-        self.notes += [(who, task)] * note
+        self.notes += [Remark(who, task, self.now)] * note
         self.held[process].pop(task, None)
         row.status, row.ready_at, row.attempt = "pending", self.now, row.attempt - 1
         return Effect()
@@ -387,23 +425,72 @@ class Model:
             return self._settle()
         if row.queued and action == "reassign":
             self._leave(row)
-        elif row.asked is None and row.status != "failed":
+        elif row.asked is None and not row.deferred and row.status != "failed":
             raise Refused("task_state")
-        if (action == "answer" and not (note and row.asked)) or (action == "reassign" and agent is None):
+        if action == "answer" and not (note and row.asked):
             raise Refused("invalid_input")
-        self.notes += [(process, task)] * note
+        if action == "reassign" and row.status == "epic":
+            raise Refused("task_state")
+        if action == "reassign" and agent is None:
+            raise Refused("invalid_input")
+        self.notes += [Remark(process, task, self.now)] * note
         if action == "answer":
             self.letters.append(Letter(process, row.asked or "", self.now))
         self._close_escalations(row)
         self._into_play(row)
         row.attempt = 0
-        self._settle()
+        effect = self._settle()
+        if row.status == "epic":
+            return Effect(effect.unblocked)
         if action == "reassign" and agent is not None:
             if row.status != "pending":
                 raise Refused("task_state")
             self._claim(row, agent, LEASE)
             self.letters.append(Letter(process, agent, self.now))
         return Effect({task} if row.status == "pending" else set())
+
+    def defer(self, task: str) -> Effect:
+        row = self._row(task)
+        if row.status not in ("pending", "blocked") or row.deferred:
+            raise Refused("task_state")
+        row.status, row.deferred = "blocked", True
+        return Effect(held_up=self._held_up(task))
+
+    def mend(self, process: str, task: str, fixes: list[New], *, note: bool, left: bool) -> None:
+        """Carries a diagnosis out: the task waits for these fixes. `left`: it is left to a person."""
+        row = self._row(task)
+        if row.asked is None and row.status != "failed":
+            raise Refused("task_state")
+        if left:
+            return
+        if fixes:
+            self.create(fixes)
+            row.needs |= dict.fromkeys((one.id for one in fixes), True)
+        self._close_escalations(row)
+        self._into_play(row)
+        row.attempt = 0
+        self.notes += [Remark(process, task, self.now)] * note
+        self._settle()
+
+    def prune(self) -> None:
+        """Nobody knows any more what is older than what is kept; what was written to unfinished work is."""
+        old = self.now - KEPT_SECONDS
+        self.letters = [one for one in self.letters if one.at >= old]
+        self.notes = [one for one in self.notes if one.at >= old or self.rows[one.task].status not in FINISHED]
+        for row in self.rows.values():
+            if row.done_at is not None and row.done_at < old:
+                row.answer = None
+
+    def carried(self) -> Model:
+        """The project as its export brings it into another one: nobody has begun, and what waited for an answer is put
+        off."""
+        other = Model(now=self.now, rows={row.id: replace(row) for row in self.rows.values()})
+        for row in other.rows.values():
+            if row.status not in (*FINISHED, "epic"):
+                row.status, row.deferred = "pending", row.deferred or row.asked is not None
+            row.asked = None
+        other._settle()
+        return other
 
     def reopen(self, task: str) -> Effect:
         """Puts what is finished into play again, and what closed above it. Who has begun goes on without it."""
@@ -544,7 +631,7 @@ class Model:
 
     def _tell_why_sent_back(self, row: Row) -> None:
         if row.lands and self._landing(row).sent:
-            self.notes.append(("landing", row.id))
+            self.notes.append(Remark("landing", row.id, self.now))
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -569,7 +656,7 @@ class Model:
         """How many things a task waits for."""
         open_needs = sum(holds and self.rows[target].status != "done" for target, holds in row.needs.items())
         below_waiting = row.parent is not None and self.waiting(self.rows[row.parent]) > 0
-        return open_needs + below_waiting + (row.asked is not None)
+        return open_needs + below_waiting + (row.asked is not None) + row.deferred
 
     def _settle(self) -> Effect:
         """Closes the epics that are to be closed, and lets those tasks be blocked that wait for something."""
@@ -578,6 +665,7 @@ class Model:
             for row in closing:
                 done = any(child.status == "done" for child in self._children(row.id))
                 self._finish(row, "done" if done else "cancelled")
+                self._close_escalations(row)
                 effect.closed.add(row.id)
         for row in self.rows.values():
             if row.status in ("pending", "blocked"):
@@ -677,13 +765,14 @@ class Model:
             self._tell_why_sent_back(row)
 
     def _into_play(self, row: Row) -> None:
-        row.status, row.ready_at, row.retry_at, row.lapsed = "pending", self.now, None, False
+        row.status = "epic" if row.status == "epic" else "pending"
+        row.ready_at, row.retry_at, row.lapsed = self.now, None, False
 
     def _finish(self, row: Row, status: str) -> None:
         row.status, row.done_at, row.retry_at = status, self.now, None
 
     def _close_escalations(self, row: Row) -> None:
-        row.asked, row.failure = None, False
+        row.asked, row.deferred, row.failure = None, False, False
 
 
 def _refusal(row: Row, token: int | None) -> Refused:

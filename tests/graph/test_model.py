@@ -11,7 +11,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 from redis.asyncio import Redis
 
 from loom.bus import channels
-from loom.config import LoomConfig, RedisConfig
+from loom.config import LoomConfig, RedisConfig, RetentionConfig
 from loom.exceptions import LoomError
 from loom.graph import store
 from loom.graph.front import Loom
@@ -41,10 +41,11 @@ from loom.graph.importing import read
 from loom.graph.rules import invariants, landings
 from loom.graph.rules.claims import Outcome
 from loom.graph.rules.holding import Holder
+from loom.graph.rules.mending import Diagnosis, Remedy, mend
 from loom.graph.rules.proofs import Proven
 from loom.graph.store import counting, proofs
 from tests.conftest import horizon_passed
-from tests.graph.model import ATTEMPTS, DEADLINE, LEASE, Effect, Landing, Letter, Model, New, Refused
+from tests.graph.model import ATTEMPTS, DEADLINE, LEASE, Effect, Landing, Letter, Model, New, Refused, Remark
 
 T = TypeVar("T")
 Checks = tuple[str, ...]
@@ -59,6 +60,7 @@ processes = st.sampled_from(PROCESSES)
 names = st.sampled_from([None, None, "ann", "bob", "dan"])
 needs = st.none() | st.lists(numbers, max_size=3)
 checks = st.sampled_from([(), (), (), ("unit",), ("unit", "lint")])
+words = st.sampled_from([(), ("api",), ("ui",), ("api", "ui")])
 IN_FORCE = {"unit": "a" * 64, "lint": "b" * 64}
 entries = st.lists(
     st.tuples(st.booleans(), st.integers(-3, 5), st.lists(st.integers(0, 5), max_size=2)), min_size=1, max_size=6
@@ -78,6 +80,7 @@ class Graph(RuleBasedStateMachine):
         self.letters: list[int] = []  # ids of the messages
         self.known: dict[tuple[str, int], int] = {}  # ids of what lands, by task and token
         self.plans: list[tuple[str, str, dict[str, str]]] = []  # text and name of what was imported, its titles by id
+        self.keyed: dict[str, list[dict[str, Any]]] = {}  # plans by their idempotency keys
         self.remembered: dict[bytes, tuple[int, bytes]] | None = None
         self.eager = True
         self.looms: dict[str, Loom] = {}
@@ -131,13 +134,30 @@ class Graph(RuleBasedStateMachine):
         priority=st.integers(0, 2),
         epic=st.booleans(),
         checks=checks,
+        key=st.sampled_from([None, None, None, "one", "two"]),
     )
     def create(
-        self, process: str, needs: list[int] | None, under: int | None, priority: int, epic: bool, checks: Checks
+        self,
+        process: str,
+        needs: list[int] | None,
+        under: int | None,
+        priority: int,
+        epic: bool,
+        checks: Checks,
+        key: str | None,
     ) -> None:
         targets = tuple(dict.fromkeys(self.pick(one) for one in needs or ()))
         parent = None if under is None else self.pick(under, "epic", "pending", "blocked")
         title = f"T{len(self.model.rows)}"
+
+        def predict(made: Any) -> None:
+            if key in self.model.keys:
+                self._same(made.id, self.model.keys[key])
+                return
+            self.model.create([New(made.id if made else "", title, priority, epic, parent, targets, checks, checks)])
+            if key is not None:
+                self.model.keys[key] = made.id
+
         self.play(
             self.looms[process].create(
                 title,
@@ -147,10 +167,9 @@ class Graph(RuleBasedStateMachine):
                 epic=epic,
                 files=checks,
                 checks=checks,
+                key=key,
             ),
-            lambda made: self.model.create(
-                [New(made.id if made else "", title, priority, epic, parent, targets, checks, checks)]
-            ),
+            predict,
         )
 
     @precondition(lambda self: len(self.model.rows) < TASKS)
@@ -165,6 +184,28 @@ class Graph(RuleBasedStateMachine):
             self.looms[process].apply_plan({"tasks": tasks}),
             lambda made: self.model.create(self._news(tasks, made or [])),
         )
+
+    @precondition(lambda self: len(self.model.rows) < TASKS)
+    @rule(process=processes, given=entries, key=st.sampled_from(["one", "two"]), under=numbers, after=numbers)
+    def plan_under_a_key(self, process: str, given: list[Any], key: str, under: int, after: int) -> None:
+        """The same plan again under its key, with a task more each time, makes that one alone."""
+        known = self.keyed.get(key)
+        tasks = self._plan(given) if known is None else deepcopy(known)
+        if known is not None:
+            place, needs = f"x{len(tasks)}", tasks[after % len(tasks)]["key"]
+            tasks.append({"key": place, "title": f"T{len(self.model.rows)}", "type": "task", "depends_on": [needs]})
+            if under % 3 == 0:
+                tasks[-1]["parent"] = tasks[under // 3 % len(tasks)]["key"]
+
+        def predict(made: Any) -> None:
+            there = {} if known is None else {one["key"]: self.model.keys[f"{key} {one['key']}"] for one in known}
+            ids = there | {one["key"]: task.id for one, task in zip(tasks, made or [], strict=False)}
+            self._same({name: ids[name] for name in there}, there)
+            self.model.create(self._news([one for one in tasks if one["key"] not in there], made or [], ids))
+            self.model.keys |= {f"{key} {name}": one for name, one in ids.items()}
+
+        if self.play(self.looms[process].apply_plan({"tasks": tasks}, key=key), predict) is not None:
+            self.keyed[key] = tasks
 
     @precondition(lambda self: len(self.model.rows) < TASKS)
     @rule(process=processes, given=entries)
@@ -195,17 +236,59 @@ class Graph(RuleBasedStateMachine):
         assert (made.tasks, made.linked, made.known) == ([], 0, len(batch.drafts))
         assert made.retitled == self.model.retitle(titles)
 
-    @rule(process=processes, which=numbers, title=st.booleans(), priority=st.none() | st.integers(0, 2), needs=needs)
-    def update(self, process: str, which: int, title: bool, priority: int | None, needs: list[int] | None) -> None:
+    @rule(
+        process=processes,
+        which=numbers,
+        title=st.booleans(),
+        priority=st.none() | st.integers(0, 2),
+        needs=needs,
+        more=st.none() | numbers,
+        less=st.none() | numbers,
+        seen=st.sampled_from([None, None, True, False]),
+    )
+    def update(
+        self,
+        process: str,
+        which: int,
+        title: bool,
+        priority: int | None,
+        needs: list[int] | None,
+        more: int | None,
+        less: int | None,
+        seen: bool | None,
+    ) -> None:
         task = self.pick(which, "pending", "blocked", "epic", "failed")
         targets = None if needs is None else tuple(dict.fromkeys(self.pick(one) for one in needs))
+        added = () if more is None else (self.pick(more),)
+        has = [*self.model.rows[task].needs] if task in self.model.rows else []
+        removed = () if less is None else (has[less % len(has)] if has and less % 7 else self.pick(less),)
+        was = None
+        if seen is not None and task in self.model.rows:
+            was = self.model.rows[task].title if seen else "another"
         new = f"{task} anew" if title or (priority is None and targets is None) else None
         self.led_to(
             self.looms[process].update(
-                task, title=new, priority=None if priority is None else f"p{priority}", depends_on=targets
+                task,
+                title=new,
+                priority=None if priority is None else f"p{priority}",
+                depends_on=targets,
+                add_deps=added,
+                drop_deps=removed,
+                seen=None if was is None else {"title": was},
             ),
-            lambda _: self.model.edit(task, title=new, priority=priority, needs=targets),
+            lambda _: self.model.edit(
+                task, title=new, priority=priority, needs=targets, more=added, less=removed, seen=was
+            ),
         )
+
+    @rule(process=processes, which=numbers, labels=words, unlabel=words)
+    def label(self, process: str, which: int, labels: Checks, unlabel: Checks) -> None:
+        task = self.pick(which)
+        if labels or unlabel:
+            self.led_to(
+                self.looms[process].update(task, labels=labels, unlabel=unlabel),
+                lambda _: self.model.label(task, labels, unlabel),
+            )
 
     @rule(process=processes, which=numbers, under=st.none() | numbers)
     def place(self, process: str, which: int, under: int | None) -> None:
@@ -498,6 +581,93 @@ class Graph(RuleBasedStateMachine):
         )
 
     @rule(process=processes, which=numbers)
+    def defer(self, process: str, which: int) -> None:
+        task = self.pick(which, "pending", "blocked")
+        self.led_to(self.looms[process].defer(task), lambda _: self.model.defer(task))
+
+    @rule(
+        process=processes,
+        which=numbers,
+        remedy=st.sampled_from(Remedy),
+        fixes=st.lists(st.booleans(), max_size=3),
+        remark=st.booleans(),
+    )
+    def mend(self, process: str, which: int, remedy: Remedy, fixes: list[bool], remark: bool) -> None:
+        """Carries out a diagnosis. `fixes`: of each fix task, whether it waits for the one before."""
+        asked = [row.id for row in self.model.rows.values() if row.asked or row.status == "failed"]
+        task = asked[which % len(asked)] if asked and which % 5 else self.pick(which)
+        row = self.model.rows.get(task)
+        titles = [f"F{len(self.model.rows) + place}" for place in range(len(fixes))]
+        diagnosis = Diagnosis(
+            "it is torn",
+            "high",
+            remedy,
+            "so" if remark else "",
+            fix_tasks=tuple(
+                {"title": title, "done_when": "it is whole", "depends_on": [place - 1] if waits and place else []}
+                for place, (title, waits) in enumerate(zip(titles, fixes, strict=True))
+            ),
+        )
+
+        def predict(made: Any) -> None:
+            ids = made.fixes if made and made.fixes else titles
+            news = [
+                New(one, title, row.priority if row else 1, parent=row.parent if row else None,
+                    needs=(ids[place - 1],) if waits and place else ())
+                for place, (one, title, waits) in enumerate(zip(ids, titles, fixes, strict=True))
+            ]  # fmt: skip
+            left = remedy in (Remedy.ASK_PERSON, Remedy.GIVE_UP)
+            self.model.mend(process, task, news, note=remark, left=left)
+
+        self.play(
+            self.looms[process].transact(
+                partial(mend, task_id=task, diagnosis=diagnosis, agent=process, max_attempts=ATTEMPTS)
+            ),
+            predict,
+        )
+
+    @rule(process=processes)
+    def prune(self, process: str) -> None:
+        """What is older than a day goes."""
+        self.play(self.looms[process].prune(), lambda _: self.model.prune())
+
+    @rule(process=processes)
+    def carry(self, process: str) -> None:
+        """Brings the project into another one, which is as it, and into itself, which changes nothing."""
+
+        async def carry() -> tuple[list[Any], dict[str, str], list[Any]]:
+            batch = read(json.dumps(await self.looms[process].export()), "export.json")
+            again = await self.looms["cut"].import_tasks(batch)
+            assert (again.tasks, again.linked, again.retitled) == ([], 0, 0)
+            other = replace(self.looms["cut"].config, project_id=str(uuid.uuid4()))
+            async with Loom(other, agent="other") as loom:
+                made = await loom.import_tasks(batch)
+                broken = [one for one in await invariants.check(self.watcher, loom.project_id) if not one.holds]
+                return made.tasks, {one.id: one.title for one in made.tasks}, broken
+
+        made, titles, broken = self.run(carry())
+        assert broken == []
+        wanted = self.model.carried()
+        named = {row.id: row.title for row in wanted.rows.values()}
+        assert {
+            one.title: (
+                one.status,
+                one.waiting,
+                one.parent_id and titles[one.parent_id],
+                sorted(titles[two] for two in one.depends_on),
+            )
+            for one in made
+        } == {
+            row.title: (
+                row.status,
+                wanted.waiting(row),
+                row.parent and named[row.parent],
+                sorted(named[two] for two in row.needs),
+            )
+            for row in wanted.rows.values()
+        }
+
+    @rule(process=processes, which=numbers)
     def reopen(self, process: str, which: int) -> None:
         task = self.pick(which, "done", "cancelled")
         self.led_to(self.looms[process].reopen(task), lambda _: self.model.reopen(task))
@@ -516,7 +686,7 @@ class Graph(RuleBasedStateMachine):
         def predict(_: object) -> None:
             if task == NOBODY:
                 raise Refused("task_not_found")
-            self.model.notes.append((agent or process, task))
+            self.model.notes.append(Remark(agent or process, task, self.model.now))
 
         self.play(self.looms[process].note(task, "hello", agent_id=agent), predict)
 
@@ -617,6 +787,7 @@ class Graph(RuleBasedStateMachine):
                 "lapsed": row.lapsed,
                 "files": row.files,
                 "checks": row.checks,
+                "labels": row.labels,
                 "dead": row.dead,
                 "ready_at": row.ready_at if row.status == "pending" else None,
                 "lease_ends": row.lease_ends if row.status == "claimed" and not row.queued else None,
@@ -630,7 +801,7 @@ class Graph(RuleBasedStateMachine):
         assert {(task, kind) for _, task, kind, is_open in escalations if is_open} == {
             (row.id, kind)
             for row in self.model.rows.values()
-            for kind, is_open in (("question", row.asked), ("failure", row.failure))
+            for kind, is_open in (("question", row.asked), ("deferred", row.deferred), ("failure", row.failure))
             if is_open
         }
         assert set(landed) == {
@@ -638,7 +809,7 @@ class Graph(RuleBasedStateMachine):
         }
         assert order == [(one.task, one.token) for one in self.model.waiting_to_land()]
         assert [letter[1:] for letter in letters] == [(one.sender, one.recipient) for one in self.model.letters]
-        assert Counter(notes) == Counter(self.model.notes)
+        assert Counter(notes) == Counter((one.by, one.task) for one in self.model.notes)
         assert broken == []
         self.letters = [letter[0] for letter in letters]
         self.escalations = [(one, task, is_open) for one, task, _, is_open in escalations]
@@ -701,6 +872,7 @@ class Graph(RuleBasedStateMachine):
             "lapsed": task.lapsed,
             "files": task.files,
             "checks": task.checks,
+            "labels": task.labels,
             "dead": task.dead,
             "ready_at": self.seconds(task.ready_at) if task.status == "pending" else None,
             "lease_ends": self.seconds(task.lease_expires_at),
@@ -793,9 +965,9 @@ class Graph(RuleBasedStateMachine):
             tasks.append(entry)
         return tasks
 
-    def _news(self, tasks: list[dict[str, Any]], made: list[Any]) -> list[New]:
-        """The tasks of a plan as the model takes them, under the ids that they got."""
-        ids = {task["key"]: task["key"] for task in tasks}
+    def _news(self, tasks: list[dict[str, Any]], made: list[Any], known: Mapping[str, str] | None = None) -> list[New]:
+        """The tasks of a plan as the model takes them, under the ids that they got; `known`: those of others of it."""
+        ids = {task["key"]: task["key"] for task in tasks} | dict(known or {})
         ids |= {task["key"]: one.id for task in tasks for one in made if one.title == task["title"]}
         return [
             New(
@@ -829,7 +1001,12 @@ def clock_that_stands(config: LoomConfig) -> LoomConfig:
         deadline_seconds=DEADLINE,
         max_retries=ATTEMPTS - 1,
     )
-    return replace(config, orchestration=settled, database=replace(config.database, pool_min=1))
+    return replace(
+        config,
+        orchestration=settled,
+        database=replace(config.database, pool_min=1),
+        retention=RetentionConfig(events_days=1, messages_days=1, runs_days=0),
+    )
 
 
 @pytest.mark.timeout(0)  # each step has its own; Hypothesis would look for a shorter history that takes as long
