@@ -77,7 +77,7 @@ def _printed(loom: Loom, task_id: str, lines: int) -> tuple[str, str] | None:
 async def log(request: Request) -> Response:
     """The end of what the command of an attempt at a task has printed, by default that of the newest, where it ran on
     this machine."""
-    loom, asked = loom_of(request), request.query_params.get("token")
+    loom, asked = loom_of(request), request.query_params.get("claim")
     if asked is not None and not _TOKEN.fullmatch(asked):
         raise InvalidInputError("That is no attempt.", "Open it from the page of its task.")
     token = None if asked is None else int(asked)

@@ -28,6 +28,7 @@ from loom.hub.guard import PROBES, Addresses
 from loom.hub.listener import Place, application, refuse_open
 from loom.hub.projects import Projects
 from loom.remote import codec
+from loom.web import rendering
 from loom.workflows import runs
 from tests.graph.conftest import Rival, until_waiting
 from tests.graph.conftest import rival as rival
@@ -216,6 +217,14 @@ async def test_a_token_in_a_url_is_refused(served: Served) -> None:
         assert await status(served, token, "GET", path) == 400, path
     for path in ("/api?token=x", "/mcp?a=1&access_token=x"):  # whatever it looks like
         assert await status(served, token, "GET", path) == 400, path
+
+
+def test_no_address_on_the_board_is_taken_for_one_with_a_token() -> None:
+    addresses = [
+        one for text in rendering._TEMPLATES.values() for one in re.findall(r'(?:href|action)="([^"]*)"', text)
+    ]
+    assert any("log?" in one for one in addresses)
+    assert not [one for one in addresses if guard._TOKEN.search(one.partition("?")[2].encode())]
 
 
 # --- how much -------------------------------------------------------------------------------------------------------

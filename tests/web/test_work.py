@@ -72,11 +72,11 @@ async def test_each_attempt_has_the_way_to_what_its_command_printed(web: Board, 
             (directory / f"{task.id}-{claim.task.claim_token}.log").write_text(f"the {words} words\n")
         await yard.loom.release(task.id)
     page = await web.get(f"/tasks/{task.id}")
-    linked = [f'href="/tasks/{task.id}/log?token={token}"' in page for token in tokens]
+    linked = [f'href="/tasks/{task.id}/log?claim={token}"' in page for token in tokens]
     assert linked == [True, True, False]
-    first = await web.get(f"/tasks/{task.id}/log?token={tokens[0]}")
+    first = await web.get(f"/tasks/{task.id}/log?claim={tokens[0]}")
     assert "the first words" in first
     assert "the second words" not in first
     assert "the second words" in await web.get(f"/tasks/{task.id}/log"), "by default the newest that has one"
-    await web.get(f"/tasks/{task.id}/log?token={tokens[2]}", 503)
-    await web.get(f"/tasks/{task.id}/log?token=../../config", 422)
+    await web.get(f"/tasks/{task.id}/log?claim={tokens[2]}", 503)
+    await web.get(f"/tasks/{task.id}/log?claim=../../config", 422)
