@@ -77,7 +77,7 @@ class Client:
                 return await self.call("EVALSHA", digest, len(keys), *keys, *arguments)
         answer = await self.call("EVAL", script, len(keys), *keys, *arguments)
         if self._plain:
-            self._known[script] = hashlib.sha1(script.encode()).hexdigest()
+            self._known[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         return answer
 
     async def aclose(self) -> None:
