@@ -26,6 +26,8 @@ from loom.bus import channels
 from loom.config import LoomConfig, load_config
 from loom.db.connection import Pool
 from loom.graph.front import Loom
+from tests.chaos import kill_server
+from tests.waiting import until
 
 Server = Callable[..., AbstractAsyncContextManager["Agent"]]
 
@@ -175,14 +177,13 @@ async def test_a_killed_session_gives_its_task_back_in_time(
             if entry.name.isdigit() and _environment_of(entry).get("LOOM_AGENT_ID") == "alice"
         ]
         os.kill(pid, signal.SIGKILL)
-    seen = await loom.wait("task", task_id=task.id, timeout=0)
-    for _ in range(100):
+
+    async def is_back() -> bool:
         await loom.sweep()
-        if (await loom.get(task.id)).task.status == "pending":
-            break
-        await asyncio.sleep(0.05)
-    history = [event.type for event in (await loom.get(task.id)).history]
-    assert history[0] == "claim.expired", seen
+        return (await loom.get(task.id)).task.status == "pending"
+
+    await until(is_back)
+    assert (await loom.get(task.id)).history[0].type == "claim.expired"
     async with serve("bob") as bob:
         await bob("claim")
     assert (await loom.get(task.id)).task.status == "pending"
@@ -219,7 +220,7 @@ async def test_servers_that_die_are_started_again_and_keep_every_byte(tmp_path: 
                 if pid is not None:
                     os.kill(int(pid.read_text().split()[0]), signal.SIGKILL)
                 else:
-                    _kill_redis(place)
+                    kill_server(place, "valkey")
                 assert [row["id"] for row in (await agent("ready"))["tasks"]] == [task["id"]]
             await agent("claim")
             assert (await loom_command(environment, "down", "--yes"))[0] == 0
@@ -234,14 +235,3 @@ async def test_servers_that_die_are_started_again_and_keep_every_byte(tmp_path: 
         services.down(load_config(project))
         os.environ.pop("LOOM_DATA_DIR") if before is None else os.environ.update(LOOM_DATA_DIR=before)
         shutil.rmtree(place)
-
-
-def _kill_redis(place: Path) -> None:
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                command = (process / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if "valkey" in command and str(place) in command:
-                os.kill(int(process.name), signal.SIGKILL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from redis.asyncio import Redis as RedisClient
 from loom.bus import channels
 from loom.config import DatabaseConfig, LoomConfig, OrchestrationConfig, RedisConfig, ServersConfig
 from loom.db import connection as db
-from loom.exceptions import ClaimConflictError, DatabaseUnavailableError, LoomError, UnavailableError
+from loom.exceptions import ClaimConflictError, DatabaseUnavailableError, UnavailableError
 from loom.graph.front import Loom
 from loom.orchestration.housekeeping import Housekeeper
 from loom.services import Endpoints
@@ -439,13 +439,14 @@ async def step(loom: Loom) -> None:
 
 async def again(loom: Loom) -> None:
     """Its connections that are broken have been found so."""
-    for _ in range(50):
-        try:
+
+    async def are_found() -> bool:
+        with suppress(UnavailableError):
             await loom.sweep()
-            return
-        except UnavailableError:
-            await asyncio.sleep(0.1)
-    raise LoomError("It did not come back.")
+            return True
+        return False
+
+    await until(are_found)
 
 
 async def generation(redis: RedisClient, loom: Loom) -> int:

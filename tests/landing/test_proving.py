@@ -34,13 +34,7 @@ from tests.test_reaper import LEAVES_ONE
 from tests.waiting import alive, until, until_there
 
 Committer = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Loom's places lie."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return tmp_path / "state"
+pytestmark = pytest.mark.usefixtures("state")
 
 
 @pytest.fixture
