@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from loom import process, texts
 from loom.background import through
 from loom.config import LoomConfig
-from loom.exceptions import CommandError, FileError
+from loom.exceptions import CommandError, FileError, LoomError
 from loom.git import FILES_SECONDS, Repository
 from loom.graph import store
 from loom.graph.model.paths import below, plain
@@ -47,6 +47,7 @@ _SHOW_SECONDS = 30.0  # for git to show something
 _HELD_SECONDS = 60.0  # that another process may take to be done with a worktree: more than it takes to end a command
 _NOT_INTO = "--ignore-submodules=dirty"  # their own configuration is never met
 _BRANCHES = "loom"  # before the slash
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "Read-only file system")
 _OVER = (TaskStatus.DONE, TaskStatus.CANCELLED)
 
 
@@ -177,6 +178,23 @@ class Worktrees:
             self._leave(task_id)
             raise
         return tree
+
+    async def trouble(self, error: LoomError | OSError) -> LoomError | None:
+        """What keeps all worktrees from being worked in, None if nothing does.
+
+        Args:
+            error: what has just gone wrong with one of them.
+        """
+        if any(said in str(error) for said in _NO_ROOM):
+            return error if isinstance(error, LoomError) else _unwritable(error, self._place)
+        try:
+            await self.repository.run("rev-parse", "--git-dir")
+        except CommandError as gone:
+            return CommandError(
+                f"The git repository of {self.repository.work_tree} does not answer any more. {gone.cause}",
+                "Bring it back to where it was; the work on it stays where it lies.",
+            )
+        return None
 
     def leave(self, worktree: Worktree) -> None:
         """Lets another process work in it. What lies in it stays."""

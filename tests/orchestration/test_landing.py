@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -433,6 +434,35 @@ async def test_a_target_that_goes_meanwhile_ends_the_work_and_gives_back(shop: S
     work = Landing(worker(), f"git -C {shop.root} branch -q -D next; echo x > a.txt", target="next")
     with pytest.raises(TargetError, match="next is gone"):
         await work.finish()
+    found = await task_now(loom, task)
+    assert (found.status, found.attempt) == ("pending", 0)
+
+
+async def test_a_repository_that_goes_meanwhile_ends_the_work_and_gives_back(
+    shop: Shop, loom: Loom, worker: Any
+) -> None:
+    tasks = [await loom.create("A"), await loom.create("B")]
+    work = Landing(worker(), f"mv {shop.root}/.git {shop.root}/away; echo x > a.txt")
+    with pytest.raises(CommandError, match=f"The git repository of {shop.root} does not answer any more"):
+        await work.finish()
+    for task in tasks:
+        found = await task_now(loom, task)
+        assert (found.status, found.attempt) == ("pending", 0)
+
+
+@pytest.mark.parametrize("where", ["worktree add", "write-tree"])
+async def test_a_disk_that_is_full_ends_the_work_and_gives_back(
+    shop: Shop, loom: Loom, worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    full, git = tmp_path / "full", shutil.which("git")
+    full.mkdir()
+    said = "echo 'fatal: could not write: No space left on device' >&2; exit 128"
+    (full / "git").write_text(f'#!/bin/sh\ncase "$*" in *"{where}"*) {said};; esac\nexec {git} "$@"\n')
+    (full / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{full}:{os.environ['PATH']}")
+    task = await loom.create("A")
+    with pytest.raises(CommandError, match="No space left on device"):
+        await Landing(worker(), "echo x > a.txt").finish()
     found = await task_now(loom, task)
     assert (found.status, found.attempt) == ("pending", 0)
 

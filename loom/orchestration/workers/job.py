@@ -152,11 +152,8 @@ class Job:
         task, bench = self._task, self._bench
         try:
             await self._find_a_place()
-        except TargetError as error:  # which no other task would fare better with
-            self._shift.end(error)
-            return await self._give_back()
         except (LoomError, OSError) as error:
-            return await self._fail(f"Its git worktree could not be made. {error}")
+            return await self._ended_by(error, "Its git worktree could not be made")
         tree = self._worktree
         if tree is not None and (report := await self._set_up(tree)) is not None:
             return report
@@ -212,11 +209,8 @@ class Job:
                 assert self._worktree is not None, "it has landed from one"
                 back = await shore.conflict(self._worktree, task, self._agent) or back
                 return await self._work(session, sent_back(self._setting, back), begin=False)
-        except TargetError as error:
-            self._shift.end(error)
-            return await self._give_back()
         except (LoomError, OSError) as error:
-            return await self._fail(f"Its git worktree could not be taken up again. {error}")
+            return await self._ended_by(error, "Its git worktree could not be taken up again")
 
     async def _find_a_place(self) -> None:
         """Makes its worktree, or takes it up again, and says that what is done there lands."""
@@ -397,10 +391,7 @@ class Job:
         if cut is Cut.DEADLINE:
             why = f"Its output was {doing} until its deadline, {self._watch.span:g} s after the claim."
         elif isinstance(error, LoomError):
-            if self._concerns_all(error):
-                self._shift.end(error)
-                return await self._give_back()
-            why = f"Its output could not be {done}. {error}"
+            return await self._ended_by(error, f"Its output could not be {done}", output)
         elif cut is None and (found := asking.result()) is not None:
             return found
         if self._shift.over:
@@ -408,10 +399,22 @@ class Job:
         await self._tidy()
         return await self._fail(why, output)
 
-    def _concerns_all(self, error: LoomError) -> bool:
-        """Whether no other task would fare better with that."""
-        shared = isinstance(error, ProofMissingError) and not self._task.checks
-        return shared or isinstance(error, TargetError | ConfigError)
+    async def _ended_by(self, error: LoomError | OSError, what: str, output: dict[str, Any] | None = None) -> _Report:
+        """What becomes of a claim over an error: it fails, or is given back, and the shift ends, where no other task
+        would fare better with that."""
+        if (shared := await self._shared(error)) is not None:
+            self._shift.end(shared)
+        if self._shift.over:
+            return await self._give_back()
+        await self._tidy()
+        return await self._fail(f"{what}. {error}", output)
+
+    async def _shared(self, error: LoomError | OSError) -> LoomError | None:
+        """What an error says of all tasks, None if it is of this one."""
+        unproven = isinstance(error, ProofMissingError) and not self._task.checks
+        if isinstance(error, LoomError) and (unproven or isinstance(error, TargetError | ConfigError)):
+            return error
+        return await self._bench.worktrees.trouble(error) if self._bench.worktrees else None
 
     # --- proving and landing ------------------------------------------------------------------------------------------
 
