@@ -22,7 +22,8 @@ from loom.files import read, read_beginning
 from loom.git import FILES_SECONDS, Person, Repository
 from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
-from loom.landing.merging import commit_tree, is_ancestor, merge_base, tree_of, unmerge
+from loom.landing.merging import commit_tree, is_ancestor, merge_base, tree_of
+from loom.landing.moving import unmerge
 from loom.landing.submodules import keep_up, unsaved
 from loom.landing.trailers import lines, speaks_for_others
 from loom.texts import one_line, quote, shorten

@@ -9,11 +9,11 @@ What is merged lies in no work tree and no index, so that nothing of it can be l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from loom.exceptions import CommandError
 from loom.git import FILES_SECONDS, LOOM, Person, Repository
+from loom.landing.moving import beside, moving
 from loom.landing.trailers import lines
 from loom.texts import one_line, shorten
 
@@ -23,10 +23,12 @@ _NAMED = 20  # files of a conflict, and tasks that changed them
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Two lines of work that git does not bring together: the files, and the tasks that changed these on the target."""
+    """Two lines of work that git does not bring together: the files, and the tasks that changed these on the target.
+    `tree`: both as far as they go together, with markers in the files where they do not."""
 
     files: tuple[str, ...]
     tasks: tuple[str, ...] = ()
+    tree: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         shown = ", ".join(self.files[:_NAMED]) + (f" and {len(self.files) - _NAMED} more" * (len(self.files) > _NAMED))
@@ -78,7 +80,7 @@ async def merge(repository: Repository, ours: str, theirs: str, env: Mapping[str
     if merged.status == 0:
         return tree
     shown = (name.encode(errors="surrogateescape").decode(errors="replace") for name in files)
-    return Conflict(tuple(shown))
+    return Conflict(tuple(shown), tree=tree)
 
 
 async def chain(
@@ -160,33 +162,24 @@ async def bring_in(worktree: Repository, ours: str, target: str) -> str | Confli
         MERGE_HEAD for the agent to go on from.
 
     Raises:
-        CommandError: git refuses.
+        CommandError: git refuses; the files are as they were. FileError: it cannot be written down.
     """
     if await is_ancestor(worktree, target, ours):
         return ours
     merged = await merge(worktree, ours, target)
     if isinstance(merged, Conflict):
         base = await worktree.text("merge-base", ours, target)
-        await worktree.run(
-            "merge", "--no-commit", "--no-ff", "--no-squash", "--no-autostash", "--quiet", target,
-            accepted=(0, 1), timeout=FILES_SECONDS, whole=True,
-        )  # fmt: skip
+        marked = await merge(worktree, "HEAD", target)  # as git names both in the markers
+        until = marked.tree if isinstance(marked, Conflict) else target
+        async with moving(worktree, beside(worktree.work_tree), ours, until) as held:
+            await worktree.run(
+                "merge", "--no-commit", "--no-ff", "--no-squash", "--no-autostash", "--quiet", target,
+                accepted=(0, 1), timeout=FILES_SECONDS, whole=True, pass_fds=(held,),
+            )  # fmt: skip
         await worktree.run("rev-parse", "--verify", "--quiet", "MERGE_HEAD")  # else it has refused to begin
         return Conflict(merged.files, await changed_by(worktree, base, target, merged.files))
     made = await commit_tree(worktree, merged, (ours, target), "Merge what has landed meanwhile")
-    await worktree.run("reset", "--quiet", "--hard", made, timeout=FILES_SECONDS, whole=True)
+    async with moving(worktree, beside(worktree.work_tree), ours, made) as held:
+        words = ("reset", "--quiet", "--hard", made)
+        await worktree.run(*words, timeout=FILES_SECONDS, whole=True, pass_fds=(held,))
     return made
-
-
-def unmerge(git_dir: Path) -> None:
-    """Forgets what was to be merged, picked or reverted: what came of it is committed."""
-    for name in (
-        "MERGE_HEAD",
-        "MERGE_MODE",
-        "MERGE_MSG",
-        "AUTO_MERGE",
-        "CHERRY_PICK_HEAD",
-        "REVERT_HEAD",
-        "SQUASH_MSG",
-    ):
-        (git_dir / name).unlink(missing_ok=True)

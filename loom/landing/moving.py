@@ -2,9 +2,9 @@
 
 Git writes the files of a checkout first, then its index, and moves the branch last. Killed in between it leaves some
 files new, one cut off, some missing, and its locks, with which nobody can go on there. So it is written down before
-which checkout is moved, from where to where, for all projects that may be in the repository. Whoever finds that with
-nobody at it puts back the files that are as git leaves them on its way: missing, or the beginning of what it was to
-write. What a person has made of a file since then stays as it is.
+which checkout is moved, from where to where: beside the worktree of a task, and of a target's for all projects that may
+be in the repository. Whoever finds that with nobody at it puts back the files that are as git leaves them on its way:
+missing, or the beginning of what it was to write. What a person has made of a file since then stays as it is.
 """
 
 from __future__ import annotations
@@ -36,20 +36,23 @@ _REPOSITORY = "160000"
 
 
 @asynccontextmanager
-async def moving(checkout: Repository, ref: str, state: Path, old: str, new: str) -> AsyncIterator[int]:
-    """While a checkout of a branch is moved. Yields a descriptor that the git which does it inherits, so that nobody
-    takes it for dead while it lives. Where git fails, the checkout is made whole at once.
+async def moving(checkout: Repository, record: Path, old: str, new: str, ref: str = "") -> AsyncIterator[int]:
+    """While a checkout is moved from a commit to another one. Yields a descriptor that the git which does it inherits,
+    so that nobody takes it for dead while it lives. Where git fails, the checkout is made whole at once.
+
+    Args:
+        record: the file that says so meanwhile.
+        ref: a branch that moves with it, and that others may move too.
 
     Raises:
         CommandError: somebody else moves one all the time, or works in one that must be made whole first.
         FileError: it cannot be written down.
     """
-    path = _file(checkout, state)
-    places.own_directory(path.parent)
+    places.own_directory(record.parent)
     try:
-        lock = await Lock.wait(path, FILES_SECONDS)  # that somebody else may move it
+        lock = await Lock.wait(record, FILES_SECONDS)  # that somebody else may move it
     except OSError as error:
-        raise _unwritable(error, state) from None
+        raise _unwritable(error, record) from None
     if lock is None:
         raise CommandError("Another process moves a checkout of this repository.", "Wait until it has ended.")
     try:
@@ -68,15 +71,39 @@ async def moving(checkout: Repository, ref: str, state: Path, old: str, new: str
         lock.let_go()
 
 
-async def mend(repository: Repository, state: Path) -> None:
+async def mend(repository: Repository, record: Path) -> None:
     """Makes the checkout whole that was being moved when git was killed, if there is one. Raises CommandError."""
-    path = _file(repository, state)
-    with suppress(FileNotFoundError):
-        if path.stat().st_size and (lock := Lock.take(path)) is not None:
-            try:
-                await _made_whole(repository, lock)
-            finally:
-                lock.let_go()
+    if _says_something(record) and (lock := Lock.take(record)) is not None:
+        try:
+            await _made_whole(repository, lock)
+        finally:
+            lock.let_go()
+
+
+def of_targets(repository: Repository, state: Path) -> Path:
+    """The file that is held while a checkout of a target is moved, and says which; empty while none is. It lies beside
+    what a project has, since more than one may be in the repository."""
+    digest = hashlib.sha256(os.fsencode(repository.common_dir or repository.work_tree)).hexdigest()
+    return state.parent / "moving" / digest[:16]
+
+
+def beside(top: Path) -> Path:
+    """The file that says so of the worktree of a task."""
+    return top.with_name(f"{top.name}.moving")
+
+
+def unmerge(git_dir: Path) -> None:
+    """Forgets what was to be merged, picked or reverted: what came of it is committed."""
+    for name in (
+        "MERGE_HEAD",
+        "MERGE_MODE",
+        "MERGE_MSG",
+        "AUTO_MERGE",
+        "CHERRY_PICK_HEAD",
+        "REVERT_HEAD",
+        "SQUASH_MSG",
+    ):
+        (git_dir / name).unlink(missing_ok=True)
 
 
 # --- what is written down ---------------------------------------------------------------------------------------------
@@ -84,7 +111,7 @@ async def mend(repository: Repository, state: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """A checkout with its own git directory, the branch that it is of, and from which commit to which it is moved."""
+    """A checkout with its own git directory, the branch that moves with it, and from which commit to which."""
 
     work_tree: str
     git_dir: str
@@ -111,15 +138,15 @@ def _write(lock: Lock, move: _Move | None) -> None:
         raise _unwritable(error, lock.path) from None
 
 
+def _says_something(record: Path) -> bool:
+    try:
+        return record.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def _unwritable(error: OSError, path: Path) -> FileError:
     return FileError(f"{error.filename or path} cannot be written: {error.strerror}.", "Mend that, then run it again.")
-
-
-def _file(repository: Repository, state: Path) -> Path:
-    """The file that is held while a checkout of a repository is moved, and says which; empty while none is. It lies
-    beside what a project has, since more than one may be in the repository."""
-    digest = hashlib.sha256(os.fsencode(repository.common_dir or repository.work_tree)).hexdigest()
-    return state.parent / "moving" / digest[:16]
 
 
 # --- making it whole --------------------------------------------------------------------------------------------------
@@ -143,6 +170,8 @@ async def _made_whole(repository: Repository, lock: Lock) -> bool:
         return False
     if await _stands(checkout, move.old):
         await _put_back(checkout, move, lock.fd)
+        if not move.ref:  # else a merge that is under way would be its user's
+            unmerge(Path(move.git_dir))
     _write(lock, None)
     return True
 
@@ -161,8 +190,9 @@ def _unlocked(checkout: Repository, ref: str, since: int) -> bool:
     assert checkout.git_dir is not None
     assert checkout.common_dir is not None
     names = [checkout.git_dir / name for name in ("index.lock", "HEAD.lock", "ORIG_HEAD.lock")]
+    names += [checkout.common_dir / f"{ref}.lock"] if ref else []
     left = []
-    for path in (*names, checkout.common_dir / f"{ref}.lock"):
+    for path in names:
         with suppress(FileNotFoundError):
             if path.lstat().st_mtime_ns >= since:
                 left.append(path)
@@ -184,6 +214,7 @@ def _is_git_in(pid: int, top: Path) -> bool:
 
 _Entry = tuple[str, str]
 """The mode and the object of a file."""
+_IN_CONFLICT: _Entry = ("", "")  # in the index
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +233,14 @@ async def _put_back(checkout: Repository, move: _Move, fd: int) -> None:
     changes = [*_changes(await _told(checkout, *words))]
     staged = dict(_staged(await _told(checkout, "ls-files", "-s", "-z")))
     differ = {*(await _told(checkout, "diff-files", "--name-only", "-z")).split("\0")}
+    known = set() if move.ref else {_IN_CONFLICT}
     ours = []
     for one in changes:
         now = staged.get(one.path)
         if now is not None and one.path not in differ:  # the file is as the index says
             left = now == one.after
         else:
-            left = now in (one.before, one.after) and await _is_gits(checkout, move, one)
+            left = now in known | {one.before, one.after} and await _is_gits(checkout, move, one)
         if left:
             ours.append(one)
     nothing = f"0 {'0' * len(move.old)}"
@@ -234,8 +266,8 @@ def _changes(listed: str) -> Iterator[_Change]:
 
 def _staged(listed: str) -> Iterator[tuple[str, _Entry]]:
     for facts, _, path in (line.partition("\t") for line in listed.split("\0") if line):
-        mode, object_, _ = facts.split(" ")
-        yield path, (mode, object_)
+        mode, object_, stage = facts.split(" ")
+        yield path, (mode, object_) if stage == "0" else _IN_CONFLICT
 
 
 async def _is_gits(checkout: Repository, move: _Move, change: _Change) -> bool:

@@ -26,7 +26,7 @@ from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.git import FILES_SECONDS, Repository
 from loom.landing import pointers, refs
 from loom.landing.merging import is_ancestor
-from loom.landing.moving import mend, moving
+from loom.landing.moving import mend, moving, of_targets
 
 OWN = "loom/landed"
 """Loom's own branch, which work lands on where nobody names another one."""
@@ -112,7 +112,7 @@ class Target:
             TargetHeldError: Loom's own was moved, and a checkout of it does not let it be put back.
         """
         if self.places is not None:
-            await mend(self.repository, self.places)
+            await mend(self.repository, of_targets(self.repository, self.places))
         for _ in range(_TRIES):
             # In this order: what Loom moved it to was known before.
             stands, follows, noted = await self._read()
@@ -329,7 +329,8 @@ class Target:
     async def _by_checkout(self, checkout: Repository, old: str, new: str, *words: str) -> str | None:
         """Has git move a checkout; what it says where it refuses. Killed on the way, it leaves the files as before."""
         until = time.monotonic() + _LOCKED_SECONDS
-        async with moving(checkout, self.ref, self.places, old, new) if self.places else nullcontext() as held:
+        record = of_targets(checkout, self.places) if self.places else None
+        async with moving(checkout, record, old, new, self.ref) if record else nullcontext() as held:
             fds = () if held is None else (held,)
             while True:
                 ended = await checkout.run(

@@ -32,7 +32,7 @@ from loom.git import FILES_SECONDS, Repository
 from loom.graph import store
 from loom.graph.model.paths import below, plain
 from loom.graph.model.task import TaskStatus
-from loom.landing import checkout, places, pointers, refs, setup, submodules
+from loom.landing import checkout, moving, places, pointers, refs, setup, submodules
 from loom.landing.merging import commit_tree, is_ancestor, merge_base
 from loom.landing.places import Lock, Mark
 from loom.landing.target import commit_of, nothing_in_the_way
@@ -171,6 +171,7 @@ class Worktrees:
                 tree = making.result()
             elif hold.taken:
                 await asyncio.to_thread(tree.put_back)
+                await moving.mend(tree.repository, moving.beside(tree.path))
         except OSError as error:
             self._leave(task_id)
             raise _unwritable(error, self._place) from None
@@ -479,6 +480,7 @@ class Worktrees:
         mark = self._read_mark(task_id)
         self._mark_of(task_id).unlink(missing_ok=True)
         self._mark_of(task_id).with_suffix(".setup").unlink(missing_ok=True)
+        moving.beside(self._place / task_id).unlink(missing_ok=True)
         places.remove(self._place / task_id)
         kept = self._common / "worktrees"
         for one in [*kept.iterdir()] if kept.is_dir() else ():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loom.exceptions import CommandError
-from loom.landing import merging
+from loom.landing import merging, moving
 from loom.landing.merging import Brought, Conflict, Link, bring_in, chain, group
-from tests.landing.place import Place
+from tests.landing.place import SLOW, Place, kill_git, stays
 
 ONE = Brought("loom-00000001", "ann-1", "One\nLoom-Task: loom-99999999")
 TWO = Brought("loom-00000002", "bob-2", "---")
@@ -135,6 +136,57 @@ async def test_who_is_stopped_while_the_files_are_written_leaves_all_of_them(pla
         await bringing
     assert not agent.status()
     assert len(list((agent.top / "many").iterdir())) == 3_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="the git is found by /proc")
+@pytest.mark.parametrize("word", ["reset", "merge"])
+@pytest.mark.parametrize("dies", [False, True], ids=["git", "both"])
+async def test_a_worktree_is_whole_again_when_git_was_killed_over_what_comes_in(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, dies: bool
+) -> None:
+    place.commit("before", SLOW | {f"m{number}.txt": f"{number}\n" for number in range(3)})
+    agent = place.worktree(tmp_path / "agent", "loom/x")
+    own = agent.commit("mine", {"a.txt" if word == "merge" else "c.txt": "mine\n"})
+    files = {f"m{number}.txt": f"{number} again\n" for number in range(3)} | {"m9.txt": "new\n", "a.txt": "b\n"}
+    landed = place.commit("landed", files)
+    stays(place, tmp_path, 1)
+    repository = replace(await agent.repository(), trusted=frozenset({"filter.slow"}))
+    with monkeypatch.context() as patch:
+        if dies:  # who has begun it, before he has made anything whole
+
+            async def died(*_: object) -> bool:
+                return True
+
+            patch.setattr(moving, "_made_whole", died)
+        bringing = asyncio.create_task(bring_in(repository, own, landed))
+        await kill_git(word, tmp_path)
+        with pytest.raises(CommandError):
+            await bringing
+    if dies:
+        assert agent.status()
+        await moving.mend(repository, moving.beside(agent.top))
+    assert not agent.status()
+    assert agent.tip() == own
+    assert isinstance(await bring_in(repository, own, landed), Conflict if word == "merge" else str)
+    assert agent.read("m2.txt") == "2 again\n"
+
+
+async def test_a_conflict_that_was_brought_in_by_who_died_then_is_brought_in_anew(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = place.worktree(tmp_path / "agent", "loom/x")
+    own = agent.commit("mine", {"a.txt": "mine\n"})
+    landed = place.commit("landed", {"a.txt": "theirs\n", "b.txt": "theirs\n", "new": "x"})
+    repository, write = await agent.repository(), moving._write
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "_write", lambda lock, move: write(lock, move) if move else None)
+        conflict = await bring_in(repository, own, landed)
+    assert agent.tip("MERGE_HEAD") == landed
+    await moving.mend(repository, moving.beside(agent.top))
+    assert not agent.status()
+    assert not (repository.git_dir / "MERGE_HEAD").exists()  # type: ignore[operator]
+    assert await bring_in(repository, own, landed) == conflict
+    assert agent.tip("MERGE_HEAD") == landed
 
 
 async def test_a_conflict_is_left_to_the_agent_with_its_markers_and_the_tasks_are_named(

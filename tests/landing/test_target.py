@@ -485,7 +485,7 @@ async def test_a_git_that_moves_a_checkout_holds_what_says_so_while_it_lives(pla
     move = asyncio.create_task(target.move(old, new))
     (git,) = await where_it_stays("--ff-only", tmp_path)
     held = {os.path.realpath(one) for one in Path(f"/proc/{git}/fd").iterdir()}
-    assert str(moving._file(target.repository, tmp_path / "state").resolve()) in held
+    assert str(moving.of_targets(target.repository, tmp_path / "state").resolve()) in held
     await kill_git("--ff-only", tmp_path)
     with pytest.raises(CommandError):
         await move

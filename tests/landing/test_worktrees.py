@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from loom.exceptions import CommandError, FileError, LoomError, TargetError
-from loom.landing import worktrees
+from loom.landing import moving, worktrees
 from loom.landing.worktrees import Worktrees
 from tests.repositories import git
 from tests.waiting import alive, pids, until
@@ -339,6 +339,26 @@ async def test_what_another_process_works_in_is_not_entered(
     assert not entering.done()
     trees.leave(mine)
     await entering
+
+
+async def test_what_was_brought_in_halfway_is_not_taken_for_the_agents_work(trees: Worktrees, repository: Path) -> None:
+    tree = trees.find("task")
+    assert tree is not None
+    (repository / "landed.txt").write_text("all of it\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "landed")
+    old, new = (git(where, "rev-parse", "HEAD").strip() for where in (tree.path, repository))
+    trees.leave(tree)
+    record = {"work_tree": str(tree.path), "git_dir": str(tree.repository.git_dir), "ref": "", "old": old, "new": new}
+    moving.beside(tree.path).write_text(json.dumps(record))
+    (tree.path / "landed.txt").write_text("all")  # as git and whoever had started it were killed
+    (tree.path / "mine.txt").write_text("all")
+    tree = await trees.make("task")
+    assert git(tree.path, "status", "--porcelain") == "A  new.txt\n?? mine.txt\n"
+    git(tree.path, "rm", "-q", "-f", "new.txt")
+    (tree.path / "mine.txt").unlink()
+    assert await trees.drop(tree) == ""
+    assert not moving.beside(tree.path).exists()
 
 
 async def test_nothing_of_the_attempt_before_runs_where_a_retry_enters(trees: Worktrees, repository: Path) -> None:
