@@ -419,10 +419,10 @@ def _neighbour(one: Neighbour, waits: Mapping[str, Sequence[Blocker]] = MappingP
 
 def _proof(one: Proof) -> Reply:
     """One run of a check. What it printed stands there where it is not green: text of whatever ran, so data."""
-    state = "running" if one.ended_at is None else "void" if one.exit_status is None else "red"
+    otherwise = "running" if one.ended_at is None else "void" if one.exit_status is None else "red"
     return full(
         name=one.check_name,
-        state="green" if one.green else state,
+        state="green" if one.green else otherwise,
         exit_status=one.exit_status,
         seconds=one.seconds,
         tree=one.tree,
