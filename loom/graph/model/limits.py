@@ -285,6 +285,12 @@ def check(value: object) -> str:
     return text
 
 
+def count_checks(count: int) -> None:
+    """Refuses more than 50 checks of one task."""
+    if count > CHECKS:
+        _refuse("checks", f"names {count:,} checks; the limit is {CHECKS}.", "Put them together into fewer.")
+
+
 def labels(value: object, field: str = "labels") -> tuple[str, ...]:
     """The labels of a task in their order, at most 20, each once; None is none. `field` names them in errors."""
     found = tuple(sorted({label(one, field) for one in _list(value, field, 'Pass a list such as ["area:parser"].')}))
@@ -308,12 +314,6 @@ def count_labels(count: int) -> None:
     """Refuses more than 20 labels of one task."""
     if count > LABELS:
         _refuse("labels", f"would be {count:,} labels; the limit is {LABELS}.", "Take one away first.")
-
-
-def count_checks(count: int) -> None:
-    """Refuses more than 50 checks of one task."""
-    if count > CHECKS:
-        _refuse("checks", f"names {count:,} checks; the limit is {CHECKS}.", "Put them together into fewer.")
 
 
 def priority(value: object) -> Priority:
