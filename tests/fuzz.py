@@ -32,6 +32,7 @@ from loom.config import load_config
 from loom.graph.front import Loom
 from loom.hub import running
 from loom.hub.sessions import GRACE
+from loom.services.instance import instance_dir
 from tests import games
 from tests.mcp import posting
 from tests.mcp.stdio import Server, started
@@ -333,7 +334,7 @@ async def _over_the_hub(loom: Loom, project: Path, play: Play) -> list[str]:
 
 
 def _pid_of_the_hub(loom: Loom) -> int:
-    found = bridge.ask(str(running.root_of(loom.config)), "status")
+    found = bridge.ask(str(instance_dir(loom.config)), "status")
     if found is None:
         return 0
     found[0].close()

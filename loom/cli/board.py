@@ -18,6 +18,7 @@ from loom.cli.shared import Command, open_project, settings, wants_json
 from loom.config import LoomConfig
 from loom.exceptions import ConfigError, LoomError, ServersError
 from loom.hub import running
+from loom.services.instance import instance_dir
 from loom.texts import one_line
 from loom.wording import Shell, Words
 
@@ -66,7 +67,7 @@ def link(config: LoomConfig, agent: str) -> str:
             "The board is served by the hub, and mcp.hub says that there is to be none.",
             Words("Let it be with {}.", Shell("loom config set mcp.hub auto")),
         )
-    root = str(running.root_of(config))
+    root = str(instance_dir(config))
     asked = None
     for _ in range(_TRIES if running.start(config) else 0):  # at first the hub loads what the board takes
         if (asked := bridge.ask(root, "board", **bridge.myself(), agent=agent)) is not None:

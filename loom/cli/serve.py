@@ -69,13 +69,14 @@ def serve(
 def _serve_sessions() -> None:
     from loom import bridge
     from loom.hub import door, running
+    from loom.services.instance import instance_dir
 
     config = settings_here()
     if running.answers(config):
         raise ServersError(
             "The hub serves already.", Words("To have it run here end it first: {}.", Shell("loom down"))
         )
-    socket = running.root_of(config) / bridge.SOCKET
+    socket = instance_dir(config) / bridge.SOCKET
     kept = bridge.everybodys()  # as in one that a session has started
     os.environ.clear()
     os.environ.update(kept)

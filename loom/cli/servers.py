@@ -15,6 +15,7 @@ from loom.config import LoomConfig
 from loom.exceptions import LoomError, ServersError
 from loom.hub import running
 from loom.services import ServerHealth
+from loom.services.instance import instance_dir
 from loom.texts import one_line
 
 
@@ -33,8 +34,6 @@ def up() -> None:
     for line in server_lines(health):
         click.echo(line)
     if config.servers.backend == "embedded":
-        from loom.services.instance import instance_dir
-
         click.echo(f"Their data lies in {instance_dir(config)}.")
     if mcp != "unchanged":
         click.echo(f".mcp.json {mcp}")
@@ -64,7 +63,7 @@ def bring_up(config: LoomConfig) -> tuple[str, Sequence[ServerHealth]]:
     progress("Bringing the database up to date.")
     asyncio.run(connect())
     if not running.start(config) and config.mcp.hub != "never":
-        log = running.root_of(config) / "hub.log"
+        log = instance_dir(config) / "hub.log"
         note(f"No hub answers, so each session is served by a process of its own. {log} may say why.")
     mcp = wiring.refresh(config.project_dir) if config.project_dir else "unchanged"
     return mcp, services.check(config)

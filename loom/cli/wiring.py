@@ -28,21 +28,22 @@ def started(root: Path) -> tuple[str | None, str]:
     """The file with Loom as a server that a client starts, None where it is so already; and what to say where that
     takes something. Raises ConfigError."""
     server, advice = _server(root)
-    old = _servers(root).get("loom")
+    whole = _whole(root)
+    old = whole.get("mcpServers", {}).get("loom")
     merged = dict(server)
     if isinstance(old, dict):
         merged = {**old, **server, "env": {**_object(old.get("env")), **server["env"]}}
         command = old.get("command")
         if isinstance(command, str) and "mcp" in _list(old.get("args")) and _starts_loom(command):
             merged |= {"command": command, "args": old["args"]}
-    return _with(root, merged), advice
+    return _with(whole, merged), advice
 
 
 def reached(root: Path, url: str) -> str | None:
     """The file with Loom as the server at `url`, whatever it was before, None where it is so already. The token is the
     client's to fill in; no file has it. Raises ConfigError."""
     headers = {"Authorization": "Bearer ${LOOM_TOKEN}"}
-    return _with(root, {"type": "http", "url": f"{url}/mcp", "headers": headers})
+    return _with(_whole(root), {"type": "http", "url": f"{url}/mcp", "headers": headers})
 
 
 def refresh(root: Path) -> str:
@@ -58,7 +59,7 @@ def note_not_ours(root: Path) -> None:
 
 def entry(root: Path) -> Mapping[str, Any] | None:
     """Loom's entry in the file, None when there is none. Raises ConfigError."""
-    found = _servers(root).get("loom")
+    found = _whole(root).get("mcpServers", {}).get("loom")
     return found if isinstance(found, dict) else None
 
 
@@ -123,18 +124,12 @@ def _starts_loom(command: str) -> bool:
     return program is not None and not (Path(program).name == "loom" and installed.look(Path(program)).foreign)
 
 
-def _with(root: Path, server: Mapping[str, Any]) -> str | None:
+def _with(whole: Mapping[str, Any], server: Mapping[str, Any]) -> str | None:
     """The file with this as Loom's server, None where it is so already."""
-    whole = _whole(root)
     servers = whole.get("mcpServers", {})
     if servers.get("loom") == server:
         return None
-    return json.dumps(whole | {"mcpServers": servers | {"loom": server}}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _servers(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = _whole(root).get("mcpServers", {})
-    return found
+    return json.dumps({**whole, "mcpServers": servers | {"loom": server}}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _whole(root: Path) -> dict[str, Any]:

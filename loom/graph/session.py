@@ -91,8 +91,8 @@ class Session:
             return Holder(self.name(agent_id), None, self._principal)
         if held is None and task_id == caller.environ().get("LOOM_TASK_ID"):
             # A worker started this process for that task, and handed on the claim that it holds.
-            handed = caller.environ().get("LOOM_CLAIM_TOKEN", "")
-            return Holder(self.agent, int(handed) if handed.isdecimal() else None, self._principal)
+            handed = ids.claim_token(caller.environ().get("LOOM_CLAIM_TOKEN", ""))
+            return Holder(self.agent, handed, self._principal)
         if held and not held.named:
             return Holder(held.agent, held.token, self._principal)
         return Holder(self.agent, None, self._principal)

@@ -9,15 +9,11 @@ from pathlib import Path
 
 from loom import bridge
 from loom.config import LoomConfig
+from loom.services.instance import instance_dir
 from loom.services.launcher import every, is_locked
 
 _ENDS_WITHIN = 10.0  # seconds from SIGTERM to SIGKILL: it gives claims back
 _GONE_WITHIN = 2.0
-
-
-def root_of(config: LoomConfig) -> Path:
-    """The directory of the instance that a project's sessions are served by."""
-    return Path(bridge.instance_dir(config.servers.instance))
 
 
 def start(config: LoomConfig) -> bool:
@@ -25,7 +21,7 @@ def start(config: LoomConfig) -> bool:
     changes nothing."""
     if config.mcp.hub == "never":
         return False
-    root = str(root_of(config))
+    root = str(instance_dir(config))
     if (version := answers(config)) == bridge.VERSION:
         return True
     if version and (retired := bridge.ask(root, "retire")) is not None:
@@ -35,7 +31,7 @@ def start(config: LoomConfig) -> bool:
 
 def answers(config: LoomConfig) -> str:
     """The version of the hub that takes new sessions; "" where none does."""
-    found = bridge.ask(str(root_of(config)), "status")
+    found = bridge.ask(str(instance_dir(config)), "status")
     if found is None:
         return ""
     found[0].close()
@@ -45,7 +41,7 @@ def answers(config: LoomConfig) -> str:
 def end(config: LoomConfig) -> int:
     """Ends the hubs of an instance, also those that have retired and still serve somebody; their claims are given back.
     Returns how many there were."""
-    hubs = root_of(config) / "hubs"
+    hubs = instance_dir(config) / "hubs"
     living = [file for file in hubs.glob("[0-9]*") if is_locked(file)]
     for number, seconds in ((signal.SIGTERM, _ENDS_WITHIN), (signal.SIGKILL, _GONE_WITHIN)):
         _signal(living, number)
@@ -56,7 +52,7 @@ def end(config: LoomConfig) -> int:
         if not is_locked(file):  # of one that was killed
             file.unlink(missing_ok=True)
     if living:
-        (root_of(config) / bridge.SOCKET).unlink(missing_ok=True)
+        (instance_dir(config) / bridge.SOCKET).unlink(missing_ok=True)
     return len(living)
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import re
 from pathlib import Path
 from typing import BinaryIO
 
-from loom import files
+from loom import files, ids
 from loom.config import LoomConfig, logs_dir
 from loom.exceptions import FileError
 from loom.texts import clean, colourless, mask
 
 _TAIL_BYTES = 64 * 1024  # of a log that are shown at first
-_TOKEN = re.compile(r"[0-9]{1,18}")
 
 
 class Log:
@@ -55,8 +53,10 @@ class Log:
 
 def logged(task_id: str, directory: Path) -> dict[int, Path]:
     """The logs of the attempts at a task that are here, by the token of each claim."""
-    found = {path.stem.removeprefix(f"{task_id}-"): path for path in directory.glob(f"{task_id}-[0-9]*.log")}
-    return {int(token): path for token, path in found.items() if _TOKEN.fullmatch(token)}
+    found = {
+        ids.claim_token(path.stem.removeprefix(f"{task_id}-")): path for path in directory.glob(f"{task_id}-[0-9]*.log")
+    }
+    return {token: path for token, path in found.items() if token is not None}
 
 
 def newest_log(task_id: str, directory: Path) -> Path | None:

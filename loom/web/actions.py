@@ -7,7 +7,6 @@ may do is judged by the front; a page only leaves out what it would refuse.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from urllib.parse import parse_qsl, quote
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from loom import ids
 from loom.exceptions import ConflictError, InvalidError, InvalidInputError, LoomError, NotFoundError, TaskStateError
 from loom.graph.front import Loom
 from loom.skills import decomposer
@@ -138,12 +138,8 @@ def _resolving(action: str) -> Action:
     return resolve
 
 
-_TOKEN = re.compile(r"[0-9]{1,18}")
-
-
 async def _release(loom: Loom, target: str, form: Form) -> object:
-    token = form.get("token", "")
-    return await loom.release(target, note=_note(form), token=int(token) if _TOKEN.fullmatch(token) else None)
+    return await loom.release(target, note=_note(form), token=ids.claim_token(form.get("token", "")))
 
 
 async def _approve(loom: Loom, target: str, form: Form) -> object:

@@ -24,12 +24,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loom.graph.front import Loom
+from loom.graph.model.principals import CODE_SECONDS, COOKIE_SECONDS
 from loom.web.wording import typed
 
 V = TypeVar("V")
 
-CODE_SECONDS = 60.0
-COOKIE_SECONDS = 7 * 86400.0  # since the last request with it
 _MOST = 100  # codes, and cookies, that are known at a time; those that came last the longest ago go first
 _LOOKS = ("GET", "HEAD")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loom import texts
+from loom import ids, texts
 from loom.config import logs_dir
 from loom.exceptions import FileError, InvalidInputError
 from loom.graph.front import Loom
@@ -25,7 +24,6 @@ from loom.web.rendering import loom_of, page
 _HISTORY = 300  # events
 _SAID = 50  # messages
 _END = 12  # lines of a log that stand on the task's page
-_TOKEN = re.compile(r"[0-9]{1,18}")
 
 
 async def show(request: Request) -> Response:
@@ -78,9 +76,9 @@ async def log(request: Request) -> Response:
     """The end of what the command of an attempt at a task has printed, by default that of the newest, where it ran on
     this machine."""
     loom, asked = loom_of(request), request.query_params.get("claim")
-    if asked is not None and not _TOKEN.fullmatch(asked):
+    token = None if asked is None else ids.claim_token(asked)
+    if asked is not None and token is None:
         raise InvalidInputError("That is no attempt.", "Open it from the page of its task.")
-    token = None if asked is None else int(asked)
     found = await loom.get(request.path_params["task_id"])
 
     def read() -> tuple[str, str]:

@@ -26,6 +26,7 @@ from loom.bus.events import EventType
 from loom.config import LoomConfig, load_config
 from loom.graph.front import Loom
 from loom.hub import running
+from loom.services.instance import instance_dir
 from loom.services.launcher import is_locked
 from tests.hub.conftest import Connection, knock
 
@@ -55,7 +56,7 @@ class Drained:
 async def drain(config: LoomConfig, environ: dict[str, str], *, sessions: int, kills: int = 0) -> Drained:
     """Has sessions claim and finish all that is ready, and kills the hub so often meanwhile. Each has a session of its
     client's of its own, under which it comes again."""
-    root, result = running.root_of(config), Drained()
+    root, result = instance_dir(config), Drained()
     assert running.start(config)
     before = _memory(root)
     lines = [await _session(root, environ, number) for number in range(sessions)]
@@ -75,7 +76,7 @@ async def drain(config: LoomConfig, environ: dict[str, str], *, sessions: int, k
 
 async def _work(config: LoomConfig, environ: dict[str, str], number: int, line: Connection, result: Drained) -> None:
     """One agent: claims, finishes, and comes again where it was cut off."""
-    root, held = running.root_of(config), None
+    root, held = instance_dir(config), None
     while True:
         try:
             if held is None:
@@ -114,7 +115,7 @@ async def _session(root: Path, environ: dict[str, str], number: int) -> Connecti
 
 
 async def _kill(config: LoomConfig, result: Drained, kills: int) -> None:
-    root = running.root_of(config)
+    root = instance_dir(config)
     while result.kills < kills:
         await asyncio.sleep(1.5)
         for file in (root / "hubs").glob("[0-9]*"):

@@ -9,9 +9,9 @@ import httpx2
 import pytest
 
 from loom.graph.front import Loom
-from loom.graph.model.principals import Principal, Role
+from loom.graph.model.principals import CODE_SECONDS, COOKIE_SECONDS, Principal, Role
 from loom.web.app import board
-from loom.web.entry import CODE_SECONDS, COOKIE_SECONDS, Entries, Gate
+from loom.web.entry import Entries, Gate
 from tests.web.conftest import PATIENCE, served
 
 EVE = Principal("eve", Role.READER)

@@ -14,6 +14,11 @@ from types import MappingProxyType
 from loom import texts
 from loom.exceptions import ForbiddenError, InvalidInputError
 
+CODE_SECONDS = 60.0
+"""How long a person may take to follow a link that lets a browser in once."""
+COOKIE_SECONDS = 7 * 86400.0
+"""How long a browser stays let in that does not come."""
+
 
 class Role(IntEnum):
     """What a principal may do; each role includes those before it."""

@@ -10,14 +10,13 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
+from loom.graph.model.principals import CODE_SECONDS, COOKIE_SECONDS
 from loom.graph.store.tokens import COLUMNS, HOLDS, AccessToken
 
 if TYPE_CHECKING:
     from loom.db.connection import Connection
 
-CODE_SECONDS = 60.0
-COOKIE_SECONDS = 7 * 86400.0  # since it came last, give or take `_NOTED_EVERY`
-_NOTED_EVERY = 3600.0  # seconds between two notes that a cookie has come
+_NOTED_EVERY = 3600.0  # seconds between two notes that a cookie has come, so that it may end that much sooner
 _EACH = 100  # codes, and cookies, of one token; the oldest go first
 
 

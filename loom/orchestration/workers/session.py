@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loom import files, process
+from loom import files, ids, process
 from loom.exceptions import CommandError, FileError
 from loom.orchestration.workers.runners import End, EndKind, Errand, Launch, Reader, Runner, Usage
 from loom.orchestration.workers.watch import Cut, Standing, Watch
@@ -138,9 +138,9 @@ class Session:
 
     def _is_earlier(self, env: Mapping[str, str]) -> bool:
         """Whether a process is of an earlier attempt at the same task, whose claim is lost by now."""
-        mine, token = self._errand.environment(), env.get("LOOM_CLAIM_TOKEN", "")
+        mine, token = self._errand.environment(), ids.claim_token(env.get("LOOM_CLAIM_TOKEN", ""))
         same = all(env.get(name) == mine.get(name) for name in ("LOOM_TASK_ID", "LOOM_PROJECT_DIR"))
-        return same and token.isdecimal() and int(token) < self._errand.token
+        return same and token is not None and token < self._errand.token
 
 
 class _Hearing:
