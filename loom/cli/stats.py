@@ -33,9 +33,9 @@ _TIMES = ("waiting", "working", "proving", "landing")
 def stats(since: float, by: str | None, limit: int) -> None:
     """How the project went lately: how much was done and has failed, how long that waited for a claim, was worked on,
     proven and landed (medians), and when all may be done."""
-    offset = datetime.now().astimezone().utcoffset()
 
     async def work(loom: Loom) -> Reply:
+        offset = datetime.now().astimezone().utcoffset()
         east = offset.total_seconds() if offset else 0.0
         return replies.stats(await loom.stats(seconds=since, by=by, offset=east, limit=limit), by)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loom import caller, files
+from loom import caller, files, texts
 from loom.config.files import find_project, read_layer, user_config_path, wrong
 from loom.config.keys import API_KEY_VARIABLE, KEYS, LoomConfig
 from loom.config.rules import UnfitError
@@ -14,6 +16,7 @@ from loom.config.trust import hold_back
 from loom.exceptions import ConfigError
 
 _SECRET_BYTES = 64 * 1024
+_DAY = 86400  # seconds
 
 
 def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] | None = None) -> LoomConfig:
@@ -27,6 +30,7 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
     Raises:
         ConfigError: a file cannot be read, or a value has the wrong type or is out of range.
     """
+    _must_have_a_zone()
     env = caller.environ() if environ is None else environ
     warnings: list[str] = []
     root = _locate(project_dir, env, warnings)
@@ -87,6 +91,15 @@ def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] |
             "Lower the one or raise the other.",
         )
     return config
+
+
+def _must_have_a_zone() -> None:
+    """Refuses a zone of this process in which no time can be told: C takes it, and Python's times do not."""
+    if max(abs(time.timezone), abs(time.altzone)) >= _DAY:
+        raise ConfigError(
+            f"The variable TZ names a zone that is a day or more from UTC: {texts.quote(os.environ.get('TZ', ''))}.",
+            "Correct it or unset it.",
+        )
 
 
 def _locate(project_dir: Path | None, env: Mapping[str, str], warnings: list[str]) -> Path | None:

@@ -168,6 +168,22 @@ def test_a_broken_configuration(cli: Cli) -> None:
     assert result.code == 1
 
 
+def test_a_zone_that_no_time_can_be_told_in_is_named(cli: Cli) -> None:
+    for zone in ("UTC+99", "UTC-24", "AAA23BBB-25"):
+        refused = cli("stats", "--by", "day", TZ=zone)
+        assert (refused.code, refused.out) == (1, "")
+        assert f"The variable TZ names a zone that is a day or more from UTC: “{zone}”." in refused.err
+    for zone in ("UTC+12", "Nowhere/Else", ""):
+        assert cli("stats", "--by", "day", TZ=zone).code == 0, "as the system takes it"
+
+
+def test_a_claims_token_in_the_environment_that_is_none_counts_for_nothing(cli: Cli) -> None:
+    for handed in ("9" * 5_000, "\u0661", "-1", "x"):
+        task = cli.create("a task")
+        cli.ok("claim", task)
+        assert cli.ok("done", task, LOOM_TASK_ID=task, LOOM_CLAIM_TOKEN=handed)["status"] == "done", handed[:5]
+
+
 def test_what_nobody_expected_is_a_sentence_and_a_log_without_secrets(cli: Cli) -> None:
     (cli.directory / "sitecustomize.py").write_text(
         "from loom.graph import project\n"
