@@ -32,7 +32,8 @@ _LISTS = ("labels", "depends_on", "files", "checks")
 @click.argument("task")
 @agent_option
 def edit(task: str, agent: str | None) -> None:
-    """Change TASK in your editor ($VISUAL or $EDITOR): title, criteria, context and what else it is made of."""
+    """Change TASK in your editor ($VISUAL or $EDITOR): title, criteria, context and what else it is made of. One at a
+    time, since no two are alike there; `loom update` changes several in the same way."""
     if inside_run():
         raise ConfigError(
             "Nothing is edited from inside a run that Loom started.", "Change single things with `loom update`."

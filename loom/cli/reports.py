@@ -28,13 +28,14 @@ from loom.texts import one_line
 
 
 @click.command(cls=Command)
-@click.argument("task", required=False)
-@click.option("--lease", type=float, metavar="SECONDS", help="How long the claim holds unless renewed.")
+@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@click.option("--lease", type=float, metavar="SECONDS", help="How long a claim holds unless renewed.")
 @agent_option
-def claim(task: str | None, lease: float | None, agent: str | None) -> None:
-    """Claim TASK, or the best ready one, and show what its worker needs. Exit status 3: somebody else holds it."""
+def claim(tasks: tuple[str, ...], lease: float | None, agent: str | None) -> None:
+    """Claim these tasks, or the best ready one, and show what their worker needs. Exit status 3: somebody else holds
+    the one that was named; 1: one of several was not claimed. `-` reads ids from standard input."""
 
-    async def work(loom: Loom) -> Reply:
+    async def work(loom: Loom, task: str | None = None) -> Reply:
         made = await loom.claim(task, lease_seconds=lease)
         if made is None:
             swept, _ = await loom.sweep()
@@ -42,7 +43,10 @@ def claim(task: str | None, lease: float | None, agent: str | None) -> None:
                 made = await loom.claim(task, lease_seconds=lease)
         return replies.nothing_ready(await loom.status()) if made is None else replies.claimed(made)
 
-    answer(work, _claim_lines, agent=agent, changes=True)
+    if tasks:
+        change_each(tasks, work, _claim_lines, agent=agent)
+    else:
+        answer(work, _claim_lines, agent=agent, changes=True)
 
 
 @click.command(cls=Command)

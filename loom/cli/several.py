@@ -11,7 +11,7 @@ from loom import replies
 from loom.cli.output import state, status
 from loom.cli.shared import Reply, answer, read_text
 from loom.cli.times import when
-from loom.exceptions import ConflictError, InvalidError, NotFoundError
+from loom.exceptions import LoomError, UnavailableError
 from loom.graph.front import Loom
 from loom.texts import one_line
 
@@ -52,7 +52,8 @@ def change_each(
     here: bool = False,
 ) -> None:
     """Changes the tasks that were named, once it is known that all of them are there, and tells with `show` what became
-    of each. Of several, one that refuses keeps nobody else from being changed; the exit status is 1 then.
+    of each. Of several, one that refuses keeps nobody else from being changed, and the exit status is 1 then; once what
+    all of them need is gone, the rest is told and not tried.
 
     Args:
         token: of one claim, so that several tasks are refused with it.
@@ -67,11 +68,17 @@ def change_each(
         if token is not None:
             raise click.UsageError("--token is that of one claim; give it with one task.")
         changed = []
-        for task in tasks:
+        for at, task in enumerate(tasks):
             try:
                 changed.append(await change(loom, task))
-            except (ConflictError, InvalidError, NotFoundError) as error:
-                refused.append({"id": task, "code": error.code, "why": error.cause})
+            except LoomError as error:
+                away = isinstance(error, UnavailableError)  # the same for all that come after it
+                if away and not at:
+                    raise
+                left = tasks[at:] if away else [task]
+                refused.extend({"id": one, "code": error.code, "why": error.cause} for one in left)
+                if away:
+                    break
         return {**together(changed), **({"refused": refused} if refused else {})}
 
     answer(work, lambda reply: lines_of_each(reply, show), agent=agent, changes=True, here=here)

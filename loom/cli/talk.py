@@ -12,6 +12,7 @@ import click
 
 from loom import replies
 from loom.cli.output import dim, emit, fitted, heading, prose, state
+from loom.cli.several import change_each
 from loom.cli.shared import (
     Command,
     Reply,
@@ -53,21 +54,24 @@ def message(to: str, text: str | None, thread: str | None, file: str | None, age
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("tasks", nargs=-1, metavar="TASK...")
 @click.argument("text", required=False)
 @from_option("text")
 @agent_option
-def note(task: str, text: str | None, file: str | None, agent: str | None) -> None:
-    """Keep TEXT on TASK: whoever claims it, or looks at it, is shown its newest notes."""
+def note(tasks: tuple[str, ...], text: str | None, file: str | None, agent: str | None) -> None:
+    """Keep TEXT on tasks: whoever claims one, or looks at it, is shown its newest notes. `-` reads ids from standard
+    input."""
+    if text is not None and (file is not None or not tasks):  # the last word is the text only where it has to be
+        tasks, text = (*tasks, text), None
     body = needed_text(text, file, "TEXT")
 
-    async def work(loom: Loom) -> Reply:
+    async def change(loom: Loom, task: str) -> Reply:
         return replies.message(await loom.note(task, body))
 
     def lines(reply: Reply) -> Iterator[str]:
         yield f"note {reply['id']} on {reply['to']}"
 
-    answer(work, lines, agent=agent, changes=True)
+    change_each(tasks, change, lines, agent=agent)
 
 
 @click.command(cls=Command)

@@ -8,10 +8,14 @@ import io
 import os
 import re
 import signal
+from typing import Any
 
 import pytest
 
 from loom.cli import several
+from loom.exceptions import DatabaseUnavailableError
+from loom.graph.front import Loom
+from loom.graph.store.claiming import Claim
 from tests.cli.conftest import Cli
 
 
@@ -32,6 +36,54 @@ def test_several_are_changed_and_listed_at_once(cli: Cli) -> None:
     assert rows[0] == "id,state,priority,title,holder,labels,age,done_at,waits_for,reason"
     assert len(rows) == 4
     assert cli("search", "task", "--ids").out.count("loom-") == 3
+
+
+def test_several_are_claimed_noted_and_looked_back_at_at_once(cli: Cli) -> None:
+    ids = [cli.create(f"Task {number}") for number in range(3)]
+    cli.ok("claim", ids[0], "--agent", "bob")
+    claimed = cli.inside("claim", *ids, "--json", "--agent", "ada")
+    assert [(one["id"], one["assignee"]) for one in claimed.json["tasks"]] == [(one, "ada") for one in ids[1:]]
+    assert [(one["id"], one["code"]) for one in claimed.json["refused"]] == [(ids[0], "claim_conflict")]
+    assert claimed.code == 1
+    noted = cli.ok("note", *ids, "Keep the old names")
+    assert [(one["to"], one["text"]) for one in noted["tasks"]] == [(one, "Keep the old names") for one in ids]
+    assert cli.inside("note", "-", "And the new", stdin=f"{ids[0]} a title\n{ids[1]}\n").out.count("note ") == 2
+    (cli.directory / "text").write_text("From a file\n")
+    assert cli.ok("note", ids[0], ids[1], "--from", "text")["count"] == 2
+    assert [one["text"] for one in cli.ok("show", ids[0])["notes"]] == [
+        "Keep the old names", "And the new", "From a file",
+    ]  # fmt: skip
+    for words in ([ids[0]], [], ["--from", "text"], [*ids, "loom-00000000", "Nobody's"]):
+        assert cli.inside("note", *words).code in (1, 2), words
+    assert len(cli.ok("show", ids[2])["notes"]) == 1, "one that is not there keeps all from being noted"
+    told = cli.ok("history", ids[1], ids[0])
+    moments = [(one["type"], one["task_id"], one["title"]) for one in told["events"]]
+    assert moments[:2] == [("task.created", ids[0], "Task 0"), ("task.created", ids[1], "Task 1")]
+    assert moments[2:4] == [("task.claimed", ids[0], "Task 0"), ("task.claimed", ids[1], "Task 1")]
+    newest = cli.ok("history", "-", "--limit", "2", stdin="\n".join(ids))["events"]
+    assert newest == cli.ok("history", *ids)["events"][-2:]
+    assert "title" not in cli.ok("history", ids[0])["events"][0], "whose it is was said"
+
+
+def test_once_the_servers_are_gone_the_rest_is_told_and_not_tried(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = sorted(cli.create(f"Task {number}") for number in range(3))
+    claim, tried = Loom.claim, list[str | None]()
+
+    async def until_they_are_gone(loom: Loom, task_id: str | None = None, **more: Any) -> Claim | None:
+        tried.append(task_id)
+        if len(tried) > 1:
+            raise DatabaseUnavailableError("PostgreSQL does not answer.", "Run `loom up`.")
+        return await claim(loom, task_id, **more)
+
+    monkeypatch.setattr(Loom, "claim", until_they_are_gone)
+    ended = cli.inside("claim", *ids, "--json")
+    assert (ended.code, ended.json["count"], ended.json["tasks"][0]["id"]) == (1, 1, ids[0])
+    assert [(one["id"], one["code"]) for one in ended.json["refused"]] == [
+        (one, "database_unavailable") for one in ids[1:]
+    ]
+    assert tried == ids[:2]
+    tried.append(None)
+    assert cli.inside("claim", *ids[1:], "--json").json["error"]["code"] == "database_unavailable", "nothing was done"
 
 
 def test_no_text_of_a_task_is_a_formula_in_a_table(cli: Cli) -> None:
