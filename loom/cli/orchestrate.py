@@ -11,7 +11,7 @@ import click
 
 from loom import replies
 from loom.cli.output import diagnosed, dim, emit, heading, plural
-from loom.cli.shared import Command, open_project, wants_json
+from loom.cli.shared import Command, on_signals, open_project, wants_json
 from loom.texts import one_line, shorten
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
     With --diagnose the configured provider is asked about each open escalation. Fix tasks are made, and the failed task
     requeued behind them, only if it is sure; the rest is left to a person with what was found out. The limits are
     orchestration.diagnoses_per_hour and orchestration.fix_depth."""
-    as_json = wants_json()
+    as_json, caught = wants_json(), 0
 
     def show(turn: Turn) -> None:
         lines = list(_lines(turn))
@@ -54,7 +54,13 @@ def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
                 return
             me = asyncio.current_task()
             assert me is not None, "this is a coroutine"
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+
+            def stop(number: int) -> None:
+                nonlocal caught
+                caught = number
+                me.cancel()
+
+            on_signals((signal.SIGTERM, signal.SIGHUP), stop)
             turns = supervisor.run(until_complete=until_complete)
             try:
                 async for turn in turns:
@@ -64,8 +70,8 @@ def orchestrate(once: bool, until_complete: bool, diagnose: bool) -> None:
 
     try:
         asyncio.run(supervise())
-    except asyncio.CancelledError:  # by SIGTERM; what was begun has been given back
-        click.get_current_context().exit(128 + signal.SIGTERM)
+    except asyncio.CancelledError:  # by such a signal; what was begun has been given back
+        click.get_current_context().exit(128 + caught)
 
 
 def _brain(loom: Loom) -> Brain:

@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Reply = Mapping[str, Any]
 
 _JSON = "loom.json"
+_PLEASE = "Please type y or n."
 _TEXT_BYTES = 2**30  # of a file, which may be a whole project
 
 
@@ -180,7 +182,7 @@ def open_project(agent: str | None = None, config: LoomConfig | None = None) -> 
 
     if can_ask() and (owner := places.owner_elsewhere(config)):
         click.echo(f"The id of this project is that of the project in {owner}.", err=True)
-        if click.confirm("Are both one project, with the same tasks?", err=True):
+        if _confirmed("Are both one project, with the same tasks?"):
             places.allow(config)
     return Loom(config, agent=agent or _own_name(config))
 
@@ -246,13 +248,45 @@ async def agreed(question: str) -> bool:
         finally:
             loop.remove_reader(sys.stdin.fileno())
         typed.clear()
-        match sys.stdin.readline().strip().lower():
-            case "y" | "yes":
-                return True
-            case "n" | "no" | "":
-                return False
-            case _:
-                click.echo("Please type y or n.")
+        if (meant := _meant(sys.stdin.readline())) is not None:
+            return meant
+        click.echo(_PLEASE)
+
+
+def _confirmed(question: str) -> bool:
+    """As `agreed`, for whoever waits for nothing, also where an event loop stands still meanwhile: Ctrl-C ends the
+    command at once, while the loop's own handler would only note it until a line is typed."""
+    noted = signal.getsignal(signal.SIGINT)
+    if noted is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        while True:
+            click.echo(f"{question} [y/N]: ", nl=False, err=True)
+            if (meant := _meant(sys.stdin.readline())) is not None:  # `input` misses a signal that comes too soon
+                return meant
+            click.echo(_PLEASE, err=True)
+    finally:
+        signal.signal(signal.SIGINT, noted)
+
+
+def _meant(line: str) -> bool | None:
+    """Whether a line that was typed is a yes; None where it is neither a yes nor a no."""
+    match line.strip().lower():
+        case "y" | "yes":
+            return True
+        case "n" | "no" | "":
+            return False
+        case _:
+            return None
+
+
+def on_signals(numbers: Iterable[signal.Signals], stop: Callable[[int], object]) -> None:
+    """Has the event loop that runs call `stop` with the number of each of these signals that comes. One that whoever
+    started this process has it ignore stays ignored, as under nohup."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            with suppress(RuntimeError):  # only the main thread is told of signals
+                asyncio.get_running_loop().add_signal_handler(number, stop, number)
 
 
 def note(text: str) -> None:

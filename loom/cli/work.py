@@ -17,7 +17,7 @@ import click
 
 from loom import replies
 from loom.cli.output import dim, emit, heading, plural, state, table
-from loom.cli.shared import Command, open_project, wants_json
+from loom.cli.shared import Command, on_signals, open_project, wants_json
 from loom.orchestration.workers.bench import JobPhase, JobProgress
 from loom.orchestration.workers.left import Left
 from loom.orchestration.workers.runners import RUNNERS
@@ -162,9 +162,7 @@ async def _work(make: Callable[[Loom], Workers], view: _LiveView) -> tuple[list[
             caught = caught or number
             workers.stop()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        on_signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop)
         async with view.watching(workers):
             left = await workers.run()
     return left, workers, caught if left is None else 0

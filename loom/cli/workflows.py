@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from loom.cli.shared import (
     json_option,
     limit_option,
     note,
+    on_signals,
     open_project,
     settings,
     settings_here,
@@ -196,10 +197,7 @@ async def _carried(
         caught = number
         task.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            with suppress(RuntimeError):  # only the main thread is told of signals
-                asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    on_signals((signal.SIGTERM, signal.SIGHUP), stop)
     async with open_project(agent, settings_here()) as loom:
         housekeeper = Housekeeper(loom)
         housekeeper.start()

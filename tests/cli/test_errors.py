@@ -255,6 +255,28 @@ def test_an_interrupted_command(cli: Cli) -> None:
     assert err.strip() == ""
 
 
+def test_a_signal_that_is_ignored_stays_so(bare: Cli) -> None:
+    program = """
+import asyncio, os, signal
+from loom.cli.shared import on_signals
+
+async def main():
+    caught = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    on_signals((signal.SIGHUP, signal.SIGTERM), caught.append)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    while not caught:
+        await asyncio.sleep(0)
+    print(*caught)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=bare.env, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{signal.SIGTERM:d}\n", "")
+
+
 def test_loom_project_dir_is_respected(cli: Cli, tmp_path: Path) -> None:
     task = cli.create()
     elsewhere = tmp_path / "elsewhere"

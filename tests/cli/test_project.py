@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -248,6 +249,9 @@ def test_an_id_of_another_place_is_asked_about_once(cli: Cli, tmp_path: Path) ->
     assert "Secret" not in refused.out
     assert "loom config trust" in refused.json["error"]["next_step"]
     assert clone.inside("config", "trust", "--json").code == 2
+    interrupted = clone.asked("ready", answer=signal.SIGINT)
+    assert interrupted.code == 130, "the first Ctrl-C ends it"
+    assert "next:" not in interrupted.out
     answered = clone.asked("ready", answer="n\n")
     assert answered.code == 1
     assert f"that of the project in {cli.directory}" in answered.out
