@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from loom.cli import names
 from loom.cli.output import block, dim, emit, heading, plural, pretty, state, table
 from loom.cli.shared import (
     Command,
@@ -52,7 +53,10 @@ def list_skills() -> None:
     """List the skills that count here: Loom's own, yours in ~/.loom/skills, the project's in .loom/skills."""
     from loom.skills import loader, tools
 
-    reply = tools.listed(loader.load(settings()))
+    config = settings()
+    reply = tools.listed(loader.load(config))
+    if sys.stderr.isatty():
+        names.keep_described(config)
     if wants_json():
         emit(reply)
         return

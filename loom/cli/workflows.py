@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loom.cli import names
 from loom.cli.output import block, dim, emit, heading, pretty, readable, status, table
 from loom.cli.shared import (
     Group,
@@ -58,6 +59,8 @@ def list_workflows() -> None:
 
     config = settings()
     reply = tools.listed(loader.load(config), skills.load(config))
+    if sys.stderr.isatty():
+        names.keep_described(config)
     if wants_json():
         emit(reply)
         return

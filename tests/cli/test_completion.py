@@ -138,6 +138,27 @@ def test_commands_at_a_terminal_leave_the_names_for_this_user_alone(cli: Cli) ->
     at_a_terminal(cli, "ready")
 
 
+def test_a_skill_is_known_to_the_next_command_at_a_terminal(cli: Cli) -> None:
+    at_a_terminal(cli, "ready")
+    kept, skills = names(cli), cli.directory / ".loom" / "skills"
+    one = "---\nname: {}\ndescription: {}\ninputs: {{}}\noutputs: {{type: object}}\n---\nSay it.\n"
+    skills.mkdir()
+    (skills / "poem.md").write_text(one.format("poem", "A poem."))
+    at_a_terminal(cli, "skill", "list")
+    assert "poem\tA poem.\n" in (kept / "skills").read_text()
+    (skills / "poem.md").write_text(one.format("poem", "Another poem."))
+    (skills / "song").mkdir()
+    (skills / "song" / "SKILL.md").write_text(one.format("song", "A song."))
+    at_a_terminal(cli, "ready")
+    assert {"poem\tAnother poem.", "song\tA song."} <= set((kept / "skills").read_text().splitlines())
+    (skills / "poem.md").unlink()
+    at_a_terminal(cli, "workflow", "list")
+    assert "poem" not in (kept / "skills").read_text()
+    before = (kept / "skills").stat().st_ino
+    at_a_terminal(cli, "ready")
+    assert (kept / "skills").stat().st_ino == before, "nothing of theirs was changed"
+
+
 @pytest.mark.parametrize("name", SHELLS)
 def test_ids_commands_options_and_values_are_completed(cli: Cli, home: dict[str, str], name: str) -> None:
     shell(name)
