@@ -5,21 +5,41 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from loom.cli.output import emit
 from loom.cli.shared import Command, settings_here, wants_json
+from loom.config import KEYS
+from loom.config.rules import UnfitError
 from loom.exceptions import ServersError
 from loom.wording import Shell, Words
 
 
+def _as(key: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Holds an option to what may be said for a key."""
+
+    def held(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+        try:
+            return None if value is None else str(KEYS[key].parse(value))
+        except UnfitError as error:
+            raise click.BadParameter(f"{value!r} is not {error.wanted}.") from None
+
+    return held
+
+
 @click.command(cls=Command)
 @click.option("--http", is_flag=True, help="Over HTTP, to whoever has an access token.")
-@click.option("--host", metavar="HOST", help="Where to listen; default: `mcp.host`.")
+@click.option("--host", metavar="HOST", callback=_as("mcp.host"), help="Where to listen; default: `mcp.host`.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="On which port; default: `mcp.port`.")
-@click.option("--public-url", metavar="URL", help="Where others reach it; default: `mcp.public_url`.")
+@click.option(
+    "--public-url",
+    metavar="URL",
+    callback=_as("mcp.public_url"),
+    help="Where others reach it; default: `mcp.public_url`.",
+)
 @click.option("--behind-proxy", is_flag=True, help="What stands before it does TLS.")
 @click.option(
     "--cert", type=click.Path(exists=True, path_type=Path), metavar="FILE", help="A certificate, for TLS here."
@@ -41,6 +61,8 @@ def serve(
     machines. Whoever comes needs a token of `loom token add`. Any number of these may serve a project behind one
     address."""
     if not http:
+        if any((host, port, public_url, behind_proxy, cert, key)):
+            raise click.UsageError("Give --http too; without it nothing is served over HTTP.")
         _serve_sessions()
         return
     if (cert is None) != (key is None):

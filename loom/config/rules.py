@@ -117,11 +117,17 @@ def url(schemes: str, variable: str = "", *, hidden: bool = False) -> Any:
 
 
 def is_url(value: str) -> bool:
-    """Whether a text that begins as a URL is one. Raises UnfitError: it has brackets that are no address of a host."""
+    """Whether a text that begins as a URL is one. Raises UnfitError: it has brackets that are no address of a host, or
+    leads over HTTP to no host, or to a port that is none."""
     try:
-        urlsplit(value)
+        parts = urlsplit(value)
     except ValueError:
         raise UnfitError("a URL whose password has %5B for [ and %5D for ]") from None
+    if parts.scheme in ("http", "https"):  # the others may name several hosts, or none
+        try:
+            return bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            raise UnfitError("a URL whose port is a whole number from 1 to 65535") from None
     return True
 
 

@@ -82,7 +82,7 @@ async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) ->
         ready: is called once clients can come.
 
     Raises:
-        ConfigError: the place is open to others without TLS.
+        ConfigError: the place is open to others without TLS, or its certificate cannot be used.
         TokenError: it is, and nobody could come in.
         ServersError: it cannot be listened on there.
         SchemaTooOldError: the database lacks what this Loom needs, which is not for a server to bring.
@@ -99,9 +99,11 @@ async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) ->
             raise TokenError(
                 "Nobody has an access token yet.", Words("Make one with {}.", Shell("loom token add NAME --role ROLE"))
             )
+        serving = server(projects, config, place, place.port)
+        _load(serving, place)
         with bound_socket(place) as listener:
             ready()
-            await server(projects, config, place, place.port).serve([listener])
+            await serving.serve([listener])
     finally:
         await projects.close()
 
@@ -118,6 +120,16 @@ def server(projects: Projects, config: LoomConfig, place: Place, port: int) -> u
         key=place.key,
     )
     return uvicorn.Server(settings)
+
+
+def _load(serving: uvicorn.Server, place: Place) -> None:
+    try:
+        serving.config.load()
+    except OSError as error:  # as those of TLS are
+        raise ConfigError(
+            f"{place.certificate} with the key {place.key} cannot be used: {error.strerror or error}.",
+            "Name a certificate and its key, each a file in PEM that the server may read.",
+        ) from None
 
 
 def refuse_open(place: Place) -> None:
@@ -144,8 +156,10 @@ def bound_socket(place: Place) -> socket.socket:
         return socket.create_server((place.host, place.port), family=family, backlog=2048)
     except OSError as error:
         raise ServersError(
-            f"{place.host} port {place.port} cannot be listened on: {error.strerror or error}.",
-            Words("Listen on another port ({}), or see who listens there.", Shell("loom serve --http --port PORT")),
+            f"{place.host} port {place.port} cannot be listened on: {str(error.strerror or error).partition(' (')[0]}.",
+            Words(
+                "Listen elsewhere ({}), or see who listens there.", Shell("loom serve --http --host HOST --port PORT")
+            ),
         ) from None
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,26 @@ def test_a_listener_that_others_reach_needs_a_token(cli: Cli) -> None:
     assert (refused.code, "Nobody has an access token yet" in refused.err) == (1, True)
     assert "loom token add NAME --role ROLE" in refused.err
     assert "Give --cert and --key together" in cli("serve", "--http", "--cert", __file__).err
+
+
+def test_what_cannot_be_served_is_told_before_anything_is_said_to_serve(cli: Cli, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.pem"
+    torn.write_text("no certificate")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        there = ("serve", "--http", "--port", str(taken.getsockname()[1]))
+        for more, code, words in (
+            (("--cert", str(torn), "--key", str(torn)), 1, "torn.pem with the key"),
+            (("--cert", str(torn)), 2, "--cert and --key together"),
+            ((), 1, "cannot be listened on: Address already in use."),
+            (("--host", "no host"), 2, "'no host' is not a host name or address"),
+            (("--public-url", "example.org"), 2, "is not a URL that begins with https:// or http://"),
+            (("--public-url", "https://example.org:99999"), 2, "whose port is a whole number"),
+            (("--public-url", "https:///x"), 2, "is not a URL"),
+        ):
+            told = cli(*there, *more)
+            assert (told.code, words in told.err, told.out) == (code, True, ""), (more, told)
+    told = cli("serve", "--port", "1")
+    assert (told.code, "Give --http too" in told.err) == (2, True)
 
 
 @pytest.mark.parametrize("role", ["reader", "worker"])
