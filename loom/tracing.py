@@ -50,6 +50,11 @@ def span(name: str, attributes: Attributes | None = None) -> Iterator[Span | Non
         yield made
 
 
+def recorded() -> bool:
+    """Whether what this process does is recorded as spans."""
+    return _tracer() is not None
+
+
 class transaction:  # noqa: N801 - read as a statement: `with transaction(...):`
     """A transaction, as a span; its kind is the name of the work that it does."""
 

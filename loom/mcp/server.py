@@ -24,15 +24,13 @@ from fastmcp import FastMCP
 from loom import bridge
 from loom.exceptions import LoomError
 from loom.mcp import logs, stdio, wire
+from loom.mcp.direct import Direct
 from loom.mcp.prompts import add_prompts
 from loom.mcp.skill_tools import SkillPrompts, SkillTools
 from loom.mcp.tool import add_tools
 from loom.mcp.tools import Tools
 
 if TYPE_CHECKING:
-    from fastmcp.tools import Tool, ToolResult
-    from fastmcp.utilities.versions import VersionSpec
-
     from loom.graph.front import Loom
     from loom.landing.report import Reports
     from loom.orchestration.housekeeping import Housekeeper
@@ -211,24 +209,7 @@ async def _serve(project_dir: Path | None) -> NoReturn:
 
 
 class _Server(FastMCP):
-    """A server on a short way to its tools, which are all its own: what FastMCP asks other providers, and a chain of
-    middleware that is not there, takes as long as a call's own work."""
-
     _state_store = wire.NoState()  # type: ignore[assignment]
-
-    async def get_tool(self, name: str, version: VersionSpec | None = None) -> Tool | None:
-        return await self.local_provider.get_tool(name, version)
-
-    async def call_tool(
-        self,
-        name: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        version: VersionSpec | None = None,
-        run_middleware: bool = True,
-    ) -> ToolResult:
-        chain = run_middleware and bool(self.middleware)
-        return await super().call_tool(name, arguments, version=version, run_middleware=chain)
 
 
 def _server(
@@ -248,6 +229,7 @@ def _server(
     add_tools(server, SkillTools(loom))
     add_prompts(server)
     server.add_provider(SkillPrompts(loom))
+    wire.low_level(server).middleware.insert(0, Direct(server))
     return server
 
 

@@ -13,17 +13,15 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastmcp.server.dependencies import get_context
 from pydantic import Field
 
 from loom import replies
 from loom.background import end
+from loom.mcp.direct import report_progress
 from loom.mcp.tool import tool
 from loom.replies import Reply, drawing
 
 if TYPE_CHECKING:
-    from fastmcp import Context
-
     from loom.graph.front import Loom
     from loom.graph.store.graphs import GraphView
     from loom.landing.report import Reports
@@ -288,11 +286,10 @@ class Tools:
 @asynccontextmanager
 async def reporting(seconds: float) -> AsyncIterator[None]:
     """Reports progress while the body waits, so that the client does not give up on the call."""
-    ctx = get_context()
     reports: list[asyncio.Task[None]] = []
 
     def begin() -> None:
-        reports.append(asyncio.create_task(_report(ctx, seconds)))
+        reports.append(asyncio.create_task(_report(seconds)))
 
     first = asyncio.get_running_loop().call_later(_REPORT_EVERY, begin)  # most calls are over by then
     try:
@@ -302,9 +299,9 @@ async def reporting(seconds: float) -> AsyncIterator[None]:
         await end(reports)
 
 
-async def _report(ctx: Context, seconds: float) -> None:
+async def _report(seconds: float) -> None:
     for turn in count(1):
-        await ctx.report_progress(turn * _REPORT_EVERY, seconds)
+        await report_progress(turn * _REPORT_EVERY, seconds)
         await asyncio.sleep(_REPORT_EVERY)
 
 

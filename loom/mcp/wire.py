@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import mcp_types as types
@@ -21,6 +21,7 @@ from loom.mcp import lines
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
+    from mcp.server.lowlevel import Server
 
 MOST_CALLS = 256
 """Calls of one client that go on at a time."""
@@ -39,12 +40,17 @@ async def serve(server: FastMCP, read: Read, write: Write) -> None:
     into, incoming = create_context_streams[SessionMessage | Exception](0)
     outgoing, out = create_context_streams[SessionMessage](0)
     going: set[str | int] = set()
-    low = server._mcp_server
+    low = low_level(server)
     with _like_stdio():
         async with anyio.create_task_group() as group:
             group.start_soon(_receive, read, into, outgoing, going)
             group.start_soon(_send, out, write, going, group.cancel_scope.cancel)
             await low.run(incoming, outgoing, low.create_initialization_options())
+
+
+def low_level(server: FastMCP) -> Server[Any]:
+    """The SDK's own server below one of FastMCP's."""
+    return server._mcp_server
 
 
 class NoState:
