@@ -60,6 +60,12 @@ async def test_what_waits_for_a_person_comes_with_the_command_that_answers_it(lo
     assert (len(few.needs_you), few.needs_you_count) == (5, 5), "one of each kind"
 
 
+async def test_of_each_goal_the_newest_plan_waits_and_each_that_has_no_goal(loom: Loom) -> None:
+    plans = [(await decomposer.propose(loom, good_plan(), goal=goal))["plan_id"] for goal in ("", "A", "B", "A", "")]
+    assert [one.id for one in (await loom.glance()).needs_you] == [plans[0], *plans[2:]]
+    assert replies.overview((await loom.glance()).status)["open_plans"] == 4
+
+
 async def test_who_is_at_what_since_when_and_when_he_was_heard_of(loom: Loom, clock: Advance, pool: Pool) -> None:
     works, proves = [await loom.create(title) for title in ("works", "proves")]
     await loom.claim(works.id, agent_id="works")

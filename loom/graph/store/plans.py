@@ -83,10 +83,10 @@ WAITS = f"""
 p.project_id = $1 and p.answer is null and not p.of_workflow
 and p.created_at > loom_now() - make_interval(days => {_LATELY})
 and not exists(select from plans n where n.project_id = $1 and not n.of_workflow and n.created_at >= p.created_at
-                  and n.goal = p.goal and (n.created_at, n.id) > (p.created_at, p.id))
+                  and n.goal = p.goal and p.goal <> '' and (n.created_at, n.id) > (p.created_at, p.id))
 """
 """Of which rows `p` of plans a person is asked: those that were proposed lately and neither written nor refused since,
-of each goal the newest one, and none that a workflow asks about itself."""
+of each goal the newest one, of those without a goal each, and none that a workflow asks about itself."""
 
 
 async def lock(tx: Transaction, plan_id: str) -> Preview | None:
