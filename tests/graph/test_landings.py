@@ -95,6 +95,13 @@ async def events_of(pool: Pool, task_id: str, kind: EventType) -> list[Any]:
     return list(await pool.fetch("select * from events where task_id = $1 and type = $2 order by id", task_id, kind))
 
 
+async def test_what_has_landed_and_is_reopened_is_not_taken_to_land(loom: Loom) -> None:
+    task, landing = await queued(loom)
+    assert (await land(loom, landing))[0].task.lands
+    assert not (await loom.reopen(task.id)).task.lands
+    await holds(loom)
+
+
 async def test_a_report_of_what_lands_is_kept_until_it_has(loom: Loom, pool: Pool, clock: Clock) -> None:
     epic = await loom.create("E", epic=True)
     claim = await begun(loom, parent_id=epic.id)
