@@ -492,6 +492,22 @@ async def test_an_agent_commits_in_its_own_name_and_is_asked_for_no_signature(
     assert f"Mine|{agent}" in shop.git("log", "--format=%s|%an", "loom/landed")
 
 
+async def test_who_stops_while_what_work_begins_from_is_proven_waits_for_no_check(
+    shop: Shop, loom: Loom, worker: Any, seen: Path
+) -> None:
+    task, mine = await loom.create("A"), worker()
+    script = f"import pathlib, time; pathlib.Path({str(seen / 'begun')!r}).touch(); time.sleep(600)"
+    mine.config = replace(mine.config, checks={"numbers": CheckConfig(command=(sys.executable, "-c", script))})
+    work = Landing(mine, "echo x > a.txt")
+    running = asyncio.create_task(work.workers.run())
+    await until((seen / "begun").exists)
+    work.workers.stop()
+    async with asyncio.timeout(30):
+        assert await running is None
+    assert (await task_now(loom, task)).status == "pending"
+    assert work.told == []
+
+
 async def test_trouble_of_the_lander_is_told_and_ends_the_work_when_it_stays(
     shop: Shop, loom: Loom, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,11 +266,18 @@ class Workers:
         )
 
     async def _landing(self, worktrees: Worktrees, stack: AsyncExitStack) -> Shore:
-        """What work lands by, once it is known that the branch it lands on is green. Raises LoomError."""
+        """What work lands by, once it is known that the branch it lands on is green, or the shift is over. Raises
+        LoomError."""
         prover = await stack.enter_async_context(Prover.of(self._loom, worktrees.repository))
         if self._proves_first:
             self._say("Proving what work begins from, in a fresh worktree.")
-            await baseline(self._loom, worktrees.repository, prover, self._target)
+            proving = asyncio.create_task(baseline(self._loom, worktrees.repository, prover, self._target))
+            try:
+                await self._shift.until(proving)
+            finally:
+                await end([proving])
+            if not proving.cancelled():
+                proving.result()
         lander = await Lander.of(self._loom, worktrees, prover, self._target)
         return Shore(self._loom, lander, prover, self._shift, self._left_the_queue, self._say)
 
