@@ -326,11 +326,16 @@ def _log_to_stderr(level: str) -> None:
         def format(self, record: logging.LogRecord) -> str:
             return texts.logged(super().format(record))
 
+    def is_told(record: logging.LogRecord) -> bool:
+        """All but that a second Ctrl-C has met what the first one was ending."""
+        return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
+
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine("note: %(message)s"))
     logger = logging.getLogger("loom")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
+    logging.getLogger("asyncio").filters[:] = [is_told]
 
 
 def _read_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:

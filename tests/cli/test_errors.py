@@ -255,6 +255,23 @@ def test_an_interrupted_command(cli: Cli) -> None:
     assert err.strip() == ""
 
 
+def test_a_second_ctrl_c_while_the_first_one_ends_things_is_no_error(bare: Cli) -> None:
+    program = """
+import asyncio
+from loom.cli.shared import _log_to_stderr
+
+async def main():
+    for error in (KeyboardInterrupt(), ValueError("of Loom's own")):
+        asyncio.get_running_loop().call_exception_handler({"message": "never retrieved", "exception": error})
+
+_log_to_stderr("INFO")
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=bare.env, capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" not in done.stderr
+    assert "ValueError: of Loom's own" in done.stderr
+
+
 def test_a_signal_that_is_ignored_stays_so(bare: Cli) -> None:
     program = """
 import asyncio, os, signal
