@@ -45,12 +45,13 @@ def board(only_print: bool) -> None:
         click.echo(line)
 
 
-def offer(config: LoomConfig) -> None:
-    """Says where the board is, and opens it for whoever sits before a display; says nothing where no hub serves one."""
+def offer(config: LoomConfig, agent: str) -> None:
+    """Says where the board is, for who goes by `agent`, and opens it for whoever sits before a display; says nothing
+    where no hub serves one. Any thread may call it, also one of no command."""
     if config.mcp.hub == "never":
         return
     with suppress(LoomError):
-        url = link(config, open_project(config=config).agent)
+        url = link(config, agent)
         for line in _lines(config, url, opened=can_open() and webbrowser.open(url)):
             click.echo(line)
 

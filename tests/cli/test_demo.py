@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import pytest
 
 from loom.cli import board
@@ -160,12 +159,11 @@ def test_whoever_sees_the_demo_is_told_where_its_board_is(
         return True
 
     monkeypatch.setattr("webbrowser.open", show)
-    with click.Context(board.board):
-        board.offer(LoomConfig(project_name="Shop", mcp=McpConfig(hub="never")))
-        assert capsys.readouterr().out == ""
-        for sees in (False, True):
-            monkeypatch.setattr(board, "can_open", lambda sees=sees: sees)
-            board.offer(LoomConfig(project_name="Shop", project_id=str(uuid.uuid4()), mcp=McpConfig(hub="auto")))
-            said = capsys.readouterr().out
-            assert "http://127.0.0.1:1/enter?code=x" in said
-            assert ("is open in your browser" in said) == sees == bool(opened)
+    board.offer(LoomConfig(project_name="Shop", mcp=McpConfig(hub="never")), "ada")
+    assert capsys.readouterr().out == ""
+    for sees in (False, True):
+        monkeypatch.setattr(board, "can_open", lambda sees=sees: sees)
+        board.offer(LoomConfig(project_name="Shop", project_id=str(uuid.uuid4()), mcp=McpConfig(hub="auto")), "ada")
+        said = capsys.readouterr().out
+        assert "http://127.0.0.1:1/enter?code=x" in said
+        assert ("is open in your browser" in said) == sees == bool(opened)

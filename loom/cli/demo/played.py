@@ -68,7 +68,7 @@ async def _play(config: LoomConfig, text: str, name: str, agents: int, begin: fl
         progress(f"{plural(planted['created'], 'task')} in the graph; starting {plural(agents, 'agent')}.")
         story = _Story([f"agent-{number}" for number in range(1, agents + 1)], counts)
         if not wants_json():
-            await asyncio.to_thread(offer, config)
+            await asyncio.to_thread(offer, config, loom.agent)
         since = (await loom.wait("any", timeout=0)).since
         worked = time.monotonic()
         async with _running(config, story.agents) as running:

@@ -21,7 +21,7 @@ import click
 from loom import files
 from loom.cli.board import offer
 from loom.cli.output import dim, emit, heading, table
-from loom.cli.shared import wants_json
+from loom.cli.shared import open_project, wants_json
 from loom.config import load_config
 from loom.exceptions import CommandError, TaskStateError
 from loom.git import Person, Repository
@@ -57,7 +57,8 @@ def tell(agents: int) -> int:
         _loom(root, "up")
         _loom(root, "import", "plan.yaml")
         if not wants_json():
-            offer(load_config(root))
+            config = load_config(root)
+            offer(config, open_project(config=config).agent)
         agent = [sys.executable, "-I", str(_resource("agent.py"))]
         words = ["work", "--agents", str(agents), "--land", "--report", "required", "--", *agent]
         _loom(root, *words, env={"DEMO_MEMORY": str(memory)}, may_fail=True)
