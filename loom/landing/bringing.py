@@ -9,10 +9,12 @@ Nobody lands here; from the queue on that is `lander.py`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from loom.exceptions import CommandError
 from loom.graph.rules import landings as rules
 from loom.landing import checks, commits, merging
 from loom.landing.commits import Refusal, Work
@@ -61,8 +63,13 @@ async def merge(loom: Loom, worktree: Worktree, task: Task, agent: str, tip: str
 
     Raises:
         ConfigError: a check is not in force, so that nobody knows what it protects.
-        CommandError: git refuses.
+        CommandError: the worktree is gone; git refuses.
     """
+    if not await asyncio.to_thread(lambda: worktree.is_there):
+        raise CommandError(
+            f"The worktree {worktree.path} was removed while it was worked in.",
+            "Begin the work anew; what was committed is on its branch.",
+        )
     repository, protected = worktree.repository, checks.protected(loom.config)
     work = Work(task.id, task.title, agent, task.files)
     made = await commits.commit(repository, worktree.branch, work, target=tip, protected=protected, base=worktree.base)

@@ -77,6 +77,12 @@ class Worktree:
         """What a command that works in it finds in its environment."""
         return {"LOOM_SLOT": str(self.slot)}
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it still lies where it was made, and git keeps it."""
+        assert self.repository.git_dir is not None, "its mark has it"
+        return self.path.is_dir() and self.repository.git_dir.is_dir()
+
     def put_back(self) -> None:
         """Mends what leads git to it, whatever was made of that. Raises OSError."""
         assert self.repository.git_dir is not None, "its mark has it"
@@ -330,6 +336,8 @@ class Worktrees:
         """Holds the worktree of a task. What an attempt of a process that has died left running there is ended."""
         if (held := self._held.get(task_id)) is not None:
             return replace(held, taken=False)
+        for one in (self.state, self._place):  # somebody may have cleared the place while this went on
+            await asyncio.to_thread(places.own_directory, one)
         lock = await Lock.wait(self._place / f"{task_id}.lock", _HELD_SECONDS)
         if lock is None:
             raise CommandError(

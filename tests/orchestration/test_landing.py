@@ -450,6 +450,18 @@ async def test_a_repository_that_goes_meanwhile_ends_the_work_and_gives_back(
         assert (found.status, found.attempt) == ("pending", 0)
 
 
+@pytest.mark.parametrize("gone", ["$PWD", "{root}/.git/worktrees", "{state}"])
+async def test_a_worktree_that_is_removed_meanwhile_is_told_and_made_anew(
+    shop: Shop, loom: Loom, worker: Any, seen: Path, tmp_path: Path, gone: str
+) -> None:
+    task = await loom.create("A")
+    gone = gone.replace("{root}", str(shop.root)).replace("{state}", str(tmp_path / "home" / "state"))
+    work = Landing(worker(), f"test -e {seen}/once || {{ touch {seen}/once; rm -rf {gone}; exit 0; }}; echo x > a.txt")
+    assert await work.finish() == []
+    assert shop.landed() == [task.id]
+    assert "was removed while it was worked in" in work.notes(JobPhase.FAILED)[0]
+
+
 @pytest.mark.parametrize("where", ["worktree add", "write-tree"])
 async def test_a_disk_that_is_full_ends_the_work_and_gives_back(
     shop: Shop, loom: Loom, worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
