@@ -129,7 +129,7 @@ class Repository:
         git_dir: that work tree's own directory, so that it is not looked for; None: git finds it from the work tree
             upwards.
         common_dir: what the work tree shares with the others; None: as `git_dir` says.
-        trusted: what of the repository may run: `hooks`, `filter.NAME`, `merge.NAME`.
+        trusted: what of the repository may run: `hooks`, `filter.NAME`.
         safe: a directory of another user's that is entered all the same.
     """
 
