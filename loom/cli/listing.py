@@ -66,7 +66,8 @@ def _list(text: str, limit: int, *, ids: bool, as_csv: bool) -> None:
     if ids + as_csv + wants_json() > 1:
         raise click.UsageError("Give one of --ids, --csv and --json.")
     if strange := next((word for word in text.split() if word.startswith("--")), None):
-        raise click.NoSuchOption(strange)
+        options = [name for one in click.get_current_context().command.params for name in one.opts]
+        raise click.NoSuchOption(strange, possibilities=options)
 
     async def work(loom: Loom) -> Reply:
         return replies.found(await loom.find(text, limit=limit))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import click
@@ -24,14 +24,25 @@ from loom.cli.shared import (
     open_project,
     wants_json,
 )
-from loom.cli.times import seconds, when
+from loom.cli.times import given_span, when
 from loom.exceptions import ServersError, TaskNotFoundError
 from loom.graph.cache.waiting import Waited
 from loom.graph.front import Loom
 from loom.graph.front.talking import LONGEST_WAIT
+from loom.graph.model.since import Since
+from loom.ids import TASK_ID
 from loom.texts import one_line, shorten
 
-_RECENT = "1h"  # what has happened of late
+_RECENT = 3600.0  # seconds; what has happened of late
+
+
+def _beginning(ctx: click.Context, param: click.Parameter, value: str | None) -> str | float | None:
+    """For an option that is a position, or a span: that, or its seconds."""
+    if value is not None:
+        with suppress(ValueError):
+            Since.parse(value)
+            return value
+    return given_span(ctx, param, value)
 
 
 @click.command(cls=Command)
@@ -61,7 +72,7 @@ def message(to: str, text: str | None, thread: str | None, file: str | None, age
 def note(tasks: tuple[str, ...], text: str | None, file: str | None, agent: str | None) -> None:
     """Keep TEXT on tasks: whoever claims one, or looks at it, is shown its newest notes. `-` reads ids from standard
     input."""
-    if text is not None and (file is not None or not tasks):  # the last word is the text only where it has to be
+    if text is not None and (file is not None or not tasks or TASK_ID.fullmatch(text)):  # it is a task, and no text
         tasks, text = (*tasks, text), None
     body = needed_text(text, file, "TEXT")
 
@@ -143,19 +154,20 @@ def wait(what: str | None, task: str | None, since: str | None, timeout: float, 
 @click.option(
     "--since",
     metavar="WHEN",
+    callback=_beginning,
     help="Begin 90s, 15m, 2h or 7d ago, or where an earlier wait ended; default: now, with --no-follow an hour ago.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="End after this many events.")
 @click.option("--no-follow", is_flag=True, help="End with what has happened so far.")
-def watch(since: str | None, limit: int | None, no_follow: bool) -> None:
+def watch(since: str | float | None, limit: int | None, no_follow: bool) -> None:
     """Follow the project's events, a line each, until interrupted. With --json each line is an object."""
     as_json = wants_json()
 
     async def follow() -> None:
         position, left, titles = since or (_RECENT if no_follow else None), limit, dict[str, str]()
         async with open_project() as loom, _living(loom):
-            if position is not None and (ago := seconds(position)) is not None:
-                position = await loom.since(ago)
+            if isinstance(position, float):
+                position = await loom.since(position)
             while left is None or left > 0:
                 seen = await _next(loom, position, 0 if no_follow else LONGEST_WAIT)
                 position = seen.since

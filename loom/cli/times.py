@@ -36,17 +36,12 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def seconds(text: str) -> float | None:
-    """The seconds of a span such as 90s, 15m, 2h or 7d; None for any other text."""
-    found = _SPAN.fullmatch(text)
-    return float(found[1]) * _UNITS[found[2]] if found else None
-
-
 def given_span(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """For an option that is a span: its seconds."""
     if value is None:
         return None
-    if not (found := seconds(value)):
+    parts = _SPAN.fullmatch(value)
+    if not (found := float(parts[1]) * _UNITS[parts[2]] if parts else 0.0):
         raise click.BadParameter(f"{value!r} is no span such as 90s, 15m, 2h or 7d.", ctx, param)
     if found > _LONGEST:
         raise click.BadParameter(f"{value!r} is longer than {_LONGEST // _UNITS['d']:,}d.", ctx, param)

@@ -45,6 +45,10 @@ def test_several_are_claimed_noted_and_looked_back_at_at_once(cli: Cli) -> None:
     assert [(one["id"], one["assignee"]) for one in claimed.json["tasks"]] == [(one, "ada") for one in ids[1:]]
     assert [(one["id"], one["code"]) for one in claimed.json["refused"]] == [(ids[0], "claim_conflict")]
     assert claimed.code == 1
+    again = cli.inside("claim", ids[1], "--agent", "ada")
+    assert re.search(r"under your name, ada, until (\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d\.", again.err), (
+        "as all times are told"
+    )
     noted = cli.ok("note", *ids, "Keep the old names")
     assert [(one["to"], one["text"]) for one in noted["tasks"]] == [(one, "Keep the old names") for one in ids]
     assert cli.inside("note", "-", "And the new", stdin=f"{ids[0]} a title\n{ids[1]}\n").out.count("note ") == 2
@@ -53,7 +57,7 @@ def test_several_are_claimed_noted_and_looked_back_at_at_once(cli: Cli) -> None:
     assert [one["text"] for one in cli.ok("show", ids[0])["notes"]] == [
         "Keep the old names", "And the new", "From a file",
     ]  # fmt: skip
-    for words in ([ids[0]], [], ["--from", "text"], [*ids, "loom-00000000", "Nobody's"]):
+    for words in ([ids[0]], ids, [], ["--from", "text"], [*ids, "loom-00000000", "Nobody's"]):
         assert cli.inside("note", *words).code in (1, 2), words
     assert len(cli.ok("show", ids[2])["notes"]) == 1, "one that is not there keeps all from being noted"
     told = cli.ok("history", ids[1], ids[0])
@@ -336,7 +340,11 @@ def test_people_see_one_state_everywhere_and_programs_the_status_too(cli: Cli) -
 
 
 def test_a_filter_that_means_nothing_is_told(cli: Cli) -> None:
-    for words, said in ((["status:asleep"], "status"), (["--statsu", "x"], "No such option"), (["a:b"], "filter")):
+    for words, said in (
+        (["status:asleep"], "status"),
+        (["--statsu", "x"], "Did you mean --status?"),
+        (["a:b"], "filter"),
+    ):
         refused = cli("list", *words)
         assert refused.code in (1, 2)
         assert said in refused.err
@@ -367,6 +375,8 @@ def test_what_an_agent_did(cli: Cli) -> None:
     assert cli.inside("history", "--agent", "eve").out == "eve did nothing in that time.\n"
     for words in ([], [task, "--agent", "ada"], [task, "--since", "1d"], ["--agent", "ada", "--since", "monday"]):
         assert cli.inside("history", *words).code == 2, words
+    never = cli.inside("watch", "--no-follow", "--since", "monday")
+    assert (never.code, "'monday' is no span such as 90s, 15m, 2h or 7d" in never.err) == (2, True)
 
 
 def test_a_failure_names_its_log(cli: Cli) -> None:

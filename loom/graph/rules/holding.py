@@ -84,10 +84,10 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
                     f"{task.id} is done by {task.assignee} and waits in the landing queue.",
                     Words("Take the best ready task with {}, or {}.", call("claim"), _wait_for(task)),
                 )
-            until = task.lease_expires_at.isoformat(timespec="seconds") if task.lease_expires_at else "its release"
+            until = Moment(task.lease_expires_at) if task.lease_expires_at else "its release"
             if task.assignee == agent:
                 return ClaimConflictError(
-                    f"{task.id} is already claimed under your name, {agent}, until {until}.",
+                    Words("{} is already claimed under your name, {}, until {}.", task.id, agent, until),
                     Words(
                         "Go on with it and report with {}, give it back with {}, or claim another one with {}.",
                         call("done", task_id=task.id),
@@ -96,7 +96,7 @@ async def refusal_to_claim(connection: Connection, project_id: str, task_id: str
                     ),
                 )
             return ClaimConflictError(
-                f"{task.id} is claimed by {task.assignee} until {until}.",
+                Words("{} is claimed by {} until {}.", task.id, str(task.assignee), until),
                 Words("Take the best ready task with {}, or {}.", call("claim"), _wait_for(task)),
             )
         case TaskStatus.BLOCKED:
