@@ -340,11 +340,8 @@ def test_people_see_one_state_everywhere_and_programs_the_status_too(cli: Cli) -
 
 
 def test_a_filter_that_means_nothing_is_told(cli: Cli) -> None:
-    for words, said in (
-        (["status:asleep"], "status"),
-        (["--statsu", "x"], "Did you mean --status?"),
-        (["a:b"], "filter"),
-    ):
+    misspelt = "Did you mean '--status'?"
+    for words, said in ((["status:asleep"], "status"), (["--statsu", "x"], misspelt), (["a:b"], "filter")):
         refused = cli("list", *words)
         assert refused.code in (1, 2)
         assert said in refused.err
