@@ -18,7 +18,7 @@ from loom.cli.several import outcome_lines
 from loom.cli.shared import Command, agent_option, can_ask, open_project, read_text
 from loom.cli.wording import people
 from loom.config.inside import inside_run
-from loom.exceptions import ConfigError, InvalidInputError, LoomError, TaskStateError
+from loom.exceptions import CommandError, ConfigError, InvalidInputError, LoomError, TaskStateError
 from loom.graph.model.limits import JSON_DEPTH
 from loom.graph.model.task import Task
 from loom.texts import one_line
@@ -61,8 +61,11 @@ def _edited(before: Task, shown: Mapping[str, Any], path: Path, agent: str | Non
     """Whether the person is through with it; where not, he was told why."""
     try:
         click.edit(filename=str(path))
-    except ValueError as error:  # of a quote without its end
-        raise click.ClickException(f"The editor cannot be started by $VISUAL or $EDITOR as it is: {error}.") from None
+    except (ValueError, click.ClickException) as error:  # ValueError: of a quote without its end
+        raise CommandError(
+            f"The editor of $VISUAL or $EDITOR, as it is, has not done it: {error}.",
+            "Set one that works here, or change single things with `loom update`.",
+        ) from None
     try:
         changed = _read(read_text(str(path)), shown)
         if not changed:

@@ -97,6 +97,7 @@ def test_an_editor_that_fails_loses_nothing(cli: Cli, tmp_path: Path, editor: st
     code, shown = edited(cli, task, f"{write}{editor}", tmp_path, **given)
     (path,) = kept(tmp_path)
     assert (code, said in shown, str(path) in re.sub(r"\s", "", shown)) == (1, True, True)
+    assert "Set one that works here" in shown
     assert ("title: Better" in path.read_text()) == (editor is not None)
     assert cli.ok("show", task)["title"] == "Task"
 
