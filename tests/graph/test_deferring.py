@@ -39,6 +39,14 @@ async def statuses(loom: Loom, ids: dict[str, str], *titles: str) -> list[TaskSt
     return [(await loom.get(ids[title])).task.status for title in titles]
 
 
+async def test_a_task_is_put_off_once(loom: Loom, ids: dict[str, str]) -> None:
+    with pytest.raises(TaskStateError, match="is put off already"):
+        await loom.defer(ids["later"])
+    await loom.defer(ids["after"])
+    assert len(await loom.deferrals()) == 3
+    await holds(loom)
+
+
 async def test_what_is_deferred_is_offered_to_nobody_and_asks_nobody(loom: Loom, ids: dict[str, str]) -> None:
     assert await loom.claim() is None
     assert await statuses(loom, ids, "later", "after", "epic.1") == [BLOCKED] * 3
