@@ -277,6 +277,26 @@ async def test_a_task_is_mended_twice_and_fixes_of_fixes_have_an_end(loom: Loom)
     assert told == [None, None, "It is a fix of a fix, and orchestration.fix_depth is 2."]
 
 
+async def test_what_was_left_to_a_person_does_not_count_as_mended(loom: Loom) -> None:
+    task = await loom.create("A")
+    for _ in range(2):
+        await kill(loom, task)
+        await mended(loom, task, Diagnosis("a cause", "low", Remedy.ASK_PERSON, "a note"))
+        await loom.resolve(task.id, "retry")
+    await kill(loom, task)
+    assert await left(loom) is None
+
+
+async def test_a_diagnosis_is_of_the_question_though_its_task_is_put_off_since(loom: Loom) -> None:
+    """Else the question would be given to a model again and again."""
+    task = await loom.create("A")
+    await loom.escalate(task.id, "Which one?")
+    case = await take(loom)
+    await loom.defer(task.id)
+    made = await mended(loom, task, Diagnosis("a cause", "low", Remedy.ASK_PERSON, "a note"))
+    assert made.escalation == case.escalation.id
+
+
 async def test_a_diagnosis_that_came_meanwhile_is_not_carried_out_again(loom: Loom) -> None:
     task = await loom.create("A")
     await kill(loom, task)

@@ -111,9 +111,9 @@ async def keep(tx: Transaction, escalation_id: str, diagnosis: str) -> None:
 
 
 async def newest(connection: Connection, project_id: str, task_id: str) -> Escalation | None:
-    """The newest escalation of a task, an open one before all that are resolved."""
+    """The newest escalation of a task that somebody is asked about, an open one before all that are resolved."""
     found = await connection.fetchrow(
-        f"select {COLUMNS} from escalations where project_id = $1 and task_id = $2"
+        f"select {COLUMNS} from escalations where project_id = $1 and task_id = $2 and kind <> 'deferred'"
         " order by resolved_at is not null, raised_at desc, id limit 1",
         project_id,
         task_id,
