@@ -142,8 +142,8 @@ class Hub:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _FILES) if hard > 0 else _FILES, hard))
         listener = socket.socket(socket.AF_UNIX)
-        draft = f"hub.{os.getpid()}.sock"
-        (self.root / draft).unlink(missing_ok=True)
+        draft = f"{bridge.SOCKET}.new"
+        (self.root / draft).unlink(missing_ok=True)  # of one that was killed here
         _bind(listener, self.root, draft)
         (self.root / draft).rename(self.root / bridge.SOCKET)  # whoever listened here before has died or retired
         self._inode = (self.root / bridge.SOCKET).stat().st_ino

@@ -26,7 +26,7 @@ from loom.graph.model.task import TaskStatus
 from loom.hub import running
 from loom.services import places
 from loom.services.launcher import is_locked
-from tests.hub.conftest import knock
+from tests.hub.conftest import knock, serving
 from tests.mcp.stdio import started
 from tests.waiting import until
 
@@ -100,6 +100,16 @@ async def test_a_hub_that_was_killed_leaves_nothing_in_the_way_and_claims_that_h
         assert pids(root) != [killed]
         done = await after.call("loom_done", task_id=task.id, token=claimed["token"])
         assert done["status"] == "done"
+
+
+async def test_one_that_was_killed_before_it_listened_leaves_nothing_behind(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    lies_there = root / f"{bridge.SOCKET}.new"
+    with socket.socket(socket.AF_UNIX) as unheard:
+        unheard.bind(str(lies_there))
+    async with serving(root):
+        assert bridge.listens(str(root))
+        assert not lies_there.exists()
 
 
 async def test_a_hub_makes_room_for_one_of_a_newer_version_and_serves_whom_it_has(
