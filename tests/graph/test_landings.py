@@ -95,6 +95,13 @@ async def events_of(pool: Pool, task_id: str, kind: EventType) -> list[Any]:
     return list(await pool.fetch("select * from events where task_id = $1 and type = $2 order by id", task_id, kind))
 
 
+async def test_what_is_not_there_any_more_is_not_landed_with_others(loom: Loom) -> None:
+    _, landing = await queued(loom)
+    ids = [landing.id, landing.id + 1]
+    assert await loom.transact(lambda tx: landings.intend(tx, ids, commit_id=MERGED, target=TARGET, old="0" * 40)) == []
+    assert await intend(loom, landing) == [landing]
+
+
 async def test_what_has_landed_and_is_reopened_is_not_taken_to_land(loom: Loom) -> None:
     task, landing = await queued(loom)
     assert (await land(loom, landing))[0].task.lands
