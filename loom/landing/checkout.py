@@ -26,6 +26,7 @@ from loom import files
 from loom.exceptions import CommandError, FileError
 from loom.git import FILES_SECONDS, Repository
 from loom.landing.places import Lock, own_directory, remove, take_slot
+from loom.wording import Shell, Words
 
 _MOST = 1_000  # places
 _UNUSED_SECONDS = 7 * 86400.0
@@ -187,7 +188,7 @@ class Checkout:
             raise CommandError(
                 f"The history is cut off at more commits than Loom looks at: {shallow} is larger than"
                 f" {_SHALLOW_BYTES // 1_000_000} MB.",
-                "Fetch the rest of it with `git fetch --unshallow`.",
+                Words("Fetch the rest of it with {}.", Shell("git fetch --unshallow")),
             ) from None
 
     async def _git(self, *words: str) -> str:

@@ -36,6 +36,7 @@ from loom.landing import checkout, moving, places, pointers, refs, setup, submod
 from loom.landing.merging import commit_tree, is_ancestor, merge_base
 from loom.landing.places import Lock, Mark
 from loom.landing.target import commit_of, nothing_in_the_way
+from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
@@ -607,8 +608,11 @@ async def _filters_run(repository: Repository) -> None:
         raise CommandError(
             f"Files of the repository {repository.work_tree} belong through the filter {texts.quote(name)}, which its"
             " own settings have, and which may not run here: they would be committed as they lie there.",
-            f"Look at what it runs (git config --get-regexp ^filter), then allow it: landing.trusted_git:"
-            f" [filter.{name}]",
+            Words(
+                "Look at what it runs ({}), then allow it: landing.trusted_git: [filter.{}]",
+                Shell("git config --get-regexp ^filter"),
+                name,
+            ),
         )
 
 
