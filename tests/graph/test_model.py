@@ -195,7 +195,7 @@ class Graph(RuleBasedStateMachine):
             place, needs = f"x{len(tasks)}", tasks[after % len(tasks)]["key"]
             tasks.append({"key": place, "title": f"T{len(self.model.rows)}", "type": "task", "depends_on": [needs]})
             if under % 3 == 0:
-                tasks[-1]["parent"] = tasks[under // 3 % len(tasks)]["key"]
+                tasks[-1]["parent"] = tasks[under // 3 % (len(tasks) - 1)]["key"]
 
         def predict(made: Any) -> None:
             there = {} if known is None else {one["key"]: self.model.keys[f"{key} {one['key']}"] for one in known}
