@@ -186,16 +186,16 @@ class Graph(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: len(self.model.rows) < TASKS)
-    @rule(process=processes, given=entries, key=st.sampled_from(["one", "two"]), under=numbers, after=numbers)
-    def plan_under_a_key(self, process: str, given: list[Any], key: str, under: int, after: int) -> None:
+    @rule(process=processes, given=entries, key=st.sampled_from(["one", "two"]), which=numbers, inside=st.booleans())
+    def plan_under_a_key(self, process: str, given: list[Any], key: str, which: int, inside: bool) -> None:
         """The same plan again under its key, with a task more each time, makes that one alone."""
         known = self.keyed.get(key)
         tasks = self._plan(given) if known is None else deepcopy(known)
         if known is not None:
-            place, needs = f"x{len(tasks)}", tasks[after % len(tasks)]["key"]
-            tasks.append({"key": place, "title": f"T{len(self.model.rows)}", "type": "task", "depends_on": [needs]})
-            if under % 3 == 0:
-                tasks[-1]["parent"] = tasks[under // 3 % (len(tasks) - 1)]["key"]
+            # It lies in one of the others or waits for one: with both it might wait for itself.
+            other = tasks[which % len(tasks)]["key"]
+            place: dict[str, Any] = {"parent": other, "depends_on": []} if inside else {"depends_on": [other]}
+            tasks.append({"key": f"x{len(tasks)}", "title": f"T{len(self.model.rows)}", "type": "task", **place})
 
         def predict(made: Any) -> None:
             there = {} if known is None else {one["key"]: self.model.keys[f"{key} {one['key']}"] for one in known}
