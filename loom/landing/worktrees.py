@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom import process, texts
+from loom import process
 from loom.background import through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError, LoomError
@@ -32,18 +32,16 @@ from loom.git import FILES_SECONDS, Repository
 from loom.graph import store
 from loom.graph.model.paths import below, plain
 from loom.graph.model.task import TaskStatus
-from loom.landing import checkout, moving, places, pointers, refs, setup, submodules
+from loom.landing import checkout, filters, moving, places, pointers, refs, setup, submodules
 from loom.landing.merging import commit_tree, is_ancestor, merge_base
 from loom.landing.places import Lock, Mark
 from loom.landing.target import commit_of, nothing_in_the_way
-from loom.wording import Shell, Words
 
 if TYPE_CHECKING:
     from loom.graph.front import Loom
 
 _LISTED_BYTES = 5_000  # of commits, and of what is not committed
 _DIFF_BYTES = 50_000
-_ATTRIBUTES_BYTES = 50_000_000  # of lines that name a filter
 _SHOW_SECONDS = 30.0  # for git to show something
 _HELD_SECONDS = 60.0  # that another process may take to be done with a worktree: more than it takes to end a command
 _NOT_INTO = "--ignore-submodules=dirty"  # their own configuration is never met
@@ -146,7 +144,7 @@ class Worktrees:
             ) from error
         if to_make:
             await nothing_in_the_way(repository)
-            await _filters_run(repository)
+            await filters.must_run(repository)
         places.own_directory(places.worktrees(state))
         return cls(repository, state, await asyncio.to_thread(directory.resolve))
 
@@ -591,42 +589,6 @@ def _normal(path: Path) -> str:
 def branch_of(task_id: str) -> str:
     """The branch that a task's work is on."""
     return f"{_BRANCHES}/{task_id}"
-
-
-async def _filters_run(repository: Repository) -> None:
-    """Raises CommandError where files belong through a filter that does not run: one that the repository's own settings
-    have, or Git LFS. They would lie in a worktree otherwise than in the checkout, and be committed so."""
-    used = await _filters(repository)
-    if "lfs" in used and not await repository.runs_filter("lfs"):
-        raise CommandError(
-            f"The repository {repository.work_tree} keeps files in Git LFS, whose filter may not run here: they "
-            "would be committed whole.",
-            "Set it up for your user (git lfs install), or allow it: landing.trusted_git: [filter.lfs]",
-        )
-    if held_back := sorted(used & await repository.filters_held_back()):
-        name = held_back[0]
-        raise CommandError(
-            f"Files of the repository {repository.work_tree} belong through the filter {texts.quote(name)}, which its"
-            " own settings have, and which may not run here: they would be committed as they lie there.",
-            Words(
-                "Look at what it runs ({}), then allow it: landing.trusted_git: [filter.{}]",
-                Shell("git config --get-regexp ^filter"),
-                name,
-            ),
-        )
-
-
-async def _filters(repository: Repository) -> set[str]:
-    """The filters that the attributes of a repository name."""
-    places_of = (":(glob)**/.gitattributes", ":(glob).gitattributes")
-    words = ("grep", "-h", "--text", "--fixed-strings", "-e", " filter=", "-e", "\tfilter=", "HEAD", "--", *places_of)
-    found = await repository.run(*words, accepted=(0, 1), out_bytes=_ATTRIBUTES_BYTES)
-    lines = (line.split() for line in found.out.decode(errors="replace").splitlines() if not line.startswith("#"))
-    return {word.removeprefix("filter=") for words in lines for word in words[1:] if _names_one(word)}
-
-
-def _names_one(attribute: str) -> bool:
-    return attribute.startswith("filter=") and attribute.isprintable()
 
 
 async def _shown(limit: int, repository: Repository, *words: str) -> str:
