@@ -512,19 +512,31 @@ async def test_a_history_that_another_process_has_begun_is_not_begun_again(
     assert await pool.fetchval("select history_start from projects where id = $1", loom.project_id) == 0
 
 
+async def deadlocked(pool: Pool, change: str, *, every: int) -> None:
+    """Has the first such change of a task, and then one of so many, end as a deadlock does."""
+    await pool.execute("create sequence times")
+    await pool.execute(
+        "create function deadlock() returns trigger language plpgsql as $$ begin"
+        f" if nextval('times') % {every} = 1 then raise exception 'deadlock' using errcode = '40P01'; end if;"
+        " return new; end $$"
+    )
+    await pool.execute(f"create trigger deadlock before {change} on tasks for each row execute function deadlock()")
+
+
+async def test_what_is_one_statement_is_tried_again_after_a_deadlock(loom: Loom, pool: Pool) -> None:
+    await deadlocked(pool, "insert or update", every=2)
+    task = await loom.create("A")
+    claim = await loom.claim(task.id)
+    assert claim is not None
+    assert (await loom.done(task.id)).task.status == "done"
+    assert await pool.fetchval("select last_value from times") == 6
+
+
 async def test_a_renewal_locks_in_id_order_and_is_tried_again_after_a_deadlock(loom: Loom, pool: Pool) -> None:
     first, second = sorted([(await loom.create(title)).id for title in ("A", "B")])
     for task_id in (second, first):
         await loom.claim(task_id)
-    await pool.execute("create sequence times")
-    await pool.execute(
-        "create function deadlock() returns trigger language plpgsql as $$ begin"
-        " if nextval('times') % 5 = 1 then raise exception 'deadlock' using errcode = '40P01'; end if;"
-        " return new; end $$"
-    )
-    await pool.execute(
-        "create trigger deadlock before update of lease_expires_at on tasks for each row execute function deadlock()"
-    )
+    await deadlocked(pool, "update of lease_expires_at", every=5)
 
     async def behind_another(renewal: Coroutine[Any, Any, T]) -> T:
         async with pool.acquire() as connection, connection.transaction():

@@ -255,13 +255,12 @@ class Seat:
     async def _at_once(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """As `_commit`, for work that is one statement with its event and needs no transaction block around it."""
 
-        async def attempt(pool: db.Pool) -> tuple[T, Change]:
-            async with db.begun(pool) as connection:
-                tx = self._transaction(connection)
-                return await work(tx), tx.change()
+        async def attempt(connection: db.Connection) -> tuple[T, Change]:
+            tx = self._transaction(connection)
+            return await work(tx), tx.change()
 
         with tracing.transaction(work):
-            result, change = await self._links.run(attempt, repeatable=False)
+            result, change = await self._links.run(lambda pool: db.in_one_statement(pool, attempt), repeatable=False)
         await self._mirror(change)
         return result
 

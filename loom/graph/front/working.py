@@ -54,27 +54,26 @@ class Working(Seat):
             raise
 
     async def _claim(self, agent: str, wanted: str | None, terms: Terms, *, named: bool) -> Claim | None:
-        async def work(pool: db.Pool) -> tuple[Claim, Change] | LoomError | None:
-            async with db.begun(pool) as connection:
-                tx = self._transaction(connection)
-                made = await store.claim_task(
-                    tx,
-                    agent,
-                    lease_seconds=terms.lease_seconds,
-                    deadline_seconds=terms.deadline_seconds,
-                    task_id=wanted,
-                    frontier=self._links.frontier,
-                )
-                if made is not None:
-                    return made, tx.change()
-                if wanted is None:
-                    return None
-                return await holding.refusal_to_claim(connection, self.project_id, wanted, agent)
+        async def work(connection: db.Connection) -> tuple[Claim, Change] | LoomError | None:
+            tx = self._transaction(connection)
+            made = await store.claim_task(
+                tx,
+                agent,
+                lease_seconds=terms.lease_seconds,
+                deadline_seconds=terms.deadline_seconds,
+                task_id=wanted,
+                frontier=self._links.frontier,
+            )
+            if made is not None:
+                return made, tx.change()
+            return (
+                None if wanted is None else await holding.refusal_to_claim(connection, self.project_id, wanted, agent)
+            )
 
         while True:
             asked = time.monotonic()
             with tracing.transaction("claim"):
-                made = await self._links.run(work, repeatable=False)
+                made = await self._links.run(lambda pool: db.in_one_statement(pool, work), repeatable=False)
             if isinstance(made, tuple):
                 break
             if wanted is None:
