@@ -164,7 +164,7 @@ async def test_an_error_is_code_cause_and_next_step(agent: Agent, loom: Loom) ->
         await loom.claim(held["id"])
     error = caught.value
     text = await agent.error("claim", task_id=held["id"])
-    assert text == f"{error.code}: {error.cause} {worded(error.next_step, agents)}"
+    assert text == f"{error.code}: {worded(error.cause, agents)} {worded(error.next_step, agents)}"
     assert "loom_claim" in text
     assert text.startswith("claim_conflict: ")
     assert "somebody" in text
