@@ -31,6 +31,9 @@ from loom.mcp.tool import add_tools
 from loom.mcp.tools import Tools
 
 if TYPE_CHECKING:
+    from fastmcp.tools import Tool
+    from fastmcp.utilities.versions import VersionSpec
+
     from loom.graph.front import Loom
     from loom.landing.report import Reports
     from loom.orchestration.housekeeping import Housekeeper
@@ -209,7 +212,12 @@ async def _serve(project_dir: Path | None) -> NoReturn:
 
 
 class _Server(FastMCP):
+    """A server whose tools are all its own, so that no other provider is asked for one."""
+
     _state_store = wire.NoState()  # type: ignore[assignment]
+
+    async def get_tool(self, name: str, version: VersionSpec | None = None) -> Tool | None:
+        return await self.local_provider.get_tool(name, version)
 
 
 def _server(

@@ -66,9 +66,9 @@ class Working(Seat):
             )
             if made is not None:
                 return made, tx.change()
-            return (
-                None if wanted is None else await holding.refusal_to_claim(connection, self.project_id, wanted, agent)
-            )
+            if wanted is None:
+                return None
+            return await holding.refusal_to_claim(connection, self.project_id, wanted, agent)
 
         while True:
             asked = time.monotonic()
