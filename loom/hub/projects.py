@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from contextvars import Context
 from dataclasses import replace
 
-from loom.background import end
+from loom.background import end, through
 from loom.config import KEYS, LoomConfig
 from loom.graph.front import Loom
 from loom.hub import logs
@@ -49,13 +49,13 @@ class OpenProject:
         return self._housekeeper.tells and (directory is None or directory.exists())
 
     async def close(self) -> None:
-        """Gives back its connections; takes a few seconds at most."""
-        try:
-            async with asyncio.timeout(_CLOSES_WITHIN):
-                await self._housekeeper.stop()
-                await self.front.close()
-        except Exception as error:
-            _LOG.warning("A project could not be closed: %s", error or "no answer in time")
+        """Gives back its connections, also where its housekeeper does not stop; takes a few seconds at most."""
+        for close in (self._housekeeper.stop, self.front.close):
+            try:
+                async with asyncio.timeout(_CLOSES_WITHIN):
+                    await close()
+            except Exception as error:
+                _LOG.warning("A project could not be closed: %s", error or "no answer in time")
         if self.log is not None:
             self.log.close()
 
@@ -101,7 +101,7 @@ class Projects:
             for key, project in self._idle_ones():
                 if project.users == 0:
                     del self._open[key]  # who comes meanwhile opens it anew
-                    await project.close()
+                    await through(asyncio.create_task(project.close()))  # also where all are closed meanwhile
 
     def _idle_ones(self) -> list[tuple[Hashable, OpenProject]]:
         """Those that nobody uses for a while. Of the configurations of a project the one that was used last tells

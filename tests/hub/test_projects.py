@@ -66,6 +66,39 @@ async def test_a_project_that_is_used_again_while_another_is_closed_stays_open(
         await projects.close()
 
 
+async def test_one_that_is_being_closed_is_closed_before_all_are(
+    config: LoomConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects, steps = Projects(idle=0.4), []
+    project = projects.project(config)
+    close = project.close
+
+    async def slowly() -> None:
+        steps.append("begun")
+        await asyncio.sleep(0.5)
+        await close()
+        steps.append("closed")
+
+    monkeypatch.setattr(project, "close", slowly)
+    await until(lambda: steps)
+    await projects.close()
+    assert steps == ["begun", "closed"]
+
+
+async def test_connections_are_given_back_where_the_housekeeper_does_not_stop(
+    config: LoomConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.hub.projects._CLOSES_WITHIN", 1.0)
+    projects = Projects()
+    project = projects.project(config)
+    await project.front.connect()
+    stop = project._housekeeper.stop
+    monkeypatch.setattr(project._housekeeper, "stop", asyncio.Event().wait)
+    await projects.close()
+    assert not project.front.links.open
+    await stop()
+
+
 async def test_what_all_share_has_nobodys_name_and_key(config: LoomConfig) -> None:
     projects = Projects()
     try:
