@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from loom import caller, ids, texts
 from loom.config import LoomConfig
@@ -23,13 +24,21 @@ _LONGEST_RENEWAL = 60.0  # seconds
 _MOST_NAMES = 1_000  # of agents that share a session
 
 
+@dataclass(slots=True, weakref_slot=True)
+class _Agent:
+    """One that holds something, and when it last called since: for all of its claims, however many, at once."""
+
+    name: str
+    called: float = -math.inf
+
+
 @dataclass(slots=True)
 class _Held:
-    """A claim that was handed out: under which name, and whether the call gave it, its token, when a call last touched
-    it, how many seconds its lease lasts, and when that was last asked for. `ours`: nobody else can have it too, so that
-    it is given back when the session ends. `alone`: nothing followed if it were done then."""
+    """A claim that was handed out: to whom, and whether the call gave that name, its token, when a call last touched it
+    alone, how many seconds its lease lasts, and when that was last asked for. `ours`: nobody else can have it too, so
+    that it is given back when the session ends. `alone`: nothing followed if it were done then."""
 
-    agent: str
+    by: _Agent
     named: bool
     token: int
     touched: float
@@ -39,9 +48,18 @@ class _Held:
     alone: bool = False
 
     @property
+    def agent(self) -> str:
+        """The name of who holds it."""
+        return self.by.name
+
+    @property
     def due(self) -> float:
         """When it is to be renewed."""
         return self.begun + min(self.lease / 3, _LONGEST_RENEWAL)
+
+    def is_wanted(self, since: float) -> bool:
+        """Whether a call has touched it since then, or its agent has called."""
+        return max(self.touched, self.by.called) >= since
 
 
 class Session:
@@ -52,6 +70,7 @@ class Session:
         self._principal = principal
         self.agent = self._own(agent)
         self._held: dict[str, _Held] = {}
+        self._agents: WeakValueDictionary[str, _Agent] = WeakValueDictionary()  # as long as they hold something
         self._more = asyncio.Event()  # claims came that may be due before those that were there
         self._due = math.inf  # when the next renewal is waited for
         self._names: set[str] = set()  # that calls have given
@@ -61,10 +80,8 @@ class Session:
         """Whoever calls: `agent_id`, or this session's own name. His claims are thereby known to be wanted. Raises
         ForbiddenError for the name of another principal's."""
         name = self.agent if agent_id is None else self._given(agent_id)
-        now = time.monotonic()
-        for held in self._held.values():
-            if held.agent == name:
-                held.touched = now
+        if (agent := self._agents.get(name)) is not None:
+            agent.called = time.monotonic()
         return name
 
     def _given(self, agent_id: str) -> str:
@@ -112,7 +129,7 @@ class Session:
     ) -> None:
         """A claim was made here, with a lease that was asked for at the time `begun`. `named`: by a call that gave the
         agent's name; `alone`: see `Claim`."""
-        held = _Held(agent, named, token, time.monotonic(), lease_seconds, begun, alone=alone)
+        held = _Held(self._holding(agent), named, token, time.monotonic(), lease_seconds, begun, alone=alone)
         self._held[task_id] = held
         if held.due < self._due:  # as few are: whoever waits need not be woken by each claim
             self._more.set()
@@ -131,12 +148,15 @@ class Session:
         renewed from now on, at once for the first time."""
         if task_id not in self._held:
             now = time.monotonic()
-            begun, agent = now - lease_seconds, named or self.agent
+            begun, agent = now - lease_seconds, self._holding(named or self.agent)
             self._held[task_id] = _Held(agent, named is not None, token, now, lease_seconds, begun, ours=False)
             self._more.set()
 
     def take_over(self, other: Session) -> None:
         """The claims of a session that has ended go on in this one."""
+        for held in other._held.values():
+            called, held.by = held.by.called, self._holding(held.agent)
+            held.by.called = max(held.by.called, called)
         self._held = other._held | self._held
         other._held = {}
         self._more.set()
@@ -180,7 +200,7 @@ class Session:
     def wanted(self, idle_seconds: float) -> dict[str, int]:
         """The claims, token by task id, that a call has touched within so many seconds."""
         oldest = time.monotonic() - idle_seconds
-        return {task_id: held.token for task_id, held in self._held.items() if held.touched >= oldest}
+        return {task_id: held.token for task_id, held in self._held.items() if held.is_wanted(oldest)}
 
     def forget(self, task_id: str) -> None:
         """A claim has ended, whichever it was."""
@@ -198,6 +218,9 @@ class Session:
         held = {task_id: one.token for task_id, one in self._held.items() if one.ours}
         self._held.clear()
         return held
+
+    def _holding(self, name: str) -> _Agent:
+        return self._agents.setdefault(name, _Agent(name))
 
     def _own(self, name: str) -> str:
         if self._principal is not None and not self._principal.owns(name):

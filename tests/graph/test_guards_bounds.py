@@ -65,6 +65,21 @@ def test_a_call_is_a_sign_of_life_of_whoever_makes_it_and_of_nobody_else() -> No
     assert session.wanted(50) == {"own": 1, "other": 2}
 
 
+def test_what_is_taken_over_is_wanted_as_before_and_by_each_later_call() -> None:
+    session, other = Session("ann"), Session("ann")
+    other.hand_out("early", "ann", 1, 600, 0.0, named=False)
+    for held in other._held.values():
+        held.touched -= 100
+    other.name(None)
+    session.take_over(other)
+    assert session.wanted(50) == {"early": 1}
+    for held in session._held.values():
+        held.by.called -= 100
+    assert session.wanted(50) == {}
+    session.name(None)
+    assert session.wanted(50) == {"early": 1}
+
+
 async def test_only_claims_that_somebody_asked_about_lately_are_renewed(
     open_loom: Opener, pool: Pool, clock: Clock
 ) -> None:
