@@ -41,7 +41,7 @@ def ready(priority: str | None, limit: int) -> None:
     """List what can be claimed now, in the order in which it will be."""
 
     async def work(loom: Loom) -> Reply:
-        return replies.page(await loom.ready(priority=priority, limit=limit))
+        return replies.ready(await loom.ready(priority=priority, limit=limit))
 
     def lines(reply: Reply) -> Iterator[str]:
         if not reply["tasks"]:

@@ -53,7 +53,7 @@ class Tools:
     async def loom_ready(self, priority: Level | None = None, limit: Annotated[int, Field(ge=1, le=100)] = 10) -> Reply:
         """List the tasks that can be claimed now, in the order in which loom_claim hands them out: id, title, priority,
         age. Claims nothing; another agent may take a task meanwhile."""
-        return replies.page(await self._loom().ready(priority=priority, limit=limit))
+        return replies.ready(await self._loom().ready(priority=priority, limit=limit))
 
     @tool("Claim a task", always=True)
     async def loom_claim(

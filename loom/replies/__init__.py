@@ -1,35 +1,15 @@
 """What both faces say of the graph: brief objects, the same over MCP and as `--json`."""
 
 from loom.replies.checks import Checking, checked, proof, reported
+from loom.replies.events import event, waited
 from loom.replies.fitting import FIELD_CHARACTERS, REPLY_CHARACTERS, Reply, fit, full
 from loom.replies.glance import glance, stuck
 from loom.replies.landing import landings
-from loom.replies.parts import age
+from loom.replies.parts import age, state
+from loom.replies.project import agents, dead_letters, nothing_ready, overview, token
 from loom.replies.stats import stats
-from loom.replies.tasks import (
-    agents,
-    claimed,
-    created,
-    dead_letters,
-    detail,
-    diagnosis,
-    escalations,
-    event,
-    found,
-    inbox,
-    leases,
-    message,
-    nothing_ready,
-    outcome,
-    overview,
-    page,
-    row,
-    state,
-    task,
-    token,
-    waited,
-    waits_for,
-)
+from loom.replies.talk import escalations, inbox, message
+from loom.replies.tasks import claimed, created, detail, found, leases, outcome, ready, waits_for
 
 __all__ = [
     "FIELD_CHARACTERS",
@@ -43,7 +23,6 @@ __all__ = [
     "created",
     "dead_letters",
     "detail",
-    "diagnosis",
     "escalations",
     "event",
     "fit",
@@ -57,14 +36,12 @@ __all__ = [
     "nothing_ready",
     "outcome",
     "overview",
-    "page",
     "proof",
+    "ready",
     "reported",
-    "row",
     "state",
     "stats",
     "stuck",
-    "task",
     "token",
     "waited",
     "waits_for",

@@ -11,7 +11,8 @@ from loom.graph.model.dependencies import epic_start, task_of, topological
 from loom.graph.model.dependencies import waits_for as waiting_graph
 from loom.graph.model.task import Task, TaskStatus
 from loom.replies.fitting import Reply, full
-from loom.replies.tasks import state, waits_for
+from loom.replies.parts import state
+from loom.replies.tasks import waits_for
 from loom.texts import clean
 
 if TYPE_CHECKING:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from loom.replies.fitting import Reply, full
 from loom.replies.parts import age, time
-from loom.replies.tasks import diagnosis, overview, row, waits_for
+from loom.replies.project import overview
+from loom.replies.talk import diagnosis
+from loom.replies.tasks import row, waits_for
 
 if TYPE_CHECKING:
     from loom.graph.overview import Glance

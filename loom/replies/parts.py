@@ -1,9 +1,11 @@
-"""Small parts of replies: times."""
+"""Small parts of replies: times, and the word for how a task stands."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import overload
+from typing import Protocol, overload
+
+from loom.graph.model.task import TaskStatus
 
 
 @overload
@@ -24,3 +26,15 @@ def age(since: datetime) -> str:
         if seconds >= size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
+
+
+class _Standing(Protocol):
+    @property
+    def status(self) -> TaskStatus: ...
+    @property
+    def state(self) -> str: ...
+
+
+def state(one: _Standing) -> str | None:
+    """What people call the status of a task, or of what names one, where that is another word."""
+    return None if one.state == one.status else one.state

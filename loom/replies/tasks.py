@@ -1,4 +1,4 @@
-"""The graph's answers: a task, a claim, a report, a list, a wait.
+"""Tasks: one by itself or with all that is around it, a claim, a report, a list.
 
 Nothing is null: what is not there is left out, and an empty answer says so in words.
 """
@@ -8,32 +8,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.notes import without_notes
 from loom.graph.model.task import TaskStatus
 from loom.replies import landing
+from loom.replies.events import event
 from loom.replies.fitting import Reply, full
-from loom.replies.parts import age, time
-from loom.wording import Argument, Moment, Words, call, listed
+from loom.replies.parts import age, state, time
+from loom.replies.talk import escalation
+from loom.wording import Moment, Words, call, listed
 
 if TYPE_CHECKING:  # the MCP server imports this before its first answer
-    from loom.bus.events import Event
-    from loom.graph.cache.waiting import Waited
     from loom.graph.model.notes import Note
     from loom.graph.model.task import Listed, Task
-    from loom.graph.project import ProjectStatus
     from loom.graph.rules.claims import Outcome, Renewal
     from loom.graph.store import Claim
     from loom.graph.store.blockers import Blocker
-    from loom.graph.store.escalations import Escalation
     from loom.graph.store.listing import Found
-    from loom.graph.store.messages import Inbox, Message
     from loom.graph.store.proofs import Proof
-    from loom.graph.store.reading import AgentView, DeadLetter, Detail, Neighbour, Page
-    from loom.graph.store.tokens import AccessToken
-
-# --- answers --------------------------------------------------------------------------------------------------------
+    from loom.graph.store.reading import Detail, Neighbour, Page
 
 
 def task(one: Task) -> Reply:
@@ -107,34 +101,6 @@ def claimed(claim: Claim) -> Reply:
     )
 
 
-def nothing_ready(status: ProjectStatus) -> Reply:
-    """The answer to a claim when nothing can be claimed: what is waited for."""
-    waits = []
-    if claimed_now := max(status.counts[TaskStatus.CLAIMED] - status.landing.queued, 0):
-        waits.append(f"{claimed_now} claimed by {status.agents} agent{'s' * (status.agents != 1)}")
-    if status.landing.queued:
-        waits.append(f"{status.landing.queued} waiting to be landed")
-    if blocked := status.counts[TaskStatus.BLOCKED]:
-        waits.append(f"{blocked} blocked")
-    if status.retries_due:
-        waits.append(f"{status.retries_due} waiting to be tried again")
-    if status.dead_letters:
-        waits.append(f"{status.dead_letters} dead-lettered")
-    if status.open_escalations:
-        waits.append(f"{status.open_escalations} open escalation{'s' * (status.open_escalations != 1)}")
-    if status.deferred:
-        waits.append(f"{status.deferred} deferred")
-    if waits:
-        return {
-            "status": "nothing_ready",
-            "waiting_for": ", ".join(waits),
-            "next": Words("Wait with {}, then claim again.", call("wait", what="ready")),
-        }
-    finished = status.counts[TaskStatus.DONE] + status.counts[TaskStatus.CANCELLED]
-    what = f"all {finished} tasks are finished" if finished else "the project has no tasks yet"
-    return {"status": "nothing_ready", "waiting_for": what, "next": "There is nothing to do; create tasks if there is."}
-
-
 def outcome(result: Outcome) -> Reply:
     """A task after a report or a decision, and what followed."""
     one = result.task
@@ -160,21 +126,26 @@ def outcome(result: Outcome) -> Reply:
 
 def leases(renewal: Renewal) -> Reply:
     """Renewed claims, and those that were lost."""
-    rows = [{"id": one.id, "token": one.claim_token} | _until(one) for one in renewal.tasks]
+    rows = [{"id": one.id, "token": one.claim_token} | held_until(one) for one in renewal.tasks]
     lost = [{"id": task_id, "why": str(error.cause)} for task_id, error in renewal.lost.items()]
     note = "No claims are held under that name." if not rows and not lost else None
     return {"claims": rows, "count": len(rows)} | full(lost=lost or None, note=note)
 
 
-def page(found: Page) -> Reply:
+def held_until(one: Task) -> Reply:
+    """Until when a claim holds, or that the landing queue holds it."""
+    return {"held_by": "landing"} if one.queued else {"lease_expires_at": time(one.lease_expires_at)}
+
+
+def ready(page: Page) -> Reply:
     """Ready tasks, best first."""
-    if not found.tasks:
+    if not page.tasks:
         return {
             "tasks": [],
             "count": 0,
             "note": Words("Nothing is ready. Wait with {}, or see {}.", call("wait", what="ready"), call("status")),
         }
-    return full(tasks=[row(one) for one in found.tasks], count=len(found.tasks), more=found.more or None)
+    return full(tasks=[row(one) for one in page.tasks], count=len(page.tasks), more=page.more or None)
 
 
 def found(page: Found) -> Reply:
@@ -213,23 +184,6 @@ def row(one: Task | Listed) -> Reply:
     return {"id": one.id, "title": one.title, "priority": one.priority, "age": age(one.created_at)}
 
 
-class _Standing(Protocol):
-    @property
-    def status(self) -> TaskStatus: ...
-    @property
-    def state(self) -> str: ...
-
-
-def state(one: _Standing) -> str | None:
-    """What people call the status of a task, or of what names one, where that is another word."""
-    return None if one.state == one.status else one.state
-
-
-def _until(one: Task) -> Reply:
-    """Until when a claim holds, or that the landing queue holds it."""
-    return {"held_by": "landing"} if one.queued else {"lease_expires_at": time(one.lease_expires_at)}
-
-
 def waits_for(found: Sequence[Blocker]) -> list[str]:
     """What a task waits for, a few words each."""
     return [_blocker(one) for one in found]
@@ -246,7 +200,7 @@ def detail(found: Detail) -> Reply:
         dependencies=[_neighbour(one, found.beside) for one in found.dependencies],
         dependents=[_neighbour(one) for one in found.dependents],
         children=[_neighbour(one, found.beside) for one in found.children],
-        escalations=[_escalation(one) for one in reversed(found.escalations)],
+        escalations=[escalation(one) for one in reversed(found.escalations)],
         proofs=[_proof(one) for one in reversed(found.proofs)],
         history=[event(one) for one in reversed(found.history)],
     )
@@ -263,142 +217,11 @@ def _reason(found: Detail) -> str | None:
     return None if one.status.finished else landing.why(found.landing)
 
 
-def overview(status: ProjectStatus) -> Reply:
-    """A project at a glance."""
-    return full(
-        project_id=status.project_id,
-        project=status.project_name,
-        counts=status.counts,
-        ready=status.ready_count,
-        agents=status.agents,
-        open_escalations=status.open_escalations,
-        deferred=status.deferred or None,
-        dead_letters=status.dead_letters,
-        retries_due=status.retries_due,
-        open_workflows=status.open_workflows or None,
-        open_plans=status.open_plans or None,
-        landing=landing.glance(status),
-        blocked=[row(one) | full(waits_for=waits_for(status.blockers.get(one.id, ()))) for one in status.blocked_tasks],
-    )
-
-
-def agents(views: Sequence[AgentView]) -> Reply:
-    """Who holds what."""
-    if not views:
-        return {"agents": [], "count": 0, "note": "Nobody holds a claim now."}
-    rows = [
-        full(
-            agent=view.agent,
-            stale=view.stale or None,
-            tasks=[{"id": one.id, "title": one.title} | _until(one) for one in view.tasks],
-        )
-        for view in views
-    ]
-    return {"agents": rows, "count": len(rows)}
-
-
-def escalations(found: Sequence[Escalation], deferred: Sequence[Escalation] = ()) -> Reply:
-    """Open escalations, and apart from them what is deferred."""
-    reply: Reply = {"escalations": [_escalation(one) for one in found], "count": len(found)}
-    if not found:
-        reply["note"] = "No escalation is open."
-    return reply | full(deferred=[_escalation(one) for one in deferred] or None)
-
-
-def dead_letters(found: Sequence[DeadLetter]) -> Reply:
-    """Dead tasks, and what they hold up."""
-    if not found:
-        return {"tasks": [], "count": 0, "note": "No task is dead-lettered."}
-    rows = [
-        row(one.task)
-        | full(
-            reason=one.reason, attempts=one.task.attempt, held_up=one.held_up, held_up_count=one.held_up_count or None
-        )
-        for one in found
-    ]
-    return {"tasks": rows, "count": len(rows)}
-
-
-def message(sent: Message) -> Reply:
-    """One message. Its text is what another agent wrote: data, whose author stands beside it."""
-    return {
-        "id": sent.id,
-        "from": sent.sender,
-        "to": sent.recipient,
-        "thread_id": sent.thread_id,
-        "text": sent.body,
-        "age": age(sent.created_at),
-    }
-
-
-def inbox(found: Inbox) -> Reply:
-    """An inbox."""
-    reply = full(
-        agent=found.agent, messages=[message(one) for one in found.messages], more=found.more or None, acked=found.acked
-    )
-    if not found.messages:
-        reply |= {"messages": [], "note": "No messages."}
-    return reply | {"count": len(found.messages)}
-
-
-def token(one: AccessToken) -> Reply:
-    """An access token, without its secret."""
-    return full(
-        id=one.id,
-        name=one.name,
-        role=str(one.role),
-        created_at=time(one.created_at),
-        created_by=one.created_by,
-        expires_at=time(one.expires_at),
-        revoked_at=time(one.revoked_at),
-        last_used_at=time(one.last_used_at),
-        last_client=one.last_client,
-    )
-
-
-def waited(seen: Waited) -> Reply:
-    """What a wait saw."""
-    return full(
-        changed=seen.changed,
-        since=seen.since,
-        ready=seen.ready,
-        task=None if seen.task is None else _named(seen.task),
-        unread=seen.unread,
-        open_escalations=seen.open_escalations,
-        events=[event(one) for one in seen.events],
-        pruned="Older events than these were pruned; what happened right after the position may be among them."
-        if seen.pruned
-        else None,
-        note=None
-        if seen.changed
-        else Words("Nothing changed before the timeout; wait again with {}.", Argument("since")),
-    )
-
-
-def event(one: Event) -> Reply:
-    """One event."""
-    return full(
-        type=one.type,
-        task_id=one.task_id,
-        status=one.status,
-        agent=one.agent,
-        at=time(one.created_at),
-        data=dict(one.data) if one.data else None,
-    )
-
-
-# --- small parts ----------------------------------------------------------------------------------------------------
-
-
 def _blocker(one: Blocker) -> str:
     if one.until is not None:
         return Words("{} (tried again)", Moment(one.until))
     what = one.question or f"{one.state}{', without children' if one.childless else ''}"
     return f"{one.id} ({what})" + (f", as its epic {one.via} does" if one.via else "")
-
-
-def _named(one: Task) -> Reply:
-    return full(id=one.id, status=one.status, state=state(one), title=one.title)
 
 
 def _note(one: Note) -> Reply:
@@ -432,29 +255,6 @@ def _proof(one: Proof) -> Reply:
         at=time(one.started_at),
         tail=None if one.green else one.tail or None,
     )
-
-
-def _escalation(one: Escalation) -> Reply:
-    return full(
-        id=one.id,
-        task_id=one.task_id,
-        kind=one.kind,
-        **{"from": one.raised_by},
-        message=one.message,
-        held_up=one.held_up or None,
-        age=age(one.raised_at),
-        attempt=one.attempt or None,
-        resolution=one.resolution,
-        resolved_by=one.resolved_by,
-        note=one.note,
-        diagnosis=None if one.diagnosis is None else diagnosis(one.diagnosis),
-    )
-
-
-def diagnosis(found: Mapping[str, Any]) -> Reply:
-    """What somebody who decides needs of a diagnosis: not the evidence, nor what only the next worker must know."""
-    names = ("cause", "confidence", "action", "question", "left", "proposed", "fixes", "run_id")
-    return full(**{name: found.get(name) for name in names})
 
 
 def _parsed(output: str | None) -> Any:
