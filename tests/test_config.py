@@ -6,12 +6,12 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from loom.caller import Caller, calling
 from loom.config import (
     API_KEY_VARIABLE,
     KEYS,
@@ -29,8 +29,8 @@ from loom.config import (
     trust,
     user_config_path,
 )
-from loom.config.dotted import Keys
 from loom.config.files import read_layer
+from loom.config.keys import CheckConfig, SetupConfig, WorkConfig
 from loom.config.trust import guarded_keys, hold_back
 from loom.exceptions import ConfigError
 
@@ -70,7 +70,9 @@ def user_file(text: str) -> Path:
 
 
 def load(project: Path | None = None, **environ: str) -> LoomConfig:
-    return load_config(project, environ=environ)
+    """As somebody finds it who has just these variables."""
+    with calling(Caller(environ)):
+        return load_config(project)
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -445,34 +447,11 @@ def test_set_value_adds_to_and_replaces_what_is_there_in_any_style(project: Path
 # --- lists, tables ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Check:
-    command: tuple[str, ...] = rules.words(None, most=5, of="words", guarded=True)
-    timeout: int = rules.whole(900, 1, 7200)
-    protect: tuple[str, ...] = rules.words()
-
-
-@dataclass(frozen=True)
-class Place:
-    depth: int = rules.whole(1, 0, 9)
-    keep: tuple[str, ...] = rules.words()
-
-
-@dataclass(frozen=True)
-class Work:
-    place: Place = field(default_factory=Place)
-
-
-@dataclass(frozen=True)
-class Own:
-    work: Work = field(default_factory=Work)
-    checks: Mapping[str, Check] = field(default_factory=dict, metadata={"table": Check})
-
-
-OWN = Keys(Own)
 CHECKS = """\
 work:
-  place: {depth: 2, keep: [.venv, node_modules]}
+  silence_seconds: 60
+  setup: {inputs: [uv.lock, package.json]}
+orchestration: {fix_depth: 3}
 checks:
   unit: {command: [pytest, -q], protect: [tests/]}
   lint:
@@ -483,27 +462,25 @@ checks:
 """
 
 
-def own(path: Path) -> Own:
-    """The file's keys as an object, warnings not expected."""
+def written(path: Path) -> LoomConfig:
+    """What one file says by itself, warnings not expected."""
     warnings: list[str] = []
-    made, lacking = OWN.build(read_layer(path, warnings, OWN))
+    made, lacking = KEYS.build(read_layer(path, warnings))
     assert (warnings, lacking) == ([], [])
-    return Own(**made)
+    return LoomConfig(**made)
 
 
 def test_lists_and_tables_of_named_rows_are_read(project: Path) -> None:
     path = project_file(project)
     path.write_text(CHECKS)
-    found = own(path)
-    assert found.work.place == Place(2, (".venv", "node_modules"))
+    found = written(path)
+    assert found.work == WorkConfig(SetupConfig(inputs=("uv.lock", "package.json")), silence_seconds=60)
     assert found.checks == {
-        "unit": Check(("pytest", "-q"), protect=("tests/",)),
-        "lint": Check(("ruff", "check"), timeout=5),
+        "unit": CheckConfig(("pytest", "-q"), protect=("tests/",)),
+        "lint": CheckConfig(("ruff", "check"), timeout=5),
     }
-    assert dict(OWN.of(found))["checks.lint.timeout"] == 5
-    assert list(OWN) == [
-        "work.place.depth",
-        "work.place.keep",
+    assert dict(KEYS.of(found))["checks.lint.timeout"] == 5
+    assert [key for key in KEYS if key.startswith("checks.")][:3] == [
         "checks.*.command",
         "checks.*.timeout",
         "checks.*.protect",
@@ -513,21 +490,33 @@ def test_lists_and_tables_of_named_rows_are_read(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("work: {place: {depth: 10}}", "`work.place.depth` must be a whole number from 0 to 9, and is '10' (int)."),
         (
-            "work: {place: {depth: true}}",
-            "`work.place.depth` must be a whole number from 0 to 9, and is 'True' (bool).",
+            "orchestration: {fix_depth: 11}",
+            "`orchestration.fix_depth` must be a whole number from 1 to 10, and is '11' (int).",
         ),
-        ("work: {place: {depth: '1'}}", "`work.place.depth` must be a whole number from 0 to 9, and is '1' (str)."),
-        ("work: {place: [a]}", "`work.place` must be a mapping of keys."),
         (
-            "work: {place: {keep: .venv}}",
-            "`work.place.keep` must be a list of at most 100 texts, and is '.venv' (str).",
+            "orchestration: {fix_depth: true}",
+            "`orchestration.fix_depth` must be a whole number from 1 to 10, and is 'True' (bool).",
         ),
-        ("work: {place: {keep: [1]}}", "`work.place.keep` must be a list of at most 100 texts, and is '[1]' (list)."),
-        ("work: {place: {keep: ['']}}", "`work.place.keep` must be a list of at most 100 texts"),
-        ("checks: {unit: {command: [a, b, c, d, e, f]}}", "`checks.unit.command` must be a list of at most 5 words"),
-        ("checks: {unit: {timeout: 0}}", "`checks.unit.timeout` must be a whole number from 1 to 7200"),
+        (
+            "orchestration: {fix_depth: '1'}",
+            "`orchestration.fix_depth` must be a whole number from 1 to 10, and is '1' (str).",
+        ),
+        ("work: {setup: [a]}", "`work.setup` must be a mapping of keys."),
+        (
+            "work: {setup: {command: uv}}",
+            "`work.setup.command` must be a list of at most 100 words, and is 'uv' (str).",
+        ),
+        (
+            "work: {setup: {command: [1]}}",
+            "`work.setup.command` must be a list of at most 100 words, and is '[1]' (list).",
+        ),
+        ("work: {setup: {command: ['']}}", "`work.setup.command` must be a list of at most 100 words"),
+        (
+            f"checks: {{unit: {{command: [{'a, ' * 101}]}}}}",
+            "`checks.unit.command` must be a list of at most 100 words",
+        ),
+        ("checks: {unit: {timeout: 0}}", "`checks.unit.timeout` must be a whole number from 1 to 86400"),
         ("checks: {unit: pytest}", "`checks.unit` must be a mapping of keys."),
         ("checks: [unit]", "`checks` must be a mapping of keys."),
         ("checks: {'a.b': {timeout: 1}}", "`checks` must be a mapping whose names are up to 64 of A-Z"),
@@ -537,7 +526,7 @@ def test_lists_and_tables_of_named_rows_are_read(project: Path) -> None:
 def test_a_wrong_list_number_or_row_is_named(project: Path, text: str, sentence: str) -> None:
     project_file(project).write_text(text)
     with pytest.raises(ConfigError) as caught:
-        read_layer(project_file(project), [], OWN)
+        read_layer(project_file(project), [])
     assert f"{project_file(project)}: {sentence}" in caught.value.cause
     assert caught.value.next_step
 
@@ -545,13 +534,13 @@ def test_a_wrong_list_number_or_row_is_named(project: Path, text: str, sentence:
 def test_an_unknown_key_of_a_row_names_the_nearest_in_that_row(project: Path) -> None:
     warnings: list[str] = []
     project_file(project).write_text("checks: {unit: {comand: [a]}}\n")
-    assert read_layer(project_file(project), warnings, OWN) == {}
+    assert read_layer(project_file(project), warnings) == {}
     assert "unknown key `checks.unit.comand`; the nearest valid key is `checks.unit.command`." in warnings[0]
 
 
 def test_a_row_without_what_it_must_have_is_left_out() -> None:
-    made, lacking = OWN.build({"checks.unit.timeout": 5, "checks.lint.command": ("ruff",)})
-    assert made["checks"] == {"lint": Check(("ruff",))}
+    made, lacking = KEYS.build({"checks.unit.timeout": 5, "checks.lint.command": ("ruff",)})
+    assert made["checks"] == {"lint": CheckConfig(("ruff",))}
     assert lacking == ["checks.unit.command"]
 
 
@@ -569,37 +558,41 @@ def test_unknown_keys_are_told_within_bounds(project: Path) -> None:
 def test_set_value_writes_lists_flags_and_rows(project: Path) -> None:
     path = project_file(project)
     path.write_text("# ours\n" + CHECKS + "# the end\n")
-    set_value(path, "work.place.keep", "[a, 'b, c']", OWN)
-    set_value(path, "work.place.depth", "3", OWN)
-    set_value(path, "checks.unit.timeout", "60", OWN)
-    set_value(path, "checks.lint.command", '["ruff", "format"]', OWN)
-    set_value(path, "checks.types", '{"command": ["mypy"], "timeout": 7}', OWN)
+    set_value(path, "work.setup.inputs", "[a, 'b, c']")
+    set_value(path, "work.silence_seconds", "90")
+    set_value(path, "checks.unit.timeout", "60")
+    set_value(path, "checks.lint.command", '["ruff", "format"]')
+    set_value(path, "checks.types", '{"command": ["mypy"], "timeout": 7}')
     assert path.read_text() == (
-        "# ours\nwork:\n  place: {depth: 3, keep: [a, 'b, c']}\nchecks:\n"
+        "# ours\nwork:\n  silence_seconds: 90\n  setup: {inputs: [a, 'b, c']}\norchestration: {fix_depth: 3}\nchecks:\n"
         "  types: {command: [mypy], timeout: 7}\n"
         "  unit: {timeout: 60, command: [pytest, -q], protect: [tests/]}\n"
         "  lint:\n    timeout: 5\n    command: [ruff, format]\n# the end\n"
     )
-    set_value(path, "checks.lint", "{command: [ruff]}", OWN)
-    assert own(path).checks["lint"] == Check(("ruff",))
+    set_value(path, "checks.lint", "{command: [ruff]}")
+    assert written(path).checks["lint"] == CheckConfig(("ruff",))
     path.unlink()
-    set_value(path, "checks.unit.timeout", "60", OWN)
+    set_value(path, "checks.unit.timeout", "60")
     assert path.read_text() == "checks:\n  unit:\n    timeout: 60\n"
 
 
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("work.place.keep", "a b", "`work.place.keep` must be a list of at most 100 texts, written [one, two], and is"),
-        ("work.place.keep", "[a", "must be a list of at most 100 texts, written [one, two], and is '[a' (str)."),
-        ("work.place.depth", "yes", "`work.place.depth` must be a whole number from 0 to 9, and is 'yes' (str)."),
+        ("work.allow", "a b", "`work.allow` must be a list of at most 100 texts, written [one, two], and is"),
+        ("work.allow", "[a", "must be a list of at most 100 texts, written [one, two], and is '[a' (str)."),
+        (
+            "orchestration.fix_depth",
+            "yes",
+            "`orchestration.fix_depth` must be a whole number from 1 to 10, and is 'yes' (str).",
+        ),
         ("checks.unit.nothing", "1", "There is no key `checks.unit.nothing`. The nearest valid key is `checks.unit."),
         ("checks", "{}", "There is no key `checks`."),
-        ("work.place", "{}", "There is no key `work.place`."),
+        ("work.setup", "{}", "There is no key `work.setup`."),
         ("checks.unit", "5", "`checks.unit` must be a mapping of keys."),
         ("checks.unit", "", "`checks.unit` must be a mapping of keys."),
         ("checks.unit", "{", "The value of `checks.unit` is not valid YAML"),
-        ("checks.unit", "{timeout: soon}", "`checks.unit.timeout` must be a whole number from 1 to 7200."),
+        ("checks.unit", "{timeout: soon}", "`checks.unit.timeout` must be a whole number from 1 to 86400."),
         ("checks.unit", "{comand: [a]}", "There is no key `checks.unit.comand`. The nearest valid key is"),
         ("checks.a b", "{timeout: 1}", "`checks` must be a mapping whose names are"),
         ("checks.a b.timeout", "1", "`checks` must be a mapping whose names are"),
@@ -610,7 +603,7 @@ def test_set_value_refuses_what_does_not_fit_and_changes_nothing(
 ) -> None:
     before = project_file(project).read_bytes()
     with pytest.raises(ConfigError) as caught:
-        set_value(project_file(project), key, value, OWN)
+        set_value(project_file(project), key, value)
     assert sentence in str(caught.value)
     assert project_file(project).read_bytes() == before
 
@@ -618,20 +611,20 @@ def test_set_value_refuses_what_does_not_fit_and_changes_nothing(
 def test_a_guarded_key_guards_its_row_as_a_whole(project: Path) -> None:
     path = project_file(project)
     path.write_text(CHECKS)
-    layer, warnings = read_layer(path, [], OWN), list[str]()
-    trusted = guarded_keys(layer, OWN)
+    layer, warnings = read_layer(path, []), list[str]()
+    trusted = guarded_keys(layer)
     assert list(trusted) == ["checks.lint", "checks.unit"]
-    hold_back(project, path, layer, warnings, OWN)
-    assert set(layer) == {"work.place.depth", "work.place.keep"}
+    hold_back(project, path, layer, warnings)
+    assert set(layer) == {"work.silence_seconds", "work.setup.inputs", "orchestration.fix_depth"}
     assert "`checks.lint`, `checks.unit` are ignored until you allow it" in warnings[0]
 
     store = user_config_path().with_name("trust.json")
     store.parent.mkdir()
     store.write_text(json.dumps({str(project): trusted}))
     path.write_text(CHECKS.replace("protect: [tests/]", "protect: []"))  # not the command, yet it is another check
-    layer = read_layer(path, [], OWN)
-    hold_back(project, path, layer, [], OWN)
-    assert OWN.build(layer)[0]["checks"] == {"lint": Check(("ruff", "check"), timeout=5)}
+    layer = read_layer(path, [])
+    hold_back(project, path, layer, [])
+    assert KEYS.build(layer)[0]["checks"] == {"lint": CheckConfig(("ruff", "check"), timeout=5)}
 
 
 DEMANDS = """\
@@ -868,19 +861,19 @@ def test_setting_a_key_trusts_it_and_nothing_beside_it(project: Path) -> None:
     assert (config.skills.command, config.skills.base_url) == ("mine", None)
 
     def in_force() -> object:
-        layer = read_layer(project_file(project), [], OWN)
-        hold_back(project, project_file(project), layer, [], OWN)
-        return OWN.build(layer)[0]["checks"]
+        layer = read_layer(project_file(project), [])
+        hold_back(project, project_file(project), layer, [])
+        return KEYS.build(layer)[0]["checks"]
 
     project_file(project).write_text("checks: {unit: {command: [evil]}}\n")
-    set_trusted(project, "checks.unit.timeout", "5", OWN)  # which says nothing about the command
+    set_trusted(project, "checks.unit.timeout", "5")  # which says nothing about the command
     assert in_force() == {}
-    set_trusted(project, "checks.unit", "{command: [mine], timeout: 5}", OWN)
-    assert in_force() == {"unit": Check(("mine",), timeout=5)}
-    set_trusted(project, "checks.unit.timeout", "6", OWN)
-    assert in_force() == {"unit": Check(("mine",), timeout=6)}
-    set_trusted(project, "checks.lint.command", "[ruff]", OWN)
-    assert in_force() == {"unit": Check(("mine",), timeout=6), "lint": Check(("ruff",))}
+    set_trusted(project, "checks.unit", "{command: [mine], timeout: 5}")
+    assert in_force() == {"unit": CheckConfig(("mine",), timeout=5)}
+    set_trusted(project, "checks.unit.timeout", "6")
+    assert in_force() == {"unit": CheckConfig(("mine",), timeout=6)}
+    set_trusted(project, "checks.lint.command", "[ruff]")
+    assert in_force() == {"unit": CheckConfig(("mine",), timeout=6), "lint": CheckConfig(("ruff",))}
 
 
 @pytest.mark.parametrize("damage", ["", "[", "[]", '{"/x": 5}'])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from loom import documents, files
-from loom.config.dotted import Keys
 from loom.config.inside import refuse_inside
 from loom.config.keys import KEYS, LoomConfig
 from loom.config.rules import Rule, UnfitError
@@ -63,7 +62,7 @@ def path_in_repository(path: Path, project_dir: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS, *, within: Path | None = None) -> dict[str, Any]:
+def read_layer(path: Path, warnings: list[str], *, within: Path | None = None) -> dict[str, Any]:
     """The valid keys of one file, dotted, with their values. A missing file is an empty one.
 
     Args:
@@ -76,21 +75,21 @@ def read_layer(path: Path, warnings: list[str], keys: Keys = KEYS, *, within: Pa
     layer: dict[str, Any] = {}
     unknown: list[str] = []
     try:
-        for key, value in keys.flat(_parsed(read_text(path, within), path)):
-            if key in keys:
-                layer[key] = _accepted(path, key, keys[key], value)
+        for key, value in KEYS.flat(_parsed(read_text(path, within), path)):
+            if key in KEYS:
+                layer[key] = _accepted(path, key, KEYS[key], value)
             else:
                 unknown.append(key)
     except UnfitError as error:
         raise ConfigError(f"{path}: `{error.key}` must be {error.wanted}.", "Correct it in that file.") from None
     for key in unknown[:_UNKNOWN]:
-        warnings.append(f"{path}: unknown key `{key[:200]}`; the nearest valid key is `{keys.nearest(key)}`.")
+        warnings.append(f"{path}: unknown key `{key[:200]}`; the nearest valid key is `{KEYS.nearest(key)}`.")
     if len(unknown) > _UNKNOWN:
         warnings.append(f"{path}: {len(unknown) - _UNKNOWN} more unknown keys.")
     return layer
 
 
-def set_value(path: Path, key: str, value: object, keys: Keys = KEYS, *, within: Path | None = None) -> Any:
+def set_value(path: Path, key: str, value: object, *, within: Path | None = None) -> Any:
     """Write one key into a configuration file, made when missing. Comments stay. Gives back what was written.
 
     Args:
@@ -102,8 +101,8 @@ def set_value(path: Path, key: str, value: object, keys: Keys = KEYS, *, within:
         ConfigError: no such key, a value that it does not accept, a file that cannot be read, or a guarded key from
             inside a run.
     """
-    checked = _checked(key, value, keys)
-    if keys.guards(key, checked):
+    checked = _checked(key, value)
+    if KEYS.guards(key, checked):
         refuse_inside(f"`{key}`")
     old = read_text(path, within)
     wanted = _parsed(old, path)
@@ -208,32 +207,32 @@ def _accepted(path: Path, key: str, rule: Rule, value: object) -> Any:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _checked(key: str, value: object, keys: Keys) -> Any:
+def _checked(key: str, value: object) -> Any:
     """The value for a key, or the mapping for a row, as a file has it."""
-    if key in keys:
-        rule = keys[key]
+    if key in KEYS:
+        rule = KEYS[key]
         try:
             value = rule.parse(value) if isinstance(value, str) else rule.accept(value)
         except UnfitError as error:
             raise wrong(f"`{key}`", rule, value, "Give another value.", error.wanted) from None
         value = list(value) if isinstance(value, tuple) else value
-    elif keys.row_of(key) != key:
-        raise _no_key(key, keys)
+    elif KEYS.row_of(key) != key:
+        raise _no_key(key)
     elif isinstance(value, str):
         value = _parse_yaml(value, f"The value of `{key}`") or ""
     inner = key
     try:
-        for inner, item in keys.flat(nested(key, value)):
-            if inner not in keys:
-                raise _no_key(inner, keys)
-            keys[inner].accept(item)
+        for inner, item in KEYS.flat(nested(key, value)):
+            if inner not in KEYS:
+                raise _no_key(inner)
+            KEYS[inner].accept(item)
     except UnfitError as error:
         raise ConfigError(f"`{error.key or inner}` must be {error.wanted}.", "Give another value.") from None
     return value
 
 
-def _no_key(key: str, keys: Keys) -> ConfigError:
-    return ConfigError(f"There is no key `{key}`.", f"The nearest valid key is `{keys.nearest(key)}`.")
+def _no_key(key: str) -> ConfigError:
+    return ConfigError(f"There is no key `{key}`.", f"The nearest valid key is `{KEYS.nearest(key)}`.")
 
 
 def _edited(text: str, path: list[str], value: object) -> str:

@@ -19,19 +19,18 @@ _SECRET_BYTES = 64 * 1024
 _DAY = 86400  # seconds
 
 
-def load_config(project_dir: Path | None = None, *, environ: Mapping[str, str] | None = None) -> LoomConfig:
-    """Merge the three layers.
+def load_config(project_dir: Path | None = None) -> LoomConfig:
+    """Merge the three layers, the variables being those of whoever calls.
 
     Args:
         project_dir: the project's directory or one below it; wins over `LOOM_PROJECT_DIR`, which wins over the
             current directory.
-        environ: the variables, by default those of whoever calls.
 
     Raises:
         ConfigError: a file cannot be read, or a value has the wrong type or is out of range.
     """
     _must_have_a_zone()
-    env = caller.environ() if environ is None else environ
+    env = caller.environ()
     warnings: list[str] = []
     root = _locate(project_dir, env, warnings)
     withheld: tuple[str, ...] = ()

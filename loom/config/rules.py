@@ -15,7 +15,8 @@ ROW_NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
 
 _LINE = r"[^\x00-\x1f\x7f]+"
 _PATH = r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\x00-\x1f\x7f]{1,500}"
-_WORD_LENGTH = 4_096  # of one text in a list
+_WORDS = 100  # texts in a list
+_WORD_LENGTH = 4_096  # of one of them
 
 
 class UnfitError(ValueError):
@@ -132,18 +133,11 @@ def is_url(value: str) -> bool:
 
 
 def words(
-    default: tuple[str, ...] | None = (),
-    *,
-    most: int = 100,
-    of: str = "texts",
-    pattern: str = "",
-    alone: str = "",
-    **more: Any,
+    default: tuple[str, ...] | None = (), *, of: str = "texts", pattern: str = "", alone: str = "", **more: Any
 ) -> Any:
-    """A field for a list of at most `most` texts; without a default (None) a row of a table must have it."""
-    wanted = f"{f'`{alone}`, or ' if alone else ''}a list of at most {most} {of}"
-    rule = Rule(wanted, str, pattern=pattern or rf"[^\x00]{{1,{_WORD_LENGTH}}}", most=most, alone=alone)
-    rule = Rule(**{**vars(rule), **more})
+    """A field for a list of texts; `more` as in `Rule`; without a default (None) a row of a table must have it."""
+    wanted = f"{f'`{alone}`, or ' if alone else ''}a list of at most {_WORDS} {of}"
+    rule = Rule(wanted, str, pattern=pattern or rf"[^\x00]{{1,{_WORD_LENGTH}}}", most=_WORDS, alone=alone, **more)
     return field(metadata={"rule": rule}) if default is None else _field(default, rule)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from loom import files
-from loom.config.dotted import Keys
 from loom.config.files import nested, read_layer, set_value, user_config_path
 from loom.config.inside import refuse_inside
 from loom.config.keys import COMPOSE_FILE, KEYS
@@ -86,21 +85,21 @@ def trust(
     return tuple(chosen)
 
 
-def set_trusted(project_dir: Path, key: str, value: object, keys: Keys = KEYS) -> Any:
+def set_trusted(project_dir: Path, key: str, value: object) -> Any:
     """As `set_value`, in the project's file: who sets a guarded key here means it, so that it is trusted.
 
     One key of a row says nothing about what else a stranger has put there: the row is trusted only if it was before.
     """
     path = project_dir / ".loom" / "config.yaml"
-    layer = read_layer(path, [], keys, within=project_dir)
-    name = keys.row_of(key) or key
-    before = guarded_keys(layer, keys).get(name)
+    layer = read_layer(path, [], within=project_dir)
+    name = KEYS.row_of(key) or key
+    before = guarded_keys(layer).get(name)
     meant = name == key or before is None or before == _recorded(project_dir).get(name)
-    written = set_value(path, key, value, keys, within=project_dir)
+    written = set_value(path, key, value, within=project_dir)
     if meant:
-        layer = {one: item for one, item in layer.items() if keys.row_of(one) != key}
-        layer |= {one: keys[one].accept(item) for one, item in keys.flat(nested(key, written))}
-        if name in (seen := guarded_keys(layer, keys)):
+        layer = {one: item for one, item in layer.items() if KEYS.row_of(one) != key}
+        layer |= {one: KEYS[one].accept(item) for one, item in KEYS.flat(nested(key, written))}
+        if name in (seen := guarded_keys(layer)):
             trust(project_dir, [name], seen)
     return written
 
@@ -108,36 +107,36 @@ def set_trusted(project_dir: Path, key: str, value: object, keys: Keys = KEYS) -
 def gone(project_dir: Path) -> list[str]:
     """The keys and rows that bind, were trusted, and are not in the project's file any more."""
     layer = read_layer(project_dir / ".loom" / "config.yaml", [], within=project_dir)
-    return _gone(guarded_keys(layer), _recorded(project_dir), KEYS)
+    return _gone(guarded_keys(layer), _recorded(project_dir))
 
 
-def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str], keys: Keys = KEYS) -> tuple[str, ...]:
+def hold_back(root: Path, path: Path, layer: dict[str, Any], warnings: list[str]) -> tuple[str, ...]:
     """Takes out of a layer, read from `path` in the project `root`, what is guarded and not trusted, and says so.
 
     Gives back the keys and rows that bind and are not in force: those that were taken out here, and those that the user
     trusted and that somebody has taken out of the file since. Who demands something of the work has to tell them from
     what was never there: else whoever can write the file lifts the demand.
     """
-    held, recorded = guarded_keys(layer, keys), _recorded(root)
+    held, recorded = guarded_keys(layer), _recorded(root)
     refused = [name for name, digest in held.items() if recorded.get(name) != digest]
     if "servers.backend" in held and "servers.backend" not in refused and not _may_run_compose(root, recorded):
         refused.append("servers.backend")
     for name in refused:
-        for key in [key for key in layer if key == name or keys.row_of(key) == name]:
+        for key in [key for key in layer if key == name or KEYS.row_of(key) == name]:
             del layer[key]
     if refused:
         names = ", ".join(f"`{key}`" for key in refused)
         verb = "are" if refused[1:] else "is"
         warnings.append(f"{path}: {names} {verb} ignored until you allow it on this machine with `loom config trust`.")
-    if lost := _gone(held, recorded, keys):
+    if lost := _gone(held, recorded):
         names = ", ".join(f"`{key}`" for key in lost)
         verb = "were allowed and are" if lost[1:] else "was allowed and is"
         warnings.append(f"{path}: {names} {verb} gone; put that back, or allow it with `loom config trust`.")
-    return (*(name for name in refused if keys.binds(name)), *lost)
+    return (*(name for name in refused if KEYS.binds(name)), *lost)
 
 
-def _gone(there: Mapping[str, str], recorded: Mapping[str, str], keys: Keys) -> list[str]:
-    return [name for name in recorded if keys.binds(name) and name not in there]
+def _gone(there: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
+    return [name for name in recorded if KEYS.binds(name) and name not in there]
 
 
 def _may_run_compose(root: Path, recorded: Mapping[str, str]) -> bool:
@@ -149,12 +148,12 @@ def _may_run_compose(root: Path, recorded: Mapping[str, str]) -> bool:
         return False
 
 
-def guarded_keys(layer: Mapping[str, Any], keys: Keys = KEYS) -> dict[str, str]:
+def guarded_keys(layer: Mapping[str, Any]) -> dict[str, str]:
     """What of a layer counts only when trusted, and its SHA-256: keys, and rows that have such a key, as a whole."""
-    names = (keys.row_of(key) or key for key in sorted(layer, key=keys.place) if keys.guards(key, layer[key]))
+    names = (KEYS.row_of(key) or key for key in sorted(layer, key=KEYS.place) if KEYS.guards(key, layer[key]))
     found: dict[str, str] = {}
     for name in names:
-        row = {key: layer[key] for key in sorted(layer) if keys.row_of(key) == name}
+        row = {key: layer[key] for key in sorted(layer) if KEYS.row_of(key) == name}
         found[name] = _digest(json.dumps(row or layer[name]).encode())
     return found
 
