@@ -14,9 +14,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
+from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
 
 from starlette.requests import HTTPConnection, Request
@@ -43,8 +43,7 @@ class _Known(NamedTuple, Generic[V]):
 class Entries(Generic[V]):
     """The codes and cookies of one process. `V`: what they stand for, who comes and where to."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._codes: dict[str, _Known[V]] = {}
         self._cookies: dict[str, _Known[V]] = {}
 
@@ -55,7 +54,7 @@ class Entries(Generic[V]):
     def admit(self, code: str) -> str | None:
         """The cookie that a code is changed for; None where it was used, is too old, or none."""
         known = self._codes.pop(_digest(code), None)
-        if known is None or known.until <= self._clock():
+        if known is None or known.until <= monotonic():
             return None
         return self._keep(self._cookies, known.visit, COOKIE_SECONDS)
 
@@ -63,16 +62,16 @@ class Entries(Generic[V]):
         """What a cookie stands for; None where it is no cookie, or has not come for long."""
         digest = _digest(cookie)
         known = self._cookies.pop(digest, None)
-        if known is None or known.until <= self._clock():
+        if known is None or known.until <= monotonic():
             return None
-        self._cookies[digest] = known._replace(until=self._clock() + COOKIE_SECONDS)
+        self._cookies[digest] = known._replace(until=monotonic() + COOKIE_SECONDS)
         return known.visit
 
     def _keep(self, where: dict[str, _Known[V]], visit: V, seconds: float) -> str:
         while len(where) >= _MOST:
             del where[next(iter(where))]
         secret = secrets.token_urlsafe(32)
-        where[_digest(secret)] = _Known(visit, self._clock() + seconds)
+        where[_digest(secret)] = _Known(visit, monotonic() + seconds)
         return secret
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from loom.graph.front import Loom
 from loom.graph.model.principals import CODE_SECONDS, COOKIE_SECONDS, Principal, Role
+from loom.web import entry
 from loom.web.app import board
 from loom.web.entry import Entries, Gate
 from tests.web.conftest import PATIENCE, served
@@ -24,9 +25,16 @@ class Clock:
         return self.now
 
 
-def test_a_code_lets_in_once_and_within_a_minute() -> None:
-    clock = Clock()
-    entries = Entries[str](clock)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time by which codes and cookies end."""
+    made = Clock()
+    monkeypatch.setattr(entry, "monotonic", made)
+    return made
+
+
+def test_a_code_lets_in_once_and_within_a_minute(clock: Clock) -> None:
+    entries = Entries[str]()
     code = entries.code("shop")
     cookie = entries.admit(code)
     assert cookie is not None
@@ -40,9 +48,8 @@ def test_a_code_lets_in_once_and_within_a_minute() -> None:
         assert entries.visit(wrong) is None
 
 
-def test_a_cookie_holds_while_it_comes() -> None:
-    clock = Clock()
-    entries = Entries[str](clock)
+def test_a_cookie_holds_while_it_comes(clock: Clock) -> None:
+    entries = Entries[str]()
     cookie = entries.admit(entries.code("shop")) or ""
     for _ in range(3):
         clock.now += COOKIE_SECONDS - 1
