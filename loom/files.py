@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -120,12 +121,12 @@ def new(path: Path) -> Iterator[BinaryIO]:
         os.close(directory)
 
 
-def log(path: Path, within: Path, *, anew: bool = False) -> BinaryIO:
+def log(path: Path, within: Path, *, most: int | None = None) -> BinaryIO:
     """Opens a log to add to it, without a buffer; it and its directory are made where they are missing, for the user
     alone. Its directory lies in `within`; the log itself is no link, and has no second name elsewhere.
 
     Args:
-        anew: what is in it goes.
+        most: where it has more bytes, what is in it goes.
     """
     _private(path.parent, within)
     with _directory(_real(path.parent, within), within) as directory:
@@ -137,7 +138,7 @@ def log(path: Path, within: Path, *, anew: bool = False) -> BinaryIO:
             raise OSError(errno.EMLINK, "it has another name elsewhere", str(path))
         if stat.S_IMODE(facts.st_mode) & 0o077:
             os.fchmod(descriptor, 0o600)
-        if anew:
+        if most is not None and facts.st_size > most:
             os.ftruncate(descriptor, 0)
         return os.fdopen(descriptor, "ab", buffering=0)
     except BaseException:
@@ -162,6 +163,22 @@ def read_log(path: Path, most: int, within: Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def remove_old(directory: Path, names: re.Pattern[str], before: float, within: Path) -> None:
+    """Removes the regular files of a directory that are named so and were last written before a time (seconds since
+    1970); the directory lies in `within`."""
+    with _directory(_real(directory, within), within) as held:
+        listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=held)  # `held` cannot be listed
+    try:
+        with os.scandir(listed) as entries:
+            for one in entries:
+                if names.fullmatch(one.name) and one.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):  # another process does the same
+                        if one.stat(follow_symlinks=False).st_mtime < before:
+                            os.unlink(one.name, dir_fd=listed)
+    finally:
+        os.close(listed)
 
 
 def own_directory(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,8 +105,9 @@ def test_a_log_and_its_directory_are_for_the_user_alone(inside: Path) -> None:
     assert files.log_end(path, 4, inside) == b"etwo"
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     path.chmod(0o644)
-    with files.log(path, inside, anew=True):
-        assert path.read_bytes() == b""
+    for most, left in ((6, b"onetwo"), (5, b"")):
+        with files.log(path, inside, most=most):
+            assert path.read_bytes() == left
         assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -217,3 +219,25 @@ def test_a_new_file_appears_whole_or_not_at_all(
         other.write_bytes(b"somebody else's")
     assert other.read_bytes() == b"somebody else's"
     assert sorted(tmp_path.iterdir()) == [path, other]
+
+
+def test_old_logs_go_and_nothing_else(inside: Path, tmp_path: Path) -> None:
+    """A link goes nowhere and stays, and so does what only lies beside."""
+    logs, names = inside / "logs", re.compile(r"\d+\.log")
+    logs.mkdir()
+    for name in ("1.log", "2.log", "other.log"):
+        (logs / name).write_text(name)
+    (logs / "3.log").symlink_to(tmp_path / "secret")
+    (logs / "4.log").mkdir()
+    for name in ("1.log", "3.log", "4.log", "other.log"):
+        os.utime(logs / name, (1_000, 1_000), follow_symlinks=False)
+    files.remove_old(logs, names, 2_000.0, inside)
+    assert {one.name for one in logs.iterdir()} == {"2.log", "3.log", "4.log", "other.log"}
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+def test_no_logs_go_where_a_stranger_leads(inside: Path, tmp_path: Path) -> None:
+    (inside / "logs").symlink_to("..")
+    with pytest.raises(OSError, match="it leads out of"):
+        files.remove_old(inside / "logs", re.compile("secret"), 1e12, inside)
+    assert (tmp_path / "secret").read_text() == "secret"

@@ -12,6 +12,8 @@ from loom import files, texts
 from loom.config import LoomConfig, load_config, logs_dir
 from loom.exceptions import LoomError
 
+_BYTES = 1_000_000  # of a log that is added to; a larger one is begun anew
+
 
 def record(error: BaseException) -> str:
     """Appends an error with all its details, secrets masked, to the project's log and says where that is."""
@@ -21,7 +23,7 @@ def record(error: BaseException) -> str:
     for config in _configurations():
         with suppress(LoomError, OSError):
             path = logs_dir(config) / "cli.log"
-            with files.log(path, path.parent.parent) as file:
+            with files.log(path, path.parent.parent, most=_BYTES) as file:
                 file.write(f"{line}\n".encode(errors="backslashreplace"))
             return str(path)
     return "the standard error of a run with LOOM_LOG_LEVEL=DEBUG"

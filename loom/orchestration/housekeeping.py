@@ -1,9 +1,9 @@
 """Housekeeping: what every long-lived Loom process does in the background, and every short one once.
 
 A sweep gives lapsed claims back and puts due retries into play; a relay step carries events to the mirror; a renewal
-keeps the leases of the claims that this process handed out; once an hour what has been kept long enough goes; and
-people are told what waits for them, where `notify` says so. Any number of processes may do all of it at a time, and
-none of it may ever end a process: an error is logged, and tried again.
+keeps the leases of the claims that this process handed out; once an hour what has been kept long enough goes, from the
+database and from the logs on this machine; and people are told what waits for them, where `notify` says so. Any number
+of processes may do all of it at a time, and none of it may ever end a process: an error is logged, and tried again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from loom import tracing
 from loom.background import end
 from loom.bus.events import START
+from loom.orchestration import printed
 from loom.orchestration.patience import Patience
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ class Housekeeper:
         read_ahead()
         leases = self._persistently(self._loom.renew, self._loom.until_renewal, _RENEW_AGAIN)
         self._tasks = [asyncio.create_task(leases, name="loom leases")]
+        if order:
+            clearing = self._persistently(self._clear_logs, partial(asyncio.sleep, _PRUNE_EVERY), _LONGEST_BACKOFF)
+            self._tasks.append(asyncio.create_task(clearing, name="loom logs"))
         if order and self._loom.keeps_order:
             work = self._persistently(self._keep_order, self._until_next, _LONGEST_BACKOFF)
             self._tasks.append(asyncio.create_task(work, name="loom housekeeping"))
@@ -89,6 +94,11 @@ class Housekeeper:
         if behind or now >= self._relayed_at + _RELAY_AT_LEAST:
             await relay.step()
             self._relayed_at = now
+
+    async def _clear_logs(self) -> None:
+        """Takes the logs away that have been kept long enough, also where the database is behind a server."""
+        await asyncio.sleep(_RELAY_AT_LEAST)  # a process that lives briefly leaves it to others
+        await asyncio.to_thread(printed.prune, self._loom.config)
 
     async def _until_next(self) -> None:
         """Sleeps until the next sweep, or until a moment after this process commits something."""

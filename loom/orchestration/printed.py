@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import re
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +15,7 @@ from loom.exceptions import FileError
 from loom.texts import clean, colourless, mask
 
 _TAIL_BYTES = 64 * 1024  # of a log that are shown at first
+_OF_TASKS = re.compile(r"loom-[0-9a-f]{8}-(\d+|setup)\.log")
 
 
 class Log:
@@ -62,3 +66,12 @@ def logged(task_id: str, directory: Path) -> dict[int, Path]:
 def newest_log(task_id: str, directory: Path) -> Path | None:
     """The log of the newest attempt at a task; None where there is none here."""
     return max(logged(task_id, directory).items(), default=(0, None))[1]
+
+
+def prune(config: LoomConfig) -> None:
+    """Takes the logs in a project's directory away that were last written longer ago than `retention.runs_days`, which
+    keeps them for ever where it is 0."""
+    days = config.retention.runs_days
+    if days and config.loom_dir is not None:
+        with suppress(OSError):  # there are none, or whoever writes one is told what is wrong
+            files.remove_old(logs_dir(config), _OF_TASKS, time.time() - days * 86_400, config.loom_dir)

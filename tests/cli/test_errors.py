@@ -190,9 +190,11 @@ def test_what_nobody_expected_is_a_sentence_and_a_log_without_secrets(cli: Cli) 
         "async def broken(*a, **k): raise KeyError('redis://:hunter2@host')\n"
         "project.get_project_status = broken\n"
     )
+    log = cli.directory / ".loom" / "logs" / "cli.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("x\n" * 600_000)  # so long that it is begun anew
     result = cli("status", PYTHONPATH=f"{cli.directory}{os.pathsep}{cli.env['PYTHONPATH']}")
     assert result.code == 1
-    log = cli.directory / ".loom" / "logs" / "cli.log"
     assert result.err == f"error: Something went wrong inside Loom (KeyError).\nnext: See {log}.\n"
     assert "KeyError" in log.read_text()
     assert "hunter2" not in log.read_text()

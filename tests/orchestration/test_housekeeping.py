@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from loom.bus import channels
-from loom.config import RedisConfig
+from loom.config import LoomConfig, RedisConfig, RetentionConfig
 from loom.graph.front import Loom
+from loom.orchestration import housekeeping, printed
 from loom.orchestration.housekeeping import Housekeeper, once
 from tests.conftest import Opener
 from tests.waiting import until, until_renewed
@@ -161,3 +164,29 @@ async def test_a_short_command_leaves_things_in_order(loom: Loom, redis_conn: Re
     await loom.create("A")
     await once(loom)
     assert await redis_conn.xlen(channels.event_stream(loom.project_id)) > 0
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """Logs of which one was written now, and the others long ago."""
+    directory = tmp_path / ".loom" / "logs"
+    directory.mkdir(parents=True)
+    for name in ("loom-0000000a-1.log", "loom-0000000a-2.log", "loom-0000000b-setup.log", "mcp.log"):
+        (directory / name).write_text(name)
+        if name != "loom-0000000a-2.log":
+            os.utime(directory / name, (1_000_000, 1_000_000))
+    return directory
+
+
+async def test_old_logs_of_tasks_go_by_themselves(
+    loom: Loom, tmp_path: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_RELAY_AT_LEAST", 0.0)
+    config = replace(loom.config, project_dir=tmp_path, retention=RetentionConfig(runs_days=7))
+    async with Loom(config, agent="a") as other, kept(other):
+        await until(lambda: {one.name for one in logs.iterdir()} == {"loom-0000000a-2.log", "mcp.log"})
+
+
+def test_logs_are_kept_for_ever_where_runs_are(config: LoomConfig, tmp_path: Path, logs: Path) -> None:
+    printed.prune(replace(config, project_dir=tmp_path, retention=RetentionConfig(runs_days=0)))
+    assert len(list(logs.iterdir())) == 4

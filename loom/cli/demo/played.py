@@ -164,7 +164,7 @@ async def _running(config: LoomConfig, names: Sequence[str]) -> AsyncIterator[as
                         text="",
                         env=environment({"LOOM_PROJECT_DIR": str(config.project_dir), "LOOM_AGENT_ID": name}),
                         cwd=config.project_dir,
-                        log=files.log(logs / f"demo-{name}.log", logs.parent, anew=True),
+                        log=files.log(logs / f"demo-{name}.log", logs.parent, most=0),
                     )
                 )
             yield asyncio.gather(*(tree.wait() for tree in trees))
