@@ -206,6 +206,33 @@ async def test_a_replica_is_not_taken_for_a_mirror(config: LoomConfig, redis_pla
         assert "replica" in told.found
 
 
+async def test_a_mirror_that_is_demoted_under_its_clients_is_taken_up_again_once_it_is_promoted(
+    config: LoomConfig, redis_place: Callable[[str], Redis]
+) -> None:
+    server = redis_place("demoted")
+    server.start()
+    config = replace(config, redis=replace(config.redis, url=server.url))
+    async with Loom(config, agent="writer") as writer, Loom(config, agent="reader") as reader, client(server) as redis:
+        task = await writer.create("A")
+        await synced(writer)
+        assert await (await reader._links.cache()).get_ready_tasks(10)
+        await redis.replicaof("127.0.0.1", "1")
+        await writer.claim(task.id)
+        assert (await writer.ready()).tasks == []
+        (told,) = [one for one in await writer.doctor() if not one.holds]
+        assert "replica" in told.found
+        keeper = Housekeeper(reader)
+        keeper.start()
+        try:
+            await until(lambda: _nothing_ready(reader))
+            await redis.replicaof("NO", "ONE")
+            await until(lambda: _mirror_answers(reader))
+        finally:
+            await keeper.stop()
+        await synced(writer)
+        assert all(one.holds for one in await writer.doctor())
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
