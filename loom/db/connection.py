@@ -52,8 +52,11 @@ _PAUSES = (0.01, 1.0)  # seconds between tries: at first, at most
 _CONFLICTS = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
-    asyncpg.UniqueViolationError,  # an id that was drawn at random is taken; the next try draws another one
+    asyncpg.InvalidCachedStatementError,  # a newer Loom has brought the schema forward; the next try prepares it anew
 )
+_WITH_IDS = ("access_tokens", "escalations", "plans", "skill_runs", "tasks", "workflow_runs")
+_DRAWN = frozenset({*(f"{table}_pkey" for table in _WITH_IDS), "access_tokens_by_id", "tasks_origin"})
+"""Unique constraints that the next try may keep: it draws another id, and finds what has had an origin id meanwhile."""
 
 
 class _LateError(TimeoutError):
@@ -198,9 +201,9 @@ def block(connection: Connection) -> Transaction:
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     """Runs `work` in one READ COMMITTED transaction and returns what it returned.
 
-    Deadlocks, serialization failures and ids that are taken (40P01, 40001, 23505) roll everything back and run `work`
-    again, after a random pause that grows; callers never see them. So `work` must be free of effects outside of the
-    transaction, and draw ids within it.
+    Deadlocks, serialization failures, statements prepared for a schema that has changed since, and ids that are taken
+    (40P01, 40001, 0A000, 23505 of what is drawn) roll everything back and run `work` again, after a random pause that
+    grows; callers never see them. So `work` must be free of effects outside of the transaction, and draw ids within it.
     """
 
     async def whole() -> T:
@@ -220,16 +223,32 @@ async def in_one_statement(pool: Pool, work: Callable[[Connection], Awaitable[T]
     return await _until_no_conflict(whole)
 
 
+async def in_snapshot(pool: Pool, question: Callable[[Connection], Awaitable[T]]) -> T:
+    """As `in_transaction`, on a connection as `snapshot` gives it."""
+
+    async def whole() -> T:
+        async with snapshot(pool) as connection:
+            return await question(connection)
+
+    return await _until_no_conflict(whole)
+
+
 async def _until_no_conflict(attempt: Callable[[], Awaitable[T]]) -> T:
     backoff = Backoff(*_PAUSES, jitter=1)
     for number in range(1, _TRIES + 1):
         try:
             return await attempt()
-        except _CONFLICTS:
-            if number == _TRIES:
+        except asyncpg.PostgresError as error:
+            if number == _TRIES or not _may_pass(error):
                 raise
         await asyncio.sleep(backoff.rest())
     raise AssertionError("unreachable")
+
+
+def _may_pass(error: asyncpg.PostgresError) -> bool:
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return error.constraint_name in _DRAWN
+    return isinstance(error, _CONFLICTS)
 
 
 @asynccontextmanager

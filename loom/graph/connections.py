@@ -116,7 +116,9 @@ class Connections:
         answered as of one moment, and it can write nothing."""
 
         async def ask(pool: db.Pool) -> T:
-            async with db.snapshot(pool) if snapshot else pool.acquire() as connection:
+            if snapshot:
+                return await db.in_snapshot(pool, question)
+            async with pool.acquire() as connection:
                 return await question(connection)
 
         return await self.run(ask)

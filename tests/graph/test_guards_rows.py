@@ -10,7 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from loom.db.connection import Pool, in_transaction, snapshot
+from loom.db import connection as db
+from loom.db.connection import Pool, in_snapshot, in_transaction, snapshot
 from loom.exceptions import InvalidInputError, MessageNotFoundError, TaskStateError
 from loom.graph import importing, store
 from loom.graph.front import Loom
@@ -646,16 +647,21 @@ async def test_an_inbox_is_no_outbox(open_loom: Opener) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError]
+    "error",
+    [
+        {"C": asyncpg.DeadlockDetectedError.sqlstate},
+        {"C": asyncpg.SerializationError.sqlstate},
+        {"C": asyncpg.UniqueViolationError.sqlstate, "n": "tasks_pkey"},
+    ],
 )
-async def test_a_conflict_is_tried_again_and_never_reaches_a_caller(pool: Pool, error: type[Exception]) -> None:
+async def test_a_conflict_is_tried_again_and_never_reaches_a_caller(pool: Pool, error: dict[str, str]) -> None:
     tries = 0
 
     async def work(connection: Any) -> int:
         nonlocal tries
         tries += 1
         if tries < 4:
-            raise error("as the server says it")
+            raise asyncpg.PostgresError.new({"M": "as the server says it", **error})
         return tries
 
     assert await in_transaction(pool, work) == 4
@@ -669,6 +675,38 @@ async def test_an_id_that_is_taken_is_drawn_anew(loom: Loom, monkeypatch: pytest
         await loom.escalate(task.id, "Which one?")
     assert next(drawn, None) is None
     assert len({one.id for one in await loom.escalations()}) == 2
+
+
+async def test_what_is_there_twice_and_was_not_drawn_is_told_at_once(loom: Loom, pool: Pool) -> None:
+    tries = 0
+
+    async def work(connection: Any) -> None:
+        nonlocal tries
+        tries += 1
+        await connection.execute("insert into projects (id, name) select id, name from projects")
+
+    with pytest.raises(asyncpg.UniqueViolationError, match="projects_pkey"):
+        await in_transaction(pool, work)
+    assert tries == 1
+
+
+async def test_each_constraint_that_keeps_what_is_drawn_apart_is_one_of_the_schema(pool: Pool) -> None:
+    unique = await pool.fetch("select relname from pg_index join pg_class on oid = indexrelid where indisunique")
+    assert {row["relname"] for row in unique} >= db._DRAWN
+
+
+@pytest.mark.parametrize("way", [in_transaction, in_snapshot])
+async def test_what_was_prepared_before_the_schema_came_forward_is_prepared_anew(pool: Pool, way: Any) -> None:
+    async def columns() -> int:
+        row = await way(pool, lambda connection: connection.fetchrow("select * from loom_migrations limit 1"))
+        return len(row)
+
+    before = await columns()
+    await pool.execute("alter table loom_migrations add column of_the_next_version text")
+    try:
+        assert await columns() == before + 1
+    finally:
+        await pool.execute("alter table loom_migrations drop column of_the_next_version")
 
 
 async def test_a_conflict_without_end_is_told(pool: Pool) -> None:
