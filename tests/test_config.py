@@ -331,12 +331,23 @@ def test_a_git_file_that_somebody_else_wrote_makes_no_worktree(project: Path, tm
         ("databse: {url: x}", "databse", "database"),
         ("loglevel: x", "loglevel", "log_level"),
         ("redis: {urll: x}", "redis.urll", "redis.url"),
+        ("port: 1", "port", "mcp.port"),
     ],
 )
 def test_an_unknown_key_is_a_warning(project: Path, text: str, key: str, nearest: str) -> None:
     project_file(project).write_text(text)
     expected = f"{project_file(project)}: unknown key `{key}`; the nearest valid key is `{nearest}`."
     assert load(project).warnings == (expected,)
+
+
+@pytest.mark.parametrize("key", ["nope", "mcp.nope", "theme", "orchestration.zzzz"])
+def test_a_key_that_is_like_no_other_is_no_guess(project: Path, key: str) -> None:
+    project_file(project).write_text(f"{key}: 1\n" if "." not in key else "{}: {{{}: 1}}\n".format(*key.split(".")))
+    assert load(project).warnings == (
+        f"{project_file(project)}: unknown key `{key}`; `loom config show` has all keys.",
+    )
+    with pytest.raises(ConfigError, match=rf"no key `{key}`\. See `loom config show`\."):
+        set_value(project_file(project), key, "1", OWN)
 
 
 @pytest.mark.parametrize(

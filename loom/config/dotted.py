@@ -14,6 +14,7 @@ from typing import Any
 from loom.config.rules import ROW_NAME, Rule, UnfitError
 
 _ROWS = 100  # of one table
+_ALIKE = 0.7  # of 1: an unknown key and what was perhaps meant
 _LONGEST_KEY = 80  # of an unknown one, that is compared with those there are
 
 
@@ -100,20 +101,22 @@ class Keys(Mapping[str, Rule]):
             elif is_dataclass(value):
                 yield from self.of(value, f"{key}.")
 
-    def nearest(self, key: str) -> str:
-        """The valid key that is most like an unknown one."""
+    def nearest(self, key: str) -> str | None:
+        """The valid key that is most like an unknown one, where one is like it, as a whole or in its last word."""
         import difflib  # which no command needs that is typed right
 
         key = key[:_LONGEST_KEY]
 
-        def likeness(valid: str) -> float:
+        def likeness(valid: str) -> tuple[float, float]:
             whole = difflib.SequenceMatcher(None, key, valid).ratio()
             last = difflib.SequenceMatcher(None, key.rpartition(".")[2], valid.rpartition(".")[2]).ratio()
-            return whole + last
+            return whole, last
 
-        found = max(self._rules if "." in key else [*self._rules, *self._holders], key=likeness)
-        row = self.row_of(key)
-        return found.replace("*", row.rpartition(".")[2], 1) if row else found
+        name = (self.row_of(key) or "*").rpartition(".")[2]
+        valid = self._rules if "." in key else [*self._rules, *self._holders]
+        near = {found: likeness(found) for found in (one.replace("*", name, 1) for one in valid)}
+        nearest = max(near, key=lambda one: sum(near[one]))
+        return nearest if max(near[nearest]) >= _ALIKE else None
 
     def _enter(self, cls: type[Any], prefix: str) -> None:
         for item in fields(cls):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from loom import documents, files
+from loom import documents, files, texts
 from loom.config.inside import refuse_inside
 from loom.config.keys import KEYS, LoomConfig
 from loom.config.rules import Rule, UnfitError
 from loom.exceptions import ConfigError
+from loom.wording import Shell, Words
 
 CONFIG_BYTES = 256 * 1024  # of a file
 _DEPTH = 8  # of mappings and lists in it
@@ -83,7 +84,9 @@ def read_layer(path: Path, warnings: list[str], *, within: Path | None = None) -
     except UnfitError as error:
         raise ConfigError(f"{path}: `{error.key}` must be {error.wanted}.", "Correct it in that file.") from None
     for key in unknown[:_UNKNOWN]:
-        warnings.append(f"{path}: unknown key `{key[:200]}`; the nearest valid key is `{KEYS.nearest(key)}`.")
+        near = KEYS.nearest(key)
+        meant = f"the nearest valid key is `{near}`" if near else "`loom config show` has all keys"
+        warnings.append(f"{path}: unknown key `{key[:200]}`; {meant}.")
     if len(unknown) > _UNKNOWN:
         warnings.append(f"{path}: {len(unknown) - _UNKNOWN} more unknown keys.")
     return layer
@@ -232,7 +235,9 @@ def _checked(key: str, value: object) -> Any:
 
 
 def _no_key(key: str) -> ConfigError:
-    return ConfigError(f"There is no key `{key}`.", f"The nearest valid key is `{KEYS.nearest(key)}`.")
+    near = KEYS.nearest(key)
+    meant = f"The nearest valid key is `{near}`." if near else Words("See {}.", Shell("loom config show"))
+    return ConfigError(f"There is no key `{texts.shorten(key, 200)}`.", meant)
 
 
 def _edited(text: str, path: list[str], value: object) -> str:
