@@ -91,7 +91,7 @@ def revoke(which: str, project: str | None) -> None:
 
     def lines(reply: Reply) -> Iterator[str]:
         if not reply["tokens"]:
-            yield f"No token that holds is called {quote(which)}; see `loom token list`."
+            yield f"No token that holds is called {quote(which)}; it was revoked before."
         yield from (f"{row['id']}  {row['name']}  revoked" for row in reply["tokens"])
 
     _of_project(project, work, lines)

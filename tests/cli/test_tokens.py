@@ -25,7 +25,11 @@ def test_a_token_is_shown_once(cli: Cli) -> None:
     for secret in (made.out.strip(), second["token"]):
         assert secret.rpartition("_")[2] not in shown + str(listed)
     assert cli.ok("token", "revoke", "bob")["count"] == 1
-    assert "No token that holds is called “bob”" in cli("token", "revoke", "bob").out
+    again = cli("token", "revoke", "bob")
+    assert (again.code, "No token that holds is called “bob”" in again.out) == (0, True)
+    never = cli("token", "revoke", "bop", "--json")
+    assert (never.code, never.json["error"]["code"]) == (1, "token")
+    assert "No access token of this project is called “bop”" in never.json["error"]["cause"]
     assert "revoked" in cli("token", "list").out
 
 

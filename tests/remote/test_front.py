@@ -165,7 +165,7 @@ async def test_what_is_done_is_told_the_same_from_afar(two: Two, loom: Loom) -> 
     await told("status", "loom-00000000", code=1)
     await told("token", "add", "bob", "--role", "reader")
     await told("token", "list")
-    await told("token", "revoke", "nobody")
+    await told("token", "revoke", "nobody", code=1)
 
 
 async def test_an_import_arrives_from_afar(two: Two, loom: Loom) -> None:

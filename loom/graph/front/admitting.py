@@ -6,12 +6,15 @@ from collections.abc import Collection
 
 from loom.bus.publisher import publish_revocation
 from loom.config.inside import refuse_inside
+from loom.exceptions import TokenError
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.principals import Role
 from loom.graph.store import entries, tokens
 from loom.graph.store.tokens import AccessToken, NewToken
 from loom.graph.store.transaction import Transaction
+from loom.texts import quote
+from loom.wording import Shell, Words
 
 
 class Admitting(Seat):
@@ -39,13 +42,23 @@ class Admitting(Seat):
         return await self.look(lambda connection: tokens.listed(connection, self.project_id))
 
     async def revoke_tokens(self, which: str) -> list[AccessToken]:
-        """Ends the access tokens that have this name or id, at once and everywhere. Returns those that held."""
+        """Ends the access tokens that have this name or id, at once and everywhere. Returns those that were not revoked
+        before.
+
+        Raises TokenError: there has never been one.
+        """
         refuse_inside("Who may come in")
+        wanted = which[: limits.LOOKUP_CHARACTERS]
 
         async def work(tx: Transaction) -> list[AccessToken]:
-            revoked = await tokens.revoke(tx.connection, tx.project_id, which[: limits.LOOKUP_CHARACTERS])
+            revoked = await tokens.revoke(tx.connection, tx.project_id, wanted)
             if revoked:
                 tx.announce(publish_revocation(tx.project_id))
+            elif not any(wanted in (one.id, one.name) for one in await tokens.listed(tx.connection, tx.project_id)):
+                raise TokenError(
+                    f"No access token of this project is called {quote(which)}.",
+                    Words("{} has their names and ids.", Shell("loom token list")),
+                )
             return revoked
 
         return await self._at_once(work)
