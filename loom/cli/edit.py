@@ -15,7 +15,7 @@ import click
 
 from loom import documents
 from loom.cli.several import outcome_lines
-from loom.cli.shared import Command, agent_option, can_ask, open_project, read_text
+from loom.cli.shared import Command, agent_option, can_ask, confirmed, open_project, read_text
 from loom.cli.wording import people
 from loom.config.inside import inside_run
 from loom.exceptions import CommandError, ConfigError, InvalidInputError, LoomError, TaskStateError
@@ -48,11 +48,10 @@ def edit(task: str, agent: str | None) -> None:
         file.write(_written(before, shown))
     try:
         while not _edited(before, shown, path, agent):
-            click.confirm("Edit it again?", default=True, abort=True)
-    except BaseException as error:
+            if not confirmed("Edit it again?", default=True):
+                click.get_current_context().exit(1)
+    except BaseException:
         click.echo(f"What you wrote is in {path}", err=True)
-        if isinstance(error, click.Abort):
-            click.get_current_context().exit(1)
         raise
     path.unlink()
 

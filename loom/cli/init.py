@@ -20,7 +20,7 @@ import click
 from loom import files, ids, texts
 from loom.cli import wiring
 from loom.cli.output import table
-from loom.cli.shared import Command, can_ask, note, wants_json
+from loom.cli.shared import Command, can_ask, confirmed, note, wants_json
 from loom.cli.textfiles import read, write
 from loom.config import (
     COMPOSE_FILE,
@@ -201,7 +201,7 @@ def _ask(made: Made, proposed: Proposal, *, agreed: bool) -> None:
     for line in table(rows, "  "):
         click.echo(line)
     if not agreed and can_ask():
-        agreed = click.confirm("Write that, and let it run on this machine?")
+        agreed = confirmed("Write that, and let it run on this machine?")
         if not agreed:
             click.echo("It was not written. `loom init` asks again.")
     elif not agreed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loom.cli.output import dim, emit, table
-from loom.cli.shared import Group, Reply, answer, settings, wants_json
+from loom.cli.shared import Group, Reply, answer, confirmed, settings, wants_json
 from loom.cli.times import when
 from loom.config import (
     KEYS,
@@ -98,7 +98,9 @@ def trust(yes: bool) -> None:
                 f"{len(new)} of what this project brings along is not trusted yet: {', '.join(new[:10])}.",
                 "Read it, then run `loom config trust --yes`.",
             )
-        click.confirm("Have you read it, and do you trust it?", abort=True, err=True)
+        if not confirmed("Have you read it, and do you trust it?"):
+            click.echo("Nothing of it is trusted.")
+            click.get_current_context().exit(1)
     record_trust(root, seen=seen)
     places.allow(merged)
     if wants_json():

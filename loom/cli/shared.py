@@ -182,7 +182,7 @@ def open_project(agent: str | None = None, config: LoomConfig | None = None) -> 
 
     if can_ask() and (owner := places.owner_elsewhere(config)):
         click.echo(f"The id of this project is that of the project in {owner}.", err=True)
-        if _confirmed("Are both one project, with the same tasks?"):
+        if confirmed("Are both one project, with the same tasks?"):
             places.allow(config)
     return Loom(config, agent=agent or _own_name(config))
 
@@ -253,29 +253,34 @@ async def agreed(question: str) -> bool:
         click.echo(_PLEASE)
 
 
-def _confirmed(question: str) -> bool:
+def confirmed(question: str, *, default: bool = False) -> bool:
     """As `agreed`, for whoever waits for nothing, also where an event loop stands still meanwhile: Ctrl-C ends the
-    command at once, while the loop's own handler would only note it until a line is typed."""
+    command at once, while the loop's own handler would only note it until a line is typed. `default`: what an empty
+    line means."""
     noted = signal.getsignal(signal.SIGINT)
     if noted is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:
-            click.echo(f"{question} [y/N]: ", nl=False, err=True)
-            if (meant := _meant(sys.stdin.readline())) is not None:  # `input` misses a signal that comes too soon
+            click.echo(f"{question} {'[Y/n]' if default else '[y/N]'}: ", nl=False, err=True)
+            if (
+                meant := _meant(sys.stdin.readline(), default)
+            ) is not None:  # `input` misses a signal that comes too soon
                 return meant
             click.echo(_PLEASE, err=True)
     finally:
         signal.signal(signal.SIGINT, noted)
 
 
-def _meant(line: str) -> bool | None:
+def _meant(line: str, default: bool = False) -> bool | None:
     """Whether a line that was typed is a yes; None where it is neither a yes nor a no."""
     match line.strip().lower():
         case "y" | "yes":
             return True
-        case "n" | "no" | "":
+        case "n" | "no":
             return False
+        case "":
+            return default and line != ""  # the end of input is none
         case _:
             return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -16,8 +17,10 @@ from tests.cli.conftest import Cli
 TRICKY = {"text": "two\nlines: # of it\n", "no": "no", "number": "1.0", "deep": [{"a": None}], "time": "2026-01-01"}
 
 
-def edited(cli: Cli, task: str, editor: str, tmp_path: Path, answer: str = "n\n", **env: str) -> tuple[int, str]:
-    """The exit status and what was shown; `answer`: to whether it is to be edited again."""
+def edited(
+    cli: Cli, task: str, editor: str, tmp_path: Path, answer: str | signal.Signals = "n\n", **env: str
+) -> tuple[int, str]:
+    """The exit status and what was shown; `answer`: to whether it is to be edited again, or a signal instead."""
     script = tmp_path / "editor"
     script.write_text(f"#!/bin/sh\n{editor}\n")
     script.chmod(0o755)
@@ -37,7 +40,7 @@ def edited(cli: Cli, task: str, editor: str, tmp_path: Path, answer: str = "n\n"
         while more := os.read(ours, 4096):
             shown += more
             if shown.rstrip().endswith(b"[Y/n]:"):
-                os.write(ours, answer.encode())
+                command.send_signal(answer) if isinstance(answer, int) else os.write(ours, answer.encode())
     os.close(ours)
     assert b"Traceback" not in shown
     return command.wait(60), shown.decode()
@@ -102,13 +105,16 @@ def test_an_editor_that_fails_loses_nothing(cli: Cli, tmp_path: Path, editor: st
     assert cli.ok("show", task)["title"] == "Task"
 
 
-def test_who_breaks_off_is_told_where_his_text_is(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("answer", "status"), [("\4", 1), (signal.SIGINT, 130)])
+def test_who_breaks_off_is_told_where_his_text_is(
+    cli: Cli, tmp_path: Path, answer: str | signal.Signals, status: int
+) -> None:
     task = cli.create("Task")
     code, shown = edited(
-        cli, task, "sed -i.old 's/^title: .*/title: Better/; s/^priority: .*/priority: p7/' \"$1\"", tmp_path, "\4"
+        cli, task, "sed -i.old 's/^title: .*/title: Better/; s/^priority: .*/priority: p7/' \"$1\"", tmp_path, answer
     )
     (path,) = kept(tmp_path)
-    assert (code, str(path) in re.sub(r"\s", "", shown)) == (1, True)
+    assert (code, str(path) in re.sub(r"\s", "", shown)) == (status, True)
 
 
 def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(cli: Cli, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_a_setting_made_by_hand_is_trusted_and_one_that_came_along_is_not(cli: C
     refused = cli("config", "trust")
     assert refused.code == 2
     assert "skills.command" in refused.err
+    for answer, code in (("n\n", 1), ("\4", 1), (signal.SIGINT, 130)):
+        assert cli.asked("config", "trust", answer=answer).code == code
     assert cli.ok("config", "trust", "--yes")["new"] == ["skills.command"]
     assert cli.ok("config", "show")["values"]["skills.command"]["value"] == "theirs --now"
 
