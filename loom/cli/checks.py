@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @agent_option
 def check(task: str | None, names: tuple[str, ...], base: bool, agent: str | None) -> None:
-    """Run the checks that TASK needs, or those that every task needs, on the work as it lies here.
+    """Run the checks that TASK needs, or those that every task needs, on the work as it lies here, which is that on one.
 
     Each runs in a checkout apart, and its result is kept: for the same files it is not run again, and a task with green
     checks can be finished. Exit status 1: one is red.
