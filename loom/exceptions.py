@@ -126,6 +126,12 @@ class RunNotFoundError(NotFoundError):
     code = "run_not_found"
 
 
+class TokenNotFoundError(NotFoundError):
+    """The project has no access token with that name or id."""
+
+    code = "token_not_found"
+
+
 # --- what stands otherwise --------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ def test_a_token_is_shown_once(cli: Cli) -> None:
     again = cli("token", "revoke", "bob")
     assert (again.code, "No token that holds is called “bob”" in again.out) == (0, True)
     never = cli("token", "revoke", "bop", "--json")
-    assert (never.code, never.json["error"]["code"]) == (1, "token")
+    assert (never.code, never.json["error"]["code"]) == (1, "token_not_found")
     assert "No access token of this project is called “bop”" in never.json["error"]["cause"]
     assert "revoked" in cli("token", "list").out
 

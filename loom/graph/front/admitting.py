@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from loom.bus.publisher import publish_revocation
 from loom.config.inside import refuse_inside
-from loom.exceptions import TokenError
+from loom.exceptions import TokenNotFoundError
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.principals import Role
@@ -45,7 +45,7 @@ class Admitting(Seat):
         """Ends the access tokens that have this name or id, at once and everywhere. Returns those that were not revoked
         before.
 
-        Raises TokenError: there has never been one.
+        Raises TokenNotFoundError: there has never been one.
         """
         refuse_inside("Who may come in")
         wanted = which[: limits.LOOKUP_CHARACTERS]
@@ -55,7 +55,7 @@ class Admitting(Seat):
             if revoked:
                 tx.announce(publish_revocation(tx.project_id))
             elif not any(wanted in (one.id, one.name) for one in await tokens.listed(tx.connection, tx.project_id)):
-                raise TokenError(
+                raise TokenNotFoundError(
                     f"No access token of this project is called {quote(which)}.",
                     Words("{} has their names and ids.", Shell("loom token list")),
                 )
