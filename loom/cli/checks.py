@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 )
 @agent_option
 def check(task: str | None, names: tuple[str, ...], base: bool, agent: str | None) -> None:
-    """Run the checks that TASK needs, or those that every task needs, on the work as it lies here, which is that on one.
+    """Run the checks that TASK needs, or those that every task needs, on the work as it lies here.
 
-    Each runs in a checkout apart, and its result is kept: for the same files it is not run again, and a task with green
-    checks can be finished. Exit status 1: one is red.
+    It is the work on one task. Each runs in a checkout apart, and its result is kept: for the same files it is not run
+    again, and a task with green checks can be finished. Exit status 1: one is red.
     """
     if base and (task or names):
         raise click.UsageError("--baseline proves all checks that every task needs; give it alone.")
