@@ -15,8 +15,6 @@ from contextvars import Context
 from pathlib import Path
 from typing import NamedTuple
 
-import uvicorn
-
 from loom.caller import Caller, calling
 from loom.config import LoomConfig
 from loom.config.inside import inside_run
@@ -49,7 +47,7 @@ class Boards:
         """
         self._root, self._projects = root / "boards", projects
         self._entries: Entries[Visit] = Entries()
-        self._open: dict[str, tuple[int, uvicorn.Server, asyncio.Task[None]]] = {}
+        self._open: dict[str, tuple[int, _Server, asyncio.Task[None]]] = {}
         self._beginning = asyncio.Lock()
 
     async def link(self, config: LoomConfig, agent: str) -> str:
@@ -79,7 +77,7 @@ class Boards:
         await asyncio.gather(*(serving for _, _, serving in self._open.values()), return_exceptions=True)
         self._open.clear()
 
-    async def _begin(self, project_id: str) -> tuple[int, uvicorn.Server, asyncio.Task[None]]:
+    async def _begin(self, project_id: str) -> tuple[int, _Server, asyncio.Task[None]]:
         listener = self._bound(project_id)
         port: int = listener.getsockname()[1]
         hosts = {f"{_HOST}:{port}", f"localhost:{port}"}
@@ -115,7 +113,7 @@ class Boards:
         return listener
 
 
-class _Server(uvicorn.Server):
+class _Server(connections.Server):
     """One that leaves the signals of the process to the hub."""
 
     async def serve_on(self, listener: socket.socket) -> None:

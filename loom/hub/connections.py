@@ -1,12 +1,15 @@
 """What serves connections over HTTP, to a team and on this machine alike, with bounds for each of them and for all.
 
-A connection has so long to say what it wants, and to take each part of what it is sent. Whoever exceeds that, or sends
-what is no HTTP, is cut off without a word, also in the log, which strangers could fill.
+A connection has so long for TLS, to say what it wants, and to take each part of what it is sent. Whoever exceeds that,
+or sends what is no HTTP, is cut off without a word, also in the log, which strangers could fill.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _CONNECTIONS = 1_000  # open at a time
 _HEAD_BYTES = 32 * 1024  # of a request's line and headers
-_HEAD_WITHIN = 10.0  # seconds for them to come
+_HEAD_WITHIN = 10.0  # seconds for them to come; and for TLS before them
 _TAKEN_WITHIN = 30.0  # seconds for a client to take what it is sent
 _KEPT = 20  # seconds that a connection is kept for another request
 
@@ -37,6 +40,7 @@ def settings(
         lifespan: whether the application has one.
         certificate, key: files, for TLS.
     """
+    logging.getLogger("uvicorn.error").addFilter(_is_told)
     return uvicorn.Config(
         app,
         http=_Connection,
@@ -53,6 +57,30 @@ def settings(
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
+
+
+class Server(uvicorn.Server):
+    """Serves the connections of sockets, as `settings` says."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn has it, save that the event loop's own bound for TLS is a minute."""
+        await super().startup([])
+        loop, config = asyncio.get_running_loop(), self.config
+        connection = partial(
+            _Connection, config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+        )
+        within = None if config.ssl is None else _HEAD_WITHIN
+        self.servers += [
+            await loop.create_server(
+                connection, sock=one, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=within
+            )
+            for one in sockets or ()
+        ]
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """All but that a server ends over what goes on, as one that is waited at does whenever it ends."""
+    return not str(record.msg).startswith("Cancel %s running task")
 
 
 class _Connection(H11Protocol):

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -108,7 +107,7 @@ async def listen(config: LoomConfig, place: Place, ready: Callable[[], None]) ->
         await projects.close()
 
 
-def server(projects: Projects, config: LoomConfig, place: Place, port: int) -> uvicorn.Server:
+def server(projects: Projects, config: LoomConfig, place: Place, port: int) -> connections.Server:
     """What serves connections of a socket."""
     secure = place.certificate is not None
     addresses = Addresses.of(place.host, port, place.public_url, secure=secure)
@@ -119,10 +118,10 @@ def server(projects: Projects, config: LoomConfig, place: Place, port: int) -> u
         certificate=place.certificate,
         key=place.key,
     )
-    return uvicorn.Server(settings)
+    return connections.Server(settings)
 
 
-def _load(serving: uvicorn.Server, place: Place) -> None:
+def _load(serving: connections.Server, place: Place) -> None:
     try:
         serving.config.load()
     except OSError as error:  # as those of TLS are

@@ -6,7 +6,6 @@ import asyncio
 import re
 import shutil
 import socket
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.pages import DOCS
-from tests.remote.conftest import PATIENCE, Serve, Served
+from tests.remote.conftest import PATIENCE, Serve, Served, certified
 
 _NGINX = """\
 daemon off;
@@ -48,12 +47,7 @@ def block(language: str) -> str:
 
 def nginx(place: Path, port: int, behind: str) -> list[str]:
     """The words that start nginx as on the page, but here."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl, for a certificate")
-    key, certificate = place / "key.pem", place / "cert.pem"
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    certificate, key = certified(place)
     paths = "\n".join(f"{one}_temp_path {place}/{one};" for one in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     server = block("nginx")
     for old, new in {
