@@ -347,7 +347,7 @@ def test_a_key_that_is_like_no_other_is_no_guess(project: Path, key: str) -> Non
         f"{project_file(project)}: unknown key `{key}`; `loom config show` has all keys.",
     )
     with pytest.raises(ConfigError, match=rf"no key `{key}`\. See `loom config show`\."):
-        set_value(project_file(project), key, "1", OWN)
+        set_value(project_file(project), key, "1")
 
 
 @pytest.mark.parametrize(
