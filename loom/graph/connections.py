@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -91,6 +92,7 @@ class Connections:
         self._subscriber: Subscriber | None = None
         self._endpoints: services.Endpoints | None = None
         self._connecting = asyncio.Lock()
+        self._closed = False
 
     @property
     def cache_in_use(self) -> Cache | None:
@@ -104,7 +106,8 @@ class Connections:
         return self._pool is not None
 
     async def pool(self) -> db.Pool:
-        """The pool, its schema up to date and the project's row there."""
+        """The pool, its schema up to date and the project's row there. Raises DatabaseUnavailableError, also once all
+        was given back."""
         if self._pool is None:
             async with self._connecting:
                 if self._pool is None:
@@ -131,7 +134,7 @@ class Connections:
             with db.translated():
                 return await work(pool)
         except DatabaseUnavailableError as error:
-            if isinstance(error.__cause__, TimeoutError) or (error.began and not repeatable):
+            if self._closed or isinstance(error.__cause__, TimeoutError) or (error.began and not repeatable):
                 raise
         await asyncio.to_thread(services.ensure, self.config)
         with db.translated():
@@ -170,16 +173,20 @@ class Connections:
         return self._subscriber
 
     async def close(self) -> None:
-        """Gives everything back."""
-        if self._subscriber is not None:
-            await self._subscriber.close()
-        if self._redis is not None:
-            await self._redis.aclose()
-        if self._pool is not None:
-            await self._pool.close()
-        self._pool = self._redis = self._subscriber = None
+        """Gives everything back, for good: whoever is still at something here opens nothing anew. One that fails, or
+        over which who waits is cancelled, keeps none of the others open."""
+        self._closed = True
+        async with AsyncExitStack() as stack:
+            if self._subscriber is not None:
+                stack.push_async_callback(self._subscriber.close)
+            if self._redis is not None:
+                stack.push_async_callback(self._redis.aclose)
+            if self._pool is not None:  # first, since it may take its time; where it may not, it is cut off
+                stack.push_async_callback(self._pool.close)
+            self._pool = self._redis = self._subscriber = None
 
     async def _open(self) -> db.Pool:
+        self._must_be_open()
         places.enter(self.config)
         try:
             self._endpoints = services.endpoints(self.config)
@@ -193,6 +200,7 @@ class Connections:
                     await migrate.migrate(connection, schema=self.config.database.schema, policy=policy(self.config))
                     self.history = await project.create_project(connection, self.project_id, self.config.project_name)
                     await self._look_for_the_data(connection, texts.mask(self._endpoints.database_url))
+            self._must_be_open()
         except BaseException:
             pool.terminate()
             raise
@@ -224,7 +232,15 @@ class Connections:
         if self._pool is not None:
             await self._pool.expire_connections()
 
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise DatabaseUnavailableError(
+                "The connections of this project were given back.", "Open the project anew, then do the same again."
+            )
+
     async def _client(self) -> Client:
+        if self._closed:  # the mirror takes it for a Redis that is away
+            raise ConnectionResetError("The connections of this project were given back")
         if self._redis is None:
             from loom.bus.client import Client
 
