@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,23 @@ async def test_nothing_outlives_who_waits_for_it(tmp_path: Path) -> None:
     await end([waiting])  # which asks again and again
     assert waiting.cancelled()
     assert not alive(pid)
+
+
+async def test_a_watchdog_that_takes_its_time_is_asked_about_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_WATCHDOG", 0)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        await run("", tmp_path)
+        gc.collect()
+    assert not [one for one in told if "subprocess" in str(one.message)], "as of a child that is left behind"
+    late = [*process._leaving]
+    assert late
+    await until(lambda: all(one.poll() is not None for one in late))
+    monkeypatch.setattr(process, "_WATCHDOG", 30)
+    await run("", tmp_path)
+    assert not process._leaving
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="without /proc only the group is known")

@@ -39,6 +39,7 @@ _INTERRUPTED = 5.0  # the same for a command that this process ran for somebody 
 _DRAIN = 1.0  # seconds for the end of the output, should a process have escaped with the pipe
 
 _WATCHDOG = 1.0  # seconds for the watchdog to find that nothing is left
+_leaving: list[subprocess.Popen[bytes]] = []  # watchdogs that took longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +361,7 @@ class _Log:
 
 def _watchdog(mark: str) -> subprocess.Popen[bytes]:
     """Starts it: it ends what has the mark, and the groups that it was told of, once this process is gone."""
+    _leaving[:] = [one for one in _leaving if one.poll() is None]
     return subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__, mark],
         stdin=subprocess.PIPE,
@@ -373,11 +375,13 @@ def _watchdog(mark: str) -> subprocess.Popen[bytes]:
 
 def _tell(watchdog: subprocess.Popen[bytes], line: str) -> None:
     assert watchdog.stdin is not None, "it was started with one"
-    with suppress(OSError):  # somebody has killed it
+    with suppress(OSError, ValueError):  # somebody has killed it, or it was dismissed before a command had ended
         watchdog.stdin.write(f"{line}\n".encode())
         watchdog.stdin.flush()
 
 
 def _dismiss(watchdog: subprocess.Popen[bytes]) -> None:
-    with suppress(OSError, subprocess.TimeoutExpired):  # it ends by itself, too
+    try:
         watchdog.communicate(timeout=_WATCHDOG)
+    except (OSError, subprocess.TimeoutExpired):  # it ends by itself, too, and is asked about later
+        _leaving.append(watchdog)
