@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -37,6 +38,29 @@ async def through(task: asyncio.Task[Any]) -> None:
     task.result()
     if cancelled:
         raise asyncio.CancelledError
+
+
+@asynccontextmanager
+async def beside(*work: Coroutine[Any, Any, Any]) -> AsyncIterator[tuple[asyncio.Task[Any], ...]]:
+    """Has something go on in tasks of its own while the body does, and ends it with that, however that ends."""
+    tasks = tuple(asyncio.create_task(one) for one in work)
+    try:
+        yield tasks
+    finally:
+        await end(tasks)
+
+
+async def taken(take: Callable[[], T], give_back: Callable[[T], object]) -> T:
+    """Takes something in a thread, such as a lock or a place. Who is cancelled over it has it given back, which else
+    nobody would hold and nobody could take."""
+    taking = asyncio.create_task(asyncio.to_thread(take))
+    try:
+        await through(taking)
+    except asyncio.CancelledError:
+        if not taking.cancelled() and taking.exception() is None:
+            give_back(taking.result())
+        raise
+    return taking.result()
 
 
 async def apart(work: Coroutine[Any, Any, T]) -> T:

@@ -1,15 +1,17 @@
-"""How long rests what has failed."""
+"""How long rests what has failed, and what becomes of what goes on beside something."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from redis.asyncio import Redis
 
-from loom.background import Backoff
+from loom.background import Backoff, beside, end, taken
 from loom.bus import subscriber
 from loom.services import Endpoints
+from tests.waiting import until
 
 
 def test_a_rest_is_twice_the_one_before_up_to_the_longest() -> None:
@@ -56,3 +58,38 @@ async def test_a_subscription_that_is_closed_is_not_begun_again(servers: Endpoin
     async with heard.listening(lambda channel, text: False):
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "loom-subscriber"]
         assert not heard.connected
+
+
+async def test_what_goes_on_beside_something_ends_with_it() -> None:
+    begun: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        async with beside(asyncio.Event().wait(), asyncio.Event().wait()) as tasks:
+            begun.extend(tasks)
+            await asyncio.Event().wait()
+
+    working = asyncio.create_task(work())
+    await until(lambda: begun)
+    await end([working])
+    assert len(begun) == 2
+    assert all(task.cancelled() for task in begun)
+
+
+async def test_what_a_thread_has_taken_for_somebody_who_was_cancelled_is_given_back() -> None:
+    taking, go, given_back = threading.Event(), threading.Event(), list[str]()
+
+    def take() -> str:
+        taking.set()
+        assert go.wait(30)
+        return "it"
+
+    waiting = asyncio.create_task(taken(take, given_back.append))
+    await asyncio.to_thread(taking.wait, 30)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert given_back == ["it"]
+    assert await taken(lambda: "another", given_back.append) == "another"
+    assert given_back == ["it"]

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from loom.background import end
+from loom.background import beside
 from loom.exceptions import LoomError
 
 if TYPE_CHECKING:
@@ -34,11 +34,8 @@ async def kept(loom: Loom, task: Task, agent_id: str | None, token: int | None) 
                 newest = (await loom.heartbeat([task.id], agent_id=agent_id, token=token)).tasks[0]
             await asyncio.sleep(max(_lease(loom, newest) / _RENEWED, _SOONEST))
 
-    renewing = asyncio.create_task(renew())
-    try:
+    async with beside(renew()):
         yield
-    finally:
-        await end([renewing])
 
 
 def _lease(loom: Loom, task: Task) -> float:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from loom.background import end
+from loom.background import beside, taken
 from loom.exceptions import LoomError
 from loom.graph.store import landing_targets
 from loom.landing import places
@@ -39,22 +39,27 @@ async def leading(loom: Loom, target: Callable[[], str], holder: str) -> AsyncIt
         target: the branch that it lands on by now.
         holder: its name.
     """
-    lock, first = await asyncio.to_thread(places.Lock.take, places.state_dir(loom.config) / "landing.lock"), target()
+    path = places.state_dir(loom.config) / "landing.lock"
+    lock = await taken(lambda: places.Lock.take(path), _let_go)
     try:
+        first = target()
         if lock is None or not await _has_lease(loom, first, holder):
             yield False
             return
-        renewing = asyncio.create_task(_renew(loom, target, holder))
         try:
-            yield True
+            async with beside(_renew(loom, target, holder)):
+                yield True
         finally:
-            await end([renewing])
             with suppress(LoomError):
                 for name in {first, target()}:  # it may have turned to another one meanwhile
                     await loom.transact(lambda tx, name=name: landing_targets.give_lease(tx, name, holder))  # type: ignore[misc]
     finally:
-        if lock is not None:
-            lock.let_go()
+        _let_go(lock)
+
+
+def _let_go(lock: places.Lock | None) -> None:
+    if lock is not None:
+        lock.let_go()
 
 
 async def _has_lease(loom: Loom, target: str, holder: str) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
-from loom.background import through
+from loom.background import taken, through
 from loom.exceptions import CommandError, TargetError
 from loom.git import Repository
 from loom.graph.store import proofs
@@ -279,7 +279,7 @@ class Prover:
     async def _run(self, check: Check, cwd: Path, variables: Mapping[str, str], inherited: Sequence[int]) -> _Run:
         """Runs a check to its end, and to that of all that it started."""
         self._tell(check.name)
-        scratch = await asyncio.to_thread(Scratch.make)
+        scratch = await taken(Scratch.make, Scratch.drop)
         begun = time.monotonic()
         try:
             tree = await self._trees_of_processes().start(
@@ -303,7 +303,7 @@ class Prover:
         except OSError as error:
             raise CommandError(f"The check {check.name} cannot be started: {error.strerror}.") from None
         finally:
-            await asyncio.to_thread(scratch.drop)
+            await through(asyncio.create_task(asyncio.to_thread(scratch.drop)))
         seconds, said = time.monotonic() - begun, ended.result()
         tail = said.out[-proofs.TAIL_BYTES :].decode(errors="replace")
         if late:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom import caller
-from loom.background import end
+from loom.background import end, through
 from loom.config import LoomConfig
 from loom.config.files import common_dir
 from loom.exceptions import CheckFailedError, ConfigError, ProofMissingError
@@ -121,8 +121,8 @@ class Reports:
                 f"{task.id if task else 'Not every task'} needs a check.",
                 "Name one that the configuration has, or put its name into `landing.checks`.",
             )
-        snapshot = await self._snapshot(task)
-        return await self._prove(wanted, snapshot, task, self._loom.caller(agent_id))
+        agent = self._loom.caller(agent_id)
+        return await self._prove(wanted, await self._snapshot(task), task, agent)
 
     async def proven(self, task: Task, worktree: Worktree | None, agent: str) -> Proven | None:
         """Proves the work on a claimed task for who has had it done: what lies in its worktree, else in the project's
@@ -159,7 +159,7 @@ class Reports:
         """Begins to prove what a task needs."""
         from loom.landing import checks
 
-        task = (await self._loom.get(task_id)).task
+        agent, task = self._loom.caller(agent_id), (await self._loom.get(task_id)).task
         wanted = checks.demanded(self._loom.config, task)
         snapshot = await self._snapshot(task)
         if snapshot is None and task.status is TaskStatus.PENDING and not task.lapsed:
@@ -167,7 +167,7 @@ class Reports:
             assert claim is not None, "a claim by id is made or refused"
             task = claim.task
         proven = _where(wanted, snapshot)
-        proving = self._prove(wanted, snapshot, task, self._loom.caller(agent_id))
+        proving = self._prove(wanted, snapshot, task, agent)
         running = asyncio.create_task(self._renewing(proving, task, agent_id, token))
         return _Asked(running, proven, time.monotonic())
 
@@ -191,7 +191,7 @@ class Reports:
             return await prover.prove_claim(wanted, directory, agent=agent, task_id=claim[0], token=claim[1])
         finally:
             if snapshot is not None:
-                await asyncio.to_thread(snapshot.drop)
+                await through(asyncio.create_task(asyncio.to_thread(snapshot.drop)))
 
     async def _renewing(
         self, proving: Coroutine[Any, Any, list[Proof]], task: Task, agent_id: str | None, token: int | None

@@ -23,9 +23,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from loom import caller, files, process
-from loom.background import through
+from loom.background import taken, through
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, FileError
 from loom.landing import places
@@ -119,7 +120,7 @@ async def _run(place: Place, command: tuple[str, ...], trees: ProcessTrees) -> N
     without = [name for name in caller.environ() if name.startswith(("GIT_", "LOOM_")) or name in _WITHOUT]
     said = f"The setup `{shlex.join(command)}`"
     try:
-        log = await asyncio.to_thread(files.log, place.log, place.log.parent.parent)
+        log = await taken(lambda: files.log(place.log, place.log.parent.parent), BinaryIO.close)
         tree = await trees.start(
             [sys.executable, "-I", "-S", reaper.__file__, *command],
             text="",

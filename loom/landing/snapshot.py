@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from loom import files
+from loom.background import taken
 from loom.exceptions import CommandError, ProofMissingError
 from loom.git import FILES_SECONDS, Repository
 from loom.landing import merging
@@ -46,7 +47,7 @@ class Snapshot:
         Raises:
             CommandError: git refuses; ProofMissingError: it does not merge; FileError: there is no place for it.
         """
-        scratch = await asyncio.to_thread(Scratch.make)
+        scratch = await taken(Scratch.make, Scratch.drop)
         taking = _Taking(repository, scratch.path)
         try:
             commit = await taking.commit()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from loom.background import end
 from loom.bus.events import EventType
 from loom.exceptions import FileError, InvalidInputError, LoomError
 from loom.graph.front import Loom
@@ -381,6 +382,22 @@ async def test_stopping_gives_claims_back(loom: Loom, project_loom: Project, tmp
         found = await task_now(loom, task)
         assert (found.status, found.attempt) == ("pending", 0)
     assert not any(map(alive, pids(tmp_path / "pids")))
+
+
+async def test_workers_whose_caller_is_cancelled_leave_nothing_going_on(
+    loom: Loom, project_loom: Project, tmp_path: Path
+) -> None:
+    for name in "AB":
+        await loom.create(name)
+    before = asyncio.all_tasks()
+    work = Work(project_loom(), f"trap '' TERM; echo $$ >> {tmp_path}/pids; sleep 300; sleep 300", agents=2)
+    running = asyncio.create_task(work.workers.run())
+    await until(lambda: len(pids(tmp_path / "pids")) == 2)
+    await end([running])  # which asks again and again
+    assert running.cancelled()
+    assert not any(map(alive, pids(tmp_path / "pids")))
+    await work.workers._loom.close()
+    assert not asyncio.all_tasks() - before
 
 
 async def test_each_task_has_its_worktree(loom: Loom, project_loom: Project, tmp_path: Path) -> None:

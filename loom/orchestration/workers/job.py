@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom import tracing
-from loom.background import end as end_tasks
+from loom.background import beside
 from loom.exceptions import (
     CheckFailedError,
     CommandError,
@@ -175,10 +175,10 @@ class Job:
         """Makes the worktree one to work in. Returns what came of the claim where that fails, or must end."""
         bench, name = self._bench, f"{self._task.id}-setup.log"
         assert bench.worktrees is not None, "it is one of them"
-        making = bench.worktrees.set_up(tree, self._loom.config, bench.trees, bench.logs / name)
-        preparing = asyncio.create_task(making)
-        cut = await self._watch.over(preparing, (Standing.LAPSED, Standing.TAKEN))
-        await end_tasks([preparing])
+        async with beside(bench.worktrees.set_up(tree, self._loom.config, bench.trees, bench.logs / name)) as (
+            preparing,
+        ):
+            cut = await self._watch.over(preparing, (Standing.LAPSED, Standing.TAKEN))
         error = None if preparing.cancelled() else preparing.exception()
         if cut is Cut.LOST:
             return JobPhase.LOST, "its claim was lost while its worktree was set up"
@@ -382,9 +382,8 @@ class Job:
         self, ask: Callable[[], Awaitable[T]], turn: Turn, output: dict[str, Any], done: str, doing: str
     ) -> T | _Report:
         """What comes of something that is done with an output while its claim is held, or reports why nothing does."""
-        asking = asyncio.create_task(self._shift.asked(ask))
-        cut = await self._watch.over(asking, set(Standing) - {Standing.HELD})
-        await end_tasks([asking])
+        async with beside(self._shift.asked(ask)) as (asking,):
+            cut = await self._watch.over(asking, set(Standing) - {Standing.HELD})
         error = None if asking.cancelled() else asking.exception()
         if cut is Cut.LOST:
             return await self._report(turn, by="by somebody else")
@@ -393,7 +392,8 @@ class Job:
         elif isinstance(error, LoomError):
             return await self._ended_by(error, f"Its output could not be {done}", output)
         elif cut is None and (found := asking.result()) is not None:
-            return found
+            answer: T = found
+            return answer
         if self._shift.over:
             return await self._give_back()
         await self._tidy()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loom import files, ids, process
+from loom.background import through
 from loom.exceptions import CommandError, FileError
 from loom.orchestration.workers.runners import End, EndKind, Errand, Launch, Reader, Runner, Usage
 from loom.orchestration.workers.watch import Cut, Standing, Watch
@@ -93,14 +94,19 @@ class Session:
         tree = await self._start(launch, text, hearing.hear if speaks else lambda data: None)
         self.runs += 1
         ending = asyncio.create_task(tree.wait())
-        cut = await self.watch.over(ending, (Standing.LAPSED, Standing.TAKEN), hearing.left if speaks else None)
-        if cut is not None:
-            await tree.kill(STOP_GRACE if cut is Cut.STOPPED else KILL_GRACE)
-        if cut is Cut.STOPPED:
-            await asyncio.wait([ending], timeout=_STOP_REPORT)
-            if not ending.done():
-                return Turn(Ended(-9, b"", b""), End(EndKind.BROKEN), cut)
-        ended = await ending
+        try:
+            cut = await self.watch.over(ending, (Standing.LAPSED, Standing.TAKEN), hearing.left if speaks else None)
+            if cut is not None:
+                await tree.kill(STOP_GRACE if cut is Cut.STOPPED else KILL_GRACE)
+            if cut is Cut.STOPPED:
+                await asyncio.wait([ending], timeout=_STOP_REPORT)
+                if not ending.done():
+                    return Turn(Ended(-9, b"", b""), End(EndKind.BROKEN), cut)
+            ended = await asyncio.shield(ending)
+        except BaseException:
+            tree.stop()
+            await through(ending)
+            raise
         hearing.finish()
         reader = hearing.reader
         self._name = reader.session or self._name

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from loom.background import Backoff
+from loom.background import Backoff, beside
 from loom.exceptions import DatabaseUnavailableError, ServersError
 
 T = TypeVar("T")
@@ -33,11 +33,8 @@ class Shift:
 
     async def until(self, *tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
         """Returns when one of these is done or the shift is over, at most so many seconds later."""
-        over = asyncio.create_task(self._end.wait())
-        try:
+        async with beside(self._end.wait()) as (over,):
             await asyncio.wait([over, *tasks], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            over.cancel()
 
     async def asked(self, ask: Callable[[], Awaitable[T]]) -> T | None:
         """An answer of the servers, however long they are away; None when the shift is over before they are back."""

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loom.background import Backoff, end
+from loom.background import Backoff, beside
 from loom.exceptions import LoomError, ProofMissingError, TargetError
 from loom.graph.rules import landings as rules
 from loom.graph.rules.holding import Holder
@@ -154,9 +154,8 @@ class Shore:
                     self._shift.end(error)
                 await self._shift.until(timeout=backoff.rest())
             await self.look()
-            entered = asyncio.create_task(self._entered.wait())
-            await self._shift.until(entered, timeout=_LOOKS)
-            await end([entered])
+            async with beside(self._entered.wait()) as (entered,):
+                await self._shift.until(entered, timeout=_LOOKS)
 
     async def _land(self) -> None:
         """Lands until nothing waits that this process could land."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from loom.background import end
+from loom.background import beside
 from loom.graph.model.task import TaskStatus
 from loom.orchestration.workers.shift import Shift
 
@@ -83,11 +83,9 @@ class Watch:
             gone: what the claim must not have become.
             silence: the seconds that are left at the least until nothing has been heard of it for too long.
         """
-        lost = asyncio.create_task(self._until_gone(gone))
-        lapsed = asyncio.create_task(self._until_lapsed())
-        silent = asyncio.create_task(_until_silent(silence))
-        await self._shift.until(work, lost, lapsed, silent, timeout=max(self.span - self.seconds, 0))
-        await end([lost, lapsed, silent])
+        watching = beside(self._until_gone(gone), self._until_lapsed(), _until_silent(silence))
+        async with watching as (lost, lapsed, silent):
+            await self._shift.until(work, lost, lapsed, silent, timeout=max(self.span - self.seconds, 0))
         if work.done():
             return None
         if self._shift.over:

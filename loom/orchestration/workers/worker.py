@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom.background import end
+from loom.background import beside, end
 from loom.config import logs_dir
 from loom.exceptions import ClaimConflictError, InvalidInputError, LoomError, NotFromAfarError, TaskStateError
 from loom.graph import store
@@ -209,19 +209,12 @@ class Workers:
             trees = stack.enter_context(ProcessTrees())
             bench = self._bench(trees, worktrees, stack.enter_context(Scratch.make()))
             stack.push_async_callback(bench.reports.close)
-            beside = [asyncio.create_task(self._shore.run())] if self._shore else []
             left = None
             try:
-                left = await self._until_nothing_is_left(bench)
+                async with beside(*([self._shore.run()] if self._shore else [])):
+                    left = await self._until_all_has_ended(bench)
             finally:
-                if self._shore is not None and self._shore.landed:
-                    with suppress(LoomError, TimeoutError):
-                        self._taken_by = await asyncio.wait_for(self._shore.taken_by(), _FAREWELL)
-                bench.rest.forget()
-                self.stop()
-                await asyncio.gather(*self._jobs.values(), *self._concluding, return_exceptions=True)
-                await end(beside)
-                if beside and worktrees:  # also what somebody left who was killed over it
+                if self._shore and worktrees:  # also what somebody left who was killed over it
                     with suppress(LoomError, TimeoutError):
                         await asyncio.wait_for(tidy(loom, worktrees), _FAREWELL if left is None else _TIDYING)
                 with suppress(LoomError, TimeoutError):
@@ -271,15 +264,28 @@ class Workers:
         prover = await stack.enter_async_context(Prover.of(self._loom, worktrees.repository))
         if self._proves_first:
             self._say("Proving what work begins from, in a fresh worktree.")
-            proving = asyncio.create_task(baseline(self._loom, worktrees.repository, prover, self._target))
-            try:
+            async with beside(baseline(self._loom, worktrees.repository, prover, self._target)) as (proving,):
                 await self._shift.until(proving)
-            finally:
-                await end([proving])
             if not proving.cancelled():
                 proving.result()
         lander = await Lander.of(self._loom, worktrees, prover, self._target)
         return Shore(self._loom, lander, prover, self._shift, self._left_the_queue, self._say)
+
+    async def _until_all_has_ended(self, bench: Bench) -> list[Left] | None:
+        """Works until nothing is left, or it is stopped, and every job has ended. Returns what is left, None when
+        stopped."""
+        try:
+            return await self._until_nothing_is_left(bench)
+        finally:
+            try:
+                if self._shore is not None and self._shore.landed:
+                    with suppress(LoomError, TimeoutError):
+                        self._taken_by = await asyncio.wait_for(self._shore.taken_by(), _FAREWELL)
+                bench.rest.forget()
+                self.stop()
+                await asyncio.gather(*self._jobs.values(), *self._concluding, return_exceptions=True)
+            finally:
+                await end([*self._jobs.values(), *self._concluding])  # where who waits for them is cancelled
 
     async def _until_nothing_is_left(self, bench: Bench) -> list[Left] | None:
         """Claims for whoever is free, one at a time. Returns what is left, None when stopped."""
@@ -393,13 +399,11 @@ class Workers:
         async def work_is_ready() -> None:
             await self._shift.asked(lambda: self._loom.wait("ready", timeout=span))
 
-        ready = asyncio.create_task(work_is_ready())
-        news = asyncio.create_task(self._news.wait())
-        await self._shift.until(ready, news, *self._jobs.values())
-        if ready.done():
-            ready.result()
-            await asyncio.sleep(random.uniform(0, _SPREAD))
-        await end([ready, news])
+        async with beside(work_is_ready(), self._news.wait()) as (ready, news):
+            await self._shift.until(ready, news, *self._jobs.values())
+            if ready.done():
+                ready.result()
+                await asyncio.sleep(random.uniform(0, _SPREAD))
 
     def _note(self, progress: JobProgress) -> None:
         """Counts what happened, and keeps up what runs."""
