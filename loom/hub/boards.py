@@ -67,7 +67,7 @@ class Boards:
         async with self._beginning:
             opened = self._open.get(front.project_id)
             if opened is None or opened[2].done():
-                opened = self._open[front.project_id] = await self._begin(front.project_id)
+                opened = await self._begin(front.project_id)
         return f"http://{_HOST}:{opened[0]}/enter?code={self._entries.code(Visit(config, agent))}"
 
     async def close(self) -> None:
@@ -84,22 +84,18 @@ class Boards:
         gate = Gate(board(), self._entries, self._serving, hosts=hosts, cookie=f"loom-{project_id[:8]}")
         server = _Server(connections.settings(gate, ends_within=_ENDS_WITHIN))
         serving = Context().run(asyncio.create_task, server.serve_on(listener))  # on nobody's behalf
+        opened = self._open[project_id] = port, server, serving  # also where nobody waits for it any more
         while not server.started and not serving.done():
             await asyncio.wait([serving], timeout=0.01)
-        return port, server, serving
+        return opened
 
     @asynccontextmanager
     async def _serving(self, visit: Visit) -> AsyncIterator[Loom]:
         """The front for one request, whose project stays open as long as that takes."""
         project = self._projects.project(visit.config)
-        project.users += 1
-        loom = project.front.beside(agent=visit.agent)
-        try:
-            with calling(Caller({})), logs.of(project):
+        with project.used(), calling(Caller({})), logs.of(project):
+            async with project.front.beside(agent=visit.agent) as loom:
                 yield loom
-        finally:
-            project.users -= 1
-            await loom.close()
 
     def _bound(self, project_id: str) -> socket.socket:
         """A listener on the project's port of before, or else on a free one. Raises OSError."""

@@ -24,7 +24,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loom import texts
-from loom.background import end
+from loom.background import beside
 from loom.caller import Caller, calling
 from loom.exceptions import BusyError, ForbiddenError, InvalidInputError, LoomError, TokenError, UnavailableError
 from loom.graph.model import limits
@@ -227,21 +227,18 @@ class Guard:
         agent = None if "authorization" in Headers(scope=scope) else limits.board_agent(token.name)
         loom = project.front.beside(agent=agent, principal=Principal(token.name, token.role, client))
         scope.setdefault("state", {}).update(loom=loom, code=partial(self._team.code, token))
-        project.users += 1
-        serving = asyncio.create_task(self._behind(scope, replayed(body, receive), answered))
-        leaving = asyncio.create_task(_left(receive))
-        going.answers.add(serving)
-        try:
-            if not going.is_over:
-                await asyncio.wait([serving, leaving], return_when=asyncio.FIRST_COMPLETED)
-                if answered.whole:  # what goes on behind an answer was not called off
-                    await asyncio.wait([serving])
-            was_left = not serving.done()
-        finally:
-            going.answers.discard(serving)
-            await end([serving, leaving])
-            project.users -= 1
-            await loom.close()
+        going_on = beside(self._behind(scope, replayed(body, receive), answered), _left(receive))
+        with project.used():
+            async with loom, going_on as (serving, leaving):
+                going.answers.add(serving)
+                try:
+                    if not going.is_over:
+                        await asyncio.wait([serving, leaving], return_when=asyncio.FIRST_COMPLETED)
+                        if answered.whole:  # what goes on behind an answer was not called off
+                            await asyncio.wait([serving])
+                    was_left = not serving.done()
+                finally:
+                    going.answers.discard(serving)
         if not going.is_over:
             if not was_left:
                 serving.result()

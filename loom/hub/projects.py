@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import replace
 
@@ -47,6 +48,15 @@ class OpenProject:
         """Whether people are told of it, and it is still there."""
         directory = self.front.config.project_dir
         return self._housekeeper.tells and (directory is None or directory.exists())
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Has one user more meanwhile, and so stays open."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
     async def close(self) -> None:
         """Gives back its connections, also where its housekeeper does not stop; takes a few seconds at most."""

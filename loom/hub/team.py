@@ -61,14 +61,11 @@ class Team:
         """Gives an event that is set when tokens are revoked, on whichever replica, as soon as Redis tells of it. The
         project stays open meanwhile. Raises LoomError."""
         project = self.project()
-        project.users += 1
-        try:
+        with project.used():
             channel = channels.tokens_channel(project.front.project_id)
             subscriber = await project.front.subscriber()
             async with subscriber.listening(lambda heard, _: heard == channel) as woken:
                 yield woken
-        finally:
-            project.users -= 1
 
     async def ready(self) -> bool:
         """Whether the database answers. However many ask, it is looked at once a second."""
