@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 TIMEOUT = 0.5  # seconds; what one call may cost a caller when Redis hangs
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+_NO_ANSWER = (ValueError, TypeError, LookupError)  # an answer was read that has not the form of its command
 
 
 def open_redis(url: str, *, timeout: float | None = TIMEOUT) -> Redis:
@@ -39,9 +40,9 @@ def open_redis(url: str, *, timeout: float | None = TIMEOUT) -> Redis:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error means that Redis cannot be asked, or refuses. The whole client's are known where it was
-    imported."""
-    return isinstance(error, (OSError, _of_the_client("RedisError", OSError)))
+    """Whether an error, met while Redis is asked and its answer read, means that it cannot be asked, refuses, or gives
+    an answer that is none to what it was asked. The whole client's are known where it was imported."""
+    return isinstance(error, (OSError, *_NO_ANSWER, _of_the_client("RedisError", OSError)))
 
 
 def is_late(error: Exception) -> bool:

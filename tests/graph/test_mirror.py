@@ -6,16 +6,19 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import asyncpg
+import hiredis
 import pytest
 from redis.asyncio import Redis
 
 from loom.bus import channels
 from loom.bus.connection import TIMEOUT
 from loom.bus.events import Position
+from loom.bus.subscriber import Subscriber
 from loom.config import LoomConfig, RedisConfig
 from loom.db.connection import Pool
 from loom.exceptions import TaskNotFoundError
@@ -285,6 +288,62 @@ NO_REDIS = "unix:///nonexistent/redis.sock"
 async def test_without_redis_everything_works(config: LoomConfig, hung: str) -> None:
     for url in (NO_REDIS, hung):
         await without(url, config)
+
+
+class _Strange(asyncio.Protocol):
+    """Gives the same answer to each command."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.lost = asyncio.Event()
+        self.transport: Any = None
+        self._answer = answer
+        self._commands = hiredis.Reader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._commands.feed(data)
+        while self._commands.gets() is not False:
+            self.transport.write(self._answer)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.lost.set()
+
+
+@asynccontextmanager
+async def strange(answer: bytes) -> AsyncIterator[str]:
+    """Something that is taken for a Redis."""
+    made: list[_Strange] = []
+
+    def come() -> _Strange:
+        made.append(_Strange(answer))
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(come, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for one in made:
+            one.transport.abort()
+            await one.lost.wait()
+
+
+@pytest.mark.parametrize("answer", [b"+OK\r\n", b"$-1\r\n", b":1\r\n", b"*2\r\n*1\r\n:1\r\n$1\r\nx\r\n"])
+async def test_where_redis_answers_something_else_everything_works(config: LoomConfig, answer: bytes) -> None:
+    async with strange(answer) as url:
+        await without(url, config)
+
+
+async def test_what_was_announced_by_no_redis_does_not_end_listening(config: LoomConfig) -> None:
+    async with strange(b"+OK\r\n+OK\r\n") as url:
+        subscriber = Subscriber(url, channels.everything(config.project_id or ""))
+        async with subscriber.listening(lambda *_: True) as woken:
+            await asyncio.wait_for(woken.wait(), 30)
+            woken.clear()
+            await asyncio.wait_for(woken.wait(), 30)  # it was lost, and is made anew
+        await subscriber.close()
 
 
 async def test_a_redis_that_hangs_is_told_of_and_one_late_answer_is_not(
