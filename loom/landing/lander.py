@@ -23,8 +23,9 @@ from loom.exceptions import CommandError, LoomError, ProofMissingError, TargetEr
 from loom.git import Repository
 from loom.graph import store
 from loom.graph.rules import landings as rules
-from loom.graph.store import landing_targets, landing_tips, landings
-from loom.graph.store.landings import Intent, Landing
+from loom.graph.store import landing_intents, landing_targets, landing_tips, landings
+from loom.graph.store.landing_intents import Intent
+from loom.graph.store.landings import Landing
 from loom.graph.store.proofs import Proof
 from loom.graph.store.transaction import Transaction
 from loom.landing import checks as named_checks
@@ -360,7 +361,9 @@ class Lander:
         """Keeps no commit any more that somebody made before he died, and that no intent names."""
         kept = await self._repository.text("for-each-ref", "--format=%(refname)", self._held(""))
         if kept:
-            intents = await self._loom.look(lambda connection: landings.open_intents(connection, self._loom.project_id))
+            intents = await self._loom.look(
+                lambda connection: landing_intents.still_open(connection, self._loom.project_id)
+            )
             named = {self._held(one.commit_id) for one in intents}
             await refs.change(self._repository, *(f"delete {ref}" for ref in kept.split() if ref not in named))
 
@@ -393,7 +396,7 @@ class Lander:
         project = self._loom.project_id
 
         async def look(connection: Connection) -> Known:
-            intents = await landings.intents_of_queued(connection, project, target)
+            intents = await landing_intents.of_queued(connection, project, target)
             seen = await landing_tips.seen(connection, project, target)
             return Known(seen, frozenset(one.commit_id for one, _ in intents))
 
@@ -402,7 +405,7 @@ class Lander:
     async def _intents(self) -> list[tuple[str, str, list[tuple[Intent, bool]]]]:
         """What was about to land, by commit: the target's tip before, the commit, and the intents, oldest first."""
         found = await self._loom.look(
-            lambda connection: landings.intents_of_queued(connection, self._loom.project_id, self.target)
+            lambda connection: landing_intents.of_queued(connection, self._loom.project_id, self.target)
         )
         by_commit: dict[tuple[str, str], list[tuple[Intent, bool]]] = {}
         for one in found:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from loom.exceptions import TargetError
 from loom.git import Repository
 from loom.graph.rules import landings as rules
-from loom.graph.store import landing_tips, landings
+from loom.graph.store import landing_intents, landing_tips
 from loom.landing import refs
 from loom.landing.lander import lands_on
 from loom.landing.merging import is_ancestor
@@ -48,7 +48,7 @@ async def turn(loom: Loom, name: str, *, by: str) -> None:
 
     async def go(tx: Transaction) -> None:
         moved = await landing_tips.seen(tx.connection, project, before) != stood
-        if moved or await landings.open_intents(tx.connection, project):
+        if moved or await landing_intents.still_open(tx.connection, project):
             raise TargetError(
                 f"Something is being landed on {before} at this moment.",
                 Words("Name {} again once that is done; where nobody lands, {} does.", name, Shell("loom land")),

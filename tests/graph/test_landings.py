@@ -23,7 +23,7 @@ from loom.graph.front import Loom
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import landings
 from loom.graph.rules.holding import Holder
-from loom.graph.store import Claim, landing_targets
+from loom.graph.store import Claim, landing_intents, landing_targets
 from loom.graph.store import landings as rows
 from loom.graph.store.landings import Landing, LandingState
 from tests.conftest import Opener
@@ -410,11 +410,11 @@ async def test_work_is_taken_from_the_queue_in_the_order_in_which_it_came(loom: 
     one, two, three = found
     assert await intend(loom, one, target="main") == []
     assert await intend(loom, three, one) == [three, one]
-    assert len(await loom.look(lambda connection: rows.open_intents(connection, loom.project_id, TARGET))) == 2
+    assert len(await loom.look(lambda connection: landing_intents.still_open(connection, loom.project_id, TARGET))) == 2
     await loom.transact(lambda tx: landings.withdraw(tx, [one.id, three.id], MERGED))
     await loom.cancel(two.task_id)
     assert await intend(loom, one, two, three) == []
-    assert await loom.look(lambda connection: rows.open_intents(connection, loom.project_id)) == []
+    assert await loom.look(lambda connection: landing_intents.still_open(connection, loom.project_id)) == []
     await land(loom, one, three)
     assert await waiting(loom) == []
     await holds(loom)
@@ -576,7 +576,7 @@ async def test_what_leaves_the_queue_meanwhile_is_not_landed(
             await gate.open()
             await ending
             assert await intending == []
-    assert await loom.look(lambda connection: rows.open_intents(connection, loom.project_id)) == []
+    assert await loom.look(lambda connection: landing_intents.still_open(connection, loom.project_id)) == []
     await holds(loom)
 
 
@@ -691,7 +691,7 @@ async def test_landers_and_those_who_take_work_back_at_once_deadlock_with_nobody
                 await rng.choice(acts)(one.task_id)
 
     await asyncio.gather(*(lands(lander, f"m{number}") for number, lander in enumerate(landers)), takes_back())
-    for one in await loom.look(lambda connection: rows.open_intents(connection, loom.project_id)):
+    for one in await loom.look(lambda connection: landing_intents.still_open(connection, loom.project_id)):
         with suppress(TaskStateError):
             await landed(loom, (await landing_of(loom, one.task_id)), one.commit_id)
     counted = await pool.fetch("select task_id, count(*) from events where type = 'task.landed' group by 1")

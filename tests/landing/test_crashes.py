@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.graph.store import landing_tips, landings
+from loom.graph.store import landing_intents, landing_tips
 from loom.landing.target import OWN
 from tests.landing.dying import STEPS
 from tests.landing.yard import Yard
@@ -43,7 +43,7 @@ async def landed_once(yard: Yard, *tasks: str) -> None:
         assert task_id in told.split()
     first_parents = yard.place.git("log", "--first-parent", "--format=%H", OWN).split()
     assert await loom.look(lambda connection: landing_tips.seen(connection, loom.project_id, OWN)) == first_parents[0]
-    assert not await loom.look(lambda connection: landings.open_intents(connection, loom.project_id))
+    assert not await loom.look(lambda connection: landing_intents.still_open(connection, loom.project_id))
     assert not yard.place.git("for-each-ref", "refs/loom/kept")
 
 

@@ -12,7 +12,7 @@ import pytest
 from loom.config import LoomConfig
 from loom.exceptions import CommandError, TargetError, TargetHeldError
 from loom.graph.front import Loom
-from loom.graph.store import landings
+from loom.graph.store import landing_intents
 from loom.graph.store.landings import LandingState
 from loom.landing import leading
 from loom.landing.lander import Lander, Report
@@ -165,7 +165,7 @@ async def test_a_remote_that_goes_away_in_the_middle_leaves_nothing_half_landed(
     away.rename(shared.bare.top)
     assert shared.bare.tip("main") == before
     assert [each.task_id for each in (await once(one)).landed] == [task.id]
-    assert not await one.loom.look(lambda connection: landings.open_intents(connection, one.loom.project_id))
+    assert not await one.loom.look(lambda connection: landing_intents.still_open(connection, one.loom.project_id))
 
 
 async def test_what_another_machine_was_about_to_land_is_its_own_for_a_while(
@@ -254,7 +254,7 @@ async def test_a_remote_that_refuses_everything_is_named(one: Yard, shared: Shar
     with pytest.raises(TargetHeldError, match="origin refuses"):
         await once(one)
     assert (await one.landing(task)).state is LandingState.QUEUED
-    assert not await one.loom.look(lambda connection: landings.open_intents(connection, one.loom.project_id))
+    assert not await one.loom.look(lambda connection: landing_intents.still_open(connection, one.loom.project_id))
 
 
 async def test_a_remote_or_branch_that_is_not_there_is_a_sentence(one: Yard) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loom.exceptions import TargetError
-from loom.graph.store import landing_targets, landings
+from loom.graph.store import landing_intents, landing_targets, landings
 from loom.graph.store.landing_targets import RecordedTarget
 from loom.landing import turning
 from loom.landing.baseline import baseline
@@ -76,7 +76,7 @@ async def test_no_other_branch_is_named_while_something_is_being_landed(yard: Ya
     task = await yard.queued({"new.txt": "new\n"})
     (row,) = await yard.loom.look(lambda connection: landings.waiting(connection, yard.loom.project_id, OWN))
     assert row.task_id == task.id
-    await yard.loom.transact(lambda tx: landings.intend(tx, [row], commit_id="c" * 40, target=OWN, old="0" * 40))
+    await yard.loom.transact(lambda tx: landing_intents.intend(tx, [row], commit_id="c" * 40, target=OWN, old="0" * 40))
     with pytest.raises(TargetError, match="is being landed"):
         await turn(yard.loom, "stable", by="ann")
     assert await recorded(yard) is None

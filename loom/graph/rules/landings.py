@@ -24,7 +24,7 @@ from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import claims, holding, leaving
 from loom.graph.rules.claims import Outcome
 from loom.graph.rules.holding import Holder
-from loom.graph.store import escalations, landing_targets, landings
+from loom.graph.store import escalations, landing_intents, landing_targets, landings
 from loom.graph.store.landings import Landing, LandingState
 from loom.graph.store.transaction import Transaction
 from loom.wording import Shell, Words, call
@@ -128,25 +128,23 @@ async def intend(
     known = await landings.get(tx.connection, tx.project_id, landing_ids)
     await store.lock(tx, [one.task_id for one in known.values()])
     found = await landings.get(tx.connection, tx.project_id, landing_ids)
-    elsewhere = {
-        one.landing_id
-        for one in await landings.open_intents_of(tx.connection, tx.project_id, [one.task_id for one in found.values()])
-        if one.target != target
-    }
+    task_ids = [one.task_id for one in found.values()]
+    intents = await landing_intents.still_open_of(tx.connection, tx.project_id, task_ids)
+    elsewhere = {one.landing_id for one in intents if one.target != target}
     if len(found) < len(set(landing_ids)) or any(
         one.state is not _QUEUED or one.waits_for_yes or one.target != target or one.id in elsewhere
         for one in found.values()
     ):
         return []
     chosen = [found[landing_id] for landing_id in landing_ids]
-    await landings.intend(tx, chosen, commit_id=commit_id, target=target, old=old)
+    await landing_intents.intend(tx, chosen, commit_id=commit_id, target=target, old=old)
     return chosen
 
 
 async def withdraw(tx: Transaction, landing_ids: Sequence[int], commit_id: str) -> None:
     """Closes the intents of these landings that name a commit, because the target was certainly not moved to it and
     cannot be any more."""
-    await landings.withdraw(tx, landing_ids, commit_id)
+    await landing_intents.withdraw(tx, landing_ids, commit_id)
 
 
 async def landed(tx: Transaction, landing_id: int, *, commit_id: str) -> Outcome:
@@ -157,7 +155,7 @@ async def landed(tx: Transaction, landing_id: int, *, commit_id: str) -> Outcome
     landing, task = await _locked(tx, landing_id)
     if landing.state is _LANDED:
         return await claims.first_answer(tx, task)
-    intent = await landings.intent_of(tx.connection, tx.project_id, landing_id, commit_id)
+    intent = await landing_intents.of_commit(tx.connection, tx.project_id, landing_id, commit_id)
     if landing.state is not _QUEUED or intent is None or landing.queued_at is None:
         raise TaskStateError(
             f"The work on {task.id} was not about to be landed by {commit_id}.",

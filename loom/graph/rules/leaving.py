@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from loom.exceptions import TaskStateError
 from loom.graph.model.task import Task
-from loom.graph.store import landings, messages
+from loom.graph.store import landing_intents, landings, messages
 from loom.graph.store.landings import Landing, LandingState
 from loom.graph.store.transaction import Transaction
 from loom.wording import Shell, Words, call
@@ -27,7 +27,7 @@ async def leave_queue(tx: Transaction, task_ids: Collection[str], why: str) -> N
 
 async def refuse_being_landed(tx: Transaction, task_ids: Collection[str]) -> None:
     """Raises TaskStateError where a branch is about to be moved that brings one of these locked tasks."""
-    intents = await landings.open_intents_of(tx.connection, tx.project_id, task_ids)
+    intents = await landing_intents.still_open_of(tx.connection, tx.project_id, task_ids)
     if intents:
         raise TaskStateError(
             f"{intents[0].task_id} is being landed on {intents[0].target} at this moment.",

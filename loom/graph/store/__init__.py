@@ -12,7 +12,8 @@ nearly every change of a task needs; whoever needs another module imports it, so
 | `events` | the outbox, and the history of a task |
 | `escalations` `diagnoses` `messages` `plans` `projects` `proofs` | rows of the same name |
 | `skill_runs` `workflow_runs` `workflow_steps` | runs of skills and of workflows, and what the steps of these came to |
-| `landings` `landing_views` | claims whose work lands on a branch, and their queue; what there is to see of that |
+| `landings` `landing_intents` | claims whose work lands on a branch, and their queue; what is about to be merged |
+| `landing_views` | what there is to see of that |
 | `landing_targets` `landing_tips` | where a project lands, and who does it; where each branch stood last |
 | `tokens` `entries` | who may come in over HTTP, and with which browser |
 | `states` `blockers` | what people call a status, and what a task waits for |

@@ -1,5 +1,5 @@
-"""Rows of what lands: the claims whose work has to be on a branch before it is done, the queue of those that wait to be
-merged, and what was about to be merged when somebody died.
+"""Rows of what lands: the claims whose work has to be on a branch before it is done, and the queue of those that wait
+to be merged.
 
 A row of `landings` is changed only under the lock of its task's row, so that a claim and its place in the queue end
 together. What git says is not known here: a target, a branch and a commit are names.
@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from loom.graph.model.task import Task
+from loom.graph.store import landing_intents
 from loom.graph.store.tasks import COLUMNS
 from loom.graph.store.transaction import Transaction
 
@@ -91,24 +92,6 @@ class Landing:
         values = {name: record[name] for name in cls.__slots__}
         parsed = {name: None if values[name] is None else json.loads(values[name]) for name in ("output", "usage")}
         return cls(**values | parsed | {"state": LandingState(values["state"]), "outside": tuple(values["outside"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """That a target is about to be moved from `old` to a commit that brings a landing. What is open is not decided."""
-
-    id: int
-    landing_id: int
-    task_id: str
-    commit_id: str
-    target: str
-    old: str
-    at: datetime
-
-    @classmethod
-    def from_record(cls, record: Row) -> Intent:
-        """Builds an intent from its row."""
-        return cls(**{name: record[name] for name in cls.__slots__})
 
 
 # --- one claim's work -------------------------------------------------------------------------------------------------
@@ -199,12 +182,7 @@ async def send_back(tx: Transaction, landing_id: int, reason: str, note: str | N
 
 async def land(tx: Transaction, landing_id: int, commit_id: str, target: str) -> Landing:
     """Notes that it has landed, and where; nothing of it is open any more."""
-    await tx.connection.execute(
-        "update landing_intents set closed_at = loom_now()"
-        " where project_id = $1 and landing_id = $2 and closed_at is null",
-        tx.project_id,
-        landing_id,
-    )
+    await landing_intents.close(tx, landing_id)
     return await _set(
         tx,
         landing_id,
@@ -286,84 +264,6 @@ async def _hold(tx: Transaction, task: Task, assignments: str, *values: Any) -> 
     )
     assert record is not None, "only a locked task is held"
     return Task.from_record(record)
-
-
-# --- intents ----------------------------------------------------------------------------------------------------------
-
-
-async def intend(tx: Transaction, found: Sequence[Landing], *, commit_id: str, target: str, old: str) -> None:
-    """Writes that the target is about to be moved to a commit which brings these."""
-    await tx.connection.execute(
-        """
-        insert into landing_intents (project_id, landing_id, task_id, commit_id, target, old)
-        select $1, o.id, o.task_id, $4, $5, $6 from unnest($2::bigint[], $3::text[]) o(id, task_id)
-        on conflict (project_id, landing_id, commit_id) do update set closed_at = null, target = $5, old = $6
-        """,
-        tx.project_id,
-        [one.id for one in found],
-        [one.task_id for one in found],
-        commit_id,
-        target,
-        old,
-    )
-
-
-async def withdraw(tx: Transaction, landing_ids: Collection[int], commit_id: str) -> None:
-    """Closes the intents of these that name a commit."""
-    await tx.connection.execute(
-        "update landing_intents set closed_at = loom_now()"
-        " where project_id = $1 and landing_id = any($2::bigint[]) and commit_id = $3 and closed_at is null",
-        tx.project_id,
-        list(landing_ids),
-        commit_id,
-    )
-
-
-async def open_intents(connection: Connection, project_id: str, target: str | None = None) -> list[Intent]:
-    """The intents of which nobody has said yet what became of them, oldest first; of all targets unless one is
-    named."""
-    records = await connection.fetch(
-        "select * from landing_intents where project_id = $1 and closed_at is null"
-        " and ($2::text is null or target = $2) order by id",
-        project_id,
-        target,
-    )
-    return [Intent.from_record(record) for record in records]
-
-
-async def open_intents_of(connection: Connection, project_id: str, task_ids: Collection[str]) -> list[Intent]:
-    """The open intents of these tasks."""
-    records = await connection.fetch(
-        "select * from landing_intents where project_id = $1 and closed_at is null and task_id = any($2::text[])"
-        " order by id",
-        project_id,
-        list(task_ids),
-    )
-    return [Intent.from_record(record) for record in records]
-
-
-async def intents_of_queued(connection: Connection, project_id: str, target: str) -> list[tuple[Intent, bool]]:
-    """Every intent of what is still in the queue, oldest first, and whether it is open. One that was withdrawn counts
-    too: somebody may have moved the target by it all the same."""
-    records = await connection.fetch(
-        "select i.*, i.closed_at is null as open from landing_intents i"
-        " join landings l on l.project_id = i.project_id and l.id = i.landing_id and l.state = 'queued'"
-        " where i.project_id = $1 and i.target = $2 order by i.id",
-        project_id,
-        target,
-    )
-    return [(Intent.from_record(record), record["open"]) for record in records]
-
-
-async def intent_of(connection: Connection, project_id: str, landing_id: int, commit_id: str) -> Intent | None:
-    """The intent, open or closed, that names this commit for a landing."""
-    record = await connection.fetchrow(
-        "select * from landing_intents where project_id = $1 and landing_id = $2 and commit_id = $3",
-        project_id,
-        landing_id,
-        commit_id,
-    )
-    return None if record is None else Intent.from_record(record)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

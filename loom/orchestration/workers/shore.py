@@ -19,7 +19,7 @@ from loom.background import Backoff, beside
 from loom.exceptions import LoomError, ProofMissingError, TargetError
 from loom.graph.rules import landings as rules
 from loom.graph.rules.holding import Holder
-from loom.graph.store import landings
+from loom.graph.store import landing_intents, landings
 from loom.graph.store.landings import LandingState
 from loom.landing import bringing, checks
 from loom.landing.bringing import Back, Ready
@@ -180,7 +180,7 @@ class Shore:
         project, target = self._loom.project_id, self._lander.target
         return bool(
             await landings.waiting(connection, project, target, 1)
-            or await landings.open_intents(connection, project, target)
+            or await landing_intents.still_open(connection, project, target)
         )
 
     async def look(self) -> None:
