@@ -46,6 +46,11 @@ class Priority(StrEnum):
     P1 = "p1"
     P2 = "p2"
 
+    @property
+    def rank(self) -> int:
+        """As a row has it: 0 comes first."""
+        return int(self.value[1])
+
 
 PRIORITY_SCORES: dict[Priority, int] = {Priority.P0: 300, Priority.P1: 200, Priority.P2: 100}
 

@@ -186,7 +186,7 @@ def _parts(wanted: Filter, given: _Arguments) -> Iterator[str]:
     elif "done" in states:  # which brings both
         states -= {"cancelled"}
     if wanted.priorities:
-        ranks = sorted(int(one.value[1]) for one in wanted.priorities)
+        ranks = sorted(one.rank for one in wanted.priorities)
         urgent = f" and t.priority between {ranks[0]} and {ranks[-1]}"
     for members, rows in _HELD_PARTS if held else _PARTS:
         if members & states:
@@ -272,7 +272,7 @@ def _conditions(wanted: Filter, given: _Arguments, leading: str | None) -> Itera
         if states:
             yield f"{sense}({' or '.join(CONDITIONS[state] for state in states)})"
     if wanted.priorities:
-        yield f"t.priority = any({given.add([int(one.value[1]) for one in wanted.priorities])}::int[])"
+        yield f"t.priority = any({given.add([one.rank for one in wanted.priorities])}::int[])"
     for labels, sense in ((wanted.labels, ""), (wanted.not_labels, "not ")):
         if labels:
             yield f"{sense}({_labels(labels, given)})"

@@ -125,7 +125,7 @@ async def get_ready_tasks(
     connection: Connection, project_id: str, *, limit: int, priority: Priority | None = None
 ) -> list[Listed]:
     """The best claimable tasks."""
-    rank = None if priority is None else int(priority.value[1])
+    rank = None if priority is None else priority.rank
     return [Listed.from_record(record) for record in await connection.fetch(READY, project_id, rank, limit)]
 
 

@@ -174,7 +174,7 @@ async def update_task(
         task.id,
         task.title,
         task.status,
-        _rank(task.priority),
+        task.priority.rank,
         task.waiting,
         task.attempt,
         task.lapsed,
@@ -328,7 +328,7 @@ async def create_task(tx: Transaction, task: NewTask, agent: str) -> Task | None
         task.id,
         task.title,
         task.status,
-        _rank(task.priority),
+        task.priority.rank,
         task.max_attempts,
         task.waiting,
         task.parent_id,
@@ -380,7 +380,7 @@ async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, T
         ],
         records=[
             (
-                tx.project_id, task.id, task.title, str(task.status), _rank(task.priority), task.max_attempts,
+                tx.project_id, task.id, task.title, str(task.status), task.priority.rank, task.max_attempts,
                 task.waiting, task.parent_id, task.context, task.output, task.done_when, task.origin_id,
                 task.files, task.checks, task.labels, task.created_at or moment, moment,
                 moment if task.status is TaskStatus.PENDING else None,
@@ -489,7 +489,3 @@ async def _misjudged(connection: Connection, project_id: str) -> bool:
 _FEW = 500  # tasks over which any plan goes quickly
 _MANY = 10_000
 _MUCH = 5  # a fifth of what is there
-
-
-def _rank(priority: Priority) -> int:
-    return int(priority.value[1])
