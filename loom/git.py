@@ -34,6 +34,9 @@ from loom.wording import Shell, Words
 
 OLDEST = (2, 38)  # `merge-tree --write-tree`
 
+GITLINK = "160000"
+"""The mode of an entry that names a commit of another repository."""
+
 FILES_SECONDS = 600.0
 """Seconds that git may take to read or write all the files of a work tree."""
 

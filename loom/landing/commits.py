@@ -19,14 +19,14 @@ from pathlib import Path
 
 from loom.exceptions import CommandError
 from loom.files import read, read_beginning
-from loom.git import FILES_SECONDS, Person, Repository
+from loom.git import FILES_SECONDS, GITLINK, Person, Repository
 from loom.graph.model.paths import below, is_own, may_be_below, plain
 from loom.landing import refs
 from loom.landing.merging import commit_tree, is_ancestor, merge_base, tree_of
 from loom.landing.moving import unmerge
 from loom.landing.submodules import keep_up, unsaved
-from loom.landing.trailers import lines, speaks_for_others
-from loom.texts import one_line, quote, shorten
+from loom.landing.trailers import lines, speaks_for_others, subject
+from loom.texts import quote
 
 LARGEST = 50_000_000
 """Bytes of a file that is committed, at most."""
@@ -37,7 +37,6 @@ _NAMED = 10  # paths in a sentence
 _LISTED_BYTES = 50_000_000  # of what git lists
 _HEAD_BYTES = 10_000  # of what git keeps of a merge
 _WALKED = 200  # entries of the log of a worktree, and of a branch
-_SUBJECT = 72  # characters
 _MESSAGES_BYTES = 1_000_000  # of an agent's own messages that are looked through
 
 
@@ -378,7 +377,7 @@ async def _speaks_for_others(worktree: Repository, work: Work, history: str) -> 
 
 
 def _message(work: Work) -> str:
-    return "\n".join([shorten(one_line(work.title), _SUBJECT), "", *lines(work.task_id, work.agent), ""])
+    return "\n".join([subject(work.title), "", *lines(work.task_id, work.agent), ""])
 
 
 async def _keep(worktree: Repository, branch: str, made: str, found: _Found) -> None:
@@ -426,7 +425,7 @@ async def _brought(
 
 def _links(changed: Iterable[_Changed]) -> list[str]:
     """Repositories that would be committed as a mere link to one of their commits."""
-    if nested := [one.path for one in changed if one.after == "160000" and one.before != "160000"]:
+    if nested := [one.path for one in changed if one.after == GITLINK and one.before != GITLINK]:
         return [
             f"{_some(nested)} is a git repository of its own, whose files would not land. Add them as files instead."
         ]

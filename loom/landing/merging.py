@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from loom.exceptions import CommandError
 from loom.git import FILES_SECONDS, LOOM, Person, Repository
 from loom.landing.moving import beside, moving
-from loom.landing.trailers import lines
-from loom.texts import one_line, shorten
+from loom.landing.trailers import lines, subject
 
-_SUBJECT = 72  # characters
 _NAMED = 20  # files of a conflict, and tasks that changed them
 
 
@@ -118,10 +116,10 @@ async def group(repository: Repository, old: str, link: Link, brought: Sequence[
     and with a line for each task that it brings."""
     if len(brought) == 1:
         one = brought[0]
-        text = [shorten(one_line(one.title), _SUBJECT)]
+        text = [subject(one.title)]
         author = Person.agent(one.agent)
     else:
-        text = [f"Land {len(brought)} tasks", "", *(f"- {shorten(one_line(one.title), _SUBJECT)}" for one in brought)]
+        text = [f"Land {len(brought)} tasks", "", *(f"- {subject(one.title)}" for one in brought)]
         author = LOOM
     told = [line for one in brought for line in lines(one.task_id, one.agent)]
     return await commit_tree(

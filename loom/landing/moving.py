@@ -22,7 +22,7 @@ from typing import Self
 
 from loom import files
 from loom.exceptions import CommandError, FileError
-from loom.git import FILES_SECONDS, Repository
+from loom.git import FILES_SECONDS, GITLINK, Repository
 from loom.landing import places
 from loom.landing.places import Lock
 from loom.process import guard
@@ -32,7 +32,6 @@ _LIST_BYTES = 1_000_000_000  # of what git tells of all files
 _FILE_BYTES = 100_000_000  # of one
 _NONE = "000000"  # the mode of a file that is not there
 _LINK = "120000"
-_REPOSITORY = "160000"
 
 
 @asynccontextmanager
@@ -259,7 +258,7 @@ def _changes(listed: str) -> Iterator[_Change]:
     fields = listed.split("\0")
     for facts, path in zip(fields[::2], fields[1::2], strict=False):
         mode, mode_after, object_, object_after, _ = facts.removeprefix(":").split(" ")
-        if _REPOSITORY not in (mode, mode_after):
+        if GITLINK not in (mode, mode_after):
             before = None if mode == _NONE else (mode, object_)
             yield _Change(path, before, None if mode_after == _NONE else (mode_after, object_after))
 

@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from loom.git import FILES_SECONDS, Repository
+from loom.git import FILES_SECONDS, GITLINK, Repository
 
 _LISTED_BYTES = 5_000  # of what is not committed
 _HISTORY_BYTES = 50_000_000  # of what is told of where submodules were
-_REPOSITORY = "160000"  # the mode of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ async def keep_up(worktree: Repository, base: str, landed: str) -> list[str]:
     staged = {path: facts.split(" ")[1] for facts, path in _rows(listed.out)}
     late = [one for one, named in since.items() if staged.get(one.path) in named - {one.commit}]
     if late:
-        lines = "".join(f"{_REPOSITORY} {one.commit}\t{one.path}\0" for one in late)
+        lines = "".join(f"{GITLINK} {one.commit}\t{one.path}\0" for one in late)
         await worktree.run("update-index", "-z", "--index-info", text=lines.encode(errors="surrogateescape"))
     return [one.path for one in late]
 
@@ -95,7 +94,7 @@ async def _since(worktree: Repository, base: str, tip: str) -> dict[_Submodule, 
     fields = [one for one in told.out.decode(errors="surrogateescape").split("\0") if one]
     for facts, path in zip(fields[::2], fields[1::2], strict=False):
         mode, mode_after, before, after, _ = facts.lstrip("\n:").split(" ")
-        found[path][1].update(one for one, kind in ((before, mode), (after, mode_after)) if kind == _REPOSITORY)
+        found[path][1].update(one for one, kind in ((before, mode), (after, mode_after)) if kind == GITLINK)
     began = {one.path: one.commit for one in await _named(worktree, base)}
     return {one: named | {began.get(path, one.commit)} for path, (one, named) in found.items()}
 
@@ -141,7 +140,7 @@ async def _named(repository: Repository, base: str) -> list[_Submodule]:
         return []
     rows = _rows((await repository.run("ls-tree", "-z", base, "--", *names)).out)
     entries_of = ((facts.split(" "), path) for facts, path in rows)
-    return [_Submodule(names[path], path, commit) for (mode, _, commit), path in entries_of if mode == _REPOSITORY]
+    return [_Submodule(names[path], path, commit) for (mode, _, commit), path in entries_of if mode == GITLINK]
 
 
 def _rows(listed: bytes) -> list[tuple[str, str]]:

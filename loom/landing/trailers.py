@@ -1,15 +1,24 @@
-"""The lines by which a commit of the target says whose work it brings, and where an agent has written such itself."""
+"""What the message of a commit says whose work it brings: its subject and its trailers; and where an agent has written
+such trailers itself."""
 
 from __future__ import annotations
 
 import re
 
+from loom.texts import one_line, shorten
+
+_SUBJECT = 72  # characters
 _TASK, _AGENT = "Loom-Task", "Loom-Agent"
 _ANY = re.compile(rf"^[^\S\n]*({_TASK}|{_AGENT})[^\S\n]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
+def subject(title: str) -> str:
+    """A task's title as the first line of a message, or a line of several."""
+    return shorten(one_line(title), _SUBJECT)
+
+
 def lines(task_id: str, agent: str) -> list[str]:
-    """Those of one task."""
+    """The trailers of one task."""
     return [f"{_TASK}: {task_id}", f"{_AGENT}: {agent}"]
 
 
