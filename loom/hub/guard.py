@@ -30,7 +30,7 @@ from loom.exceptions import BusyError, ForbiddenError, InvalidInputError, LoomEr
 from loom.graph.model import limits
 from loom.graph.model.principals import Principal
 from loom.remote import codec
-from loom.web.entry import NO_COOKIE, once_more, refused
+from loom.web.entry import LOOKS, NO_COOKIE, once_more, refused
 from loom.web.statuses import status_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ ENTRANCE = "/enter"
 """Where a browser changes a code for a cookie."""
 
 _COOKIE = "loom"
-_LOOKS = ("GET", "HEAD")
 _BODIES_BYTES = 64 * 2**20  # of all requests that are being read
 _BODY_WITHIN = 30.0  # seconds for a body to come
 _AT_ONCE = 64  # requests of one token
@@ -155,7 +154,7 @@ class Guard:
         if "authorization" in headers:
             token = await self._team.admitted(_shown(headers), client)
         elif cookie:
-            if scope["method"] not in _LOOKS and "origin" not in headers:
+            if scope["method"] not in LOOKS and "origin" not in headers:
                 raise ForbiddenError("That did not come from a page of this board.", _ADDRESS)
             token = await self._team.visitor(cookie)
         else:

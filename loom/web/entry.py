@@ -30,7 +30,8 @@ from loom.web.wording import typed
 V = TypeVar("V")
 
 _MOST = 100  # codes, and cookies, that are known at a time; those that came last the longest ago go first
-_LOOKS = ("GET", "HEAD")
+LOOKS = ("GET", "HEAD")
+"""The methods by which nothing is changed."""
 
 
 class _Known(NamedTuple, Generic[V]):
@@ -121,7 +122,7 @@ class Gate(Generic[V]):
         host = request.headers.get("host", "")
         if host not in self._hosts:
             return refused(421, "This board is not reached by that name.")
-        if request.scope["method"] not in _LOOKS and request.headers.get("origin") != f"http://{host}":
+        if request.scope["method"] not in LOOKS and request.headers.get("origin") != f"http://{host}":
             return refused(403, "That did not come from a page of this board.")
         return None
 
