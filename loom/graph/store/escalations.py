@@ -121,14 +121,7 @@ async def create_escalation(
 
 async def is_deferred(tx: Transaction, task_id: str) -> bool:
     """Whether a locked task is deferred."""
-    return bool(
-        await tx.connection.fetchval(
-            "select exists(select from escalations where project_id = $1 and task_id = $2 and kind = 'deferred'"
-            " and resolved_at is null)",
-            tx.project_id,
-            task_id,
-        )
-    )
+    return await _has_open(tx, task_id, EscalationKind.DEFERRED)
 
 
 async def defer(tx: Transaction, reasons: Mapping[str, str], *, by: str | None) -> None:
@@ -202,14 +195,7 @@ async def take(tx: Transaction, handler: str, seconds: float) -> Escalation | No
 
 async def has_question(tx: Transaction, task_id: str) -> bool:
     """Whether an open question holds a task."""
-    return bool(
-        await tx.connection.fetchval(
-            "select exists(select from escalations where project_id = $1 and task_id = $2"
-            " and kind = 'question' and resolved_at is null)",
-            tx.project_id,
-            task_id,
-        )
-    )
+    return await _has_open(tx, task_id, EscalationKind.QUESTION)
 
 
 async def get(connection: Connection, project_id: str, escalation_id: str) -> Escalation | None:
@@ -268,3 +254,14 @@ async def _open(connection: Connection, project_id: str, kinds: str, limit: int)
         limit,
     )
     return [Escalation.from_record(record) for record in records]
+
+
+async def _has_open(tx: Transaction, task_id: str, kind: EscalationKind) -> bool:
+    return bool(
+        await tx.connection.fetchval(
+            "select exists(select from escalations where project_id = $1 and task_id = $2"
+            f" and kind = '{kind}' and resolved_at is null)",  # written out, so that the index of this kind serves
+            tx.project_id,
+            task_id,
+        )
+    )
