@@ -17,7 +17,8 @@ from loom.bus.events import START, Position
 from loom.config import LoomConfig, RedisConfig
 from loom.db.connection import Pool
 from loom.graph import store
-from loom.graph.cache import BATCH, Cache, waiting
+from loom.graph.cache import Cache, waiting
+from loom.graph.cache.mirror import BATCH
 from loom.graph.front import Loom
 from loom.graph.store.transaction import Change
 from tests.conftest import Opener, horizon_passed

@@ -17,7 +17,7 @@ from loom.db.connection import Pool
 from loom.graph import store
 from loom.graph.front import Loom
 from loom.graph.model.task import Priority, TaskStatus
-from loom.graph.store import NewTask, blockers, claiming, graphs, levels, reading
+from loom.graph.store import NewTask, blockers, claiming, graphs, levels, reading, sweeping
 from loom.graph.store.transaction import Transaction
 from tests.conftest import Opener
 
@@ -71,10 +71,10 @@ async def timed(work: Callable[[Loom], Awaitable[object]], one: Loom) -> float:
 async def test_hot_statements_at_a_hundred_thousand_tasks(crowded: Loom, pool: Pool, config: LoomConfig) -> None:
     project = crowded.project_id
     for query, arguments in (
-        (store.BEST_READY, (project,)),
+        (claiming.BEST_READY, (project,)),
         (reading.READY, (project, None, 10)),
         (reading.READY, (project, 1, 10)),
-        (store.PULSE, (project,)),
+        (sweeping.PULSE, (project,)),
     ):
         assert await buffers(pool, query, *arguments) <= BUFFERS, query
     # And after much of it has been claimed and finished, with dead rows where it was.
@@ -86,8 +86,8 @@ async def test_hot_statements_at_a_hundred_thousand_tasks(crowded: Loom, pool: P
     behind = f"select coalesce({claiming.BEST_BEHIND})".replace("$6", "$2").replace("$7", "$3")
     frontier = crowded.links.frontier
     assert await buffers(pool, behind, project, frontier._times, frontier._ids) <= BUFFERS
-    await buffers(pool, store.BEST_READY, project)
-    assert await buffers(pool, store.BEST_READY, project) <= BUFFERS
+    await buffers(pool, claiming.BEST_READY, project)
+    assert await buffers(pool, claiming.BEST_READY, project) <= BUFFERS
     assert await buffers(pool, reading.READY, project, None, 10) <= BUFFERS
 
 
@@ -127,7 +127,7 @@ async def test_a_claim_beside_a_held_snapshot_passes_over_nothing(loom: Loom, po
         bounds = loom.links.frontier.bounds() or (loom.links.frontier._times, loom.links.frontier._ids)
         behind = claiming.BEST_BEHIND.replace("$6", "$2").replace("$7", "$3")
         read = await buffers(pool, f"select coalesce({behind})", loom.project_id, *bounds)
-        whole = await buffers(pool, f"select {store.BEST_READY}", loom.project_id)
+        whole = await buffers(pool, f"select {claiming.BEST_READY}", loom.project_id)
     assert read <= 60
     assert whole > 4 * read, "else the snapshot has kept nothing"
 

@@ -3,7 +3,7 @@
 `mirror` writes and reads it, `relay` keeps it up to date from the events, `waiting` blocks until something changes.
 """
 
-from loom.graph.cache.mirror import BATCH, Cache, Contents, MirrorState
+from loom.graph.cache.mirror import Cache
 from loom.graph.cache.relay import Relay
 
-__all__ = ["BATCH", "Cache", "Contents", "MirrorState", "Relay"]
+__all__ = ["Cache", "Relay"]

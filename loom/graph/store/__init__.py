@@ -31,15 +31,8 @@ from loom.graph.store import (
     events,
     landings,
     messages,
-    projects,
-    proofs,
-    reading,
-    transaction,
 )
 from loom.graph.store.claiming import (
-    BEST_READY,
-    CLAIM_BEST,
-    CLAIM_BY_ID,
     Claim,
     Frontier,
     as_claimed,
@@ -51,10 +44,8 @@ from loom.graph.store.claiming import (
     renew_leases,
 )
 from loom.graph.store.edges import (
-    HOLDS,
     add_edges,
     get_dependents,
-    remove_edges,
     replace_dependencies,
     upstream,
     waive_edges,
@@ -65,10 +56,9 @@ from loom.graph.store.events import consequences
 from loom.graph.store.levels import Level, close_epic, count_children, count_dependents
 from loom.graph.store.reach import below
 from loom.graph.store.reading import get_ready_tasks, get_task_dependencies, list_active_tasks
-from loom.graph.store.sweeping import PULSE, Pulse, due_retries, expired_claims, mark_complete, pulse
+from loom.graph.store.sweeping import Pulse, due_retries, expired_claims, mark_complete, pulse
 from loom.graph.store.tasks import (
     COLUMNS,
-    WAITING,
     NewTask,
     TaskOutline,
     analyze,
@@ -96,17 +86,10 @@ from loom.graph.store.tasks import (
     update_task_status,
     waiting,
 )
-from loom.graph.store.transaction import Change, Transaction
+from loom.graph.store.transaction import Transaction
 
 __all__ = [
-    "BEST_READY",
-    "CLAIM_BEST",
-    "CLAIM_BY_ID",
     "COLUMNS",
-    "HOLDS",
-    "PULSE",
-    "WAITING",
-    "Change",
     "Claim",
     "Frontier",
     "Level",
@@ -155,18 +138,13 @@ __all__ = [
     "now",
     "outline",
     "place",
-    "projects",
-    "proofs",
     "pulse",
-    "reading",
-    "remove_edges",
     "rename_origins",
     "renew_due",
     "renew_leases",
     "reopen_task",
     "replace_dependencies",
     "some_children",
-    "transaction",
     "update_task",
     "update_task_status",
     "upstream",
