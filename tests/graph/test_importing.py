@@ -21,7 +21,7 @@ from loom.graph.importing.reconcile import reconcile
 from loom.graph.model import limits, plan
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import Priority, Task, TaskStatus
-from loom.graph.store import TaskOutline
+from loom.graph.store.origins import KnownTask
 from tests.timing import fastest
 
 DONE, CANCELLED, PENDING = TaskStatus.DONE, TaskStatus.CANCELLED, TaskStatus.PENDING
@@ -352,7 +352,7 @@ def test_an_export_comes_back_as_it_was() -> None:
     assert blocked.depends_on == (claimed.key, done.key)
     assert counts(batch) == {AdjustmentKind.PENDING: 2}
 
-    known = [TaskOutline(one.id, one.origin_id, one.status, one.parent_id, one.depends_on) for one in tasks]
+    known = [KnownTask(one.id, one.origin_id, one.status, one.parent_id, one.depends_on) for one in tasks]
     again = fit(batch, known, "p")
     assert (again.drafts, again.known, again.links, again.adjustments) == ([], 5, [], [])
 
@@ -599,7 +599,7 @@ def test_any_changed_file_fits_what_the_project_has(
     }
     ids = {draft.key: id for id, draft in known.items()}
     tasks = {
-        id: TaskOutline(
+        id: KnownTask(
             id,
             draft.key,
             TaskStatus.EPIC if draft.epic and draft.status is PENDING else draft.status,
@@ -640,7 +640,7 @@ def test_any_changed_file_fits_what_the_project_has(
     plan.order([*union, *fitted.drafts])
 
     # And once it is in, the same file has nothing to add.
-    there = [TaskOutline(f"new-{draft.key}", draft.origin_id, draft.status) for draft in fitted.drafts]
+    there = [KnownTask(f"new-{draft.key}", draft.origin_id, draft.status) for draft in fitted.drafts]
     again = fit(batch, [*tasks.values(), *there])
     assert again.links == []
     left = {draft.key for draft in again.drafts}
@@ -650,11 +650,11 @@ def test_any_changed_file_fits_what_the_project_has(
 
 def test_new_work_joins_what_loom_has_moved() -> None:
     tasks = [
-        TaskOutline("loom-00000001", "beads:a", DONE),
-        TaskOutline("loom-00000002", "beads:b", TaskStatus.CLAIMED),
-        TaskOutline("loom-00000003", "beads:c", TaskStatus.BLOCKED, depends_on=("loom-00000002",)),
-        TaskOutline("loom-00000004", "beads:e", TaskStatus.EPIC),
-        TaskOutline("loom-00000005", "beads:e.1", PENDING, "loom-00000004"),
+        KnownTask("loom-00000001", "beads:a", DONE),
+        KnownTask("loom-00000002", "beads:b", TaskStatus.CLAIMED),
+        KnownTask("loom-00000003", "beads:c", TaskStatus.BLOCKED, depends_on=("loom-00000002",)),
+        KnownTask("loom-00000004", "beads:e", TaskStatus.EPIC),
+        KnownTask("loom-00000005", "beads:e.1", PENDING, "loom-00000004"),
     ]
     batch = beads(
         {"id": "a", "title": "changed"},

@@ -16,7 +16,7 @@ from loom.graph.importing.fitting import fit
 from loom.graph.importing.report import Adjusted, AdjustmentKind
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import TaskStatus
-from loom.graph.store import TaskOutline
+from loom.graph.store.origins import KnownTask
 
 
 class Entry(NamedTuple):
@@ -219,7 +219,7 @@ def related(draft: Draft) -> list[str]:
     return [str(note["id"]) for note in notes if isinstance(note, Mapping)]
 
 
-def outlines(batch: Batch, data: st.DataObject) -> dict[str, TaskOutline]:
+def outlines(batch: Batch, data: st.DataObject) -> dict[str, KnownTask]:
     """A project that part of a file came into, some of which has been begun since."""
     drafts = [draft for draft in batch.drafts if data.draw(st.booleans()) or draft.epic]
     ids = {draft.key: f"loom-{number:08x}" for number, draft in enumerate(drafts)}
@@ -227,7 +227,7 @@ def outlines(batch: Batch, data: st.DataObject) -> dict[str, TaskOutline]:
     known = {}
     for draft in drafts:
         open_status = TaskStatus.EPIC if draft.epic else data.draw(moved)
-        known[ids[draft.key]] = TaskOutline(
+        known[ids[draft.key]] = KnownTask(
             id=ids[draft.key],
             origin_id=draft.origin_id,
             status=draft.status if draft.status.finished else open_status,

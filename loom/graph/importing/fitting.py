@@ -13,7 +13,7 @@ from loom.graph.importing.values import cut_to_limit
 from loom.graph.model import limits
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import TaskStatus
-from loom.graph.store import TaskOutline
+from loom.graph.store.origins import KnownTask
 
 NOT_BEGUN = (TaskStatus.PENDING, TaskStatus.BLOCKED)
 """The statuses of tasks that may still gain dependencies."""
@@ -28,7 +28,7 @@ _OF_THE_FILE = frozenset(
 """What is reported of tasks that the project has, too: it is not there either."""
 
 
-def fit(batch: Batch, tasks: Iterable[TaskOutline], project_id: str | None = None) -> Batch:
+def fit(batch: Batch, tasks: Iterable[KnownTask], project_id: str | None = None) -> Batch:
     """Leaves of a batch what the project does not have, made to agree with the project as it is.
 
     Args:
@@ -74,7 +74,7 @@ def fit(batch: Batch, tasks: Iterable[TaskOutline], project_id: str | None = Non
     )
 
 
-def _recognised(batch: Batch, tasks: Collection[TaskOutline], project_id: str | None) -> dict[str, str]:
+def _recognised(batch: Batch, tasks: Collection[KnownTask], project_id: str | None) -> dict[str, str]:
     """The drafts that the project has, by key, each with the id of its task."""
     by_origin: dict[str | None, str] = {task.origin_id: task.id for task in tasks if task.origin_id is not None}
     if project_id is not None:
@@ -100,7 +100,7 @@ def _without_emptied(drafts: Sequence[Draft], there: Mapping[str, str], report: 
             report.add(AdjustmentKind.EMPTIED, draft.key, _named(new.pop(draft.key)))
 
 
-def _united(known: Iterable[TaskOutline], new: Mapping[str, Draft], there: Mapping[str, str], report: Report) -> Graph:
+def _united(known: Iterable[KnownTask], new: Mapping[str, Draft], there: Mapping[str, str], report: Report) -> Graph:
     """The project and what is new in one graph, where tasks that exist go by their ids. Of the parents that the file
     names only those are in it that exist or come; the others are the store's to refuse."""
     graph = Graph(report)
@@ -120,7 +120,7 @@ def _united(known: Iterable[TaskOutline], new: Mapping[str, Draft], there: Mappi
     return graph
 
 
-def _orphans(graph: Graph, known: Mapping[str, TaskOutline]) -> list[str]:
+def _orphans(graph: Graph, known: Mapping[str, KnownTask]) -> list[str]:
     """Which new tasks cannot come in under the existing parent the file gives them.
 
     The parent must be open and unclaimed and stay open with them, and where something done comes, all that the parent
@@ -154,7 +154,7 @@ def _orphaned(draft: Draft, graph: Graph) -> Draft:
     return replace(draft, parent=None, context=cut_to_limit(context)[0])
 
 
-def _links(met: Iterable[tuple[Draft, TaskOutline]], graph: Graph) -> list[tuple[str, str]]:
+def _links(met: Iterable[tuple[Draft, KnownTask]], graph: Graph) -> list[tuple[str, str]]:
     """What the file newly puts before tasks of the project that nobody has begun, put before them in the graph too."""
     links: list[tuple[str, str]] = []
     for draft, task in met:
@@ -173,7 +173,7 @@ def _may_be_awaited(name: str, graph: Graph) -> bool:
 
 
 def _tell_left_alone(
-    met: Iterable[tuple[Draft, TaskOutline]],
+    met: Iterable[tuple[Draft, KnownTask]],
     links: Collection[tuple[str, str]],
     there: Mapping[str, str],
     report: Report,
@@ -187,7 +187,7 @@ def _tell_left_alone(
             report.add(AdjustmentKind.LEFT_ALONE, draft.key, f"{_named(draft)} under {texts.quote(draft.parent)[1:-1]}")
 
 
-def _retitled(met: Iterable[tuple[Draft, TaskOutline]], may: bool, report: Report) -> dict[str, str]:
+def _retitled(met: Iterable[tuple[Draft, KnownTask]], may: bool, report: Report) -> dict[str, str]:
     """The tasks that get the title that the file gives them now, by id, where that may be."""
     retitled: dict[str, str] = {}
     for draft, task in met:

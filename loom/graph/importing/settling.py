@@ -10,7 +10,7 @@ from loom.graph.importing.report import AdjustmentKind, Report
 from loom.graph.model import dependencies
 from loom.graph.model.dependencies import holds
 from loom.graph.model.task import TaskStatus
-from loom.graph.store import TaskOutline
+from loom.graph.store.origins import KnownTask
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Graph:
         if parent is not None:
             self.parents[key] = parent
 
-    def add_existing(self, task: TaskOutline) -> None:
+    def add_existing(self, task: KnownTask) -> None:
         """Adds a task of the project, which keeps its place, its status and its edges, those that still hold."""
         waits = [name for name in task.depends_on if holds(task.status, waived=name in task.waived)]
         self.status[task.id] = task.status

@@ -13,6 +13,7 @@ from loom.graph.importing.report import Adjustment, AdjustmentKind
 from loom.graph.model.task import Task
 from loom.graph.rules import editing, plans
 from loom.graph.rules.holding import Holder
+from loom.graph.store import origins
 from loom.graph.store.transaction import Transaction
 
 
@@ -38,10 +39,10 @@ async def write(tx: Transaction, batch: Batch, *, agent: str, max_attempts: int)
     """Inserts what an import brought and the project has not had before. Tasks that exist are left alone, but that
     those nobody has begun also wait for what the file newly puts before them, and that a plan's edited titles count."""
     await store.lock_graph(tx)
-    fitted = fit(batch, await store.outline(tx), tx.project_id)
+    fitted = fit(batch, await origins.known_tasks(tx), tx.project_id)
     planted = await plans.plant(tx, fitted.drafts, agent=agent, max_attempts=max_attempts, stuck=True)
     locked = await store.lock(tx, {*fitted.renamed, *fitted.retitled, *(id for id, _ in fitted.links)})
-    for task in await store.rename_origins(tx, fitted.renamed):
+    for task in await origins.rename_origins(tx, fitted.renamed):
         tx.changed(task, EventType.TASK_UPDATED, agent=agent, data={"origin": task.origin_id})
     retitled = await _retitle(tx, fitted, locked, agent)
     linked = await _link(tx, fitted, planted.ids, locked, agent)

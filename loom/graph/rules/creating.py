@@ -18,7 +18,7 @@ from loom.graph.model.dependencies import detect_cycle, tasks_of_cycle
 from loom.graph.model.paths import meet
 from loom.graph.model.principals import Principal
 from loom.graph.model.task import Task, TaskStatus
-from loom.graph.store import NewTask, escalations
+from loom.graph.store import NewTask, escalations, origins
 from loom.graph.store.transaction import Transaction
 from loom.wording import Argument, Words, call
 
@@ -28,7 +28,7 @@ async def create(tx: Transaction, task: NewTask, agent: str) -> Task:
     an idempotency key, has one already, it is that as it is now."""
     if task.origin_id is not None:
         await store.lock_key(tx, task.origin_id)
-        if known := await store.by_origin(tx, [task.origin_id]):
+        if known := await origins.by_origin(tx, [task.origin_id]):
             return known[task.origin_id]
     targets = task.depends_on
     refuse_protected_at_work(tx, task.files)

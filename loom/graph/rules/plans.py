@@ -15,7 +15,7 @@ from loom.graph.model.dependencies import epic_start, waits_for
 from loom.graph.model.plan import Draft
 from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import creating
-from loom.graph.store import NewTask, escalations
+from loom.graph.store import NewTask, escalations, origins
 from loom.graph.store.transaction import Transaction
 
 
@@ -61,7 +61,7 @@ async def plant_once(tx: Transaction, drafts: Sequence[Draft], *, agent: str, ma
     """As `plant`, of drafts whose origin ids come from an idempotency key: what there is already is taken as it is now.
     Returns the tasks in the order of the drafts."""
     await store.lock_graph(tx)
-    known = await store.by_origin(tx, [draft.origin_id for draft in drafts if draft.origin_id])
+    known = await origins.by_origin(tx, [draft.origin_id for draft in drafts if draft.origin_id])
     there = {draft.key: known[draft.origin_id] for draft in drafts if draft.origin_id in known}
     ids = {key: task.id for key, task in there.items()}
     new = [

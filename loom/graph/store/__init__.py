@@ -8,6 +8,7 @@ nearly every change of a task needs; whoever needs another module imports it, so
 |---|---|
 | `transaction` | one mutation: what it changed, for the mirror |
 | `tasks` `claiming` `sweeping` | tasks, their claims, and what a sweep finds |
+| `origins` | tasks by the ids that they have elsewhere |
 | `edges` `levels` `reach` | dependencies, the cascade, and how far a change reaches |
 | `events` | the outbox, and the history of a task |
 | `escalations` `diagnoses` `messages` `plans` `projects` `proofs` | rows of the same name |
@@ -24,6 +25,7 @@ nearly every change of a task needs; whoever needs another module imports it, so
 | `notices` `traces` | how far people were told of what happens, and to which trace a task belongs |
 | `retention` `backup` | what has been kept long enough; all rows, copied out and put back |
 | `invariants` | what must hold of all rows |
+| `planner` | what PostgreSQL believes of the tables |
 """
 
 from loom.graph.store import (
@@ -54,15 +56,13 @@ from loom.graph.store.edges import (
 from loom.graph.store.escalations import create_escalation
 from loom.graph.store.events import consequences
 from loom.graph.store.levels import Level, close_epic, count_children, count_dependents
+from loom.graph.store.planner import analyze
 from loom.graph.store.reach import below
 from loom.graph.store.reading import get_ready_tasks, get_task_dependencies, list_active_tasks
 from loom.graph.store.sweeping import Pulse, due_retries, expired_claims, mark_complete, pulse
 from loom.graph.store.tasks import (
     COLUMNS,
     NewTask,
-    TaskOutline,
-    analyze,
-    by_origin,
     cancel_tasks,
     create_task,
     draw_ids,
@@ -77,9 +77,7 @@ from loom.graph.store.tasks import (
     lock_statuses,
     lock_targets,
     now,
-    outline,
     place,
-    rename_origins,
     reopen_task,
     some_children,
     update_task,
@@ -95,13 +93,11 @@ __all__ = [
     "Level",
     "NewTask",
     "Pulse",
-    "TaskOutline",
     "Transaction",
     "add_edges",
     "analyze",
     "as_claimed",
     "below",
-    "by_origin",
     "cancel_tasks",
     "claim_task",
     "close_epic",
@@ -136,10 +132,8 @@ __all__ = [
     "mark_complete",
     "messages",
     "now",
-    "outline",
     "place",
     "pulse",
-    "rename_origins",
     "renew_due",
     "renew_leases",
     "reopen_task",

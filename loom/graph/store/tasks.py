@@ -7,15 +7,13 @@ adds an edge locks its target FOR SHARE, which does not. Several rows are always
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loom import ids
 from loom.bus.events import Position
-from loom.db.connection import WHOLE
 from loom.graph.model.task import FOREVER, Priority, Task, TaskStatus
 from loom.graph.store.edges import add_edges
 from loom.graph.store.escalations import HOLDING
@@ -23,7 +21,7 @@ from loom.graph.store.events import record_events
 from loom.graph.store.transaction import Transaction
 
 if TYPE_CHECKING:
-    from loom.db.connection import Connection, Row
+    from loom.db.connection import Connection
 
 
 _FIELDS = (
@@ -125,14 +123,6 @@ async def lock_key(tx: Transaction, key: str) -> None:
     """Takes the lock on what is made under an idempotency key, until the transaction ends."""
     name = f"loom.key:{tx.project_id}:{key}"
     await tx.connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", name)
-
-
-async def by_origin(tx: Transaction, origins: Sequence[str]) -> dict[str, Task]:
-    """Those of the tasks with these origin ids that there are, by them."""
-    records = await tx.connection.fetch(
-        f"select {COLUMNS} from tasks t where project_id = $1 and origin_id = any($2::text[])", tx.project_id, origins
-    )
-    return {record["origin_id"]: Task.from_record(record) for record in records}
 
 
 async def waiting(tx: Transaction, task_id: str) -> int:
@@ -407,85 +397,3 @@ async def insert_tasks(tx: Transaction, tasks: Sequence[NewTask]) -> dict[str, T
         f"select {_FIELDS} from tasks where project_id = $1 and id = any($2::text[])", tx.project_id, list(edges)
     )
     return {one["id"]: Task.from_record({**one, "depends_on": edges[one["id"]]}) for one in records}
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOutline:
-    """A task as far as an import has to know it. `waived` are those of `depends_on` that it no longer waits for."""
-
-    id: str
-    origin_id: str | None
-    status: TaskStatus
-    parent_id: str | None = None
-    depends_on: tuple[str, ...] = ()
-    waived: frozenset[str] = frozenset()
-    title: str = ""
-
-    @classmethod
-    def from_record(cls, record: Row) -> TaskOutline:
-        """Builds an outline from a row."""
-        values = {field: record[field] for field in cls.__slots__}
-        edges = {"depends_on": tuple(record["depends_on"]), "waived": frozenset(record["waived"])}
-        return cls(**values | edges | {"status": TaskStatus(record["status"])})
-
-
-async def outline(tx: Transaction) -> list[TaskOutline]:
-    """Every task of the project in outline."""
-    records = await tx.connection.fetch(
-        """
-        select t.id, t.origin_id, t.title, t.status, t.parent_id,
-               array_remove(array_agg(e.depends_on order by e.depends_on), null) as depends_on,
-               coalesce(array_agg(e.depends_on) filter (where e.waived_at is not null), '{}') as waived
-          from tasks t left join task_deps e on e.project_id = t.project_id and e.task_id = t.id
-         where t.project_id = $1 group by t.project_id, t.id
-        """,
-        tx.project_id,
-    )
-    return [TaskOutline.from_record(record) for record in records]
-
-
-async def rename_origins(tx: Transaction, origins: Mapping[str, str]) -> list[Task]:
-    """Gives locked tasks other origin ids, by id, and returns them as they are now."""
-    records = await tx.connection.fetch(
-        f"""
-        update tasks t set origin_id = o.origin_id, version = version + 1, updated_at = loom_now()
-          from unnest($2::text[], $3::text[]) o(id, origin_id)
-         where t.project_id = $1 and t.id = o.id
-        returning {COLUMNS}
-        """,
-        tx.project_id,
-        list(origins),
-        list(origins.values()),
-    )
-    return [Task.from_record(record) for record in records]
-
-
-async def analyze(connection: Connection, project_id: str, added: int = 0) -> None:
-    """Refreshes the planner's statistics after so many tasks were added, if that is much for the table or the planner
-    thinks that the project has far fewer than it has, instead of waiting for autovacuum to notice: that looks at what
-    has changed in the whole table, and beside a large project a new one is hardly anything. Only of the columns that
-    statements choose by; the others are wide."""
-    known: float = await connection.fetchval("select reltuples from pg_class where oid = 'tasks'::regclass")
-    if added * _MUCH >= known or await _misjudged(connection, project_id):
-        await connection.execute(
-            "analyze (skip_locked) tasks (project_id, id, status, priority, ready_at, parent_id, retry_at, done_at),"
-            " task_deps (project_id, task_id, depends_on, waived_at)",
-            timeout=WHOLE,
-        )
-
-
-async def _misjudged(connection: Connection, project_id: str) -> bool:
-    plan = await connection.fetchval("explain (format json) select from tasks where project_id = $1", project_id)
-    believed = json.loads(plan)[0]["Plan"]["Plan Rows"]
-    if believed >= _MANY:  # planned for as a large one; to count its rows takes longer than that is worth
-        return False
-    return bool(
-        await connection.fetchval(
-            "select exists(select from tasks where project_id = $1 offset $2)", project_id, believed * _MUCH + _FEW
-        )
-    )
-
-
-_FEW = 500  # tasks over which any plan goes quickly
-_MANY = 10_000
-_MUCH = 5  # a fifth of what is there
