@@ -22,6 +22,17 @@ _PIECE = 1024 * 1024  # bytes that are copied at a time
 _FOLLOW_NOTHING = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
+def exists(path: Path) -> bool:
+    """Whether a path leads to something; False too where nobody may look, of which `Path.exists` makes an error."""
+    return _mode(path) != 0
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a regular file; False too where nobody may look, of which `Path.is_file` makes an
+    error."""
+    return stat.S_ISREG(_mode(path))
+
+
 def read(path: Path, most: int, within: Path | None = None) -> bytes:
     """The bytes of a regular file.
 
@@ -205,6 +216,13 @@ def _nameless(directory: int, name: str) -> tuple[int, str]:
         return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory), ""
     draft = f".{name}.{os.urandom(4).hex()}"
     return os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FOLLOW_NOTHING, 0o600, dir_fd=directory), draft
+
+
+def _mode(path: Path) -> int:
+    """What a path leads to, as `stat` has it; 0 for nothing."""
+    with suppress(OSError):
+        return path.stat().st_mode
+    return 0
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loom import caller, process
+from loom import caller, files, process
 from loom.background import through
 from loom.exceptions import CommandError
 from loom.texts import said
@@ -486,7 +486,7 @@ def _real(directory: Path) -> Path:
 
 def _top(directory: Path) -> Path | None:
     """The work tree that a directory is in, where git would find it."""
-    return next((one for one in (directory, *directory.parents) if (one / ".git").exists()), None)
+    return next((one for one in (directory, *directory.parents) if files.exists(one / ".git")), None)
 
 
 def _failed(words: tuple[str, ...], ended: process.Ended) -> CommandError:

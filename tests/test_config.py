@@ -274,6 +274,15 @@ def test_the_users_own_file_makes_home_no_project(home: Path) -> None:
     assert find_project(home) is None
 
 
+def test_what_nobody_may_look_at_above_is_no_project(project: Path, tmp_path: Path) -> None:
+    nested = project / "nested"
+    (nested / ".loom").mkdir(parents=True)
+    (nested / ".loom" / "config.yaml").symlink_to("x" * 300)  # as an error as a directory that is closed to us
+    (nested / ".git").symlink_to("x" * 300)
+    assert find_project(nested) == project
+    assert path_in_repository(nested / "plan.yaml", nested) == "plan.yaml"
+
+
 @pytest.mark.parametrize("committed", [False, True])
 def test_a_worktree_belongs_to_the_main_worktrees_project(project: Path, tmp_path: Path, committed: bool) -> None:
     def git(*words: str) -> None:

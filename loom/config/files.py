@@ -46,7 +46,8 @@ def find_project(start: Path) -> Path | None:
     for directory in chain:
         twins = [main / directory.relative_to(tree) for tree, main in linked if directory.is_relative_to(tree)]
         for candidate in [*twins[:1], directory]:
-            if (candidate / ".loom" / "config.yaml").is_file() and candidate / ".loom" != own:
+            # A directory above may have one that is somebody else's, and closed to us.
+            if files.is_file(candidate / ".loom" / "config.yaml") and candidate / ".loom" != own:
                 return candidate
     return None
 
@@ -59,7 +60,7 @@ def path_in_repository(path: Path, project_dir: Path) -> str:
         if main := _main_worktree(directory):
             path = main / path.relative_to(directory)
             break
-    root = next((one for one in (project_dir, *project_dir.parents) if (one / ".git").exists()), project_dir)
+    root = next((one for one in (project_dir, *project_dir.parents) if files.exists(one / ".git")), project_dir)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 

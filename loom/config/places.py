@@ -33,7 +33,7 @@ def place_of(directory: Path) -> Path:
         git = one / ".git"
         if (common := common_dir(one)) is not None:
             return common.parent if common.name == ".git" else common
-        if git.is_symlink() or git.exists():  # a link may lead into somebody else's
+        if git.is_symlink() or files.exists(git):  # a link may lead into somebody else's
             return one
     return directory
 

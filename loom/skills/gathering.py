@@ -96,7 +96,7 @@ def root(directory: Path | None) -> Path | None:
     """What paths are relative to: the root of the repository that a project is in, the project's directory if none."""
     if directory is None:
         return None
-    return next((one for one in (directory, *directory.parents) if (one / ".git").exists()), directory)
+    return next((one for one in (directory, *directory.parents) if files.exists(one / ".git")), directory)
 
 
 async def tracked_files(directory: Path | None) -> list[str]:

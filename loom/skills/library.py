@@ -95,7 +95,7 @@ def collect(file_type: FileType[D], config: LoomConfig) -> Library[D]:
     if project is not None:
         places.append(("project", project / ".loom" / file_type.folder, project))
     for source, directory, root in places:
-        for file in _files(directory, file_type):
+        for file in _files(directory, file_type, notes):
             try:
                 data = _read(file, root, file_type.error)
                 one = file_type.parse(data.decode(), str(file), source)
@@ -123,16 +123,24 @@ def _must_be_trusted(
         )
 
 
-def _files(directory: Path, file_type: FileType[D]) -> list[Path]:
-    if not directory.is_dir():
+def _files(directory: Path, file_type: FileType[D], notes: list[str]) -> list[Path]:
+    """The files that a place has, and a note where there may be more."""
+    try:
+        found = sorted(directory.iterdir(), key=lambda one: one.name)
+    except FileNotFoundError:
         return []
-    found = []
-    for one in sorted(directory.iterdir(), key=lambda one: one.name)[:_FILES]:
+    except OSError as fault:
+        notes.append(texts.clean(f"{directory}: it cannot be read: {fault.strerror}. Correct the directory."))
+        return []
+    if len(found) > _FILES:
+        notes.append(texts.clean(f"{directory}: it has more than {_FILES} entries, and those after them are left out."))
+    wanted = []
+    for one in found[:_FILES]:
         if one.name.endswith(file_type.suffixes):
-            found.append(one)
-        elif file_type.within is not None and one.joinpath(file_type.within).is_file():
-            found.append(one.joinpath(file_type.within))
-    return found
+            wanted.append(one)
+        elif file_type.within is not None and files.is_file(one / file_type.within):
+            wanted.append(one / file_type.within)
+    return wanted
 
 
 def _read(file: Path, root: Path | None, error: type[LoomError]) -> bytes:

@@ -10,13 +10,15 @@ import pytest
 
 from loom.config import LoomConfig, trust
 from loom.exceptions import InvalidInputError, SkillError, SkillNotFoundError
-from loom.skills import asking, loader, template
+from loom.skills import asking, library, loader, template
 from loom.skills.loader import Skill
 
 BUILT_IN = (
     "debug_failure", "decompose_project", "define_done", "estimate_complexity", "generate_test_plan",
     "identify_parallelism", "review_output", "summarize_graph", "write_spec", "write_task_context",
 )  # fmt: skip
+NO_PATH = "x" * 300
+"""No file can have this name, and whoever looks for it is told so."""
 
 
 def text(name: str = "greet", body: str = "Hello {{ who | plain }}", extra: str = "") -> str:
@@ -115,6 +117,31 @@ def test_a_file_in_disorder_takes_nothing_with_it(config: LoomConfig, directory:
     assert "c" in found.all
     assert "secret" not in found.all
     assert [Path(note.split(": ")[0]).name for note in found.notes] == ["a.md", "b.md"]
+
+
+def test_a_place_that_cannot_be_looked_into_takes_nothing_with_it(config: LoomConfig, directory: Path) -> None:
+    skills = directory / ".loom" / "skills"
+    put(skills, "greet.md", text())
+    (skills / "nowhere").symlink_to(NO_PATH)
+    assert "greet" in loader.load(config).all
+    assert loader.load(config).notes == ()
+    skills.rename(directory / "kept")
+    skills.symlink_to(NO_PATH)
+    (note,) = loader.load(config).notes
+    assert "skills: it cannot be read: " in note
+
+
+def test_more_files_than_are_read_are_told_of(
+    config: LoomConfig, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_FILES", 1)
+    skills = directory / ".loom" / "skills"
+    put(skills, "greet.md", text())
+    assert loader.load(config).notes == ()
+    put(skills, "hail.md", text("hail"))
+    (note,) = loader.load(config).notes
+    assert "more than 1 entries" in note
+    assert "hail" not in loader.load(config).all
 
 
 def test_an_unknown_skill_has_a_neighbour(home: Path) -> None:
