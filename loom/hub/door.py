@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,7 +28,7 @@ import uvloop
 
 from loom import bridge, tracing
 from loom.ahead import read_ahead
-from loom.background import end
+from loom.background import beside, end
 from loom.caller import Caller, calling
 from loom.config import LoomConfig, load_config
 from loom.exceptions import LoomError
@@ -152,20 +152,15 @@ class Hub:
 
     async def ended(self) -> None:
         """Serves until it is told to end, or has retired and nobody is left."""
-        async with wire.open_for_many(self._mcp):
-            watching = asyncio.create_task(self._watch())
-            await self._told.wait()
-            await end([watching])
+        async with wire.open_for_many(self._mcp), AsyncExitStack() as ending:  # the last is first, and each is done
+            ending.callback(self._sign_off)
+            ending.push_async_callback(self.projects.close)
+            ending.push_async_callback(self._close_boards)
+            ending.push_async_callback(self.sessions.close)
+            async with beside(self._watch()):
+                await self._told.wait()
             self.retire()
             await end(self._connections)
-            await self.sessions.close()
-            if self._boards is not None:
-                await self._boards.close()
-            await self.projects.close()
-        for lock in self._locks:
-            os.close(lock)
-        with suppress(OSError):
-            (self.root / "hubs" / str(os.getpid())).unlink()
 
     def end(self) -> None:
         """Tells it to end now: claims are given back, connections closed."""
@@ -287,6 +282,16 @@ class Hub:
                 return None
             await asyncio.sleep(0.05)
         return lock
+
+    async def _close_boards(self) -> None:
+        if self._boards is not None:
+            await self._boards.close()
+
+    def _sign_off(self) -> None:
+        for lock in self._locks:
+            os.close(lock)
+        with suppress(OSError):
+            (self.root / "hubs" / str(os.getpid())).unlink()
 
     def _sign(self) -> int:
         """This process's file in `hubs/`, locked."""

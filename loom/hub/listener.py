@@ -5,7 +5,6 @@ Nothing is remembered between two requests, so that any number of these may serv
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import resource
 import socket
@@ -20,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from loom.background import end
+from loom.background import beside
 from loom.config import LoomConfig
 from loom.exceptions import ConfigError, ServersError, TokenError
 from loom.graph.front import Loom
@@ -62,12 +61,8 @@ def application(projects: Projects, config: LoomConfig, addresses: Addresses) ->
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with mcp.lifespan(mcp):
-            watching = asyncio.create_task(guard.watch())
-            try:
-                yield
-            finally:
-                await end([watching])
+        async with mcp.lifespan(mcp), beside(guard.watch()):
+            yield
 
     routes = [Route("/mcp", _Mcp(mcp)), Route("/metrics", _metrics), *api.routes(), Mount("/", board())]
     guard = Guard(Starlette(routes=routes, lifespan=lifespan), addresses, Team(config, projects))

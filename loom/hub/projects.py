@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import Context
 from dataclasses import replace
 
@@ -60,14 +60,11 @@ class OpenProject:
 
     async def close(self) -> None:
         """Gives back its connections, also where its housekeeper does not stop; takes a few seconds at most."""
-        for close in (self._housekeeper.stop, self.front.close):
-            try:
-                async with asyncio.timeout(_CLOSES_WITHIN):
-                    await close()
-            except Exception as error:
-                _LOG.warning("A project could not be closed: %s", error or "no answer in time")
-        if self.log is not None:
-            self.log.close()
+        async with AsyncExitStack() as stack:  # all of it, also where who waits is cancelled
+            if self.log is not None:
+                stack.callback(self.log.close)
+            stack.push_async_callback(_in_time, self.front.close)
+            stack.push_async_callback(_in_time, self._housekeeper.stop)
 
 
 class Projects:
@@ -124,6 +121,14 @@ class Projects:
             for key, one in self._open.items()
             if one.users == 0 and one.used_at < long_ago and not (one is last[one.front.project_id] and one.tells)
         ]
+
+
+async def _in_time(close: Callable[[], Awaitable[None]]) -> None:
+    try:
+        async with asyncio.timeout(_CLOSES_WITHIN):
+            await close()
+    except Exception as error:
+        _LOG.warning("A project could not be closed: %s", error or "no answer in time")
 
 
 def _level() -> int:

@@ -55,10 +55,12 @@ class Reports:
 
     async def close(self) -> None:
         """Ends the checks that run."""
-        await end([one.running for one in self._asked.values()])
-        self._asked.clear()
-        if self._prover is not None:
-            self._prover.close()
+        try:
+            await end([one.running for one in self._asked.values()])
+        finally:
+            self._asked.clear()
+            if self._prover is not None:
+                self._prover.close()
 
     async def done(
         self,

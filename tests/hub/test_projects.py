@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loom.config import LoomConfig, ReceiverConfig
-from loom.hub.projects import Projects
+from loom.hub.projects import OpenProject, Projects
 from tests.waiting import until
 
 
@@ -95,6 +95,28 @@ async def test_connections_are_given_back_where_the_housekeeper_does_not_stop(
     stop = project._housekeeper.stop
     monkeypatch.setattr(project._housekeeper, "stop", asyncio.Event().wait)
     await projects.close()
+    assert not project.front.links.open
+    await stop()
+
+
+async def test_connections_are_given_back_where_who_closes_them_is_cancelled(
+    config: LoomConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, begun = OpenProject(config), asyncio.Event()
+    project.start()
+    await project.front.connect()
+    stop = project._housekeeper.stop
+
+    async def hangs() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(project._housekeeper, "stop", hangs)
+    closing = asyncio.create_task(project.close())
+    await begun.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
     assert not project.front.links.open
     await stop()
 

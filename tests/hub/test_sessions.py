@@ -19,6 +19,7 @@ from loom.graph.front import Loom
 from loom.graph.model.task import TaskStatus
 from loom.hub import door
 from loom.hub.door import Hub
+from loom.hub.sessions import Sessions
 from loom.mcp import lines, wire
 from loom.mcp.server import Application
 from tests.conftest import Opener
@@ -85,6 +86,25 @@ async def test_a_hub_that_ends_gives_all_claims_back(root: Path, come: Knock, lo
         await gone.hang_up()
     assert (await loom.status()).counts["pending"] == 2
     assert not (root / bridge.SOCKET).exists()
+    assert list((root / "hubs").iterdir()) == []
+
+
+async def test_a_hub_one_part_of_which_cannot_be_closed_closes_the_others(
+    root: Path, come: Knock, loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_: Sessions) -> None:
+        raise RuntimeError("it cannot")
+
+    monkeypatch.setattr(Sessions, "close", fails)
+    hub = Hub(root, grace=0.0)
+    assert await hub.begin()
+    ending = asyncio.create_task(hub.ended())
+    await (await come(LOOM_AGENT_ID="ann")).call("loom_status")
+    assert len(hub.projects) == 1
+    hub.end()
+    with pytest.raises(RuntimeError, match="it cannot"):
+        await ending
+    assert len(hub.projects) == 0
     assert list((root / "hubs").iterdir()) == []
 
 

@@ -94,6 +94,20 @@ async def test_a_person_is_told_what_does_not_land(cli: Cli, config: LoomConfig)
     assert (told["id"], told["trouble"], told["target"]) == (task.id, "asks", TARGET)
 
 
+async def test_what_it_began_ends_where_one_of_it_cannot_be_ended(loom: Loom, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, supervisor = asyncio.all_tasks(), Supervisor(loom)
+
+    async def fails() -> None:
+        raise RuntimeError("it cannot")
+
+    monkeypatch.setattr(supervisor._flows, "stop", fails)
+    turns = supervisor.run()
+    await anext(turns)
+    with pytest.raises(RuntimeError, match="it cannot"):
+        await turns.aclose()
+    assert not [one for one in asyncio.all_tasks() - before if one.get_name().startswith("loom house")]
+
+
 async def test_the_end_is_announced_once_by_many(loom: Loom, open_loom: Opener, pool: Pool) -> None:
     supervisors = [Supervisor(await open_loom(f"s{n}")) for n in range(6)]
     task = await loom.create("A")

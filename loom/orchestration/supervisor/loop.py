@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,13 +113,16 @@ class Supervisor:
             ConfigError: the brain cannot ask anybody.
         """
         await self._loom.connect()
-        housekeeper = Housekeeper(self._loom)
-        housekeeper.start()
-        if self._brain is not None:
-            self._brain.start()
         every = self._loom.config.orchestration.sweep_seconds
         since, patience = None, Patience("Supervising", *_PAUSES)
-        try:
+        async with AsyncExitStack() as ending:  # the last is first, and each is done
+            housekeeper = Housekeeper(self._loom)
+            ending.push_async_callback(housekeeper.stop)
+            housekeeper.start()
+            if self._brain is not None:
+                ending.push_async_callback(self._brain.stop)
+                self._brain.start()
+            ending.push_async_callback(self._flows.stop)
             while True:
                 try:
                     await self._flows.begin()
@@ -135,11 +139,6 @@ class Supervisor:
                 else:
                     patience.renew()
                     await asyncio.sleep(min(0.2, every))  # what comes together is looked at together
-        finally:
-            await self._flows.stop()
-            if self._brain is not None:
-                await self._brain.stop()
-            await housekeeper.stop()
 
 
 def _at(run: WorkflowRun) -> tuple[str, str, int]:
