@@ -25,6 +25,7 @@ from typing import Self
 from loom import files
 from loom.exceptions import CommandError, FileError
 from loom.git import FILES_SECONDS, Repository
+from loom.landing import submodules
 from loom.landing.places import Lock, own_directory, remove, take_slot
 from loom.wording import Shell, Words
 
@@ -45,6 +46,8 @@ class Checkout:
         """The descriptor that whatever is started here inherits."""
         self.slot = slot[0]
         """A number that no other worktree or checkout in use on this machine has."""
+        self.submodules: dict[str, str] = {}
+        """Those of the commit that is shown, each empty, and the commit that it is to be at."""
         self._locks = (slot[1], lock)
         self._place, self._source = place, source
         self._own = Repository(self.tree, place / "git", place / "git", trusted=source.trusted)
@@ -133,10 +136,23 @@ class Checkout:
         if not self._settled:
             await self._settle()
         before, self._untouched = self._untouched, ""
+        await self._empty_submodules()
         if self._commit != before:
             await self._git("checkout", "--quiet", "--force", "--detach", self._commit, "--")
+            await self._empty_submodules()
         spared = (word for path in keep for word in ("-e", f"/{_literally(path)}"))
         await self._git("clean", "-ffdxq", *spared)
+
+    async def _empty_submodules(self) -> None:
+        """Leaves nothing in the directories of submodules, which the cleaning passes by. What an earlier setup has
+        fetched there belongs to a `.git` that is gone, and what a check has left there is for nobody to see."""
+        self.submodules = await submodules.staged(self._own)
+        for path in self.submodules:
+            there = self.tree / path
+            if there.parent.resolve() != self.tree.resolve() / Path(path).parent:  # through a link, anywhere
+                raise NotADirectoryError
+            await asyncio.to_thread(remove, there)
+            there.mkdir(parents=True)
 
     async def _settle(self) -> None:
         """Has what counts here of the repository's own settings count: filters that are trusted, and where Git LFS has

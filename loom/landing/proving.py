@@ -237,6 +237,7 @@ class Prover:
                 variables=(("LOOM_SLOT", str(place.slot)),),
                 keeps=keeps,
                 cleaned=True,
+                submodules=place.submodules,
             ),
             config,
             self._trees_of_processes(),

@@ -5,7 +5,8 @@
 `work.setup.command` runs in it, unless a result for the same inputs is kept: then the paths of `work.keep` are brought
 from there. Each place has copies of its own (which share their bytes where the file system can do that), because by
 links an agent who edits a package would edit it for all. What names the place that it was made in, such as the first
-lines of a virtual environment's scripts, names the new one then. The files of `work.copy` come from the main checkout.
+lines of a virtual environment's scripts, names the new one then. Submodules cannot be kept, since git has a part of
+each elsewhere: a setup that fetches some runs in each place. The files of `work.copy` come from the main checkout.
 
 The setup runs code of the checkout outside of an agent's sandbox, as a check does. A result is kept only where the
 checkout is the target's, so that no branch can leave something for the others.
@@ -20,8 +21,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,6 +57,7 @@ class Place:
         variables: what the setup finds in its environment, beside what this process has.
         keeps: whether its files are those of the target, so that its result may be kept for others.
         cleaned: of what a setup has made there before, only what `work.keep` names is left.
+        submodules: the commits that its submodules are to be at, by their paths.
     """
 
     tree: Path
@@ -66,6 +68,7 @@ class Place:
     variables: tuple[tuple[str, str], ...] = ()
     keeps: bool = False
     cleaned: bool = False
+    submodules: Mapping[str, str] = field(default_factory=dict)
 
 
 async def prepare(place: Place, config: LoomConfig, trees: ProcessTrees) -> None:
@@ -87,7 +90,7 @@ async def prepare(place: Place, config: LoomConfig, trees: ProcessTrees) -> None
             return
         await asyncio.to_thread(_make_room, place, config.work.keep, fresh=before is None)
         await _set_up(place, config, trees, wanted)
-        made = await asyncio.to_thread(_ignored, place.tree, config.work.keep)
+        made = await asyncio.to_thread(_ignored, place.tree, config.work.keep) + _fetched(place)
         await asyncio.to_thread(files.write, done, "\n".join([wanted, *made]), 0o600, place.state)
     except OSError as error:
         raise FileError(f"{error.filename or place.tree} cannot be written: {error.strerror}.", "Mend that.") from None
@@ -109,7 +112,7 @@ async def _set_up(place: Place, config: LoomConfig, trees: ProcessTrees, wanted:
         if lock is not None and await kept.bring(place.tree):  # somebody else has made it meanwhile
             return
         await _run(place, config.work.setup.command, trees)
-        if lock is not None:
+        if lock is not None and not _fetched(place):
             await kept.keep(place.tree, config.work.keep)
     finally:
         if lock is not None:
@@ -150,6 +153,7 @@ def _digest(place: Place, config: LoomConfig) -> str:
     """What a result is known by: what makes it, and all that this says it is made from."""
     work = config.work
     told: list[object] = [_FORMAT, platform.system(), platform.machine(), work.setup.command, work.keep]
+    told += sorted(place.submodules.items())
     for name in work.setup.inputs:
         try:
             data = files.read(place.tree / name, _INPUT_BYTES, place.tree)
@@ -190,6 +194,11 @@ def _ignored(tree: Path, keep: tuple[str, ...]) -> list[str]:
         if there.is_dir() and not there.is_symlink() and not os.path.lexists(there / ".gitignore"):
             (there / ".gitignore").write_text("*\n")
     return made
+
+
+def _fetched(place: Place) -> list[str]:
+    """What there is of each submodule that the setup has fetched, and that goes with it."""
+    return [name for path in place.submodules if os.path.lexists(place.tree / (name := f"{path}/.git"))]
 
 
 def _done(path: Path, tree: Path) -> str | None:

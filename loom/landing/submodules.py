@@ -1,5 +1,6 @@
 """What of the submodules of a worktree is nowhere else: it does not land, and would go with the worktree. And which of
-them are where they were before the target moved them: what has landed meanwhile is not taken back for that.
+them are where they were before the target moved them: what has landed meanwhile is not taken back for that, and who
+works there is told.
 
 Each is looked at by the directory that git has made for it, so that its own configuration starts nothing.
 """
@@ -16,6 +17,7 @@ from loom.git import FILES_SECONDS, GITLINK, Repository
 
 _LISTED_BYTES = 5_000  # of what is not committed
 _HISTORY_BYTES = 50_000_000  # of what is told of where submodules were
+_INDEX_BYTES = 1_000_000_000  # of what is told of all files
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,24 @@ class _Submodule:
     name: str
     path: str
     commit: str
+
+
+async def staged(repository: Repository) -> dict[str, str]:
+    """The submodules that the index has: the commit of each, by its path. Raises as `unsaved`."""
+    listed = await repository.run("ls-files", "-s", "-z", out_bytes=_INDEX_BYTES, timeout=FILES_SECONDS)
+    rows = (row for row in listed.out.split(b"\0") if row.startswith(GITLINK.encode()))
+    return {path: facts.split(" ")[1] for facts, path in _rows(b"\0".join(rows))}
+
+
+async def behind(worktree: Repository) -> list[str]:
+    """The submodules that lie in a worktree at another commit than its index has, by their paths. Raises as
+    `unsaved`."""
+    if not await asyncio.to_thread(_may_have_some, worktree.work_tree, _git_dir(worktree)):
+        return []
+    now = await staged(worktree)
+    return [
+        one.path for one in await _named(worktree, "HEAD") if await _at(worktree, one) not in (None, now.get(one.path))
+    ]
 
 
 async def unsaved(worktree: Repository, base: str, *, untracked: bool) -> list[str]:

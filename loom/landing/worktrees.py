@@ -294,6 +294,7 @@ class Worktrees:
             log=log,
             variables=tuple(worktree.variables.items()),
             keeps=worktree.fresh,
+            submodules=await submodules.staged(worktree.repository) if config.work.setup.command else {},
         )
         await setup.prepare(place, config, trees)
 

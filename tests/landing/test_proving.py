@@ -531,6 +531,56 @@ async def test_without_anything_kept_the_setup_is_run_for_each_check(
         assert (await run(prover, commit(lock="1", a=str(number)), "import os; print(os.listdir('made'))")).green
 
 
+async def with_submodule(shop: Path, commit: Committer, other: Path) -> tuple[str, str]:
+    """Commits of a repository with the submodule `in/part`, at the first and then at another commit of that."""
+    git(shop, "init", "-q", "-b", "main", str(other))
+    (other / "what").write_text("first")
+    git(other, "add", "what")
+    git(other, "commit", "-qm", "one")
+    git(shop, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), "in/part")
+    first = commit(lock="1")
+    git(other, "mv", "what", "now")
+    git(other, "commit", "-qm", "two")
+    git(shop / "in" / "part", "pull", "-q")
+    return first, commit()
+
+
+FETCHES = """
+import os, subprocess
+os.makedirs("env")
+subprocess.run(["git", "-c", "protocol.file.allow=always", "submodule", "update", "-q", "--init"], check=True)
+"""
+
+
+@pytest.mark.parametrize("keep", [(), ("env",)])
+async def test_a_submodule_is_fetched_for_each_check_as_its_commit_has_it(
+    prover: Prover, loom: Loom, shop: Path, commit: Committer, tmp_path: Path, keep: tuple[str, ...]
+) -> None:
+    """Of what lay in it before nothing is left, whoever has put it there and whatever stands in its place now."""
+    first, second = await with_submodule(shop, commit, tmp_path / "other")
+    with_setup(loom, FETCHES, keep=keep)
+    shows = "import os; print(sorted(os.listdir('in/part')), os.path.isdir('env')); open('in/part/junk', 'w').close()"
+    assert (await run(prover, first, shows)).tail == "['.git', 'what'] True\n"
+    assert (await run(prover, second, shows)).tail == "['.git', 'now'] True\n"
+    assert (await run(prover, second, f"{shows}; 1")).tail == "['.git', 'now'] True\n"
+    git(shop, "rm", "-qf", "in/part")
+    plain = commit(in__part__plain="files of its own now")
+    assert (await run(prover, plain, shows)).tail == "['plain'] True\n"
+    assert (await run(prover, first, shows, keep=("in/part",))).tail == "['.git', 'what'] True\n"
+
+
+async def test_nothing_is_removed_through_a_link_in_the_place_of_what_holds_a_submodule(
+    prover: Prover, shop: Path, commit: Committer, tmp_path: Path
+) -> None:
+    first, second = await with_submodule(shop, commit, tmp_path / "other")
+    (tmp_path / "else" / "part").mkdir(parents=True)
+    (tmp_path / "else" / "part" / "theirs").touch()
+    links = f"import os; os.rmdir('in/part'); os.rmdir('in'); os.symlink({str(tmp_path / 'else')!r}, 'in')"
+    await run(prover, first, links)
+    assert (await run(prover, second, "import os; print(os.listdir('in/part'), os.path.islink('in'))")).green
+    assert [*(tmp_path / "else" / "part").iterdir()] == [tmp_path / "else" / "part" / "theirs"]
+
+
 async def test_who_is_not_to_blame_for_a_setup_that_fails_is_not_blamed(
     prover: Prover, loom: Loom, commit: Committer, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,15 @@ class Home:
             one.mkdir()
         (top / "runs.py").write_text(RUNS)
 
-    def place(self, name: str, *, keeps: bool = True, lock: str = "1") -> Place:
+    def place(
+        self, name: str, *, keeps: bool = True, lock: str = "1", submodules: Mapping[str, str] | None = None
+    ) -> Place:
         tree = self.top / "trees" / name
         tree.mkdir(parents=True, exist_ok=True)
         (tree / "lock").write_text(lock)
         variables = (("LOOM_SLOT", "7"),)
-        return Place(tree, tree, self.source, self.top, self.logs / f"{name}.log", variables, keeps)
+        log = self.logs / f"{name}.log"
+        return Place(tree, tree, self.source, self.top, log, variables, keeps, submodules=submodules or {})
 
     def config(
         self,
@@ -131,6 +135,22 @@ async def test_what_a_branch_has_made_is_kept_for_nobody(home: Home) -> None:
     assert home.ran == 2
     await prepared(home, "other", keeps=False)
     assert home.ran == 2, "what the target has made is for all"
+
+
+async def test_a_setup_that_fetches_submodules_runs_in_each_place_and_again_when_they_are_moved(home: Home) -> None:
+    fetches = home.config(("sh", "-c", f"mkdir -p env part && touch part/.git && printf x >> {home.runs}"))
+    for number, name in enumerate(("first", "second", "first"), 1):
+        place = await prepared(home, name, fetches, submodules={"part": "a"})
+        assert (place / "part" / ".git").exists()
+        assert home.ran == min(number, 2)
+    await prepared(home, "first", fetches, submodules={"part": "b"})
+    assert home.ran == 3
+    shutil.rmtree(home.top / "trees" / "first" / "part")
+    await prepared(home, "first", fetches, submodules={"part": "b"})
+    assert home.ran == 4
+    for name in ("third", "fourth"):  # which it leaves alone here
+        await prepared(home, name, submodules={"part": "b"})
+    assert home.ran == 5
 
 
 async def test_other_inputs_make_it_anew(home: Home) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from loom.config import CheckConfig, LandingConfig, logs_dir
+from loom.config import CheckConfig, LandingConfig, SetupConfig, WorkConfig, logs_dir
 from loom.exceptions import CheckFailedError, CommandError, ConfigError, InvalidInputError, TargetError
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
@@ -292,6 +292,108 @@ async def test_a_report_of_the_agents_own_is_kept_until_its_work_has_landed(
     assert shop.landed() == [task.id]
     assert (await task_now(loom, task)).output == {"by": "me"}
     assert json.loads(shop.show("answer.txt"))["status"] == "landing"
+
+
+def moving_on(shop: Shop, other: Path) -> list[str]:
+    """Commits that work may land on: the first has a submodule and what its setup is made from, and each further one
+    moves both."""
+    subprocess.run(["git", "clone", "-q", str(shop.root), str(other)], check=True)
+    shop.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), "part")
+    made = []
+    for number in ("1", "2", "3"):
+        (other / "numbers.txt").write_text(f"{number}\n")
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", "-C", str(other), *identity, "commit", "-qam", number], check=True)
+        subprocess.run(["git", "-C", str(shop.root / "part"), "pull", "-q"], check=True)
+        (shop.root / "lock").write_text(number)
+        shop.git("add", "-A")
+        shop.git("commit", "-qm", number)
+        made.append(shop.git("rev-parse", "HEAD").strip())
+    shop.git("branch", "base", made[0])
+    return made
+
+
+def set_up_by(loom: Loom, command: str) -> Loom:
+    """Its worktrees are made ready by a command of the shell, from `lock`, and `env` is kept of that."""
+    setup = SetupConfig(command=("sh", "-c", command), inputs=("lock",))
+    loom.config = replace(loom.config, work=WorkConfig(setup=setup, keep=("env",)))
+    return loom
+
+
+FETCH = "git -c protocol.file.allow=always submodule update -q --init"
+
+
+async def test_what_has_landed_meanwhile_is_set_up_before_the_agent_goes_on(
+    shop: Shop, loom: Loom, worker: Any, seen: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _, second, third = moving_on(shop, tmp_path_factory.mktemp("other") / "other")
+    task = await loom.create("A", priority="p0")
+    await loom.create("B")
+    script = f"""
+        test $LOOM_TASK_ID = {task.id} || exec sleep 30
+        n=$(($(ls {seen} | wc -l) + 1)); echo $(cat part/numbers.txt env/lock) > {seen}/$n
+        case $n in
+            1) echo x > a.bug; git update-ref refs/heads/base {second};;
+            *) rm -f a.bug; echo $n > a.txt
+        esac
+        """
+    chosen = set_up_by(landing_with_a_gate(worker()), f"{FETCH} && mkdir -p env && cp lock env/lock")
+    work = Landing(chosen, script, target="base", agents=2)
+    running = asyncio.create_task(work.workers.run())
+    await until(lambda: work.notes(JobPhase.QUEUED))
+    shop.git("update-ref", "refs/heads/base", third)
+    await loom.refuse(task.id, note="Once more.")
+    await until(lambda: len(work.notes(JobPhase.QUEUED)) == 2)
+    assert [(seen / n).read_text() for n in ("1", "2", "3")] == ["1 1\n", "2 2\n", "3 3\n"]
+    await loom.approve(task.id)
+    await until(lambda: work.notes(JobPhase.LANDED))
+    work.workers.stop()
+    await running
+    assert shop.git("ls-tree", "base", "part", "lock") == shop.git("ls-tree", third, "part", "lock")
+
+
+async def test_an_agent_is_told_of_a_submodule_that_lies_as_before(
+    shop: Shop, loom: Loom, worker: Any, seen: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _, second, _ = moving_on(shop, tmp_path_factory.mktemp("other") / "other")
+    await loom.create("A")
+    update = "git -c protocol.file.allow=always submodule update -- part"
+    script = f"""
+        n=$(($(ls {seen} | wc -l) + 1)); cat > {seen}/$n
+        case $n in
+            1) {FETCH}; echo x > a.bug; git update-ref refs/heads/base {second};;
+            2) {update}; echo y > b.bug;;
+            *) rm *.bug; echo y > a.txt
+        esac
+        """
+    assert await Landing(worker(), script, target="base").finish() == []
+    told = ["git submodule update -- part" in (seen / n).read_text() for n in ("1", "2", "3")]
+    assert told == [False, True, False]
+
+
+async def test_what_an_agent_has_changed_is_set_up_for_him_alone(
+    shop: Shop, loom: Loom, worker: Any, seen: Path, tmp_path: Path
+) -> None:
+    (shop.root / "lock").write_text("ours")
+    shop.git("add", "lock")
+    shop.git("commit", "-qm", "lock")
+    await loom.create("A")
+    script = f"""
+        n=$(($(ls {seen} | wc -l) + 1)); cat env/lock > {seen}/$n
+        case $n in
+            1) printf mine > lock; echo x > a.bug;;
+            2) printf broken > lock; echo y > b.bug;;
+            *) rm *.bug; printf mine > lock
+        esac
+        """
+    command = "test $(cat lock) != broken && mkdir -p env && cp lock env/lock"
+    script = f"cat > {tmp_path}/home/told\n{script}"
+    work = Landing(set_up_by(worker(), command), script.replace("cat env/lock", "cat env/lock 2>&1"))
+    assert await work.finish() == []
+    assert (seen / "2").read_text() == "mine"
+    assert "could not be set up for what has come in" in (tmp_path / "home" / "told").read_text()
+    kept = [path.read_text() for path in (tmp_path / "home").glob("state/loom/*/kept/*/0/lock")]
+    assert kept == ["ours"], "nobody else has what he had made"
 
 
 async def test_work_that_came_back_from_the_queue_is_gone_on_with_by_a_free_worker(

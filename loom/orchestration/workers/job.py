@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from loom.graph.model import limits
 from loom.graph.model.task import TaskStatus
 from loom.graph.store import events
 from loom.graph.store.landings import LandingState
+from loom.landing import submodules
 from loom.landing.bringing import Back, Ready
 from loom.landing.keeping import kept
 from loom.landing.worktrees import Worktree
@@ -155,8 +157,8 @@ class Job:
         except (LoomError, OSError) as error:
             return await self._ended_by(error, "Its git worktree could not be made")
         tree = self._worktree
-        if tree is not None and (report := await self._set_up(tree)) is not None:
-            return report
+        if tree is not None and not isinstance(found := await self._set_up(tree), str):
+            return found
         place, git_dir = (tree.path, tree.repository.git_dir) if tree else (Path.cwd(), None)
         errand = bench.errand(self._claim, self._agent, place, git_dir)
         self._setting = bench.setting(errand, left=tree is not None and not tree.fresh)
@@ -171,26 +173,34 @@ class Job:
         )
         return await self._work(self._session, prompt(self._claim, self._setting), begin=True)
 
-    async def _set_up(self, tree: Worktree) -> _Report | None:
-        """Makes the worktree one to work in. Returns what came of the claim where that fails, or must end."""
+    async def _set_up(self, tree: Worktree, *, again: bool = False) -> _Report | str:
+        """Makes the worktree one to work in; `again`: after something has come in that may ask for that. Returns what
+        came of the claim where it fails, or must end, else what its agent has to see to himself, "" if nothing."""
+        tree = replace(tree, fresh=tree.fresh and not again)
         bench, name = self._bench, f"{self._task.id}-setup.log"
-        assert bench.worktrees is not None, "it is one of them"
-        async with beside(bench.worktrees.set_up(tree, self._loom.config, bench.trees, bench.logs / name)) as (
-            preparing,
-        ):
+        worktrees = bench.worktrees
+        assert worktrees is not None, "it is one of them"
+
+        async def prepare() -> list[str]:
+            await worktrees.set_up(tree, self._loom.config, bench.trees, bench.logs / name)
+            return await submodules.behind(tree.repository) if again else []
+
+        async with beside(prepare()) as (preparing,):
             cut = await self._watch.over(preparing, (Standing.LAPSED, Standing.TAKEN))
         error = None if preparing.cancelled() else preparing.exception()
         if cut is Cut.LOST:
             return JobPhase.LOST, "its claim was lost while its worktree was set up"
         if cut is Cut.DEADLINE:
             return await self._fail(f"Its git worktree was set up until the deadline, for {self._watch.span:g} s.")
+        if isinstance(error, CommandError) and again:
+            return f"Your worktree could not be set up for what has come in. {error}"
         if isinstance(error, LoomError) and not tree.fresh:
-            return await self._fail(f"Its git worktree could not be set up. {error}")
+            return await self._ended_by(error, "Its git worktree could not be set up")
         if isinstance(error, LoomError):  # which no other task would fare better with
             self._shift.end(error)
         elif error is not None:
             raise error
-        return await self._give_back() if self._shift.over else None
+        return await self._give_back() if self._shift.over else _late(preparing.result())
 
     async def _go_on(self, back: Back) -> _Report:
         """Has it go on with what came back from the queue."""
@@ -208,7 +218,9 @@ class Job:
                 await self._find_a_place()
                 assert self._worktree is not None, "it has landed from one"
                 back = await shore.conflict(self._worktree, task, self._agent) or back
-                return await self._work(session, sent_back(self._setting, back), begin=False)
+                if not isinstance(found := await self._set_up(self._worktree, again=True), str):
+                    return found
+                return await self._work(session, sent_back(self._setting, back, found), begin=False)
         except (LoomError, OSError) as error:
             return await self._ended_by(error, "Its git worktree could not be taken up again")
 
@@ -451,11 +463,13 @@ class Job:
         if self._mended > _MENDED or (found.nothing and self._idle):
             return await self._give_up(found, output)
         self._idle = found.nothing
+        if not isinstance(late := await self._set_up(tree, again=True), str):
+            return late
         try:
             await self._shift.asked(lambda: shore.send_back(self._task, self._agent, tree, found))
         except LoomError:
             return await self._report(turn)
-        return _Ask(sent_back(self._setting, found), found.why)
+        return _Ask(sent_back(self._setting, found, late), found.why)
 
     async def _give_up(self, back: Back, output: dict[str, Any]) -> _Report:
         """Has the attempt fail over what the agent has not mended."""
@@ -571,6 +585,15 @@ class Job:
 
 _Report = tuple[JobPhase, str]
 """What came of a claim, and what more there is to say."""
+
+
+def _late(paths: Sequence[str]) -> str:
+    """What an agent is told of submodules that lie in his worktree as they were before the target moved them."""
+    return "\n".join(
+        f"The submodule {path} lies in your worktree at another commit than your branch names now. Bring it there: git"
+        f" submodule update -- {shlex.quote(path)}"
+        for path in paths
+    )
 
 
 def _committing_as(agent: str) -> dict[str, str]:
