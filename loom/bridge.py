@@ -50,6 +50,14 @@ def run() -> None:
         _pass_on(wire)
 
 
+def fill_streams() -> None:
+    """Opens the null device in the place of each standard stream that whoever started this process has closed. The next
+    thing that is opened would get its number, and be read, written or closed by whoever means the stream."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def data_dir() -> str:
     """`LOOM_DATA_DIR`, else the platform's place for a user's data; for root a place that other users can enter."""
     if named := os.environ.get("LOOM_DATA_DIR"):

@@ -16,9 +16,10 @@ else:
     def __getattr__(name: str) -> object:
         if name != "cli":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if sys.argv[1:] == ["mcp"]:
-            from loom import bridge
+        from loom import bridge
 
+        bridge.fill_streams()
+        if sys.argv[1:] == ["mcp"]:
             bridge.run()
         from loom.cli.commands import cli
 

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from loom import texts
 from loom.cli import output
-from loom.exceptions import LoomError
+from loom.exceptions import ConfigError, LoomError
 from loom.wording import worded
 
 
@@ -150,9 +150,6 @@ class _Cli(click.Group):
         words = list(sys.argv[1:] if args is None else args)
         if not standalone_mode:
             return super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
-        for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:  # closed by who started us
-                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # whatever the locale, a title can be printed
@@ -195,6 +192,7 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             return
         if isinstance(error, OSError) and error.errno in (errno.EPIPE, *_FULL):
             return  # what was to be printed, which `main` tells
+        error = _known(error)
         if isinstance(error, click.Abort | KeyboardInterrupt):
             sys.exit(130)
         if isinstance(error, LoomError):
@@ -206,9 +204,6 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
             click.echo(error.format_message(), err=True, color=output.coloured())
             sys.exit(error.exit_code)
-        if isinstance(error, click.NoSuchOption):
-            near = texts.near(error.option_name, error.possibilities or ())
-            error = click.NoSuchOption(error.option_name, possibilities=[near] if near else [], ctx=error.ctx)
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "loom"
@@ -232,6 +227,25 @@ class _told:  # noqa: N801 - read as a statement: `with _told(...):`
             for line in [*_lines(cause, next_step), *_printed(facts.get("checks", ()))]:
                 click.echo(line, err=True, color=output.coloured())
         sys.exit(status)
+
+
+def _known(error: BaseException) -> BaseException:
+    """An error as one that can be told of, where it is of a kind that many a command meets."""
+    if isinstance(error, click.NoSuchOption):
+        near = texts.near(error.option_name, error.possibilities or ())
+        return click.NoSuchOption(error.option_name, possibilities=[near] if near else [], ctx=error.ctx)
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        return ConfigError("The current directory is gone.", "Change to one that is there.")
+    return error
+
+
+def _is_nowhere() -> bool:
+    """Whether the current directory was removed."""
+    try:
+        os.getcwd()  # noqa: PTH109 - no path is wanted
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _called(words: Sequence[str]) -> tuple[str, frozenset[str]]:

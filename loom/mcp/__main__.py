@@ -5,9 +5,10 @@ import sys
 
 from loom import bridge
 
+bridge.fill_streams()
 if sys.argv[1:] != ["--direct"]:
     bridge.run()  # before what costs to import
 
-from loom.mcp.server import run
+from loom.mcp.server import run  # noqa: E402
 
 run()
