@@ -18,6 +18,8 @@ from loom.exceptions import ConfigError
 _SECRET_BYTES = 64 * 1024
 _DAY = 86400  # seconds
 
+_Layers = list[tuple[str, dict[str, Any]]]
+
 
 def load_config(project_dir: Path | None = None) -> LoomConfig:
     """Merge the three layers, the variables being those of whoever calls.
@@ -33,27 +35,8 @@ def load_config(project_dir: Path | None = None) -> LoomConfig:
     env = caller.environ()
     warnings: list[str] = []
     root = _locate(project_dir, env, warnings)
-    withheld: tuple[str, ...] = ()
-
-    layers: list[tuple[str, dict[str, Any]]] = []
-    user_file = user_config_path()
-    layers.append((str(user_file), read_layer(user_file, warnings)))
-    if root:
-        project_file = root / ".loom" / "config.yaml"
-        layer = read_layer(project_file, warnings, within=root)
-        withheld = hold_back(root, project_file, layer, warnings)
-        layers.append((str(project_file), layer))
-    layers.extend(_variable_layers(env))
-
-    values: dict[str, Any] = {}
-    sources = dict.fromkeys(KEYS, "default")
-    for source, layer in layers:
-        values.update(layer)
-        sources.update(dict.fromkeys(layer, source))
-        # An address in a later layer than the last named backend means servers of the user's own.
-        if "servers.backend" not in layer and ("database.url" in layer or "redis.url" in layer):
-            values["servers.backend"], sources["servers.backend"] = "external", source
-
+    layers, withheld = _layers(root, env, warnings)
+    values, sources = _merged(layers)
     if root and "project_name" not in values:
         values["project_name"] = _named_after(root)
         sources["project_name"] = "name of the directory"
@@ -90,6 +73,31 @@ def load_config(project_dir: Path | None = None) -> LoomConfig:
             "Lower the one or raise the other.",
         )
     return config
+
+
+def _layers(root: Path | None, env: Mapping[str, str], warnings: list[str]) -> tuple[_Layers, tuple[str, ...]]:
+    """The user's file, the project's and the variables, each with what it is called; and what of the project's binds
+    and is not in force."""
+    layers, withheld = [(str(user_config_path()), read_layer(user_config_path(), warnings))], tuple[str, ...]()
+    if root:
+        project_file = root / ".loom" / "config.yaml"
+        layer = read_layer(project_file, warnings, within=root)
+        withheld = hold_back(root, project_file, layer, warnings)
+        layers.append((str(project_file), layer))
+    return [*layers, *_variable_layers(env)], withheld
+
+
+def _merged(layers: _Layers) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of the keys that any layer has, and for every key where its value is from."""
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(KEYS, "default")
+    for source, layer in layers:
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+        # An address in a later layer than the last named backend means servers of the user's own.
+        if "servers.backend" not in layer and ("database.url" in layer or "redis.url" in layer):
+            values["servers.backend"], sources["servers.backend"] = "external", source
+    return values, sources
 
 
 def _must_have_a_zone() -> None:
