@@ -16,14 +16,13 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from loom import files, texts
+from loom import files
 from loom.config import COMPOSE_FILE, GUARDED_BYTES, LoomConfig, is_trusted, trust
 from loom.exceptions import ServersError, ServersStoppedError
 from loom.process import environment
-from loom.services import Endpoints, ServerHealth, silent
+from loom.services import Endpoints, ServerHealth, silent, started
 from loom.services.launcher import decisive_line, every, locked
 from loom.services.places import data_dir, make_dir
-from loom.services.probe import Answer, ask_postgres, ask_redis
 from loom.wording import Shell, Words
 
 COMPOSE_TEXT = """\
@@ -126,19 +125,8 @@ def down(config: LoomConfig) -> None:
 def check(config: LoomConfig) -> list[ServerHealth]:
     state = _read(config)
     if state is None:
-        where = str(_project_dir(config) / COMPOSE_FILE)
-        return [ServerHealth(name, False, None, where, "Run `loom up`.") for name in ("PostgreSQL", "Redis")]
-    urls = state.endpoints()
-
-    def health(name: str, url: str, answer: Answer) -> ServerHealth:
-        hint = "It was stopped with `loom down`" if state.stopped else f"It {answer}"
-        ready = answer is Answer.READY
-        return ServerHealth(name, ready, None, texts.mask(url), "" if ready else f"{hint}; run `loom up`.")
-
-    return [
-        health("PostgreSQL", urls.database_url, ask_postgres(urls.database_url)),
-        health("Redis", urls.redis_url, ask_redis(urls.redis_url)),
-    ]
+        return started.never(str(_project_dir(config) / COMPOSE_FILE))
+    return started.health(state.endpoints(), stopped=state.stopped)
 
 
 def _start(config: LoomConfig, progress: Callable[[str], None], *, even_if_stopped: bool) -> Endpoints:
@@ -172,18 +160,13 @@ def _runs(state: _State, even_if_stopped: bool) -> bool:
             Words("The containers of this project were stopped with {}.", Shell("loom down")),
             Words("Run {} to start them.", Shell("loom up")),
         )
-    return not state.stopped and _answers(state) == {Answer.READY}
-
-
-def _answers(state: _State) -> set[Answer]:
-    where = state.endpoints()
-    return {ask_postgres(where.database_url), ask_redis(where.redis_url)}
+    return not state.stopped and started.both_answer(state.endpoints())
 
 
 def _await(config: LoomConfig, state: _State) -> None:
     """Asks the servers themselves: where health checks never run, Compose's own `--wait` hangs."""
     for _ in every(_READY_SECONDS):
-        if _answers(state) == {Answer.READY}:
+        if started.both_answer(state.endpoints()):
             return
     silent_ones = " and ".join(f"{health.name} ({health.hint})" for health in check(config) if not health.running)
     raise ServersError(

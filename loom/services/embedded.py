@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from loom import texts
 from loom.config import LoomConfig
 from loom.exceptions import ServersError, ServersStoppedError
-from loom.services import Endpoints, ServerHealth, silent
+from loom.services import Endpoints, ServerHealth, silent, started
 from loom.services.instance import State, instance_dir, new_state, read_state, write_state
-from loom.services.probe import Answer, ask_postgres, ask_redis
 from loom.wording import Shell, Words
 
 
@@ -47,18 +45,8 @@ def check(config: LoomConfig) -> list[ServerHealth]:
     root = instance_dir(config)
     state = read_state(root)
     if state is None:
-        return [ServerHealth(name, False, None, str(root), "Run `loom up`.") for name in ("PostgreSQL", "Redis")]
-    where = state.endpoints()
-
-    def health(name: str, version: str, url: str, answer: Answer) -> ServerHealth:
-        hint = "It was stopped with `loom down`" if state.stopped else f"It {answer}"
-        ready = answer is Answer.READY
-        return ServerHealth(name, ready, version or None, texts.mask(url), "" if ready else f"{hint}; run `loom up`.")
-
-    return [
-        health("PostgreSQL", state.postgres_version, where.database_url, ask_postgres(where.database_url)),
-        health("Redis", state.redis_version, where.redis_url, ask_redis(where.redis_url)),
-    ]
+        return started.never(str(root))
+    return started.health(state.endpoints(), (state.postgres_version, state.redis_version), stopped=state.stopped)
 
 
 def _start(root: Path, progress: Callable[[str], None], *, even_if_stopped: bool) -> Endpoints:
@@ -86,9 +74,4 @@ def _runs(root: Path, state: State, even_if_stopped: bool) -> bool:
             Words("The servers of instance `{}` were stopped with {}.", root.name, Shell("loom down")),
             Words("Run {} to start them.", Shell("loom up")),
         )
-    where = state.endpoints()
-    return (
-        not state.stopped
-        and ask_redis(where.redis_url) is Answer.READY
-        and ask_postgres(where.database_url) is Answer.READY
-    )
+    return not state.stopped and started.both_answer(state.endpoints())
