@@ -40,15 +40,19 @@ class Turn:
     """One look of the supervisor: what it swept, and what is new since its last look."""
 
     swept: Swept
-    escalations: tuple[Escalation, ...]  # open, and not seen before
-    stale: tuple[AgentView, ...]  # became stale since
+    escalations: tuple[Escalation, ...]
+    """Open, and not seen before."""
+    stale: tuple[AgentView, ...]
+    """Became stale since."""
     status: ProjectStatus
-    unattended: tuple[
-        WorkflowRun, ...
-    ] = ()  # workflows that wait for somebody, or have failed, and were not seen so before
-    carried: tuple[Carried, ...] = ()  # workflows, since its last look; so below
+    unattended: tuple[WorkflowRun, ...] = ()
+    """Workflows that wait for somebody, or have failed, and were not seen so before."""
+    carried: tuple[Carried, ...] = ()
+    """What was done with workflows since."""
     diagnosed: tuple[Diagnosed, ...] = ()
-    stuck: tuple[Stuck, ...] = ()  # work that does not land by itself, and was not seen so before
+    """What was diagnosed since."""
+    stuck: tuple[Stuck, ...] = ()
+    """Work that does not land by itself, and was not seen so before."""
 
     @property
     def complete(self) -> bool:
