@@ -120,6 +120,10 @@ async def test_the_role_of_the_manual_may_work_and_no_more(opened: Opener, pair:
     await loom.prune()
     assert len(await loom.projects()) == 1
     await holds(loom)
+    await pair.primary.ask("revoke delete on messages, skill_runs from worker")
+    assert [(one.rule, one.found) for one in await loom.doctor() if not one.holds] == [
+        ("the role may do what Loom does", "delete on messages, delete on skill_runs")
+    ]
     connection = await asyncpg.connect(url)
     try:
         for statement in ("drop table tasks", "create table more (x int)", "truncate tasks"):

@@ -25,7 +25,18 @@ async def check(connection: Connection, project_id: str) -> list[Verdict]:
         await counting.wrong(connection, project_id),
         Words("Have them counted anew with {}.", Shell("loom doctor --deep")),
     )
-    return [*found, counted, await _acyclic(connection, project_id), await _stream_goes_on(connection, project_id)]
+    allowed = verdict(
+        "the role may do what Loom does",
+        await rows.forbidden(connection),
+        "Have the owner of the tables grant it the rest; the manual has the statements, under servers of your own.",
+    )
+    return [
+        allowed,
+        *found,
+        counted,
+        await _acyclic(connection, project_id),
+        await _stream_goes_on(connection, project_id),
+    ]
 
 
 async def _acyclic(connection: Connection, project_id: str) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loom.db.connection import WHOLE
+from loom.graph.store import backup
 from loom.graph.store.edges import HOLDS
 from loom.graph.store.tasks import WAITING
 
@@ -66,6 +67,20 @@ RULES = {
 async def broken(connection: Connection, project_id: str, rule: str) -> list[str]:
     """The ids of the tasks that break one of `RULES`."""
     return [record[0] for record in await connection.fetch(RULES[rule], project_id, timeout=WHOLE)]
+
+
+async def forbidden(connection: Connection) -> list[str]:
+    """What the role of a connection may not do with the rows of projects, such as `insert on plans`."""
+    rows = await connection.fetch(
+        """
+        select privilege || ' on ' || name as what
+          from unnest($1::text[]) name, unnest(array['select', 'insert', 'update', 'delete']) privilege
+         where not has_table_privilege(quote_ident(name), privilege)
+         order by name, privilege
+        """,
+        [table.name for table in await backup.tables(connection)],
+    )
+    return [row["what"] for row in rows]
 
 
 async def shape(connection: Connection, project_id: str) -> tuple[dict[str, list[str]], dict[str, str | None]]:
