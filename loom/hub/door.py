@@ -33,7 +33,7 @@ from loom.caller import Caller, calling
 from loom.config import LoomConfig, load_config
 from loom.exceptions import LoomError
 from loom.hub import logs
-from loom.hub.projects import Projects
+from loom.hub.projects import IDLE, Projects
 from loom.hub.sessions import GRACE, Sessions
 from loom.mcp import wire
 from loom.mcp.server import shared
@@ -110,7 +110,7 @@ class _RefusedError(Exception):
 class Hub:
     """The hub of an instance of servers."""
 
-    def __init__(self, root: Path, *, grace: float = GRACE, idle: float = 120.0) -> None:
+    def __init__(self, root: Path, *, grace: float = GRACE, idle: float = IDLE) -> None:
         """
         Args:
             root: the directory of the instance.

@@ -17,6 +17,9 @@ from loom.hub import logs
 from loom.mcp.logs import of_project
 from loom.orchestration.housekeeping import Housekeeper
 
+IDLE = 120.0
+"""Seconds that a project stays open without a user."""
+
 _LOG = logging.getLogger(__name__)
 _CLOSES_WITHIN = 4.0  # seconds
 
@@ -70,10 +73,10 @@ class OpenProject:
 class Projects:
     """All of them, by configuration. One that nobody uses for a while is closed, unless people are told of it."""
 
-    def __init__(self, *, idle: float = 120.0) -> None:
+    def __init__(self, *, idle: float = IDLE) -> None:
         """
         Args:
-            idle: seconds that one stays open without a user.
+            idle: see `IDLE`.
         """
         self._idle = idle
         self._open: dict[Hashable, OpenProject] = {}
