@@ -61,10 +61,10 @@ class ApiProvider(ABC):
         prompt: str,
         *,
         schema: Mapping[str, Any],
+        timeout: float,
         model: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
-        timeout: float = 600.0,
     ) -> Completion:
         """Asks once, as a stream; see `Provider`."""
         package, key, chosen = await self._needs(model)

@@ -48,10 +48,10 @@ class CommandProvider:
         prompt: str,
         *,
         schema: Mapping[str, Any],
+        timeout: float,
         model: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
-        timeout: float = 600.0,
     ) -> Completion:
         """Runs the command once. When the time is over, all that it has started ends."""
         name = f"The command {self._words[0]}"
@@ -82,10 +82,10 @@ class AgentProvider:
         prompt: str,
         *,
         schema: Mapping[str, Any],
+        timeout: float,
         model: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
-        timeout: float = 600.0,
     ) -> Completion:
         """Asks it once. When the time is over, all that it has started ends."""
         words = [self._program(), *self._row.words, *((self._row.model, model) if model else ()), *self._row.last]

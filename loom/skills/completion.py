@@ -38,10 +38,10 @@ class Provider(Protocol):
         prompt: str,
         *,
         schema: Mapping[str, Any],
+        timeout: float,
         model: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
-        timeout: float = 600.0,
     ) -> Completion:
         """Answers a prompt within `timeout` seconds.
 
