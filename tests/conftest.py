@@ -60,6 +60,13 @@ def nobodys_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
+@pytest.fixture(autouse=True)
+def patience_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has much else to do is no Redis that hangs, which the mirror leaves alone for a while; tests of
+    that say how long it may hang."""
+    monkeypatch.setattr("loom.bus.client.TIMEOUT", 10.0)
+
+
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Iterator[Endpoints]:
     """One pair of servers for the whole session."""

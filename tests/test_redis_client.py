@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from loom.bus.client import Client, RefusedError, announced
+from loom.bus.connection import TIMEOUT
 from loom.services import Endpoints
 
 
@@ -75,7 +76,10 @@ async def test_after_a_lost_connection_the_next_call_connects_again(client: Clie
     assert await client.call("CLIENT", "ID") != number
 
 
-async def test_a_redis_that_hangs_costs_a_moment_and_its_late_answer_is_nobodys() -> None:
+async def test_a_redis_that_hangs_costs_a_moment_and_its_late_answer_is_nobodys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("loom.bus.client.TIMEOUT", TIMEOUT)
     asked = 0
     late = asyncio.Event()
 

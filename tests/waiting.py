@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
@@ -20,6 +22,19 @@ async def until(holds: Callable[[], object | Awaitable[object]], seconds: float 
             if await found if isinstance(found, Awaitable) else found:
                 return
             await asyncio.sleep(_PAUSE)
+
+
+async def told(pubsub: Any, redis: Any, channel: str) -> list[str]:
+    """The channels of what a subscription was told up to now, in order; `channel`: one that it hears."""
+    mark, found = uuid.uuid4().hex, list[str]()
+    await redis.publish(channel, mark)
+    async with asyncio.timeout(30):
+        while True:
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=30)
+            if message is not None and message["data"] == mark:
+                return found
+            if message is not None:
+                found.append(message["channel"])
 
 
 async def until_renewed(loom: Loom, task: Task) -> None:

@@ -25,6 +25,7 @@ from tests.conftest import Opener, horizon_passed
 from tests.graph.conftest import Rival, begun, kill, soon
 from tests.graph.test_lifecycle import Clock, holds
 from tests.graph.test_mirror import stream, synced
+from tests.waiting import told
 
 NOWHERE = "unix:///nonexistent/redis.sock"
 
@@ -291,10 +292,9 @@ async def test_an_older_state_of_a_task_is_not_written_again_by_its_version(
     cache = await cache_of(loom)
     async with redis_conn.pubsub() as pubsub:
         await pubsub.subscribe(channels.updates_channel(project))
-        await pubsub.get_message(timeout=1)
         assert await cache.sync(Change(tasks=(task,)))
         assert await cache.sync(Change(tasks=(claim.task,)))
-        assert await pubsub.get_message(timeout=0.3) is None
+        assert await told(pubsub, redis_conn, channels.updates_channel(project)) == []
     await holds(loom)
 
 
@@ -472,7 +472,6 @@ async def test_what_a_killed_process_did_not_announce_is_announced_by_the_relay(
     await synced(loom)
     async with redis_conn.pubsub() as pubsub:
         await pubsub.psubscribe(channels.everything(project))
-        await pubsub.get_message(timeout=1)
         async with Loom(replace(config, redis=RedisConfig(url=NOWHERE)), agent="killed") as killed:
             await killed.send("bob", "hi")
             await killed.send("*", "all")
@@ -480,9 +479,7 @@ async def test_what_a_killed_process_did_not_announce_is_announced_by_the_relay(
             await kill(killed, await killed.create("dead"))
         (raised,) = await loom.escalations()
         await synced(loom)
-        heard = []
-        while (message := await pubsub.get_message(timeout=0.3)) is not None:
-            heard.append(message["channel"])
+        heard = await told(pubsub, redis_conn, channels.updates_channel(project))
     assert set(heard) >= {
         channels.agent_channel(project, "bob"),
         channels.broadcast_channel(project),

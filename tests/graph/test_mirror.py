@@ -30,6 +30,7 @@ from loom.graph.model.task import Priority, ready_score
 from loom.graph.store.transaction import Change
 from tests.conftest import Opener, horizon_passed
 from tests.graph.test_lifecycle import holds
+from tests.waiting import told
 
 
 async def synced(loom: Loom) -> None:
@@ -272,8 +273,9 @@ async def without(redis_url: str, config: LoomConfig) -> float:
 
 
 @pytest.fixture
-async def hung() -> AsyncIterator[str]:
+async def hung(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     """A Redis that answers nothing."""
+    monkeypatch.setattr("loom.bus.client.TIMEOUT", TIMEOUT)
     inside: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda reader, writer: inside.append(writer), "127.0.0.1", 0)
     yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -397,14 +399,11 @@ async def test_messages_and_escalations_are_announced(loom: Loom, redis_conn: Re
     await synced(loom)
     async with redis_conn.pubsub() as pubsub:
         await pubsub.psubscribe(channels.everything(project))
-        await pubsub.get_message(timeout=1)
         task = await loom.create("A")
         await loom.escalate(task.id, "?")
         await loom.send("bob", "hi")
         await loom.send("*", "all")
-        heard = set()
-        while (message := await pubsub.get_message(timeout=0.3)) is not None:
-            heard.add(message["channel"])
+        heard = set(await told(pubsub, redis_conn, channels.updates_channel(project)))
     assert heard == {
         channels.updates_channel(project),
         channels.escalation_channel(project),

@@ -76,7 +76,7 @@ async def test_a_call_that_is_broken_off_lets_go(place: dict[str, str], home: Pa
         cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 77}}
         await server.send(json.dumps(cancel).encode())
         free = "select lease_expires_at is null from workflow_runs"
-        await until(lambda: pool.fetchval(free), 15)  # half of the lease
+        await until(lambda: pool.fetchval(free))  # which the end of its lease does not do
 
 
 async def test_a_lease_that_cannot_be_renewed_for_once_ends_nothing(
