@@ -182,12 +182,14 @@ async def test_of_what_lands_the_tasks_keep_where_they_are(loom: Loom, pool: Poo
     await loom.transact(lambda tx: landing.withdraw(tx, [second.id], landings.MERGED))
     await loom.release(task.id)
     late = (await landings.begun(loom, "late")).task
+    cancelled, _ = await landings.queued(loom, "cancelled")
+    await loom.cancel(cancelled.id)
     await clock(700)
     await loom.sweep()
     again = await loom.claim(task.id)
     assert again is not None
     await loom.prune()
-    assert await pool.fetchval("select count(*) from landings") == 3
+    assert await pool.fetchval("select count(*) from landings") == 4
     assert await pool.fetchval("select count(*) from landing_intents") == 3
     await clock(YEAR)
     await loom.prune()

@@ -19,6 +19,7 @@ from loom.exceptions import (
     InvalidInputError,
     LoomError,
     ProviderError,
+    RunLostError,
     RunNotFoundError,
 )
 from loom.graph.front import Loom
@@ -26,6 +27,7 @@ from loom.graph.model.principals import Principal, Role
 from loom.mcp.server import build
 from loom.skills import answers, asking, loader, tools
 from loom.skills.commands import CommandProvider
+from loom.workflows.asking import begun_before
 from tests.cli.conftest import Cli
 from tests.skills.conftest import Model
 from tests.waiting import until
@@ -86,6 +88,22 @@ async def test_a_provider_that_fails_is_recorded(shop: Loom, pool: Pool, tmp_pat
     rows = await pool.fetch("select status, error from skill_runs order by created_at")
     assert [row["status"] for row in rows] == ["failed"] * 3
     assert "interrupted" in rows[2]["error"]
+
+
+async def test_an_answer_to_a_run_that_somebody_has_ended_is_told_and_not_recorded(
+    shop: Loom, model: Model, pool: Pool
+) -> None:
+    """As whoever takes a workflow over does with what its holder had begun."""
+    model.answers(GOOD).hold()
+    asked = asyncio.create_task(tools.skill(shop, "define_done", TASK))
+    await until(lambda: model.prompts)
+    run_id = await pool.fetchval("select id from skill_runs")
+    ended = await begun_before(shop, run_id)
+    model.go_on()
+    with pytest.raises(RunLostError, match=f"{run_id} was taken for interrupted"):
+        await asked
+    assert await asking.get(shop, run_id) == ended
+    assert (ended.status, ended.error) == ("failed", "It was interrupted.")
 
 
 async def test_a_missing_input_is_refused_before_anything_is_asked(shop: Loom, model: Model, pool: Pool) -> None:
