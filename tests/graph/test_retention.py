@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,6 +171,21 @@ async def test_a_claim_by_id_takes_over_from_a_lease_that_no_sweep_has_seen(loom
     assert claim is not None
     assert (claim.task.assignee, claim.task.attempt) == ("next", 2)
     await holds(loom)
+
+
+async def test_a_claim_that_landed_nothing_goes_after_all_that_was_about_to_land_of_it(
+    loom: Loom, pool: Pool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, queued = await landings.queued(loom)
+    for commit in ("b" * 40, "c" * 40):
+        await landings.intend(loom, queued, commit=commit)
+        await loom.transact(partial(landing.withdraw, landing_ids=[queued.id], commit_id=commit))
+    await loom.cancel(task.id)
+    await clock(YEAR)
+    monkeypatch.setattr(retention, "BATCH", 1)
+    await loom.prune()
+    assert await pool.fetchval("select count(*) from landing_intents") == 0
+    assert await pool.fetchval("select count(*) from landings") == 0
 
 
 async def test_of_what_lands_the_tasks_keep_where_they_are(loom: Loom, pool: Pool, clock: Clock) -> None:
