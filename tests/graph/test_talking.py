@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,8 @@ from loom.config import LoomConfig, RedisConfig
 from loom.exceptions import InvalidInputError, MessageNotFoundError, TaskNotFoundError
 from loom.graph.cache import waiting
 from loom.graph.front import Loom
-from tests.conftest import Opener
+from tests.conftest import Opener, horizon_passed
+from tests.graph.conftest import Rival
 
 Clock = Callable[[float], Awaitable[None]]
 
@@ -201,6 +203,18 @@ async def test_a_wait_is_not_held_up_by_a_transaction_that_stays_open(
     assert (seen.ready, seen.task and str(seen.task.status)) == ((None, "done") if what == "task" else (1, None))
     again = await loom.wait(what, since=seen.since, timeout=0, **chosen)
     assert not again.changed, "what was told is told again"
+
+
+async def test_who_holds_the_stream_up_is_named(loom: Loom, rival: Rival, clock: Clock) -> None:
+    await rival.execute("select pg_current_xact_id()")
+    await loom.create("A")
+    assert all(one.holds for one in await loom.doctor()), "not for a moment"
+    await clock(120)
+    (told,) = [one for one in await loom.doctor() if not one.holds]
+    assert re.fullmatch(r"for 1\d\d s, by a transaction that process \d+ \(.+\) has open", told.found), told.found
+    await rival.commit()
+    await horizon_passed(loom)
+    assert all(one.holds for one in await loom.doctor())
 
 
 async def test_each_event_is_told_once_whatever_order_transactions_end_in(

@@ -98,7 +98,11 @@ async def test_an_answer_to_a_run_that_somebody_has_ended_is_told_and_not_record
     asked = asyncio.create_task(tools.skill(shop, "define_done", TASK))
     await until(lambda: model.prompts)
     run_id = await pool.fetchval("select id from skill_runs")
+    with pytest.raises(RunNotFoundError, match=f"{run_id} is running and takes no answer"):
+        await tools.skill(shop, None, run_id=run_id, output=GOOD)
     ended = await begun_before(shop, run_id)
+    with pytest.raises(RunNotFoundError, match=f"{run_id} is failed and takes no answer"):
+        await tools.skill(shop, None, run_id=run_id, output=GOOD)
     model.go_on()
     with pytest.raises(RunLostError, match=f"{run_id} was taken for interrupted"):
         await asked
