@@ -16,7 +16,7 @@ import httpx2
 
 from tests.mcp.stdio import PATIENCE, Server
 
-_ID = re.compile(rb'"id": ?(\d+)')
+_ID = re.compile(rb'"id": ?(\d+)(?![\d.])')  # a number with a fraction is no id
 
 
 class Posting(Server):
