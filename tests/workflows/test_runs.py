@@ -262,11 +262,14 @@ async def test_a_yes_goes_on_and_a_no_fails_until_it_is_asked_again(loom: Loom) 
         f"{ASK}\n{say('say', '{{ steps.ask.by }}: {{ steps.ask.note }}')}",
     )
     assert await runs.movable(loom) == []
-    run = await runs.confirm(loom, run.id, yes=False, note="not yet")
+    shown = (await rows(loom, run))["ask"].question
+    run = await runs.confirm(loom, run.id, yes=False, question=shown, note="not yet")
     assert (run.status, run.error) == ("failed", "ask: tester said no: not yet")
     with pytest.raises(WorkflowStateError, match="waits for no yes or no; it is failed at ask"):
         await runs.confirm(loom, run.id, yes=True)
     assert (await runs.advance(loom, run.id)).status == "waiting"
+    with pytest.raises(WorkflowStateError, match="ask was asked anew"):
+        await runs.confirm(loom, run.id, yes=True, question=shown)
     await runs.confirm(loom.beside(agent="boss"), run.id, yes=True, note=" now ")
     with pytest.raises(WorkflowStateError):
         await runs.confirm(loom, run.id, yes=True)
