@@ -219,6 +219,8 @@ async def test_of_each_goal_the_newest_plan_waits_and_none_that_a_workflow_asks_
     older = "update plans set created_at = created_at - interval '8 days' where id = $1"
     await loom.look(lambda connection: connection.execute(older, other))
     assert await waiting() == [second]
+    without = [(await decomposer.propose(loom, good_plan()))["plan_id"] for _ in range(2)]
+    assert {*await waiting()} == {second, *without}, "of which nobody knows whether they have one goal"
     web.let_in[""] = loom.beside(principal=Principal("eve", Role.WORKER))
     page = await web.get("/")
     assert f"ask-{second}" in page

@@ -221,6 +221,9 @@ async def test_dead_work_and_time_end_a_wait(loom: Loom, clock: Clock) -> None:
     task = await loom.create("one")
     run = await begun(loom, wait_for(task.id, ", dead: fail, timeout: 100"))
     assert await runs.movable(loom) == []
+    await loom.fail(task.id, "broken")
+    assert await runs.movable(loom) == [], "what is tried again is not dead"
+    await loom.resolve(task.id, "retry")
     await loom.fail(task.id, "broken", retry=False)
     assert await runs.movable(loom) == [run.id]
     run = await runs.advance(loom, run.id)
@@ -367,6 +370,11 @@ async def test_going_back_never_does_twice_what_changed_the_graph(loom: Loom, po
     for nowhere in ("end", ""):
         with pytest.raises(LoomError):
             await runs.advance(loom, run.id, from_step=nowhere)
+    past = "- {id: past, type: condition, if: 'inputs.n == 2', then: check}"
+    run = await begun(loom, f"{past}\n{MAKE}\n{check}", "n: {type: integer}", {"n": 2})
+    assert await statuses(loom, run) == {"past": "done", "make": "skipped", "check": "failed"}
+    run = await runs.advance(loom, run.id, from_step="past")
+    assert run.error == "check: Not so", "what was passed by has changed nothing"
 
 
 async def test_a_run_that_is_cancelled_stays_cancelled_and_what_it_made_stays(
