@@ -170,11 +170,11 @@ async def answer(loom: Loom, run_id: str, given: Mapping[str, Any]) -> WorkflowR
 
     async def write(tx: Transaction) -> WorkflowRun:
         now = await workflow_runs.lock(tx, run.id)
-        if now.status is not WorkflowRunStatus.WAITING or now.position != run.position:
+        if now.status is not WorkflowRunStatus.WAITING:
             return now  # somebody else has answered
         rows = await workflow_steps.of_run(tx.connection, tx.project_id, run.id)
         if _row(now, rows).question != row.question:
-            return now  # somebody has it asked anew
+            return now  # somebody else has answered, or has it asked anew
         there = row.position + 1
         return await workflow_steps.complete(tx, now, step.id, agent, output=text, there=there, free=True)
 
