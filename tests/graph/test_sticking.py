@@ -51,6 +51,8 @@ async def test_each_kind_with_what_it_holds_up_and_the_way_out(loom: Loom) -> No
             await loom.resolve(one.escalation or one.id, "waive" if one.cause is Cause.CANCELLED else "retry")
     await loom.create("a child", parent_id=empty.id)
     assert {one.cause for one in await loom.stuck()} == {Cause.QUESTION, Cause.LANDING}
+    await loom.approve(lands.id)
+    assert [one.cause for one in await loom.stuck()] == [Cause.QUESTION]
 
 
 async def test_an_epic_that_is_put_off_holds_up_what_is_in_it(loom: Loom) -> None:

@@ -105,7 +105,7 @@ async def test_a_yes_is_answered_at_once_however_long_the_next_step_thinks(
 
 
 async def test_a_workflow_that_has_failed_is_shown_and_tried_again(
-    web: Board, shop: Loom, model: Model, directory: Path
+    web: Board, shop: Loom, model: Model, directory: Path, pool: Pool
 ) -> None:
     web.let_in[""] = shop
     put(directory, SKILL, "shout.md", "skills")
@@ -117,6 +117,8 @@ async def test_a_workflow_that_has_failed_is_shown_and_tried_again(
     page = await web.get("/")
     assert page.count("Try again") == 1, "what somebody said no to has ended"
     assert "trial" in page[page.index("Workflows</h2>") :]
+    await pool.execute("update workflow_runs set updated_at = updated_at - interval '25 hours'")
+    assert "Try again" not in await web.get("/"), "that it has failed is told for a day"
     model.answers({"said": "HELLO"})
     await web.post(f"/do/resume/{run.id}")
     await done(shop, run.id)
@@ -213,7 +215,8 @@ async def test_of_each_goal_the_newest_plan_waits_and_none_that_a_workflow_asks_
     first, second, other = [
         (await decomposer.propose(loom, good_plan(), goal=goal))["plan_id"] for goal in ("Sign-in", "Sign-in", "Else")
     ]
-    await decomposer.propose(loom, good_plan(), goal="Asked about", of_workflow=True)
+    for goal in ("Asked about", "Else"):
+        await decomposer.propose(loom, good_plan(), goal=goal, of_workflow=True)
     assert await waiting() == [second, other]
     assert f"ask-{first}" not in await web.get("/")
     older = "update plans set created_at = created_at - interval '8 days' where id = $1"

@@ -223,6 +223,7 @@ async def test_dead_work_and_time_end_a_wait(loom: Loom, clock: Clock) -> None:
     assert await runs.movable(loom) == []
     await loom.fail(task.id, "broken")
     assert await runs.movable(loom) == [], "what is tried again is not dead"
+    assert (await runs.advance(loom, run.id)).status == "waiting"
     await loom.resolve(task.id, "retry")
     await loom.fail(task.id, "broken", retry=False)
     assert await runs.movable(loom) == [run.id]
