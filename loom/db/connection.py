@@ -21,7 +21,6 @@ from loom.background import Backoff
 from loom.db import trouble
 from loom.exceptions import DatabaseUnavailableError, InvalidInputError
 
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 T = TypeVar("T")
 
@@ -85,18 +84,62 @@ class _BorrowedConnection(_Connection):
             return await super()._execute(*arguments, **options)  # type: ignore[misc]
 
 
-class _Pool(asyncpg.Pool):
-    """A pool that nobody waits for longer than a bound."""
+class Pool(asyncpg.Pool):
+    """A pool that nobody waits for longer than a bound, and that has a connection at hand: to give one back and to have
+    it again takes longer than many a statement."""
+
+    _at_hand: Connection | None = None
+    _keeps = True
+    _waiting = 0  # how many wait for a connection
+    _age = 0  # how often all connections were let go
+
+    def keep(self, connection: Connection, age: int) -> bool:
+        """Whether a connection that is as it was when it was had stays at hand, instead of being given back. Not where
+        somebody waits for one, or all are let go, or were since the pool was of this `age`."""
+        if self._at_hand is not None or self._waiting or age != self._age or not self._keeps:
+            return False
+        self._at_hand = connection
+        return True
+
+    @property
+    def age(self) -> int:
+        """How often all connections were let go."""
+        return self._age
+
+    async def expire_connections(self) -> None:
+        """Lets go of all connections, those in use once they are given back."""
+        self._age += 1
+        await super().expire_connections()
+        await self._let_go()
+
+    async def close(self) -> None:
+        """Closes all connections, once they are given back."""
+        self._keeps = False
+        await self._let_go()
+        await super().close()
+
+    async def _let_go(self) -> None:
+        connection, self._at_hand = self._at_hand, None
+        if connection is not None:
+            await self.release(connection)  # type: ignore[arg-type]
 
     async def _acquire(self, timeout: float | None) -> Any:
+        connection, self._at_hand = self._at_hand, None
+        if connection is not None:
+            if _is_open(connection):
+                return connection
+            await self.release(connection)  # type: ignore[arg-type]
         loop = asyncio.get_running_loop()
         began, longest = loop.time(), timeout or _CONNECTION
+        self._waiting += 1
         try:
             return await super()._acquire(longest)  # type: ignore[misc]
         except TimeoutError:
             if loop.time() - began < longest:
                 raise _LateError(_NOT_LET_IN) from None
             raise _LateError(f"had none of this process's connections free within {longest:g} s") from None
+        finally:
+            self._waiting -= 1
 
 
 async def open_pool(
@@ -131,7 +174,7 @@ async def open_pool(
     # The pool would tell of each failure to hold connections open; whoever needs one is told anyway, in one sentence.
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
     with translated(url):
-        return await _Pool(
+        return await Pool(
             url,
             min_size=min(min_size, max_size),
             max_size=max_size,
@@ -192,6 +235,13 @@ async def snapshot(pool: Pool) -> AsyncIterator[Connection]:
             yield connection
 
 
+def _is_open(connection: Connection) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # the server has closed it, and the pool has it back already
+        return False
+
+
 def block(connection: Connection) -> Transaction:
     """Statements that count together or not at all. Each sees what was committed while the one before it waited for a
     lock, whatever isolation the database, or the role, has by default."""
@@ -234,15 +284,15 @@ async def in_snapshot(pool: Pool, question: Callable[[Connection], Awaitable[T]]
 
 
 async def _until_no_conflict(attempt: Callable[[], Awaitable[T]]) -> T:
-    backoff = Backoff(*_PAUSES, jitter=1)
-    for number in range(1, _TRIES + 1):
+    for number in range(1, _TRIES):
         try:
             return await attempt()
         except asyncpg.PostgresError as error:
-            if number == _TRIES or not _may_pass(error):
+            if not _may_pass(error):
                 raise
-        await asyncio.sleep(backoff.rest())
-    raise AssertionError("unreachable")
+            rest = Backoff(*_PAUSES, jitter=1).after(number)
+        await asyncio.sleep(rest)
+    return await attempt()
 
 
 def _may_pass(error: asyncpg.PostgresError) -> bool:
@@ -251,19 +301,37 @@ def _may_pass(error: asyncpg.PostgresError) -> bool:
     return isinstance(error, _CONFLICTS)
 
 
-@asynccontextmanager
-async def begun(pool: Pool) -> AsyncIterator[Connection]:
+class borrowed:  # noqa: N801 - read as a statement: `async with borrowed(pool) as connection:`
+    """A connection of a pool, which stays at hand afterwards where all went well."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._age = pool, pool.age
+
+    async def __aenter__(self) -> Connection:
+        self._connection: Connection = await self._pool.acquire()
+        return self._connection
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None or not self._pool.keep(self._connection, self._age):
+            await self._pool.release(self._connection)  # type: ignore[arg-type]
+
+
+class begun(borrowed):  # noqa: N801 - as that
     """A connection for something that must not be done twice: an error that comes once it is had says that what was
     asked for may have been carried out (`DatabaseUnavailableError.began`)."""
-    began = False
-    try:
+
+    async def __aenter__(self) -> Connection:
         with translated():
-            async with pool.acquire() as connection:
-                began = True
-                yield connection
-    except DatabaseUnavailableError as error:
-        error.began = began
-        raise
+            return await super().__aenter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            with translated():
+                await super().__aexit__(kind, error, trace)
+            translated().__exit__(kind, error, trace)
+        except DatabaseUnavailableError as told:
+            told.began = True
+            raise
 
 
 class translated:  # noqa: N801 - read as a statement: `with translated():`

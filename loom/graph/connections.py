@@ -121,7 +121,7 @@ class Connections:
         async def ask(pool: db.Pool) -> T:
             if snapshot:
                 return await db.in_snapshot(pool, question)
-            async with pool.acquire() as connection:
+            async with db.borrowed(pool) as connection:
                 return await question(connection)
 
         return await self.run(ask)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loom.bus.events import START, Event, EventType, Position
 from loom.bus.publisher import Notice, publish_escalation, send_agent_message
-from loom.db.connection import translated
+from loom.db.connection import borrowed, translated
 from loom.graph import store
 from loom.graph.cache.mirror import BATCH, Cache
 from loom.graph.store import escalations, projects
@@ -57,7 +57,7 @@ class Relay:
                 return False
         self.position = state.position
         with translated():
-            async with self._pool.acquire() as connection:
+            async with borrowed(self._pool) as connection:
                 history, start = await projects.begun(connection, self._project)
                 if history != self._cache.history:  # the project was restored meanwhile
                     self._cache.history = history
@@ -97,7 +97,7 @@ class Relay:
         with translated():
             # The position is taken first and each page is read as it is then, so that no snapshot is held for long:
             # whatever changes meanwhile has an event behind the position, and versions keep the older state out.
-            async with self._pool.acquire() as connection:
+            async with borrowed(self._pool) as connection:
                 _, start = await projects.begun(connection, self._project)
                 position = await store.events.replay_from(connection, self._project, self._replay, start)
                 async for tasks in store.list_all_tasks(connection, self._project, _PAGE):

@@ -21,6 +21,7 @@ from loom.bus import channels
 from loom.bus.events import Event, EventType
 from loom.bus.publisher import EVERYONE
 from loom.bus.subscriber import Interest, Subscriber
+from loom.db.connection import borrowed
 from loom.exceptions import InvalidInputError
 from loom.graph import store
 from loom.graph.model.since import Since
@@ -138,7 +139,7 @@ async def wait(
     async with subscriber.listening(wanted.interest(project_id)) as woken:
         while True:
             woken.clear()
-            async with pool.acquire() as connection:
+            async with borrowed(pool) as connection:
                 if told is None:
                     seen = await _standing(connection, project_id, wanted)
                 else:
