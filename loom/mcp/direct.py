@@ -12,16 +12,16 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fastmcp.exceptions import ToolError
-from mcp_types import SERVER_INFO_META_KEY, TextContent
+from mcp_types import SERVER_INFO_META_KEY
 from mcp_types.methods import serialize_server_result
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from loom import tracing
 from loom.mcp import wire
+from loom.mcp.tool import LoomTool
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
-    from fastmcp.tools import Tool, ToolResult
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.server.session import ServerSession
 
@@ -45,7 +45,8 @@ class Direct:
             server: whose tools they are. All of them are its own, and none changes after the first call of it.
         """
         self._server, self._low = server, wire.low_level(server)
-        self._tools: dict[str, Tool] = {}
+        self._tools: dict[str, LoomTool] = {}
+        self._named: dict[str, Any] = {}
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         _ASKED_BY.set(ctx.session)  # for this request alone, which has a context of its own
@@ -54,12 +55,13 @@ class Direct:
             return await call_next(ctx)
         assert ctx.params is not None
         try:
-            answer = _told(await tool.run(ctx.params.get("arguments") or {}))
+            text, reply = await tool.answer(ctx.params.get("arguments") or {})
+            answer = {"content": [{"type": "text", "text": text}], "structuredContent": reply, "isError": False}
         except ToolError as error:
-            answer = {"content": [_shown(TextContent(type="text", text=str(error)))], "isError": True}
+            answer = {"content": [{"type": "text", "text": str(error)}], "isError": True}
         return self._in_version(answer, ctx.protocol_version)
 
-    async def _plainly_called(self, ctx: ServerRequestContext[Any, Any]) -> Tool | None:
+    async def _plainly_called(self, ctx: ServerRequestContext[Any, Any]) -> LoomTool | None:
         """The tool that this is a plain call of; None where it goes on to FastMCP."""
         params = ctx.params
         if ctx.method != _CALL or ctx.request_id is None or not params or self._server.middleware or tracing.recorded():
@@ -68,7 +70,7 @@ class Direct:
         known = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or ctx.session.client_params is not None
         if not known or not _PLAIN.issuperset(params) or not isinstance(name, str) or not _is_object(arguments):
             return None
-        if name not in self._tools and (found := await self._server.get_tool(name)) is not None:
+        if name not in self._tools and isinstance(found := await self._server.get_tool(name), LoomTool):
             self._tools[name] = found
         return self._tools.get(name)
 
@@ -76,21 +78,10 @@ class Direct:
         """An answer as a version of the protocol has it."""
         if version not in MODERN_PROTOCOL_VERSIONS:
             return serialize_server_result(_CALL, version, answer)
-        named = {"resultType": "complete", "_meta": {SERVER_INFO_META_KEY: self._low.server_info_stamp}}
-        return serialize_server_result(_CALL, version, answer | named)
+        if not self._named:  # each time it is asked for, the SDK copies all of it
+            self._named = {"resultType": "complete", "_meta": {SERVER_INFO_META_KEY: self._low.server_info_stamp}}
+        return serialize_server_result(_CALL, version, answer | self._named)
 
 
 def _is_object(arguments: object) -> bool:
     return arguments is None or isinstance(arguments, dict)
-
-
-def _told(result: ToolResult) -> dict[str, Any]:
-    told: dict[str, Any] = {"content": [_shown(block) for block in result.content], "isError": False}
-    if result.structured_content is not None:
-        told["structuredContent"] = result.structured_content
-    return told
-
-
-def _shown(block: Any) -> dict[str, Any]:
-    shown: dict[str, Any] = block.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return shown

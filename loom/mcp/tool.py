@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 from fastmcp import FastMCP
-from fastmcp.exceptions import ToolError, ValidationError
+from fastmcp.exceptions import ToolError
 from fastmcp.tools import FunctionTool, ToolResult
+from fastmcp.utilities.types import get_cached_typeadapter
 from mcp_types import TextContent, ToolAnnotations
 from pydantic import ValidationError as Invalid
 from pydantic_core import to_json
@@ -82,18 +83,28 @@ def add_tools(server: FastMCP, tools: object) -> None:
             server.add_tool(made)
 
 
+class _UnfitError(Exception):
+    """Arguments are not what a tool takes."""
+
+
 class LoomTool(FunctionTool):
     """A tool that answers and fails in Loom's way."""
 
     async def run(self, arguments: dict[str, Any]) -> ToolResult:
-        """Runs the method. Raises only ToolError, whose text reaches the agent as it is."""
+        """As `answer`, for FastMCP."""
+        text, reply = await self.answer(arguments)
+        return ToolResult(content=[TextContent(type="text", text=text)], structured_content=reply)
+
+    async def answer(self, arguments: dict[str, Any]) -> tuple[str, replies.Reply]:
+        """Runs the method. Returns its reply, within an agent's means, as text and as it is. Raises only ToolError,
+        whose text reaches the agent as it is."""
         began, outcome = time.perf_counter(), "cancelled"
         try:
-            result = await apart(super().run(self._taken(arguments)))
+            reply = replies.fit(worded_reply(await apart(self._call(arguments)), agents))
             outcome = "ok"
-            return result
-        except (LoomError, ValidationError) as error:
-            text, outcome = self._refused(error)
+            return to_json(reply, fallback=str).decode(), reply
+        except (LoomError, _UnfitError) as error:
+            text, outcome = _refused(error)
         except Exception as error:
             _LOG.exception("%s failed", self.name)
             text, outcome = _unexpected(self.name, error), "internal_error"
@@ -101,19 +112,15 @@ class LoomTool(FunctionTool):
             calls.count(self.name, outcome, time.perf_counter() - began)
         raise ToolError(text, log_level=logging.DEBUG)
 
-    def _refused(self, error: LoomError | ValidationError) -> tuple[str, str]:
-        """What is said of a call that was refused, and the code of the refusal."""
-        if isinstance(error, LoomError):
-            return _told(error), error.code
-        return f"invalid_input: {self._wanted(error)}", "invalid_input"
-
-    def convert_result(self, raw_value: Any) -> ToolResult:
-        """A reply within an agent's means, the same in text and structured form."""
-        if not isinstance(raw_value, dict):
-            return super().convert_result(raw_value)
-        reply = replies.fit(worded_reply(raw_value, agents))
-        text = TextContent(type="text", text=to_json(reply, fallback=str).decode())  # once, where FastMCP does it twice
-        return ToolResult(content=[text], structured_content=reply)
+    def _call(self, arguments: dict[str, Any]) -> Coroutine[Any, Any, replies.Reply]:
+        """The call of the method, which is still to be run. Raises _UnfitError."""
+        try:
+            call: Coroutine[Any, Any, replies.Reply] = get_cached_typeadapter(self.fn).validate_python(
+                self._taken(arguments)
+            )
+        except Invalid as error:
+            raise _UnfitError(self._wanted(error)) from None
+        return call
 
     def _taken(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments as they are meant: one that may be left out and is null was left out, and an object or a list
@@ -128,11 +135,9 @@ class LoomTool(FunctionTool):
                     given[name] = read if isinstance(read, meant) else value
         return given
 
-    def _wanted(self, error: ValidationError) -> str:
+    def _wanted(self, error: Invalid) -> str:
         """What was wrong with the arguments, in one sentence."""
-        if not isinstance(error.__cause__, Invalid):
-            return "The arguments are not what this tool takes."
-        first = error.__cause__.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"][:3])
         name = texts.shorten(name, 80)
         if first["type"] == "missing_argument":
@@ -141,6 +146,13 @@ class LoomTool(FunctionTool):
             return f"There is no argument {name}; {self.name} takes {', '.join(self.parameters['properties'])}."
         _, _, rule = first["msg"].partition(" should ")
         return f"{name} should {rule}." if rule else f"{name}: {first['msg']}."
+
+
+def _refused(error: LoomError | _UnfitError) -> tuple[str, str]:
+    """What is said of a call that was refused, and the code of the refusal."""
+    if isinstance(error, LoomError):
+        return _told(error), error.code
+    return f"invalid_input: {error}", "invalid_input"
 
 
 def _unexpected(name: str, error: Exception) -> str:
