@@ -70,12 +70,14 @@ async def apart(work: Coroutine[Any, Any, T]) -> T:
     stays there and is a RuntimeError to who waits: a loop that tells its own cancellation from others' would end over a
     foreign one.
     """
-    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    task, ended = loop.create_task(work), loop.create_future()  # `asyncio.wait` does more than is needed for one
+    task.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
     try:
-        await asyncio.wait([task])
+        await ended
     except asyncio.CancelledError:
         task.cancel()
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody asks for it any more
+        task.add_done_callback(lambda _: task.cancelled() or task.exception())  # nobody asks for it any more
         raise
     if task.cancelled():
         raise RuntimeError("It was cancelled from within.")

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -73,8 +72,10 @@ class Client:
     async def evaluate(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
         """What a Lua script returns. Its text is sent where Redis does not have it yet."""
         if (digest := self._known.get(script)) is not None:
-            with suppress(_UnknownScriptError):
+            try:
                 return await self.call("EVALSHA", digest, len(keys), *keys, *arguments)
+            except _UnknownScriptError:
+                pass
         answer = await self.call("EVAL", script, len(keys), *keys, *arguments)
         if self._plain:
             self._known[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

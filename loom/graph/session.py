@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 from loom import caller, ids, texts
 from loom.config import LoomConfig
@@ -24,7 +23,7 @@ _LONGEST_RENEWAL = 60.0  # seconds
 _MOST_NAMES = 1_000  # of agents that share a session
 
 
-@dataclass(slots=True, weakref_slot=True)
+@dataclass(slots=True)
 class _Agent:
     """One that holds something, and when it last called since: for all of its claims, however many, at once."""
 
@@ -70,7 +69,7 @@ class Session:
         self._principal = principal
         self.agent = self._own(agent)
         self._held: dict[str, _Held] = {}
-        self._agents: WeakValueDictionary[str, _Agent] = WeakValueDictionary()  # as long as they hold something
+        self._agents: dict[str, _Agent] = {}  # at least those that hold something
         self._more = asyncio.Event()  # claims came that may be due before those that were there
         self._due = math.inf  # when the next renewal is waited for
         self._names: set[str] = set()  # that calls have given
@@ -220,7 +219,12 @@ class Session:
         return held
 
     def _holding(self, name: str) -> _Agent:
-        return self._agents.setdefault(name, _Agent(name))
+        agent = self._agents.get(name)
+        if agent is None:
+            if len(self._agents) >= _MOST_NAMES:
+                self._agents = {held.agent: held.by for held in self._held.values()}
+            agent = self._agents[name] = _Agent(name)
+        return agent
 
     def _own(self, name: str) -> str:
         if self._principal is not None and not self._principal.owns(name):

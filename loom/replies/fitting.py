@@ -15,6 +15,8 @@ _NEWEST_LAST = frozenset(("history", "landed", "notes", "proofs", "sent_back"))
 
 Reply = dict[str, Any]
 
+_encoded = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes another one each time
+
 
 def full(**facts: Any) -> Reply:
     """Facts without those that are not there."""
@@ -30,9 +32,9 @@ def fit(reply: Reply) -> Reply:
     rest = f"loom workflow status {run_id} --json" if run_id.startswith("wf-") else rest
     rest = f"shortened; read the rest with {rest}"
     fitted: Reply = {key: _shorten(value, rest) for key, value in reply.items()}
-    size = len(json.dumps(fitted, ensure_ascii=False))
+    size = len(_encoded(fitted))
     while size > REPLY_CHARACTERS:
-        key = max(fitted, key=lambda name: len(json.dumps(fitted[name], ensure_ascii=False)))
+        key = max(fitted, key=lambda name: len(_encoded(fitted[name])))
         value = fitted[key]
         if isinstance(value, list) and len(value) > 1:
             kept = max(len(value) // 2, 1)
@@ -40,9 +42,9 @@ def fit(reply: Reply) -> Reply:
             fitted[key] = value[-kept:] if _newest_last(key, reply) else value[:kept]
             fitted[f"{key}_left_out"] = left_out
         else:
-            text = json.dumps(value, ensure_ascii=False)
+            text = _encoded(value)
             fitted[key] = shorten(text, len(text) // 2, rest)
-        size = len(json.dumps(fitted, ensure_ascii=False))
+        size = len(_encoded(fitted))
     return fitted
 
 
@@ -59,7 +61,7 @@ def _shorten(value: Any, rest: str) -> Any:
         return [_shorten(one, rest) for one in value]
     if isinstance(value, Mapping):
         shortened = {clean(str(key)): _shorten(one, rest) for key, one in value.items()}
-        text = json.dumps(shortened, ensure_ascii=False)
+        text = _encoded(shortened)
         if len(text) <= FIELD_CHARACTERS * 2:
             return shortened
         return shorten(text, FIELD_CHARACTERS, rest)

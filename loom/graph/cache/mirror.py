@@ -321,7 +321,7 @@ class Cache:
             job["updates"] = channels.updates_channel(self._project)
 
         async def run(redis: Client) -> str:
-            return str(await redis.evaluate(_SCRIPT, self._keys, [json.dumps(job, ensure_ascii=False)]))
+            return str(await redis.evaluate(_SCRIPT, self._keys, [_encoded(job)]))
 
         return await self._try(run)
 
@@ -379,6 +379,7 @@ class Cache:
         return result
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes another one each time
 _LUA = bundled("graph/cache", ".lua")
 _WHOLE = "return redis.call('HGETALL', KEYS[1])"
 _SCRIPT, _READY, _BEGIN, _FINISH, _ABANDON = (

@@ -110,16 +110,15 @@ class Frontier:
 
     def found(self, task: Task) -> None:
         """The best ready task of all was this one: those before its priority have none now."""
-        before = int(task.priority.value[1])
-        since = task.claimed_at or _EPOCH
-        self._times = [since if rank < before else _EPOCH for rank in range(len(Priority))]
+        before, since = task.priority.rank, task.claimed_at or _EPOCH
+        self._times = [since] * before + [_EPOCH] * (len(Priority) - before)
         self._ids = [""] * len(Priority)
         self._until = time.monotonic() + _FRONTIER_SECONDS
         self.moved(task)
 
     def moved(self, task: Task) -> None:
         """The best ready task behind the frontier was this one."""
-        rank = int(task.priority.value[1])
+        rank = task.priority.rank
         self._times[rank], self._ids[rank] = task.ready_at or _EPOCH, task.id
 
 
