@@ -363,7 +363,7 @@ async def test_bad_input_is_one_sentence_and_changes_nothing(loom: Loom) -> None
             assert re.fullmatch(r"[a-z_]+: .+\.", said), said
             assert not re.search(r"--[a-z]|`loom (?!up|init|doctor|config)", said), said
         assert (await agent("status"))["ready"] == 1
-    assert await loom.export() == before
+        assert await loom.export() == before
 
 
 KINDS = [one for one in vars(exceptions).values() if isinstance(one, type) and issubclass(one, LoomError)]
