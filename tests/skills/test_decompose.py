@@ -111,14 +111,14 @@ async def test_an_agent_makes_the_plan_over_mcp(bare_shop: Loom) -> None:
         answer = await call(plan_id=seen["plan_id"], confirm=True)
         assert answer["count"] == 5
         assert await call(plan_id=seen["plan_id"], confirm=True) == answer
-    assert len((await bare_shop.graph()).tasks) == 5
-    made = await bare_shop.look(
-        lambda connection: connection.fetchrow(
-            "select r.skill, r.provider, r.status, r.inputs ->> 'goal' as goal, r.output = p.plan as same"
-            " from plans p join skill_runs r on r.project_id = p.project_id and r.id = p.run_id"
+        assert len((await bare_shop.graph()).tasks) == 5
+        made = await bare_shop.look(
+            lambda connection: connection.fetchrow(
+                "select r.skill, r.provider, r.status, r.inputs ->> 'goal' as goal, r.output = p.plan as same"
+                " from plans p join skill_runs r on r.project_id = p.project_id and r.id = p.run_id"
+            )
         )
-    )
-    assert tuple(made or ()) == ("decompose_project", "agent", "done", "Add sign-in", True)
+        assert tuple(made or ()) == ("decompose_project", "agent", "done", "Add sign-in", True)
 
 
 async def test_an_agent_gets_the_whole_prompt_whatever_there_is(bare_shop: Loom) -> None:
