@@ -199,7 +199,7 @@ async def _lies_there(worktree: Repository) -> _Found:
             f"{_some(nested)} is a git repository of its own, whose files would not land. Remove its .git, or move it"
             " out of your worktree."
         )
-    open_still = [fields[9] for fields in unmerged if await asyncio.to_thread(_untouched, worktree.work_tree, fields)]
+    open_still = [fields[9] for fields in unmerged if await _undecided(worktree, fields)]
     if open_still:
         problems.append(
             f"{_some(open_still)} is in conflict, which shows in no markers. Make it what it is to be, then say so with"
@@ -216,6 +216,22 @@ async def _lies_there(worktree: Repository) -> _Found:
         merging,
         tuple(problems),
     )
+
+
+async def _undecided(worktree: Repository, fields: Sequence[str]) -> bool:
+    """Whether nobody can see that a path in conflict was decided: it has no markers, by what it is, or because git
+    merges no such file as text, and has left it as it was on one side."""
+    return await asyncio.to_thread(_untouched, worktree.work_tree, fields) or await _as_git_left_it(worktree, fields[9])
+
+
+async def _as_git_left_it(worktree: Repository, path: str) -> bool:
+    """Whether a file in conflict lies there as the merge has left it, which was without markers."""
+    left = f"AUTO_MERGE:{path}"
+    shown = await worktree.run("cat-file", "blob", left, accepted=(0, 128), out_bytes=LARGEST)
+    if shown.status or _markers(shown.out):
+        return False
+    lies_there = await worktree.run("hash-object", "--", path, accepted=(0, 128), timeout=FILES_SECONDS)
+    return lies_there.out.decode().strip() == await worktree.text("rev-parse", "--verify", "--end-of-options", left)
 
 
 def _untouched(top: Path, fields: Sequence[str]) -> bool:

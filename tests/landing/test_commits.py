@@ -416,6 +416,23 @@ async def test_a_conflict_without_markers_is_to_be_decided(agent: Agent, kind: s
     await agent.good(target=target)
 
 
+@pytest.mark.parametrize("how", ["-merge", "merge=own"])
+async def test_a_conflict_in_what_git_does_not_merge_as_text_is_to_be_decided(agent: Agent, how: str) -> None:
+    """Git leaves one side there, by which what has landed on the other would be taken back."""
+    agent.main.git("config", "merge.own.driver", "false")
+    for place in (agent, agent.main):
+        place.commit("kinds", {".gitattributes": f"*.txt {how}\n*.md text eol=crlf\n"})
+    agent.commit("mine", {"a.txt": "mine\n", "b.txt": "mine\n"})
+    target = agent.main.commit("landed", {"a.txt": "theirs\n", "b.txt": "theirs\n"})
+    agent.git("merge", target, check=False)
+    assert "a.txt, b.txt is in conflict, which shows in no markers" in await agent.refused(target=target)
+    agent.write("a.txt", "both\n")
+    assert "b.txt is in conflict, which shows in no markers" in await agent.refused(target=target)
+    agent.git("add", "b.txt")
+    made = await agent.good(target=target)
+    assert [agent.git("show", f"{made.commit}:{name}") for name in ("a.txt", "b.txt")] == ["both", "mine"]
+
+
 async def test_a_conflict_that_became_a_pipe_is_to_be_decided(agent: Agent) -> None:
     agent.commit("mine", {"a.txt": "mine\n"})
     target = agent.main.commit("landed", {"a.txt": "theirs\n"})

@@ -80,8 +80,10 @@ def sent_back(setting: Setting, back: Back, late: str = "") -> str:
     task, target = setting.errand.task_id, setting.target
     cannot = f"cannot land on {target} as it is" if target else "is not proven"
     conflict = (
-        f"{target} was merged into your branch, and the files named have the markers of the conflict (<<<<<<<,"
-        " >>>>>>>).\nBring both together and remove the markers.\n"
+        f"{target} was merged into your branch, and the files named are in conflict, with its markers (<<<<<<<,"
+        " >>>>>>>) where git\nmerges them as text. Bring both together and remove the markers. A file without any lies"
+        " there as one side has it:\n`git show :2:PATH` shows yours, `git show :3:PATH` the other. Make it what it is"
+        " to be, then `git add` it.\n"
         if back.conflict
         else ""
     )
