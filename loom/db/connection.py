@@ -331,6 +331,7 @@ class begun(borrowed):  # noqa: N801 - as that
             translated().__exit__(kind, error, trace)
         except DatabaseUnavailableError as told:
             told.began = True
+            told.next_step = trouble.after_all(told.__cause__, told.next_step)
             raise
 
 

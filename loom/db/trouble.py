@@ -11,6 +11,8 @@ from loom.wording import Shell, Words
 _ADDRESS = "database.url or LOOM_DATABASE_URL"
 _LOOK = Words("Run {} to start it, or {} to see what is wrong.", Shell("loom up"), Shell("loom doctor"))
 
+_PERHAPS_DONE = "It may have been carried out all the same: look before you do it again."
+
 # What completes the sentence "PostgreSQL ...", `{}` being what the server says; the first kind that fits counts.
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
@@ -100,6 +102,13 @@ _AWAY = (
 def is_unfit(error: BaseException) -> bool:
     """Whether an error says that a value which was given is none that PostgreSQL can take."""
     return isinstance(error, _UNFIT) or type(error) is asyncpg.DataError  # which the client itself raises
+
+
+def after_all(error: BaseException | None, next_step: str) -> str:
+    """What to do about an error that came with a statement under way, where `next_step` says what to do about the
+    server: one that went away, or did not answer in time, may have carried it out."""
+    answered = isinstance(error, tuple(one for kinds, *_ in _KINDS for one in kinds))
+    return Words("{} {}", _PERHAPS_DONE, next_step) if isinstance(error, _AWAY) and not answered else next_step
 
 
 def told(error: BaseException) -> tuple[str, str] | None:

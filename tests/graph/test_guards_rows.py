@@ -12,7 +12,7 @@ import pytest
 
 from loom.db import connection as db
 from loom.db.connection import Pool, in_snapshot, in_transaction, snapshot
-from loom.exceptions import InvalidInputError, MessageNotFoundError, TaskStateError
+from loom.exceptions import DatabaseUnavailableError, InvalidInputError, MessageNotFoundError, TaskStateError
 from loom.graph import importing, store
 from loom.graph.front import Loom
 from loom.graph.model.task import Task
@@ -707,6 +707,20 @@ async def test_what_was_prepared_before_the_schema_came_forward_is_prepared_anew
         assert await columns() == before + 1
     finally:
         await pool.execute("alter table loom_migrations drop column of_the_next_version")
+
+
+@pytest.mark.parametrize(
+    ("statement", "perhaps"),
+    [
+        ("select pg_terminate_backend(pg_backend_pid())", True),
+        ("do $$ begin raise disk_full; end $$", False),
+        ("do $$ begin raise query_canceled; end $$", False),
+    ],
+)
+async def test_what_may_have_been_carried_out_is_told_as_that(pool: Pool, statement: str, perhaps: bool) -> None:
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        await in_transaction(pool, lambda connection: connection.execute(statement))
+    assert ("may have been carried out" in str(caught.value)) is perhaps
 
 
 async def test_a_conflict_without_end_is_told(pool: Pool) -> None:
