@@ -355,3 +355,18 @@ async def test_a_diagnosis_is_kept_with_the_open_escalation_of_its_task(loom: Lo
     finding = Diagnosis("a cause", "high", Remedy.RETRY, "a note")
     mended = await loom.transact(lambda tx: mending.mend(tx, task.id, finding, agent="a", max_attempts=4))
     assert mended.escalation == question.id
+
+
+async def test_a_diagnosis_of_what_failed_again_is_kept_with_its_newest_failure(loom: Loom, pool: Pool) -> None:
+    task = await loom.create("A")
+    await loom.fail(task.id, "no")
+    newest = await pool.fetchval("select id from escalations")
+    await pool.execute(
+        "insert into escalations (project_id, id, task_id, kind, message, attempt, raised_at, resolution, resolved_at)"
+        " values ($1, 'esc-00000000', $2, 'failure', 'no', 1, loom_now() - interval '1 h', 'retry', loom_now())",
+        loom.project_id,
+        task.id,
+    )
+    finding = Diagnosis("a cause", "high", Remedy.RETRY, "a note")
+    mended = await loom.transact(lambda tx: mending.mend(tx, task.id, finding, agent="a", max_attempts=4))
+    assert mended.escalation == newest

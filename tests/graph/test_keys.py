@@ -55,3 +55,11 @@ async def test_a_plan_brings_only_what_was_added_to_it(loom: Loom, open_loom: Op
     assert len(await loom.apply_plan({"tasks": plan})) == 2
     assert len((await loom.find("")).tasks) == 5
     await holds(loom)
+
+
+async def test_a_plan_brings_more_into_an_epic_that_it_has_made(loom: Loom) -> None:
+    plan = [{"key": "e", "title": "E", "type": "epic"}, {"title": "A", "parent": "e"}]
+    epic, _ = await loom.apply_plan({"tasks": plan}, key="k")
+    longer = await loom.apply_plan({"tasks": [*plan, {"title": "B", "parent": "e"}]}, key="k")
+    assert [one.parent_id for one in longer] == [None, epic.id, epic.id]
+    await holds(loom)

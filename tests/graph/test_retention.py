@@ -67,16 +67,18 @@ async def test_notes_stay_while_their_task_is_unfinished(
     loom: Loom, pool: Pool, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "BATCH", 2)
-    task = await loom.create("A")
+    task, other = await loom.create("A"), await loom.create("B")
     for text in ("one", "two", "three"):
         await loom.note(task.id, text)
+    await loom.note(other.id, "four")
     await loom.send("x", "hello")
     await clock(YEAR)
     await loom.send("x", "young")
     await loom.prune()
     assert [one.text for one in (await loom.get(task.id)).notes] == ["one", "two", "three"]
-    assert await pool.fetchval("select count(*) from messages") == 4
+    assert await pool.fetchval("select count(*) from messages") == 5
     await loom.done(task.id)
+    await loom.cancel(other.id)
     await loom.prune()
     assert [row["body"] for row in await pool.fetch("select body from messages")] == ["young"]
 

@@ -332,6 +332,14 @@ def test_problems_are_bounded() -> None:
 # --- hostile ones ---------------------------------------------------------------------------------------------------
 
 
+async def test_what_is_done_is_no_unfinished_task_of_the_same_title(bare_shop: Loom) -> None:
+    task = await bare_shop.create("Add  the table USERS")
+    with pytest.raises(PlanError, match=task.id):
+        await decomposer.propose(bare_shop, good_plan())
+    await bare_shop.done(task.id)
+    assert (await decomposer.propose(bare_shop, good_plan()))["status"] == "preview"
+
+
 async def test_titles_with_markup_and_control_characters(bare_shop: Loom) -> None:
     back = await tools.decompose(bare_shop, plan=tasks({"title": "a\x1b[31m\nb"}))
     assert "control character" in back["problems"][0]
