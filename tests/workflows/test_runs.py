@@ -34,7 +34,7 @@ from loom.graph.store.workflow_runs import WorkflowRun, WorkflowRunStatus
 from loom.skills import loader as skills
 from loom.skills import tools as skill_faces
 from loom.workflows import actions, loader, runs, tools
-from loom.workflows.record import StepProgress
+from loom.workflows.record import Record, StepProgress
 from tests.conftest import Opener
 from tests.graph import test_landings as landing
 from tests.graph.test_lifecycle import holds
@@ -773,6 +773,27 @@ async def test_a_lease_is_renewed_only_by_who_has_it(loom: Loom, clock: Clock) -
         await loom.transact(lambda tx: workflow_runs.held(tx, second))
     await runs.cancel(loom, run.id)
     assert not await loom.transact(lambda tx: workflow_runs.renew(tx, second, 30)), "it learns of that at once"
+
+
+async def test_a_step_that_is_done_is_not_done_again_by_who_has_not_heard_of_it(loom: Loom) -> None:
+    """Its answer was lost on the way, and the lease is still his."""
+    run = await runs.start(loom, flow(f"{SAY}\n{ASK}"), {})
+    taken = await loom.transact(lambda tx: workflow_runs.acquire(tx, run, "a", None, 30))
+    first, again = (Record(loom, taken, "a", Told()) for _ in range(2))
+    step = runs.step_at(taken)
+    assert step is not None
+    await first.begin(step, {})
+    await first.finish(step, {})
+    for write in (
+        lambda: again.begin(step, {}),
+        lambda: again.finish(step, {}),
+        lambda: again.fail(step, "no"),
+        again.complete,
+    ):
+        with pytest.raises(RunLostError):
+            await write()
+    assert await statuses(loom, run) == {"say": "done"}
+    assert first.run.position == (await runs.look(loom, run.id))[0].position == 1
 
 
 async def test_what_was_just_begun_is_left_to_who_began_it(loom: Loom, clock: Clock) -> None:
