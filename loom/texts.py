@@ -124,10 +124,11 @@ def _without_password(found: re.Match[str]) -> str:
 
 
 def _is_a_slip(word: str, name: str) -> bool:
-    """Whether letters were exchanged, or one is wrong, missing or too much."""
+    """Whether two letters beside each other were exchanged, or one is wrong, missing or too much."""
     start = _common(word, name)
     end = _common(word[start:][::-1], name[start:][::-1])
-    return sorted(word) == sorted(name) or max(len(word), len(name)) - start - end <= 1
+    typed, meant = word[start : len(word) - end], name[start : len(name) - end]
+    return max(len(typed), len(meant)) <= 1 or (len(typed) == 2 and typed == meant[::-1])
 
 
 def _common(one: str, other: str) -> int:

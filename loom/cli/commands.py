@@ -234,6 +234,8 @@ def _known(error: BaseException) -> BaseException:
     if isinstance(error, click.NoSuchOption):
         near = texts.near(error.option_name, error.possibilities or ())
         return click.NoSuchOption(error.option_name, possibilities=[near] if near else [], ctx=error.ctx)
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument) and error.param.name:
+        error.param_hint = f"'{(error.param.metavar or error.param.name.upper()).strip('[]')}'"  # not all its choices
     if isinstance(error, FileNotFoundError) and _is_nowhere():
         return ConfigError("The current directory is gone.", "Change to one that is there.")
     return error

@@ -117,8 +117,15 @@ def test_a_guess_at_a_mistyped_command_is_near_or_left_out(cli: Cli) -> None:
         assert cli(word, "--json").json["error"]["cause"].endswith(f"Did you mean `loom {meant}`?")
     for word in ("start", "tasks", "stop", "list-all", "zzz", "resume", "run"):
         assert "Did you mean" not in cli(word).err, word
+    assert "perhaps" not in cli("list", "status:nope").err, "open has its letters, and no more"
     assert "Did you mean '--depends-on'?" in cli("create", "x", "--depend-on", GONE).err
     assert "Did you mean" not in cli("--json", "status").err, "--version is not like --json"
+
+
+def test_an_argument_that_is_one_of_a_few_is_called_by_its_name(cli: Cli) -> None:
+    assert "Invalid value for 'ACTION': 'odd' is not one of 'retry'" in cli("resolve", GONE, "odd").err
+    assert "Missing argument 'SHELL'. Choose from: bash" in cli("completion").err
+    assert "Missing argument 'TASK...'" in cli("show").err
 
 
 async def test_cycles_are_refused_by_name(cli: Cli, pool: Pool) -> None:
