@@ -53,6 +53,7 @@ _TEXTS = (
     "dead_reason",
     "origin_id",
 )
+_PLAIN = _TEXTS + _NUMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +380,7 @@ class Cache:
         return result
 
 
+_text = json.JSONEncoder().encode
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes another one each time
 _LUA = bundled("graph/cache", ".lua")
 _WHOLE = "return redis.call('HGETALL', KEYS[1])"
@@ -406,21 +408,32 @@ def _batches(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
 
 
 def _fields(task: Task) -> dict[str, str]:
-    fields = {name: getattr(task, name) for name in _TEXTS + _NUMBERS}
-    fields |= {name: moment.isoformat() for name in _TIMES if (moment := getattr(task, name)) is not None}
+    fields = {name: str(value) for name in _PLAIN if (value := getattr(task, name)) is not None}
+    for name in _TIMES:
+        if (moment := getattr(task, name)) is not None:
+            fields[name] = moment.isoformat()
+    for name in _FLAGS:
+        if getattr(task, name):
+            fields[name] = "1"
+    fields["depends_on"] = _text(task.depends_on)
     bulky = {
-        "context": json.dumps(task.context),
-        "output": None if task.output is None else json.dumps(task.output),
-        "files": json.dumps(task.files) if task.files else None,
-        "checks": json.dumps(task.checks) if task.checks else None,
-        "labels": json.dumps(task.labels) if task.labels else None,
+        "context": task.context,
+        "output": task.output,
+        "files": task.files or None,
+        "checks": task.checks or None,
+        "labels": task.labels or None,
     }
-    left_out = [name for name, text in bulky.items() if text is not None and len(text) > _FIELD_BYTES]
-    fields |= {name: text for name, text in bulky.items() if name not in left_out}
-    fields["left_out"] = " ".join(left_out) or None
-    fields["depends_on"] = json.dumps(task.depends_on)
-    fields |= {name: "1" if getattr(task, name) else None for name in _FLAGS}
-    return {name: str(value) for name, value in fields.items() if value is not None}
+    left_out = []
+    for name, value in bulky.items():
+        if value is None:
+            continue
+        if len(text := _text(value)) > _FIELD_BYTES:
+            left_out.append(name)
+        else:
+            fields[name] = text
+    if left_out:
+        fields["left_out"] = " ".join(left_out)
+    return fields
 
 
 def _task(fields: dict[str, str]) -> Task | None:
