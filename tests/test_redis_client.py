@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -74,6 +75,21 @@ async def test_after_a_lost_connection_the_next_call_connects_again(client: Clie
     assert client._wire is not None
     await client._wire.lost.wait()
     assert await client.call("CLIENT", "ID") != number
+
+
+async def test_a_connection_that_is_lost_among_several_commands_is_told_once(client: Client) -> None:
+    """To whoever asked; what nobody hears would be printed, wherever standard error leads."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    await client.call("PING")
+    heard = ""
+    try:
+        await client._ask([("QUIT",), ("PING",), ("PING",), ("PING",)])
+    except OSError as error:  # whose traceback would keep the others alive
+        heard = str(error)
+    gc.collect()
+    assert ("closed" in heard, told) == (True, [])
+    assert await client.call("PING") == "PONG"
 
 
 async def test_a_redis_that_hangs_costs_a_moment_and_its_late_answer_is_nobodys(

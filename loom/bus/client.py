@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -93,21 +94,18 @@ class Client:
         if not self._plain:
             whole: Any = self._whole()
             return [await whole.execute_command(*words) for words in commands]
-        try:
+        wire = self._wire
+        if wire is None or wire.failed:
             async with asyncio.timeout(TIMEOUT):
-                return await (await self._connected()).ask(commands)
-        except TimeoutError:  # what comes late must be nobody's answer
-            if self._wire is not None:
-                self._wire.fail(ConnectionResetError("Redis did not answer in time"))
-            raise
+                wire = await self._connected()
+        return await wire.ask(commands)
 
     async def _connected(self) -> _Wire:
-        if self._wire is None or self._wire.failed:
-            async with self._connecting:
-                if self._wire is None or self._wire.failed:
-                    self._known.clear()  # it may be another server by now
-                    self._wire = await _Wire.open(self._url)
-        return self._wire
+        async with self._connecting:
+            if self._wire is None or self._wire.failed:
+                self._known.clear()  # it may be another server by now
+                self._wire = await _Wire.open(self._url)
+            return self._wire
 
     def _whole(self) -> Redis:
         if self._full is None:
@@ -150,6 +148,15 @@ class _UnknownScriptError(RefusedError):
     """Redis has not got a script, or not any more."""
 
 
+@dataclass(slots=True)
+class _Asked:
+    """So many commands that were sent at once, and their answers, together once the last one has come."""
+
+    commands: int
+    answered: asyncio.Future[list[Any]]
+    answers: list[Any] = field(default_factory=list)
+
+
 class _Wire(asyncio.Protocol):
     """One connection. Answers come in the order of the commands, so that any number may be under way."""
 
@@ -161,7 +168,7 @@ class _Wire(asyncio.Protocol):
         """Where what comes without having been asked for goes, and at last why nothing more does."""
         self._transport: asyncio.WriteTransport
         self._answers = hiredis.Reader(encoding="utf-8", errors="replace")
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[_Asked] = deque()
 
     @classmethod
     async def open(cls, url: str) -> _Wire:
@@ -192,14 +199,22 @@ class _Wire(asyncio.Protocol):
         return wire
 
     async def ask(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
-        """The answers to commands that are sent at once. Raises RefusedError for the first that is an error."""
-        loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
+        """The answers to commands that are sent at once. Raises RefusedError for the first that is an error, and
+        TimeoutError when they do not come in time: the connection is closed then, lest another one takes them for its
+        own."""
         if self.failed:
             raise ConnectionResetError("The connection to Redis is closed")
-        self._waiting.extend(answers)
-        self._transport.write(b"".join(_packed((*words,)) for words in commands))
-        found = [await answer for answer in answers]
+        if not commands:
+            return []
+        loop = asyncio.get_running_loop()
+        asked = _Asked(len(commands), loop.create_future())
+        self._waiting.append(asked)
+        self._transport.write(b"".join([_packed((*words,)) for words in commands]))
+        late = loop.call_later(TIMEOUT, self.fail, TimeoutError("Redis did not answer in time"))
+        try:
+            found = await asked.answered
+        finally:
+            late.cancel()
         for answer in found:
             if isinstance(answer, hiredis.ReplyError):
                 text = str(answer)
@@ -213,9 +228,9 @@ class _Wire(asyncio.Protocol):
         if self.unasked is not None:
             self.unasked.put_nowait(error)
         while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_exception(error)
+            asked = self._waiting.popleft()
+            if not asked.answered.done():
+                asked.answered.set_exception(error)
 
     async def close(self) -> None:
         """Ends the connection, and returns when it is closed."""
@@ -241,6 +256,9 @@ class _Wire(asyncio.Protocol):
         if not self._waiting and self.unasked is not None:
             self.unasked.put_nowait(answer)
             return
-        waiter = self._waiting.popleft()
-        if not waiter.done():  # who asked may have gone
-            waiter.set_result(answer)
+        asked = self._waiting[0]
+        asked.answers.append(answer)
+        if len(asked.answers) == asked.commands:
+            self._waiting.popleft()
+            if not asked.answered.done():  # who asked may have gone
+                asked.answered.set_result(asked.answers)
