@@ -227,6 +227,37 @@ async def test_a_mirror_without_a_position_is_not_read(loom: Loom, redis_conn: A
     await holds(loom)
 
 
+@pytest.mark.parametrize("field", ["position", "layout", "history"])
+async def test_a_mirror_that_says_what_nobody_has_written_is_built_anew(
+    loom: Loom, redis_conn: Any, project: str, field: str
+) -> None:
+    await loom.create("A")
+    await synced(loom)
+    await redis_conn.hset(channels.mirror_key(project), field, "nothing of ours")
+    await redis_conn.delete(channels.ready_queue(project))
+    (await cache_of(loom)).try_again()
+    assert await titles(loom) == ["A"]
+    (await cache_of(loom)).try_again()
+    await synced(loom)
+    await holds(loom)
+
+
+async def test_a_task_that_is_damaged_in_the_mirror_comes_from_postgres(
+    loom: Loom, redis_conn: Any, project: str
+) -> None:
+    task = await loom.create("A")
+    await synced(loom)
+    cache = await cache_of(loom)
+    for field, damage in (("version", "many"), ("created_at", "once"), ("context", "{")):
+        kept = await redis_conn.hget(channels.task_key(project, task.id), field)
+        await redis_conn.hset(channels.task_key(project, task.id), field, damage)
+        assert await cache.get_task(task.id) is None
+        cache.try_again()
+        await redis_conn.hset(channels.task_key(project, task.id), field, kept)
+    await redis_conn.hset(channels.task_key(project, task.id), "created_at", "once")
+    assert await cache.get_ready_tasks(10) is None
+
+
 async def test_a_list_that_changes_while_it_is_read_comes_from_postgres(
     loom: Loom, redis_conn: Any, project: str
 ) -> None:

@@ -3,7 +3,7 @@
 -- the generation that was found wanting, '*' for any: another one was built since.
 local now = tonumber(redis.call('TIME')[1])
 local held = redis.call('HMGET', KEYS[1], 'building', 'identity', 'generation', 'history', 'layout')
-if tonumber(held[5] or 0) > tonumber(ARGV[1]) then return false end  -- a newer Loom has it
+if (tonumber(held[5]) or 0) > tonumber(ARGV[1]) then return false end  -- a newer Loom has it
 local function parts(history) return string.match(history or '', '^(.-)/(%x+)/(.*)$') end
 local system, timeline, database = parts(held[4])
 local own_system, own_timeline, own_database = parts(ARGV[2])

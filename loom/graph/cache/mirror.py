@@ -230,10 +230,11 @@ class Cache:
             held = [None] * len(asked) if self.refused else await redis.call("HMGET", self._keys[0], *asked)
             layout, history, position, generation = held
             own = layout == LAYOUT and history == self.history
+            reached = _position(position)
             return MirrorState(
-                usable=own and position is not None and not self.refused,
-                newer=bool(layout and int(layout) > int(LAYOUT)) or _is_later(history or "", self.history),
-                position=Position.parse(position) if position else START,
+                usable=own and reached is not None and not self.refused,
+                newer=_is_newer(layout or "") or _is_later(history or "", self.history),
+                position=reached or START,
                 generation=generation or "",
             )
 
@@ -249,25 +250,33 @@ class Cache:
 
     async def get_task(self, task_id: str) -> Task | None:
         """One unfinished or recently finished task; None too where a part of it is too large for the mirror."""
-        found = await self._read(("EVAL", _WHOLE, 1, channels.task_key(self._project, task_id)))
-        return _task(dict(zip(*[iter(found[0])] * 2, strict=True))) if found and found[0] else None
+
+        def read(fields: list[str]) -> Task | None:
+            return _task(dict(zip(*[iter(fields)] * 2, strict=True))) if fields else None
+
+        return await self._read(read, ("EVAL", _WHOLE, 1, channels.task_key(self._project, task_id)))
 
     async def get_ready_tasks(self, limit: int, priority: Priority | None = None) -> list[Listed] | None:
         """The best ready tasks."""
         low, high = ("-inf", "+inf") if priority is None else _score_range(priority)
         queue, prefix = channels.ready_queue(self._project), channels.task_key(self._project, "")
-        found = await self._read(("EVAL", _READY, 1, queue, low, high, limit, prefix, *_LISTED))
-        if found is None or any(status != TaskStatus.PENDING for _, _, status, *_ in found[0]):
-            return None  # or a hash is not there
-        return [
-            Listed(task_id, title, TaskStatus(status), Priority(rank), parent, datetime.fromisoformat(created))
-            for task_id, title, status, rank, parent, created in found[0]
-        ]
+
+        def read(rows: list[list[str]]) -> list[Listed] | None:
+            if any(status != TaskStatus.PENDING for _, _, status, *_ in rows):
+                return None  # or a hash is not there
+            return [
+                Listed(task_id, title, TaskStatus(status), Priority(rank), parent, datetime.fromisoformat(created))
+                for task_id, title, status, rank, parent, created in rows
+            ]
+
+        return await self._read(read, ("EVAL", _READY, 1, queue, low, high, limit, prefix, *_LISTED))
 
     async def counts(self) -> dict[str, int] | None:
         """How many tasks are in each status."""
-        found = await self._read(*(("SCARD", channels.status_set(self._project, status)) for status in TaskStatus))
-        return None if found is None else {str(status): found[i] for i, status in enumerate(TaskStatus)}
+        sets = [channels.status_set(self._project, status) for status in TaskStatus]
+        return await self._read(
+            lambda *counts: dict(zip(map(str, TaskStatus), counts, strict=True)), *(("SCARD", one) for one in sets)
+        )
 
     async def everything(self) -> Contents | None:
         """All that the mirror holds of the project's tasks; for checks, it reads every key."""
@@ -345,18 +354,19 @@ class Cache:
             entry["fields"] = _flat(_fields(task))
         return entry
 
-    async def _read(self, *commands: Sequence[Word]) -> list[Any] | None:
-        """Runs reads together with a look at the mirror's state, in one MULTI."""
+    async def _read(self, read: Callable[..., T | None], *commands: Sequence[Word]) -> T | None:
+        """What `read` makes of the answers, which are asked for together with a look at the mirror's state, in one
+        MULTI."""
         if self.refused:
             return None
 
-        async def run(redis: Client) -> list[Any] | None:
+        async def run(redis: Client) -> T | None:
             (layout, history, position), *found = await redis.together(
                 ("HMGET", self._keys[0], "layout", "history", "position"), *commands
             )
             if layout != LAYOUT or history != self.history or position is None:
                 return None
-            return None if Position.parse(position) < self._unseen else found
+            return None if Position.parse(position) < self._unseen else read(*found)
 
         return await self._try(run)
 
@@ -474,6 +484,18 @@ def _why_no_mirror(facts: Mapping[str, Any]) -> str | None:
     if int(facts.get("maxmemory", 0)) and policy != "noeviction":
         return f"Redis may drop what it holds: its maxmemory-policy is {policy}, not noeviction."
     return None
+
+
+def _position(text: str | None) -> Position | None:
+    """Where a mirror has come to; None for one that is not whole, or says what nobody has written."""
+    try:
+        return None if text is None else Position.parse(text)
+    except ValueError:
+        return None
+
+
+def _is_newer(layout: str) -> bool:
+    return layout.isdecimal() and int(layout) > int(LAYOUT)
 
 
 def _is_later(history: str, than: str) -> bool:
