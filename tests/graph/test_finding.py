@@ -13,7 +13,7 @@ from loom.graph.front import Loom
 from loom.graph.model import filters
 from loom.graph.model.filters import Filter, Span
 from loom.graph.model.task import Priority
-from loom.graph.store import listing, reading
+from loom.graph.store import listing, names
 from tests.graph.test_scale import buffers, fill
 
 _DAY = 86400.0
@@ -213,8 +213,8 @@ async def test_a_name_of_a_tracker_is_looked_for_in_a_bounded_part_of_very_many(
     await pool.execute("update tasks set origin_id = 'beads/BD-' || id where id like '%7'")
     await pool.execute("vacuum analyze tasks")
     for name in ("none", "bd-loom-00000007", "taskmaster:master:5", "taskmaster:5", "5", "none:5", "beads:5"):
-        arguments = (loom.project_id, *reading._endings(name), reading._NAMED)
-        assert await buffers(pool, reading.CALLED, *arguments) <= 200, name
+        arguments = (loom.project_id, *names._endings(name), names._MOST)
+        assert await buffers(pool, names.CALLED, *arguments) <= 200, name
     assert (await loom.get("BD-LOOM-00000007")).task.id == "loom-00000007"
     with pytest.raises(InvalidInputError, match=r"stands for several tasks: .* and others"):
         await loom.get("master:5")

@@ -13,7 +13,7 @@ from loom.graph.front.seat import Seat
 from loom.graph.model import limits
 from loom.graph.model.task import Priority
 from loom.graph.rules import holding
-from loom.graph.store import landing_views, projects, reading
+from loom.graph.store import landing_views, names, projects, reading
 from loom.graph.store.blockers import Blocker, blockers
 from loom.graph.store.escalations import Escalation, deferrals, open_escalations
 from loom.graph.store.landing_views import LandingView
@@ -79,9 +79,9 @@ class Looking(Seat):
         """The titles of these tasks by id; without ids of so many, the unfinished ones first, then those that were
         finished last."""
         if task_ids is not None:
-            return await self.look(lambda connection: reading.titles_of(connection, self.project_id, task_ids))
+            return await self.look(lambda connection: names.titles_of(connection, self.project_id, task_ids))
         most = max(1, min(limit, _DRAWN))
-        return await self.look(lambda connection: reading.titles(connection, self.project_id, most))
+        return await self.look(lambda connection: names.titles(connection, self.project_id, most))
 
     async def blockers(self, task_ids: Sequence[str]) -> dict[str, list[Blocker]]:
         """What each of these tasks waits for that waits for something, of each the first few."""

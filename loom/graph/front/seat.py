@@ -23,7 +23,7 @@ from loom.graph.model.task import Task, TaskStatus
 from loom.graph.rules import holding
 from loom.graph.rules.claims import Outcome, Refused, Terms
 from loom.graph.session import Session, default_agent
-from loom.graph.store import reading
+from loom.graph.store import names
 from loom.graph.store.transaction import Bounds, Change, Transaction
 from loom.ids import TASK_ID
 from loom.wording import Argument, Shell, Words, call
@@ -172,7 +172,7 @@ class Seat:
         if not (text := given.strip()) or not text.isprintable():  # which the database might not even take
             return limits.task_id(given, field)
         found = await self.look(
-            lambda connection: reading.named(connection, self.project_id, text[: limits.LOOKUP_CHARACTERS])
+            lambda connection: names.named(connection, self.project_id, text[: limits.LOOKUP_CHARACTERS])
         )
         if not found:
             raise InvalidInputError(

@@ -18,7 +18,8 @@ nearly every change of a task needs; whoever needs another module imports it, so
 | `landing_targets` `landing_tips` | where a project lands, and who does it; where each branch stood last |
 | `tokens` `entries` | who may come in over HTTP, and with which browser |
 | `states` `blockers` | what people call a status, and what a task waits for |
-| `reading` `listing` `graphs` | questions about tasks; those that a filter asks for; the graph to be drawn |
+| `reading` `names` | questions about tasks; which ones a name stands for |
+| `listing` `graphs` | those that a filter asks for; the graph to be drawn |
 | `glance` `days` `stats` | what is wanted to know first, what was done on a day, and how it went lately |
 | `sticking` | what does not go on by itself |
 | `counting` `metrics` | how many tasks are in each status, and what was counted of all that happened |
