@@ -92,6 +92,19 @@ async def test_a_connection_that_is_lost_among_several_commands_is_told_once(cli
     assert ("closed" in heard, told) == (True, [])
 
 
+async def test_after_its_end_a_client_opens_nothing(servers: Endpoints) -> None:
+    client = Client(servers.redis_url)
+    connecting = asyncio.create_task(client.call("PING"))
+    await asyncio.sleep(0)
+    await client.aclose()
+    with pytest.raises(OSError, match=r"closed|given back"):
+        await connecting
+    with pytest.raises(OSError, match=r"closed|given back"):
+        await client.call("PING")
+    with pytest.raises(OSError, match="given back"):
+        await client.ping()
+
+
 async def test_a_redis_that_hangs_costs_a_moment_and_its_late_answer_is_nobodys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

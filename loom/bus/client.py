@@ -47,6 +47,7 @@ class Client:
         self._wire: _Wire | None = None
         self._connecting = asyncio.Lock()
         self._full: Redis | None = None
+        self._closed = False
         self._known: dict[str, str] = {}  # the digests of scripts that this server has
 
     def __getattr__(self, name: str) -> Any:
@@ -83,12 +84,14 @@ class Client:
         return answer
 
     async def aclose(self) -> None:
-        """Gives the connections back."""
-        if self._wire is not None:
-            await self._wire.close()
-        if self._full is not None:
-            await self._full.aclose()
-        self._wire = self._full = None
+        """Gives the connections back, for good."""
+        self._closed = True
+        try:
+            if self._wire is not None:
+                await self._wire.close()
+        finally:
+            if self._full is not None:
+                await self._full.aclose()
 
     async def _ask(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         if not self._plain:
@@ -103,11 +106,20 @@ class Client:
     async def _connected(self) -> _Wire:
         async with self._connecting:
             if self._wire is None or self._wire.failed:
+                self._must_be_open()
                 self._known.clear()  # it may be another server by now
-                self._wire = await _Wire.open(self._url)
+                wire = await _Wire.open(self._url)
+                if self._closed:  # meanwhile
+                    await wire.close()
+                self._wire = wire
             return self._wire
 
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise ConnectionResetError("The connections to Redis were given back")
+
     def _whole(self) -> Redis:
+        self._must_be_open()
         if self._full is None:
             self._full = open_redis(self._url)
         return self._full

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ import uvloop
 from fastmcp import FastMCP
 
 from loom import bridge
+from loom.background import end
 from loom.exceptions import LoomError
 from loom.mcp import logs, stdio, wire
 from loom.mcp.direct import Direct
@@ -106,24 +107,25 @@ class Application:
     async def rest(self) -> Loom | None:
         """Ends what runs beside the calls, save the renewal of claims. Returns the front, if one was needed."""
         if self._warming is not None:
-            self._warming.cancel()
+            await end([self._warming])
         if self._reports is not None:
             await self._reports.close()
         return self._loom
 
     async def stop(self) -> None:
         """Gives the claims that were handed out here back, and the connections; takes at most two seconds."""
-        if self._warming is not None:
-            self._warming.cancel()
         try:
-            async with asyncio.timeout(_CLEAN_UP_WITHIN):
-                if self._housekeeper is not None:
-                    await self._housekeeper.stop()
+            async with asyncio.timeout(_CLEAN_UP_WITHIN), AsyncExitStack() as ending:  # the last is first
                 if self._loom is not None:
-                    await self._loom.end_session()
-                    if self._reports is not None:
-                        await self._reports.close()
-                    await self._loom.close()
+                    ending.push_async_callback(self._loom.close)
+                if self._reports is not None:
+                    ending.push_async_callback(self._reports.close)
+                if self._loom is not None:
+                    ending.push_async_callback(self._loom.end_session)
+                if self._housekeeper is not None:
+                    ending.push_async_callback(self._housekeeper.stop)
+                if self._warming is not None:
+                    await end([self._warming])
         except Exception as error:
             _LOG.warning("The claims of this session stay until their leases end: %s", error or "no answer in time")
         self._loom = self._reports = self._housekeeper = None

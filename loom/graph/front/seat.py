@@ -131,11 +131,13 @@ class Seat:
     async def close(self) -> None:
         """Gives the connections back, unless it shares them, when the mutations that go on are at their end, or a
         moment later. Claims stay as they are; see `end_session`."""
-        if self._going:
-            await asyncio.wait(self._going, timeout=_LAST_MOMENT)
-        await end(self._going)
-        if not self._shared:
-            await self._links.close()
+        try:
+            if self._going:
+                await asyncio.wait(self._going, timeout=_LAST_MOMENT)
+            await end(self._going)
+        finally:
+            if not self._shared:
+                await self._links.close()
 
     def may(self, operation: str) -> bool:
         """Whether whoever calls may do this; see `principals.NEEDS`."""
