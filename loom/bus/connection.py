@@ -45,6 +45,11 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, (OSError, *_NO_ANSWER, _of_the_client("RedisError", OSError)))
 
 
+def is_no_answer(error: Exception) -> bool:
+    """Whether an error, met there, means that Redis gives an answer that is none to what it was asked."""
+    return isinstance(error, _NO_ANSWER)
+
+
 def is_late(error: Exception) -> bool:
     """Whether an error means no more than that an answer did not come in time, as it may not on a busy machine."""
     return isinstance(error, (TimeoutError, _of_the_client("TimeoutError", TimeoutError)))

@@ -263,9 +263,8 @@ def confirmed(question: str, *, default: bool = False) -> bool:
     try:
         while True:
             click.echo(f"{question} {'[Y/n]' if default else '[y/N]'}: ", nl=False, err=True)
-            if (
-                meant := _meant(sys.stdin.readline(), default)
-            ) is not None:  # `input` misses a signal that comes too soon
+            meant = _meant(sys.stdin.readline(), default)  # `input` misses a signal that comes too soon
+            if meant is not None:
                 return meant
             click.echo(_PLEASE, err=True)
     finally:

@@ -190,6 +190,7 @@ def run(project_dir: Path | None = None) -> NoReturn:
     Args:
         project_dir: the project's directory or one below it; default: LOOM_PROJECT_DIR, else the current directory.
     """
+    bridge.fill_streams()
     logging.getLogger().addHandler(logs.in_lines(logging.StreamHandler(sys.stderr)))
     logging.getLogger("fastmcp").setLevel(logging.WARNING)
     uvloop.run(_serve(project_dir))

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from loom.bundled import bundled
 from loom.bus import channels
 from loom.bus.client import Client, RefusedError, Word
-from loom.bus.connection import Breaker, is_away, is_late
+from loom.bus.connection import Breaker, is_away, is_late, is_no_answer
 from loom.bus.events import START, Event, Position
 from loom.bus.publisher import Notice, publish_event
 from loom.graph.model.task import PRIORITY_SCORES, Listed, Priority, Task, TaskStatus, ready_score
@@ -380,6 +380,7 @@ class Cache:
                 raise
             self.complaint = str(error) if isinstance(error, RefusedError) else None
             what = f"refuses: {self.complaint}" if self.complaint else f"does not answer ({type(error).__name__})"
+            what = f"answers something else ({type(error).__name__})" if is_no_answer(error) else what
             # One answer that comes late is of no concern to anybody; a server that hangs is late again.
             once = is_late(error) and not self._breaker.again
             _LOG.log(logging.INFO if once else logging.WARNING, "Redis %s; Postgres goes on alone", what)
