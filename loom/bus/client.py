@@ -86,12 +86,13 @@ class Client:
     async def aclose(self) -> None:
         """Gives the connections back, for good."""
         self._closed = True
+        wire, full, self._wire, self._full = self._wire, self._full, None, None
         try:
-            if self._wire is not None:
-                await self._wire.close()
+            if wire is not None:
+                await wire.close()
         finally:
-            if self._full is not None:
-                await self._full.aclose()
+            if full is not None:
+                await full.aclose()
 
     async def _ask(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         if not self._plain:
