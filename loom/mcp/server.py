@@ -118,9 +118,8 @@ class Application:
             async with asyncio.timeout(_CLEAN_UP_WITHIN), AsyncExitStack() as ending:  # the last is first
                 if self._loom is not None:
                     ending.push_async_callback(self._loom.close)
-                if self._reports is not None:
-                    ending.push_async_callback(self._reports.close)
-                if self._loom is not None:
+                    if self._reports is not None:
+                        ending.push_async_callback(self._reports.close)
                     ending.push_async_callback(self._loom.end_session)
                 if self._housekeeper is not None:
                     ending.push_async_callback(self._housekeeper.stop)
