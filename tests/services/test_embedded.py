@@ -41,19 +41,29 @@ def make_data_dir() -> Path:
 
 def remove_data_dir(directory: Path) -> None:
     for instance in (directory / "instances").glob("*"):
-        for stem, pid in pids(instance).items():
-            if is_locked(instance / f"{stem}.lock"):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for stem in ("pg", "redis"):
+            end_server(instance, stem)
         run = Path(json.loads((instance / "instance.json").read_text())["run"])
         if run.parent == Path("/tmp"):
             shutil.rmtree(run)
     shutil.rmtree(directory)
 
 
+def end_server(instance: Path, stem: str) -> None:
+    """Returns when none runs any more, also one that was started a moment ago and has not said its number yet."""
+    for _ in every(30):
+        if not is_locked(instance / f"{stem}.lock"):
+            return
+        if (number := pids(instance).get(stem)) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+    raise TimeoutError(stem)
+
+
 def pids(instance: Path) -> dict[str, int]:
     files = {"pg": instance / "pg" / "postmaster.pid", "redis": instance / "redis" / "redis.pid"}
-    return {stem: int(file.read_text().split("\n")[0]) for stem, file in files.items() if file.exists()}
+    said = {stem: file.read_text().partition("\n")[0] for stem, file in files.items() if file.exists()}
+    return {stem: int(number) for stem, number in said.items() if number}
 
 
 @pytest.fixture(scope="module")
