@@ -91,24 +91,20 @@ class Pool(asyncpg.Pool):
     _at_hand: Connection | None = None
     _keeps = True
     _waiting = 0  # how many wait for a connection
-    _age = 0  # how often all connections were let go
+    age = 0
+    """How often all connections were let go."""
 
     def keep(self, connection: Connection, age: int) -> bool:
         """Whether a connection that is as it was when it was had stays at hand, instead of being given back. Not where
         somebody waits for one, or all are let go, or were since the pool was of this `age`."""
-        if self._at_hand is not None or self._waiting or age != self._age or not self._keeps:
+        if self._at_hand is not None or self._waiting or age != self.age or not self._keeps:
             return False
         self._at_hand = connection
         return True
 
-    @property
-    def age(self) -> int:
-        """How often all connections were let go."""
-        return self._age
-
     async def expire_connections(self) -> None:
         """Lets go of all connections, those in use once they are given back."""
-        self._age += 1
+        self.age += 1
         await super().expire_connections()
         await self._let_go()
 

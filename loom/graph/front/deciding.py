@@ -109,7 +109,7 @@ class Deciding(Seat):
         """Hides this project from lists; nothing is removed. False if it was archived before."""
 
         async def work(pool: db.Pool) -> bool:
-            async with pool.acquire() as connection:
+            async with db.borrowed(pool) as connection:
                 return await projects.archive(connection, self.project_id)
 
         return await self._links.run(work)

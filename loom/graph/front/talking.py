@@ -56,7 +56,7 @@ class Talking(Seat):
         wanted = sorted({limits.message_id(one) for one in ack or ()})
 
         async def work(pool: db.Pool) -> messages.Inbox:
-            async with pool.acquire() as connection, db.block(connection):
+            async with db.borrowed(pool) as connection, db.block(connection):
                 acked = await messages.acknowledge(connection, self.project_id, agent, wanted) if wanted else []
                 missing = [one for one in wanted if one not in acked]
                 if missing:

@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from loom.bus.events import Position
-from loom.db import connection as db
 from loom.graph import store
 from loom.graph.front.seat import Seat
 from loom.graph.model import limits
@@ -32,12 +31,7 @@ class Upkeep(Seat):
 
         Returns what it did, and where the newest event of the project stands.
         """
-
-        async def look(pool: db.Pool) -> store.Pulse:
-            async with pool.acquire() as connection:
-                return await store.pulse(connection, self.project_id)
-
-        pulse = await self._links.run(look)
+        pulse = await self.look(lambda connection: store.pulse(connection, self.project_id))
         if pulse.uncounted:
             while await self._commit(counting.keep):
                 pass
