@@ -313,11 +313,18 @@ def test_loom_project_dir_is_respected(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [("help >&-", 0), ("ready <&- >&- 2>&-", 0), ("ready <&-", 0), ("create - <&-", 2), ("mcp <&-", 0)],
+    [
+        ("loom help >&-", 0),
+        ("loom ready <&- >&- 2>&-", 0),
+        ("loom ready <&-", 0),
+        ("loom create - <&-", 2),
+        ("loom mcp <&-", 0),
+        ("loom.mcp.server <&-", 0),
+    ],
 )
 def test_standard_streams_may_be_closed(cli: Cli, words: str, code: int) -> None:
     """Their numbers are not those of what is opened next: a server that listens there would close it, or hang."""
-    command = ["sh", "-c", f"{sys.executable} -m loom {words}"]
+    command = ["sh", "-c", f"{sys.executable} -m {words}"]
     closed = subprocess.run(command, cwd=cli.directory, env=cli.env, capture_output=True, timeout=60)
     assert closed.returncode == code, closed.stderr
     assert b"inside Loom" not in closed.stderr

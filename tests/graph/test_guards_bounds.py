@@ -65,6 +65,18 @@ def test_a_call_is_a_sign_of_life_of_whoever_makes_it_and_of_nobody_else() -> No
     assert session.wanted(50) == {"own": 1, "other": 2}
 
 
+def test_a_session_remembers_those_who_hold_something_and_of_the_others_so_many() -> None:
+    session = Session("ann")
+    session.hand_out("kept", "ann", 1, 600, 0.0, named=False)
+    for number in range(2_500):
+        session.hand_out("passing", f"agent-{number}", 2, 600, 0.0, named=True)
+        session.forget("passing")
+    assert len(session._agents) <= 1_000
+    session._held["kept"].touched -= 100
+    session.name(None)
+    assert session.wanted(50) == {"kept": 1}
+
+
 def test_what_is_taken_over_is_wanted_as_before_and_by_each_later_call() -> None:
     session, other = Session("ann"), Session("ann")
     other.hand_out("early", "ann", 1, 600, 0.0, named=False)
